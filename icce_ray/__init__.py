@@ -1,0 +1,1 @@
+"""Unlabelled images to K classes, a classifier and the evidence for both."""

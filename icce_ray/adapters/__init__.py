@@ -1,0 +1,1 @@
+"""One third party each: storage, image decoding, backbones, search indexes, partitioners. No Ray."""

@@ -1,0 +1,1 @@
+"""The method: torch, numpy and scipy only. No Ray, no files, no settings objects."""
