@@ -1,0 +1,221 @@
+"""Files of a run under one root URI, on a local disk or any object store that pyarrow resolves.
+
+Names below the root are relative, POSIX style (`features/status=ok/part-000000.parquet`). A reader never
+sees half a file: on a local disk a file is written under a temporary name, synced and renamed; an object
+store shows an object only after its upload is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from icce_ray.adapters.locations import StorageError, child, is_local, resolve, retried
+
+__all__ = ["FileInfo", "Storage", "StorageError"]
+
+Listing = list[tuple[str, int]]
+
+_TEMPORARY = re.compile(r"^\..*\.tmp$")
+_CHUNK = 8 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileInfo:
+    """One file of a run as manifests record it: `rows` is None where the file is not Parquet."""
+
+    path: str
+    rows: int | None
+    bytes: int
+    sha256: str
+
+
+class Storage:
+    """The files below one root.
+
+    Args:
+        root: local path (made absolute), `file://`, `s3://`, `gs://` or `fsspec+PROTOCOL://` URI. Options of
+            the store stay in the query, e.g. `s3://bucket/run?endpoint_override=host:9000&scheme=http`.
+
+    Pickles as its root only, so that every process makes its own connections and no secret travels.
+    Raises ValueError for a location that cannot be resolved. Reading a file that is not there is
+    FileNotFoundError; other failures are OSError.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        given = os.fspath(root)
+        self._fs, path = resolve(given)
+        self._local = is_local(self._fs)
+        self._path = path.rstrip("/") or path
+        self.root = self._path if self._local else given
+
+    def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
+        return Storage, (self.root,)
+
+    def __repr__(self) -> str:
+        return f"Storage({self.root!r})"
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        """The pyarrow filesystem, for Ray Data's readers and writers; use it with `full_path`."""
+        return self._fs
+
+    def full_path(self, path: str = "") -> str:
+        """`path` as the `filesystem` knows it; the root's own without an argument."""
+        return f"{self._path.rstrip('/')}/{child(path)}" if path else self._path
+
+    def uri(self, path: str = "") -> str:
+        """For any pyarrow reader: an absolute path on a local disk, else the root's URI + `path`."""
+        if self._local:
+            return self.full_path(path)
+        if not path:
+            return self.root
+        parts = urlsplit(self.root)
+        return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(child(path), safe='/=')}"))
+
+    def exists(self, path: str) -> bool:
+        """Whether `path` is a file (a folder or a prefix is not)."""
+        info = retried(lambda: self._fs.get_file_info(self.full_path(path)))
+        return info.type == pafs.FileType.File
+
+    def open_input(self, path: str) -> pa.NativeFile:
+        """A seekable binary file, to be closed by the caller."""
+        try:
+            return self._fs.open_input_file(self.full_path(path))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"there is no file {self.uri(path)}") from error
+
+    def read_bytes(self, path: str) -> bytes:
+        """The whole file."""
+
+        def read() -> bytes:
+            with self.open_input(path) as file:
+                return file.read()
+
+        return retried(read)
+
+    def write_bytes(self, path: str, data: bytes | pa.Buffer) -> None:
+        """The whole file or what was there before: synced on a local disk, a plain put on an object store."""
+        full = self.full_path(path)
+        if self._local:
+            _write_local(full, data)
+            return
+
+        def put() -> None:
+            with self._fs.open_output_stream(full, compression=None) as file:
+                file.write(data)
+
+        if self._fs.type_name.startswith("py::"):  # fsspec stores with real folders want them made first
+            self._fs.create_dir(full.rsplit("/", 1)[0], recursive=True)
+        retried(put)
+
+    def write_table(self, path: str, table: pa.Table) -> FileInfo:
+        """Write one Parquet file (zstd), serialised in memory first so that `write_bytes` keeps it whole."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        data = sink.getvalue()
+        self.write_bytes(path, data)
+        digest = hashlib.sha256(data).hexdigest()
+        return FileInfo(path=path, rows=table.num_rows, bytes=data.size, sha256=digest)
+
+    def read_table(self, path: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """One Parquet file, or some of its columns; none are guessed from folder names such as `status=ok/`.
+
+        Raises FileNotFoundError, StorageError for a file that is not Parquet, ValueError for unknown columns.
+        """
+
+        def read() -> pa.Table:
+            with self._parquet(path) as file:
+                present = file.schema_arrow.names
+                missing = [name for name in columns or () if name not in present]
+                if missing:
+                    raise ValueError(f"{self.uri(path)} has no column {missing}; it has {present}")
+                return file.read(columns=None if columns is None else list(columns))
+
+        return retried(read)
+
+    def list(self, prefix: str = "") -> Listing:
+        """(name below the root, bytes) of every file below the folder `prefix`, sorted; [] if there is none.
+
+        Names of unfinished writes are left out.
+        """
+        start = len(self._path.rstrip("/")) + 1
+        selector = pafs.FileSelector(self.full_path(prefix), recursive=True, allow_not_found=True)
+        found = retried(lambda: self._fs.get_file_info(selector))
+        files = [(info.path[start:], info.size) for info in found if info.type == pafs.FileType.File]
+        return sorted((name, size) for name, size in files if not _TEMPORARY.match(name.rsplit("/", 1)[-1]))
+
+    def describe(self, path: str) -> FileInfo:
+        """What the file holds now, its bytes hashed again; `rows` for names that end in `.parquet`."""
+
+        def read() -> FileInfo:
+            digest, size = hashlib.sha256(), 0
+            with self.open_input(path) as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+                    size += len(chunk)
+            rows = None
+            if path.endswith(".parquet"):
+                with self._parquet(path) as parquet:
+                    rows = parquet.metadata.num_rows
+            return FileInfo(path=path, rows=rows, bytes=size, sha256=digest.hexdigest())
+
+        return retried(read)
+
+    def delete(self, path: str) -> None:
+        """Remove one file; none there is fine, so that a clean-up may run twice."""
+        with contextlib.suppress(FileNotFoundError):
+            retried(lambda: self._fs.delete_file(self.full_path(path)))
+
+    def delete_tree(self, path: str) -> None:
+        """Remove a folder or prefix with all it holds; none there is fine. Never the root itself."""
+        full = self.full_path(child(path))
+        with contextlib.suppress(FileNotFoundError):
+            if self._local:
+                shutil.rmtree(full)
+            else:
+                retried(lambda: self._fs.delete_dir(full))
+
+    @contextlib.contextmanager
+    def _parquet(self, path: str) -> Iterator[pq.ParquetFile]:
+        with self.open_input(path) as file:
+            try:
+                parquet = pq.ParquetFile(file)
+            except pa.ArrowInvalid as error:
+                raise StorageError(
+                    f"{self.uri(path)} is not a readable Parquet file ({error}); delete it and run the stage again"
+                ) from error
+            yield parquet
+
+
+def _write_local(full: str, data: bytes | pa.Buffer) -> None:
+    """Temporary name in the same folder, sync, rename, sync of the folder: whole or not there."""
+    target = Path(full)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(memoryview(data))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,184 @@
+"""Storage: whole files or none, the same answers on a disk and on an object store, clear errors."""
+
+import hashlib
+import os
+import pickle
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from icce_ray.adapters import locations
+from icce_ray.adapters.locations import resolve, retried
+from icce_ray.adapters.storage import FileInfo, Storage, StorageError
+
+TABLE = pa.table({"image_id": pa.array([1, 2, 3], pa.int64()), "uri": ["a", "b", "c"]})
+
+
+@pytest.fixture(params=["local", "memory"])
+def storage(request, tmp_path):
+    return Storage(tmp_path / "a run" if request.param == "local" else f"fsspec+memory://{tmp_path.name}/run")
+
+
+def test_bytes_round_trip(storage):
+    assert not storage.exists("deep/er/file.bin")
+    storage.write_bytes("deep/er/file.bin", b"one")
+    storage.write_bytes("deep/er/file.bin", b"other")
+    assert storage.exists("deep/er/file.bin")
+    assert not storage.exists("deep")
+    assert storage.read_bytes("deep/er/file.bin") == b"other"
+    with storage.open_input("deep/er/file.bin") as file:
+        file.seek(2)
+        assert file.read() == b"her"
+    with resolve_input(storage.uri("deep/er/file.bin")) as file:
+        assert file.read() == b"other"
+
+
+def resolve_input(uri):
+    filesystem, path = resolve(uri)
+    return filesystem.open_input_file(path)
+
+
+def test_names_that_look_compressed_are_kept_as_they_are(storage):
+    storage.write_bytes("x.gz", b"plain")
+    assert storage.describe("x.gz").bytes == 5
+
+
+def test_table_round_trip(storage):
+    path = "features/status=ok/part-000000.parquet"
+    info = storage.write_table(path, TABLE)
+    data = storage.read_bytes(path)
+    assert info == FileInfo(path=path, rows=3, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    assert storage.describe(path) == info
+    assert storage.read_table(path).equals(TABLE)  # no column "status" from the folder's name
+    assert storage.read_table(path, ["uri"]).equals(TABLE.select(["uri"]))
+    metadata = pq.ParquetFile(pa.BufferReader(data)).metadata
+    assert metadata.row_group(0).column(0).compression == "ZSTD"
+    assert storage.write_table(path, TABLE) == info  # the same table gives the same bytes
+
+
+def test_describe_sees_a_change(storage):
+    info = storage.write_table("a.parquet", TABLE)
+    storage.write_bytes("a.txt", b"abc")
+    assert storage.describe("a.txt").rows is None
+    storage.write_table("a.parquet", TABLE.slice(1))
+    assert storage.describe("a.parquet").rows == 2
+    assert storage.describe("a.parquet").sha256 != info.sha256
+
+
+def test_list_is_sorted_and_skips_unfinished_writes(storage):
+    assert storage.list() == []
+    for name in ("b/2", "b/10", "a", "b/.0123.tmp", "b/.keep"):
+        storage.write_bytes(name, b"12")
+    assert storage.list() == [("a", 2), ("b/.keep", 2), ("b/10", 2), ("b/2", 2)]
+    assert storage.list("b") == [("b/.keep", 2), ("b/10", 2), ("b/2", 2)]
+    assert storage.list("nothing/here") == []
+
+
+def test_delete_may_run_twice(storage):
+    for name in ("a/1", "a/2", "b"):
+        storage.write_bytes(name, b"")
+    for _ in range(2):
+        storage.delete("b")
+        storage.delete_tree("a")
+    assert storage.list() == []
+
+
+def test_errors_name_the_file(storage):
+    for read in (storage.read_bytes, storage.read_table, storage.describe, storage.open_input):
+        with pytest.raises(FileNotFoundError, match=r"there is no file .*run/none\.parquet"):
+            read("none.parquet")
+    storage.write_bytes("bad.parquet", b"no parquet")
+    for read in (storage.read_table, storage.describe):
+        with pytest.raises(StorageError, match=r"bad\.parquet is not a readable Parquet file"):
+            read("bad.parquet")
+    storage.write_table("a.parquet", TABLE)
+    with pytest.raises(ValueError, match=r"no column \['label'\]; it has \['image_id', 'uri'\]"):
+        storage.read_table("a.parquet", ["label"])
+
+
+@pytest.mark.parametrize("path", ["../x", "/x", "a//x", "a/./x", "a/"])
+def test_paths_stay_below_the_root(storage, path):
+    for call in (lambda: storage.write_bytes(path, b""), lambda: storage.delete_tree(path)):
+        with pytest.raises(ValueError, match="no path below a root"):
+            call()
+    with pytest.raises(ValueError, match="no path below a root"):
+        storage.delete_tree("")
+
+
+def test_pickles_as_its_root(storage):
+    storage.write_bytes("a", b"1")
+    copy = pickle.loads(pickle.dumps(storage))  # noqa: S301, our own bytes
+    assert copy.read_bytes("a") == b"1"
+    assert copy.root == storage.root
+
+
+def test_relative_and_file_roots_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Storage("run/").root == str(tmp_path / "run")
+    assert Storage(f"file://{tmp_path}/a%20b").root == str(tmp_path / "a b")
+    assert Storage("a%20b").root == str(tmp_path / "a%20b")
+    assert Storage("run").uri("x/y=1/ü") == str(tmp_path / "run/x/y=1/ü")
+
+
+def test_object_store_uris_keep_their_options():
+    options = "?region=us-east-1&endpoint_override=localhost:1&scheme=http"
+    storage = Storage("s3://bucket/run/" + options)
+    assert storage.full_path("x/a b") == "bucket/run/x/a b"
+    assert storage.uri("x/status=ok/a b") == "s3://bucket/run/x/status=ok/a%20b" + options
+    assert resolve(storage.uri("x/a b"))[1] == "bucket/run/x/a b"
+
+
+@pytest.mark.parametrize("uri", ["", "nope://bucket/x", "s3://bucket/a b?region=us-east-1"])
+def test_bad_locations(uri):
+    with pytest.raises(ValueError, match="s3://"):
+        Storage(uri)
+
+
+def test_credentials_in_a_uri_are_refused_without_repeating_them():
+    with pytest.raises(ValueError, match="credentials") as caught:
+        Storage("s3://user:hunter2@bucket/run")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_rubbish(tmp_path, monkeypatch):
+    storage = Storage(tmp_path)
+    storage.write_bytes("a", b"old")
+
+    def full_disk(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        storage.write_bytes("a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_transient_errors_are_tried_again_others_are_not(monkeypatch):
+    monkeypatch.setattr(locations.time, "sleep", lambda _: None)
+    answers = [OSError("AWS Error SLOW_DOWN"), OSError("AWS Error NETWORK_CONNECTION: cut"), b"data"]
+    assert retried(lambda: raise_or_return(answers)) == b"data"
+    for error in (OSError("AWS Error ACCESS_DENIED"), FileNotFoundError("SLOW_DOWN")):
+        answers = [error, b"data"]
+        with pytest.raises(type(error)):
+            retried(lambda answers=answers: raise_or_return(answers))
+        assert answers == [b"data"]
+    answers = [OSError("SLOW_DOWN")] * 9
+    with pytest.raises(OSError, match="SLOW_DOWN"):
+        retried(lambda: raise_or_return(answers))
+    assert len(answers) == 4
+
+
+def raise_or_return(answers):
+    answer = answers.pop(0)
+    if isinstance(answer, OSError):
+        raise answer
+    return answer
+
+
+@pytest.fixture(autouse=True)
+def _empty_memory_store():
+    yield
+    fsspec.filesystem("memory").store.clear()
