@@ -1,0 +1,168 @@
+"""The clusters of all heads as one vocabulary: identical rows collapsed, co-occurrence, association.
+
+Head h has K_h clusters; cluster a of head h is number `offsets[h] + a` among all C = sum K_h (Strehl & Ghosh
+2002 call them the hyperedges). What is a sum over images here is a sum over shards.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+
+from icce_ray.core.consensus.partitioning import ConsensusSizeError
+
+
+def head_offsets(head_sizes: ArrayLike) -> NDArray[np.int64]:
+    """Number of the first cluster of every head, and C last: int64[H + 1] from int[H] sizes."""
+    return np.concatenate([[0], np.cumsum(np.asarray(head_sizes, dtype=np.int64))])
+
+
+def check_labels(labels: ArrayLike, head_sizes: ArrayLike | None = None) -> NDArray[np.int64]:
+    """Validate head labels and return the sizes of the heads.
+
+    Args:
+        labels: int[N, H], N >= 1, H >= 1.
+        head_sizes: int[H], clusters of each head; by default the largest label of each column plus one, which
+            a shard alone cannot know.
+
+    Returns:
+        int64[H].
+
+    Raises:
+        ValueError: wrong shape or dtype, negative labels or labels beyond `head_sizes`.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 2 or 0 in labels.shape or labels.dtype.kind not in "iu":
+        raise ValueError(f"head labels have shape {labels.shape}, dtype {labels.dtype}; give integers of shape [N, H]")
+    lowest, needed = int(labels.min()), labels.max(axis=0).astype(np.int64) + 1
+    if lowest < 0:
+        raise ValueError(f"head labels go down to {lowest}; every image needs a label >= 0 from every head")
+    if head_sizes is None:
+        return needed
+    sizes = np.asarray(head_sizes, dtype=np.int64)
+    if sizes.shape != needed.shape or (sizes < needed).any():
+        raise ValueError(f"head sizes {sizes.tolist()} do not cover the labels, which need {needed.tolist()}")
+    return sizes
+
+
+def check_problem(n_images: int, n_clusters: int) -> None:
+    """Refuse what no method can serve: fewer than two clusters, or fewer images than clusters.
+
+    Raises:
+        ConsensusSizeError: with the value, the limit and the remedy.
+    """
+    if n_clusters < 2:
+        raise ConsensusSizeError(f"{n_clusters} consensus clusters asked for; at least 2 are needed")
+    if n_images < n_clusters:
+        raise ConsensusSizeError(
+            f"{n_images} images cannot fill {n_clusters} clusters; give at least {n_clusters} images or lower the "
+            f"number of clusters"
+        )
+
+
+def incidence(labels: NDArray[np.integer], offsets: NDArray[np.int64]) -> sparse.csr_matrix:
+    """Membership of images in the clusters of all heads: float64 csr [N, C] of ones, H a row."""
+    n_images, n_heads = labels.shape
+    columns = (labels + offsets[:-1]).ravel()
+    starts = np.arange(n_images + 1, dtype=np.int64) * n_heads
+    return sparse.csr_matrix((np.ones(columns.size), columns, starts), shape=(n_images, int(offsets[-1])))
+
+
+def bipartite(members: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Graph of images and clusters: csr [N + C, N + C] from incidence [N, C], images first."""
+    return sparse.csr_matrix(sparse.block_array([[None, members], [members.T, None]], format="csr"))
+
+
+def cooccurrence(
+    labels: NDArray[np.integer], offsets: NDArray[np.int64], counts: NDArray[np.int64] | None = None
+) -> sparse.csr_matrix:
+    """How many images every two clusters of all heads share; the diagonal holds the cluster sizes.
+
+    Args:
+        labels: int[N, H], a shard of any size.
+        offsets: int64[H + 1] of `head_offsets`, the same for every shard.
+        counts: int64[N], how many images each row stands for; one each by default.
+
+    Returns:
+        int64 csr [C, C], symmetric; the sum over shards is the co-occurrence of the whole. Sparse, because two
+        good heads share few cluster pairs: at most N H^2 entries, never more than C^2.
+    """
+    members = incidence(labels, offsets)
+    weighted = members if counts is None else sparse.diags_array(counts.astype(np.float64)) @ members
+    shared = (members.T @ weighted).tocsr()
+    shared.sort_indices()
+    return sparse.csr_matrix((shared.data.astype(np.int64), shared.indices, shared.indptr), shape=shared.shape)
+
+
+def jaccard(shared: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Jaccard index |a and b| / |a or b| of every two clusters that share images (Strehl & Ghosh 2002, 3.4).
+
+    Args:
+        shared: int64 csr [C, C] of `cooccurrence`.
+
+    Returns:
+        float64 csr [C, C] with the same pattern, values in (0, 1], 1 on the diagonal of non-empty clusters.
+    """
+    sizes = shared.diagonal()
+    row = np.repeat(np.arange(sizes.size), np.diff(shared.indptr))
+    union = sizes[row] + sizes[shared.indices] - shared.data
+    return sparse.csr_matrix((shared.data / union, shared.indices, shared.indptr), shape=shared.shape)
+
+
+@dataclass(frozen=True)
+class Collapsed:
+    """Distinct rows of head labels; images with equal rows cannot be told apart, so one vertex serves them."""
+
+    labels: NDArray[np.integer]
+    """int[U, H], the distinct rows."""
+    counts: NDArray[np.int64]
+    """int64[U], images behind each row."""
+    index: NDArray[np.int64]
+    """int64[N], the row of each image: `labels[index]` are the labels given."""
+    head_sizes: NDArray[np.int64]
+    """int64[H], clusters of each head."""
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """int64[H + 1], `head_offsets` of the sizes."""
+        return head_offsets(self.head_sizes)
+
+    @property
+    def n_images(self) -> int:
+        """Images behind all rows."""
+        return int(self.counts.sum())
+
+
+def collapse(
+    labels: NDArray[np.integer], counts: NDArray[np.int64] | None = None, head_sizes: ArrayLike | None = None
+) -> Collapsed:
+    """Merge identical rows; collapsing the concatenated results of shards collapses the whole.
+
+    Rows are compared by a 64-bit hash, which is many times faster than sorting rows, and the result is checked
+    against the input, so it is exact. The order of the rows depends on their content only.
+
+    Args:
+        labels: int[N, H].
+        counts: int64[N], images behind each row; one each by default.
+        head_sizes: int[H], see `check_labels`.
+
+    Returns:
+        The distinct rows with their multiplicities.
+
+    Raises:
+        ValueError: as `check_labels`.
+    """
+    sizes = check_labels(labels, head_sizes)
+    factors = np.random.default_rng(0).integers(1, 2**63, size=labels.shape[1], dtype=np.int64) | 1
+    # One column at a time: an [N, H] int64 temporary would be the largest array of the whole stage.
+    keys = np.zeros(labels.shape[0], dtype=np.int64)
+    for column, factor in zip(labels.T, factors, strict=True):
+        keys += column * factor
+    _, first, index = np.unique(keys, return_index=True, return_inverse=True)
+    rows = labels[first]
+    if not np.array_equal(rows[index], labels):  # two rows with one hash: about 1 in 10^7 for a million rows
+        rows, index = np.unique(labels, axis=0, return_inverse=True)
+    weights = None if counts is None else counts.astype(np.float64)
+    totals = np.bincount(index, weights=weights, minlength=rows.shape[0]).astype(np.int64)
+    return Collapsed(rows, totals, index, sizes)
