@@ -1,0 +1,266 @@
+"""Decoding: pictures as a viewer shows them, every kind of bad file a Reject with a reason, nothing leaks."""
+
+import contextlib
+import io
+import pickle
+import struct
+import threading
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from icce_ray.adapters.decode import REASONS, Reject, decode
+
+
+def encode(image, kind, **options):
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def squash(data, size=8, max_pixels=10**6):
+    return decode(data, size=size, resize="squash", max_pixels=max_pixels)
+
+
+def reason(data, **options):
+    with pytest.raises(Reject) as caught:
+        squash(data, **options)
+    assert caught.value.reason in REASONS
+    return caught.value.reason
+
+
+def blocks(height=32, width=32):
+    """Four flat quarters: red, green / blue, white. They survive any resize and lossy format."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[: height // 2, : width // 2] = (255, 0, 0)
+    image[: height // 2, width // 2 :] = (0, 255, 0)
+    image[height // 2 :, : width // 2] = (0, 0, 255)
+    image[height // 2 :, width // 2 :] = (255, 255, 255)
+    return image
+
+
+def corners(picture):
+    return [tuple(int(v) // 128 for v in picture[y, x]) for y in (1, -2) for x in (1, -2)]
+
+
+UPRIGHT = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)]
+SAMPLES = {
+    "jpeg": encode(blocks(), "JPEG"),
+    "progressive": encode(blocks(), "JPEG", progressive=True),
+    "cmyk": encode(Image.fromarray(blocks()).convert("CMYK"), "JPEG"),
+    "png": encode(blocks(), "PNG"),
+    "palette": encode(Image.fromarray(blocks()).quantize(8), "PNG"),
+    "webp": encode(blocks(), "WEBP"),
+    "lossless": encode(blocks(), "WEBP", lossless=True),
+    "gif": encode(blocks(), "GIF"),
+    "bmp": encode(blocks(), "BMP"),
+    "ppm": encode(blocks(), "PPM"),
+    "tiff": encode(blocks(), "TIFF"),
+    "tiff-lzw": encode(blocks(), "TIFF", compression="tiff_lzw"),
+    "tiff-jpeg": encode(blocks(), "TIFF", compression="jpeg"),
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+def test_every_format_gives_the_picture(kind, resize):
+    picture = decode(SAMPLES[kind], size=8, resize=resize, max_pixels=10**6)
+    assert picture.shape == (8, 8, 3)
+    assert picture.dtype == np.uint8
+    assert picture.flags.c_contiguous
+    assert picture.flags.writeable
+    assert corners(picture) == UPRIGHT
+
+
+def test_squash_is_pillows_bicubic():
+    image = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    expected = Image.fromarray(image).resize((14, 14), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(squash(encode(image, "PNG"), 14), np.asarray(expected))
+
+
+@pytest.mark.parametrize("shape", [(300, 512, 3), (700, 256, 3), (224, 224, 3), (100, 130, 3)])
+def test_crop_is_resize_then_centre_crop(shape):
+    image = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    image = np.asarray(Image.fromarray(image).resize((shape[1], shape[0])))
+    height, width = shape[:2]
+    new = (int(256 * width / min(width, height)), int(256 * height / min(width, height)))
+    left, top = round((new[0] - 224) / 2), round((new[1] - 224) / 2)
+    whole = Image.fromarray(image).resize(new, Image.Resampling.BICUBIC)
+    expected = np.asarray(whole.crop((left, top, left + 224, top + 224))).astype(int)
+    got = decode(encode(image, "PNG"), size=224, resize="crop", max_pixels=10**6).astype(int)
+    assert abs(got - expected).max() <= 1
+
+
+def test_a_long_strip_stays_cheap_to_crop():
+    strip = encode(np.full((1, 60_000), 7, np.uint8), "PNG")
+    assert (decode(strip, size=224, resize="crop", max_pixels=10**6) == 7).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation(orientation, kind):
+    # What a camera stores so that the named orientation brings the blocks upright again.
+    undo = [None, 0, 3, 1, 5, 2, 6, 4][orientation - 1]
+    stored = Image.fromarray(blocks(48, 32))
+    stored = stored if undo is None else stored.transpose(Image.Transpose(undo))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert corners(squash(encode(stored, kind, exif=exif))) == UPRIGHT
+
+
+def test_unreadable_exif_is_no_reject():
+    data = encode(blocks(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
+    assert corners(squash(data)) == UPRIGHT
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_alpha_lies_over_white(kind):
+    image = np.zeros((16, 16, 4), np.uint8)
+    image[:, 8:] = (255, 0, 0, 255)
+    image[:8, :8, 3] = 128
+    picture = squash(encode(image, kind, **({"lossless": True} if kind == "WEBP" else {})), 16)
+    assert picture[14, 2].tolist() == [255, 255, 255]
+    assert picture[2, 14].tolist() == [255, 0, 0]
+    assert abs(int(picture[2, 2, 0]) - 127) <= 1
+
+
+def test_transparent_colours_lie_over_white():
+    grey = Image.fromarray(np.zeros((8, 8), np.uint8))
+    assert (squash(encode(grey, "PNG", transparency=0)) == 255).all()
+    assert (squash(encode(grey.convert("P"), "PNG", transparency=b"\0" * 8)) == 255).all()
+    assert (squash(encode(grey.convert("P"), "GIF", transparency=0)) == 255).all()
+    assert (squash(encode(grey.convert("LA"), "PNG")) == 0).all()
+
+
+def test_grey_of_all_depths():
+    ramp = np.linspace(0, 255, 16).round().astype(np.uint8).reshape(4, 4)
+    sixteen = ramp.astype(np.uint16) * 257
+    for data in (
+        encode(ramp, "PNG"),
+        encode(sixteen, "PNG"),
+        encode(sixteen, "TIFF"),
+        encode(sixteen.astype(">u2"), "TIFF"),
+        encode(sixteen.astype(np.int32), "TIFF"),
+        encode(Image.fromarray(sixteen.astype(np.int32)), "PPM"),
+        encode((ramp / 255).astype(np.float32), "TIFF"),
+        encode(ramp.astype(np.float32), "TIFF"),
+        encode(ramp.astype(np.float32) * 40 - 7, "TIFF"),
+    ):
+        picture = squash(data, 4)
+        np.testing.assert_array_equal(picture, np.repeat(ramp[:, :, None], 3, axis=2))
+
+
+def test_float_grey_without_range_or_with_nan():
+    assert (squash(encode(np.full((4, 4), -3.0, np.float32), "TIFF")) == 0).all()
+    nan = np.array([[np.nan, np.inf], [0, 1]], np.float32)
+    assert squash(encode(nan, "TIFF"), 2)[:, :, 0].tolist() == [[0, 0], [0, 255]]
+
+
+def test_bilevel():
+    image = Image.fromarray(blocks()[:, :, 1] > 0)
+    assert [c[0] for c in corners(squash(encode(image, "PNG")))] == [0, 1, 0, 1]
+    assert [c[0] for c in corners(squash(encode(image, "PPM")))] == [0, 1, 0, 1]
+
+
+def test_first_frame_of_an_animation():
+    frames = [Image.fromarray(blocks()), Image.new("RGB", (32, 32))]
+    for kind in ("GIF", "WEBP", "PNG", "TIFF"):
+        data = encode(frames[0], kind, save_all=True, append_images=frames[1:])
+        assert corners(squash(data)) == UPRIGHT
+
+
+def test_large_jpegs_are_decoded_smaller_with_the_same_look():
+    smooth = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    photo = Image.fromarray(smooth).resize((1600, 1200), Image.Resampling.BICUBIC)
+    data = encode(photo, "JPEG", quality=95)
+    expected = np.asarray(Image.open(io.BytesIO(data)).resize((56, 56), Image.Resampling.BICUBIC)).astype(int)
+    difference = abs(squash(data, 56, 10**7).astype(int) - expected)
+    assert difference.mean() < 1
+    assert difference.max() < 8
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_truncations_are_rejects(kind):
+    data = SAMPLES[kind]
+    for tenth in range(1, 9):  # the last tenth of these small files may hold no pixels
+        part = data[: len(data) * tenth // 10]
+        allowed = {"truncated", "decode_error"} | ({"not_an_image"} if len(part) < 16 else set())
+        assert reason(part) in allowed
+    if kind != "tiff-jpeg":  # its tables come last and are reported as missing
+        assert reason(data[: len(data) // 2]) == "truncated"
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_damage_is_a_picture_or_a_reject(kind):
+    rng = np.random.default_rng(len(kind))
+    for trial in range(60):
+        data = bytearray(SAMPLES[kind])
+        span = 200 if trial % 2 else len(data)  # headers hold the surprises
+        for place in rng.integers(0, min(span, len(data)), rng.integers(1, 16)):
+            data[place] ^= 1 << rng.integers(8)
+        with contextlib.suppress(Reject):
+            assert squash(bytes(data)).shape == (8, 8, 3)
+
+
+def test_bytes_that_are_no_image():
+    rng = np.random.default_rng(0)
+    assert reason(b"") == "empty"
+    assert reason(b"<!doctype html><html>404</html>") == "not_an_image"
+    assert {reason(rng.bytes(300)) for _ in range(50)} <= {"not_an_image", "decode_error"}
+
+
+def test_formats_outside_the_allow_list():
+    assert reason(b"%PDF-1.7 ...") == "format_not_allowed"
+    assert reason(b"\n<svg xmlns='http://www.w3.org/2000/svg'/>") == "format_not_allowed"
+    assert reason(b"\0\0\0\x18ftypheic" + b"\0" * 50) == "format_not_allowed"
+    for kind in ("ICO", "JPEG2000", "EPS"):
+        assert reason(encode(blocks(), kind)) == "format_not_allowed"
+
+
+def bomb(width, height):
+    """A PNG that announces width x height; its pixels are never looked at."""
+
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def test_bombs_are_rejected_from_their_header():
+    before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+    assert reason(SAMPLES["png"], max_pixels=32 * 32 - 1) == "too_many_pixels"
+    assert squash(SAMPLES["png"], max_pixels=32 * 32).shape == (8, 8, 3)
+    for side in (1001, 12_000, 60_000):  # above our limit, Pillow's warning, Pillow's error
+        assert reason(bomb(side, side)) == "too_many_pixels"
+    assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
+
+
+def test_reject_says_what_and_pickles():
+    with pytest.raises(
+        Reject, match="too_many_pixels: 1001 x 1001 pixels are more than the limit of 1000000"
+    ) as caught:
+        squash(bomb(1001, 1001))
+    copy = pickle.loads(pickle.dumps(caught.value))  # noqa: S301, our own bytes
+    assert (copy.reason, copy.detail) == (caught.value.reason, caught.value.detail)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="at least 1"):
+        squash(SAMPLES["png"], size=0)
+    with pytest.raises(ValueError, match="'stretch'; use one of"):
+        decode(SAMPLES["png"], size=8, resize="stretch", max_pixels=10)
+
+
+def test_threads_leave_the_warning_filters_as_they_were():
+    before = list(warnings.filters)
+    data = [SAMPLES["gif"], encode(blocks(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")] * 10
+    threads = [threading.Thread(target=lambda: [squash(item) for item in data]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(warnings.filters) == before
