@@ -1,0 +1,171 @@
+"""Linear classifiers on frozen features, a whole grid in one pass (paper 3.3 and 4.2; DINOv2's linear protocol).
+
+Every combination of an input (which blocks, with or without the patch mean) and a learning rate is a classifier of its
+own. All see the same batches; those of one input are one matrix product, and the gradient of the cross-entropy is
+written out, so the pass costs about as much as its largest input, not as the number of classifiers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from icce_ray.core.heads import derived_seed
+
+#: DINOv2's learning rates, for a batch of 256; they scale linearly with the batch.
+LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class LinearClassifier:
+    """`softmax(x @ weight.T + bias)` on raw features: weight float32[K, D], bias float32[K]; scaling is folded in."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Class probabilities of `features` [n, D], float32[n, K]."""
+        return torch.addmm(self.bias, features.float(), self.weight.T).softmax(-1)
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """One classifier of the grid and how well it predicts the held-out pseudo-labels."""
+
+    input: str
+    learning_rate: float
+    accuracy: float
+    loss: float
+
+
+class LinearGrid:
+    """Classifiers for all inputs and learning rates, trained together by SGD with momentum and a cosine schedule.
+
+    `features` is [N, W], `labels` int64[N] in [0, n_classes), `inputs` names columns of the features as slices, e.g.
+    {"cls": [(0, d)], "cls+patch_mean": [(0, 2 * d)]}. Inputs are standardised with the training statistics (ours: DINOv2's
+    features come out of a layer norm, other backbones' do not, and the grid of learning rates assumes that scale).
+    """
+
+    def __init__(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        *,
+        inputs: Mapping[str, Sequence[tuple[int, int]]],
+        n_classes: int,
+        learning_rates: Sequence[float] = LEARNING_RATES,
+        batch_size: int = 1024,
+        iterations: int = 12_500,
+        seed: int = 0,
+    ) -> None:
+        """Raises ValueError on labels out of range or a length other than the features'."""
+        if len(labels) != len(features):
+            raise ValueError(f"{len(labels)} labels for {len(features)} features; they must match")
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= n_classes:
+            raise ValueError(f"labels span [{low}, {high}], outside [0, {n_classes}); give one label a class")
+        device = features.device
+        self.features, self.labels, self.n_classes = features, labels.long(), n_classes
+        self.iterations, self.seed = iterations, seed
+        self.batch_size = min(batch_size, len(features))
+        self.learning_rates = tuple(learning_rates)
+        self.columns = {
+            name: torch.cat([torch.arange(*part, device=device) for part in parts]) for name, parts in inputs.items()
+        }
+        wide = features.double()
+        self.mean = wide.mean(0).float()
+        self.std = wide.var(0, correction=0).add(1e-5).sqrt().float()
+        generator = torch.Generator().manual_seed(derived_seed(seed, 0))
+        rates = len(self.learning_rates)
+        # The bias is one more column of the weight, fed by a constant one: a single product and a single update.
+        self.weights = {}
+        for name, columns in self.columns.items():
+            weight = torch.empty(rates * n_classes, len(columns) + 1).normal_(std=0.01, generator=generator)
+            weight[:, -1] = 0.0
+            self.weights[name] = weight.to(device)
+        self._velocity = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
+        scaled = torch.tensor(self.learning_rates, device=device) * self.batch_size / 256
+        self._rate = scaled.repeat_interleave(n_classes)[:, None]
+
+    def fit(self, on_progress: Callable[[int, int], None] | None = None) -> LinearGrid:
+        """Run all iterations. `on_progress(done, total)` is called about a hundred times."""
+        device = self.features.device
+        generator = torch.Generator(device).manual_seed(derived_seed(self.seed, 1))
+        batches = len(self.features) // self.batch_size
+        order = torch.empty(0, dtype=torch.int64, device=device)
+        every = max(1, self.iterations // 100)
+        for iteration in range(self.iterations):
+            if iteration % batches == 0:
+                order = torch.randperm(len(self.features), generator=generator, device=device)
+            start = iteration % batches * self.batch_size
+            schedule = (1.0 + math.cos(math.pi * iteration / self.iterations)) / 2.0
+            self._step(order[start : start + self.batch_size], schedule)
+            if on_progress and (iteration + 1) % every == 0:
+                on_progress(iteration + 1, self.iterations)
+        return self
+
+    def _step(self, rows: Tensor, schedule: float) -> None:
+        """One SGD step of every classifier on these rows."""
+        x_all = (self.features[rows].float() - self.mean) / self.std
+        target = self.labels[rows]
+        for name, weight in self.weights.items():
+            x = self._with_one(x_all[:, self.columns[name]])
+            p = (x @ weight.T).view(len(rows), -1, self.n_classes).softmax(-1)
+            p[torch.arange(len(rows), device=p.device), :, target] -= 1.0
+            gradient = p.view(len(rows), -1).T @ x / len(rows)
+            velocity = self._velocity[name].mul_(MOMENTUM).add_(gradient)
+            weight.addcmul_(self._rate, velocity, value=-schedule)
+
+    @staticmethod
+    def _with_one(x: Tensor) -> Tensor:
+        return torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+
+    def score(self, features: Tensor, labels: Tensor, block_rows: int = 8192) -> list[GridPoint]:
+        """Accuracy and mean cross-entropy of every classifier on held-out rows, in the order of inputs and rates."""
+        points = []
+        for name, weight in self.weights.items():
+            correct = torch.zeros(len(self.learning_rates), dtype=torch.float64, device=features.device)
+            loss = torch.zeros_like(correct)
+            for x, y in zip(features.split(block_rows), labels.long().split(block_rows), strict=True):
+                x_in = self._with_one(((x.float() - self.mean) / self.std)[:, self.columns[name]])
+                log_p = (x_in @ weight.T).view(len(x), -1, self.n_classes).log_softmax(-1)
+                correct += (log_p.argmax(-1) == y[:, None]).sum(0)
+                loss -= log_p.gather(2, y[:, None, None].expand(-1, log_p.shape[1], 1)).double().sum((0, 2))
+            rows = zip(
+                self.learning_rates, (correct / len(labels)).tolist(), (loss / len(labels)).tolist(), strict=True
+            )
+            points += [GridPoint(name, rate, accuracy, value) for rate, accuracy, value in rows]
+        return points
+
+    def classifier(self, point: GridPoint) -> LinearClassifier:
+        """The classifier of one grid point, with the standardisation folded into its weights."""
+        index = self.learning_rates.index(point.learning_rate)
+        columns = self.columns[point.input]
+        weight = self.weights[point.input].view(-1, self.n_classes, len(columns) + 1)[index]
+        folded = weight[:, :-1] / self.std[columns]
+        return LinearClassifier(folded, weight[:, -1] - folded @ self.mean[columns])
+
+
+def best_point(points: Sequence[GridPoint]) -> GridPoint:
+    """The winner without labels (ours, METHOD 3): best on the held-out pseudo-labels, ties to the lower loss.
+
+    Classifiers that diverged (loss not finite) never win. Raises ValueError if all did.
+    """
+    finite = [point for point in points if math.isfinite(point.loss)]
+    if not finite:
+        raise ValueError("every classifier of the grid diverged; lower classifier.learning_rates")
+    return min(finite, key=lambda point: (-point.accuracy, point.loss))
+
+
+def holdout_rows(n_rows: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Row numbers (train, held out), ascending int64: a seeded uniform `share` is held out, at least one row."""
+    n_held = max(1, round(n_rows * share))
+    if n_held >= n_rows:
+        raise ValueError(f"{n_rows} images leave none to train on after holding out {n_held}; give more images")
+    order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(derived_seed(seed, 2)))
+    return order[n_held:].sort().values, order[:n_held].sort().values

@@ -1,0 +1,30 @@
+"""Hyperparameters of head training, in one place for the trainer, the stage and the estimator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Hyperparameters of head training; the defaults are the paper's (METHOD 1b), fields as in the settings."""
+
+    heads: int = 50
+    hidden: int = 512
+    bottleneck: int = 256
+    epochs: int = 400
+    batch_size: int = 1024
+    learning_rate: float = 1e-4
+    warmup_epochs: int = 20
+    weight_decay: float = 1e-4
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.1
+    teacher_momentum: float = 0.996
+    marginal_momentum: float = 0.9
+    beta: float = 0.6
+    ce_weight: float = 1.0
+    teacher: Literal["sinkhorn", "softmax"] = "sinkhorn"
+    sinkhorn_iterations: int = 3
+    input_norm: Literal["batchnorm", "standardize"] = "batchnorm"
+    smoothing_neighbors: int = 1
