@@ -62,7 +62,7 @@ def meta_clusters(
     if meta is None:
         graph = jaccard(shared)[present][:, present]
         equal = np.ones(present.size, dtype=np.int64)
-        meta = np.full(shared.shape[0], -1, dtype=np.int32)
+        meta = np.full(shared.indptr.size - 1, -1, dtype=np.int32)
         meta[present] = partition(graph, equal, n_clusters, seed, imbalance=imbalance)
     return meta
 
