@@ -29,8 +29,11 @@ def head_shapes(dim: int, hidden: int, bottleneck: int, n_clusters: int) -> dict
 
 
 def derived_seed(*parts: int) -> int:
-    """One 63-bit seed from several integers (a seed and an epoch, a seed and a head), as independent streams."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+    """One 63-bit seed from several integers >= 0 (a seed and an epoch, a seed and a head), as independent streams.
+
+    Their number goes in too: numpy pads with zeros, and (seed, 1) would be the stream of (seed, 1, 0).
+    """
+    return int(np.random.SeedSequence((len(parts), *parts)).generate_state(1, np.uint64)[0] >> 1)
 
 
 @dataclass
