@@ -230,7 +230,7 @@ class HeadTrainer:
             return HeadBank(stacked, chunk=self.chunk)
 
         self.epoch = int(state["epoch"])
-        self.marginal = state["marginal"].to(device)
+        self.marginal = state["marginal"].to(device, copy=True)  # it is updated in place
         self._adopt(bank("student").stacked())
         self.teacher = bank("teacher")
         steps = torch.tensor(float(self.epoch * self.steps_per_epoch), device=device)
