@@ -59,13 +59,20 @@ def check_limits(threshold: float, k_min: int, k_max: int) -> None:
         raise ValueError(f"k_max = {k_max} is below k_min = {k_min}; raise k_max or lower k_min")
 
 
-def unit_rows(features: Tensor) -> Tensor:
+def unit_rows(features: Tensor, block_rows: int = 65536) -> Tensor:
     """Rows of `features` [n, D] (any float type) scaled to length one, float32.
 
-    The norm is taken in float64, so that equal rows stay equal and the result does not depend on the block.
+    The norm is taken in float64, so that equal rows stay equal and the result does not depend on the block; by blocks,
+    so that no float64 copy of the whole set is made.
     Raises ValueError naming the first rows that are zero or not finite: they have no direction.
     """
-    norms = torch.linalg.vector_norm(features, dim=1, dtype=torch.float64)
+    unit = torch.empty(features.shape, device=features.device)
+    norms = torch.empty(len(features), dtype=torch.float64, device=features.device)
+    for start in range(0, len(features), block_rows):
+        rows = slice(start, start + block_rows)
+        wide = features[rows].double()
+        norms[rows] = torch.linalg.vector_norm(wide, dim=1)
+        unit[rows] = wide / norms[rows, None]
     bad = ~(norms.isfinite() & (norms > 0))
     if bad.any():
         rows = bad.nonzero().flatten()
@@ -73,16 +80,17 @@ def unit_rows(features: Tensor) -> Tensor:
             f"{len(rows)} of {len(features)} feature rows are zero or not finite (first rows: "
             f"{rows[:5].tolist()}); a cosine similarity needs a direction: remove these rows"
         )
-    return (features.double() / norms[:, None]).float()
+    return unit
 
 
 def rounding_margin(dim: int) -> float:
     """Twice the largest rounding error of a float32 dot product of two unit vectors of `dim` entries.
 
     |fl(x.y) - x.y| <= dim * 2^-24 * sum |x_i y_i| for any order of summation (Higham, Accuracy and Stability,
-    section 3.1), and the sum is at most 1 by Cauchy-Schwarz. Twice, as two such products are compared.
+    section 3.1), and the sum is at most 1 by Cauchy-Schwarz. Twice, as two such products are compared; two units more
+    for the rounding of the unit vectors' lengths and of the threshold itself.
     """
-    return 2.0 * dim * 2.0**-24
+    return 2.0 * (dim + 2) * 2.0**-24
 
 
 def candidate_pairs(
