@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from icce_ray.core.heads import derived_seed
+from icce_ray.core.training import feature_statistics
 
 #: DINOv2's learning rates, for a batch of 256; they scale linearly with the batch.
 LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 MOMENTUM = 0.9
+STREAM = 2  # of random numbers; head training has (seed, head) and (seed, 1, epoch)
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ class LinearGrid:
     """Classifiers for all inputs and learning rates, trained together by SGD with momentum and a cosine schedule.
 
     `features` is [N, W], `labels` int64[N] in [0, n_classes), `inputs` names columns of the features as slices, e.g.
-    {"cls": [(0, d)], "cls+patch_mean": [(0, 2 * d)]}. Inputs are standardised with the training statistics (ours: DINOv2's
-    features come out of a layer norm, other backbones' do not, and the grid of learning rates assumes that scale).
+    {"cls": [(0, d)], "cls+patch_mean": [(0, 2 * d)]}. Inputs are standardised with the training statistics (ours:
+    DINOv2's features come out of a layer norm, other backbones' do not, and the learning rates assume that scale).
     """
 
     def __init__(
@@ -77,10 +79,8 @@ class LinearGrid:
         self.columns = {
             name: torch.cat([torch.arange(*part, device=device) for part in parts]) for name, parts in inputs.items()
         }
-        wide = features.double()
-        self.mean = wide.mean(0).float()
-        self.std = wide.var(0, correction=0).add(1e-5).sqrt().float()
-        generator = torch.Generator().manual_seed(derived_seed(seed, 0))
+        self.mean, self.std = feature_statistics(features)
+        generator = torch.Generator().manual_seed(derived_seed(seed, STREAM, 0))
         rates = len(self.learning_rates)
         # The bias is one more column of the weight, fed by a constant one: a single product and a single update.
         self.weights = {}
@@ -95,7 +95,7 @@ class LinearGrid:
     def fit(self, on_progress: Callable[[int, int], None] | None = None) -> LinearGrid:
         """Run all iterations. `on_progress(done, total)` is called about a hundred times."""
         device = self.features.device
-        generator = torch.Generator(device).manual_seed(derived_seed(self.seed, 1))
+        generator = torch.Generator(device).manual_seed(derived_seed(self.seed, STREAM, 1))
         batches = len(self.features) // self.batch_size
         order = torch.empty(0, dtype=torch.int64, device=device)
         every = max(1, self.iterations // 100)
@@ -167,5 +167,5 @@ def holdout_rows(n_rows: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     n_held = max(1, round(n_rows * share))
     if n_held >= n_rows:
         raise ValueError(f"{n_rows} images leave none to train on after holding out {n_held}; give more images")
-    order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(derived_seed(seed, 2)))
+    order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(derived_seed(seed, STREAM, 2)))
     return order[n_held:].sort().values, order[:n_held].sort().values
