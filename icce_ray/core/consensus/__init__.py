@@ -13,17 +13,14 @@ from icce_ray.core.consensus.clusters import (
     head_offsets,
     jaccard,
 )
-from icce_ray.core.consensus.cspa import cspa
 from icce_ray.core.consensus.ensemble import METHODS, Consensus, consensus
-from icce_ray.core.consensus.hbgf import hbgf
-from icce_ray.core.consensus.hgpa import hgpa
-from icce_ray.core.consensus.mcla import assign, mcla, meta_clusters
+from icce_ray.core.consensus.mcla import assign, meta_clusters
 from icce_ray.core.consensus.partitioning import (
     ConsensusSizeError,
     GraphPartitioner,
     HypergraphPartitioner,
 )
-from icce_ray.core.consensus.refine import (
+from icce_ray.core.consensus.votes import (
     Split,
     agreement,
     apply_split,
@@ -50,14 +47,10 @@ __all__ = [
     "collapse",
     "consensus",
     "cooccurrence",
-    "cspa",
-    "hbgf",
     "head_map",
     "head_offsets",
-    "hgpa",
     "improves",
     "jaccard",
-    "mcla",
     "meta_clusters",
     "refine",
     "split_for_unused",

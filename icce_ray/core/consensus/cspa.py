@@ -73,6 +73,9 @@ def similarity(members: sparse.csr_matrix, counts: NDArray[np.int64], max_entrie
 
     Returns:
         float64 csr [U, U], symmetric, no diagonal: (heads that agree) x (images of one end) x (images of the other).
+
+    Raises:
+        ConsensusSizeError: not even the strongest level fits.
     """
     n_rows, weights = counts.size, counts.astype(np.float64)
     columns = members.T.tocsr()
@@ -90,11 +93,17 @@ def similarity(members: sparse.csr_matrix, counts: NDArray[np.int64], max_entrie
 
 
 def _weakest_level(members: sparse.csr_matrix, columns: sparse.csr_matrix, max_entries: int) -> int:
-    """Smallest number of agreeing heads, at least 1, whose pairs fit `max_entries`, judged on a sample of rows."""
+    """Fewest agreeing heads, at least 1, whose pairs fit `max_entries`, judged on a sample of rows."""
     n_rows, n_heads = members.indptr.size - 1, int(members.indptr[1])
     sample = np.linspace(0, n_rows - 1, min(n_rows, 2 * _BLOCK_ROWS)).astype(np.int64)
     agree = members[sample] @ columns
-    pairs = np.bincount(agree.data.astype(np.int64), minlength=n_heads + 1)
+    # Rows are distinct: on all heads a row agrees with itself only, which is no edge.
+    pairs = np.bincount(agree.data.astype(np.int64), minlength=n_heads + 1)[:n_heads]
     entries = np.cumsum(pairs[::-1])[::-1] * (n_rows / sample.size)  # entries[t]: at least t heads agree
     fits = np.flatnonzero(entries[1:] <= max_entries)
-    return int(fits[0]) + 1 if fits.size else n_heads
+    if fits.size == 0:
+        raise ConsensusSizeError(
+            f"CSPA's {n_rows} distinct rows have about {int(entries[-1])} pairs that differ in one head only, more "
+            f"than its limit of {max_entries} edges; use MCLA or HBGF, or raise max_edges"
+        )
+    return int(fits[0]) + 1

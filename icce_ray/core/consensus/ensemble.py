@@ -16,7 +16,7 @@ from icce_ray.core.consensus.partitioning import (
     GraphPartitioner,
     HypergraphPartitioner,
 )
-from icce_ray.core.consensus.refine import agreement, head_map, refine, use_all
+from icce_ray.core.consensus.votes import agreement, head_map, refine, use_all
 from icce_ray.core.metrics import anmi, head_contingency
 
 METHODS = ("cspa", "hgpa", "mcla", "hbgf")

@@ -1,0 +1,122 @@
+"""Collapsing, co-occurrence and Jaccard against plain loops; shards against the whole."""
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from icce_ray.core.consensus import (
+    ConsensusSizeError,
+    check_labels,
+    collapse,
+    cooccurrence,
+    head_offsets,
+    jaccard,
+)
+from icce_ray.core.consensus.clusters import check_problem
+from icce_ray.core.consensus.partitioning import zero_cut
+
+SIZES = np.array([3, 5, 2, 4])
+
+
+def head_labels(n=40, seed=0, dtype=np.int32):
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.integers(0, k, n) for k in SIZES], axis=1).astype(dtype)
+
+
+def members_of(labels):
+    """The set of images of every cluster of every head, in order."""
+    return [set(np.flatnonzero(labels[:, h] == a)) for h, k in enumerate(SIZES) for a in range(k)]
+
+
+def test_cooccurrence_and_jaccard_are_those_of_sets():
+    labels = head_labels()
+    sets = members_of(labels)
+    shared = cooccurrence(labels, head_offsets(SIZES))
+    index = jaccard(shared)
+    assert shared.dtype == np.int64
+    for c, one in enumerate(sets):
+        for d, other in enumerate(sets):
+            assert shared[c, d] == len(one & other)
+            assert index[c, d] == pytest.approx(len(one & other) / max(1, len(one | other)))
+
+
+@pytest.mark.parametrize("shards", [1, 2, 7])
+def test_cooccurrence_adds_over_shards(shards):
+    labels, offsets = head_labels(), head_offsets(SIZES)
+    parts = [cooccurrence(part, offsets) for part in np.array_split(labels, shards)]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    np.testing.assert_array_equal(total.toarray(), cooccurrence(labels, offsets).toarray())
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.int64, np.uint8])
+def test_collapsed_rows_stand_for_all_images(dtype):
+    labels = head_labels(dtype=dtype)[np.random.default_rng(1).integers(0, 15, 40)]
+    rows = collapse(labels)
+    np.testing.assert_array_equal(rows.labels[rows.index], labels)
+    assert rows.labels.shape[0] == np.unique(labels, axis=0).shape[0]
+    np.testing.assert_array_equal(rows.counts, np.bincount(rows.index))
+    assert rows.n_images == 40
+    np.testing.assert_array_equal(
+        cooccurrence(rows.labels, rows.offsets, rows.counts).toarray(), cooccurrence(labels, rows.offsets).toarray()
+    )
+
+
+@pytest.mark.parametrize("shards", [2, 7])
+def test_collapsing_collapsed_shards_collapses_the_whole(shards):
+    labels = head_labels()[np.random.default_rng(1).integers(0, 15, 60)]
+    parts = [collapse(part, head_sizes=SIZES) for part in np.array_split(labels, shards)]
+    merged = collapse(np.concatenate([p.labels for p in parts]), np.concatenate([p.counts for p in parts]), SIZES)
+    whole = collapse(labels, head_sizes=SIZES)
+    np.testing.assert_array_equal(merged.labels, whole.labels)
+    np.testing.assert_array_equal(merged.counts, whole.counts)
+
+
+def test_rows_with_equal_hashes_are_told_apart(monkeypatch):
+    class Zeros:
+        def integers(self, *_, size, dtype):
+            return np.zeros(size, dtype=dtype)
+
+    labels = np.array([[0, 1], [1, 0], [0, 1]])  # with factors of 0 | 1 both rows hash to 1
+    monkeypatch.setattr(np.random, "default_rng", lambda _: Zeros())
+    rows = collapse(labels)
+    np.testing.assert_array_equal(rows.labels[rows.index], labels)
+    np.testing.assert_array_equal(rows.counts, [2, 1])
+
+
+def test_sizes_default_to_the_largest_labels():
+    np.testing.assert_array_equal(check_labels(np.array([[0, 4], [2, 1]])), [3, 5])
+    np.testing.assert_array_equal(head_offsets([3, 5]), [0, 3, 8])
+
+
+@pytest.mark.parametrize(
+    ("labels", "sizes", "message"),
+    [
+        (np.zeros((0, 3), int), None, r"shape \[N, H\]"),
+        (np.zeros(3, int), None, r"shape \[N, H\]"),
+        (np.zeros((2, 2)), None, "float64"),
+        (np.array([[0, -1]]), None, "go down to -1"),
+        (np.array([[0, 4]]), [1, 4], "do not cover"),
+        (np.array([[0, 4]]), [1], "do not cover"),
+    ],
+)
+def test_malformed_labels_are_refused(labels, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        check_labels(labels, sizes)
+
+
+def test_impossible_problems_are_refused():
+    with pytest.raises(ConsensusSizeError, match="at least 2"):
+        check_problem(10, 1)
+    with pytest.raises(ConsensusSizeError, match="3 images cannot fill 4"):
+        check_problem(3, 4)
+
+
+def test_components_are_the_parts_only_if_their_number_fits():
+    blocks = sparse.csr_matrix(sparse.block_diag([np.ones((3, 3)), np.zeros((1, 1)), np.ones((2, 2))]))
+    blocks.eliminate_zeros()
+    np.testing.assert_array_equal(zero_cut(blocks, 2), [0, 0, 0, -1, 1, 1])
+    assert zero_cut(blocks, 3) is None
+    whole = sparse.csr_matrix(np.ones((3, 3)))
+    assert zero_cut(whole, 2) is None

@@ -1,0 +1,82 @@
+"""The choice among methods: best ANMI, refusals, errors, determinism."""
+
+import numpy as np
+import pytest
+
+from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.core.consensus import METHODS, ConsensusSizeError, consensus
+from icce_ray.core.metrics import anmi, head_contingency
+
+PARTITIONERS = {"graph_partitioner": metis_graph, "hypergraph_partitioner": mtkahypar_hypergraph}
+
+
+def noisy(n=300, n_heads=8, k=4, seed=0):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, k, n)
+    heads = [np.where(rng.random(n) < 0.2, rng.integers(0, k, n), rng.permutation(k)[truth]) for _ in range(n_heads)]
+    return np.stack(heads, axis=1).astype(np.int32), truth
+
+
+def score(labels, label, k=4):
+    return anmi(head_contingency(labels, label, labels.max(axis=0) + 1, k))
+
+
+def test_the_best_candidate_is_kept_and_never_made_worse():
+    labels, _ = noisy()
+    found = consensus(labels, 4, **PARTITIONERS)
+    assert tuple(found.scores) == METHODS
+    assert found.method == max(found.scores, key=lambda m: found.scores[m])
+    for method, label in found.candidates.items():
+        assert label.dtype == np.int32
+        assert found.scores[method] == pytest.approx(score(labels, label), abs=1e-12)
+    assert found.anmi == pytest.approx(score(labels, found.label), abs=1e-12)
+    assert found.anmi >= max(found.scores.values())
+    assert found.label.shape == found.agreement.shape == (300,)
+    assert found.agreement.dtype == np.float32
+    assert found.agreement.min() >= 0
+    assert found.agreement.max() <= 1
+
+
+def test_more_balance_tolerances_never_lower_a_score():
+    labels, _ = noisy(seed=1)
+    one = consensus(labels, 4, imbalances=(0.05,), **PARTITIONERS)
+    two = consensus(labels, 4, imbalances=(0.05, 0.5), **PARTITIONERS)
+    assert all(two.scores[m] >= one.scores[m] for m in METHODS)
+
+
+def test_the_same_seed_gives_the_same_consensus():
+    labels, _ = noisy(seed=2)
+    first, second = (consensus(labels, 4, seed=5, **PARTITIONERS) for _ in range(2))
+    np.testing.assert_array_equal(first.label, second.label)
+    assert first.scores == second.scores
+
+
+def test_ties_go_to_the_first_method():
+    labels = np.repeat(np.arange(3), 5)[:, None].repeat(4, axis=1)
+    assert consensus(labels, 3, methods=("hbgf", "mcla"), **PARTITIONERS).method == "hbgf"
+
+
+def test_a_refusing_method_is_named_and_the_others_go_on(monkeypatch):
+    labels, _ = noisy()
+
+    def refusing(*_, **__):
+        raise ConsensusSizeError("too large; use less")
+
+    monkeypatch.setattr("icce_ray.core.consensus.ensemble.cspa", refusing)
+    found = consensus(labels, 4, **PARTITIONERS)
+    assert found.refused == {"cspa": "too large; use less"}
+    assert "cspa" not in found.scores
+    with pytest.raises(ConsensusSizeError, match=r"every method refused.*too large"):
+        consensus(labels, 4, methods=("cspa",), **PARTITIONERS)
+
+
+def test_unknown_methods_and_impossible_sizes_are_errors():
+    labels, _ = noisy()
+    with pytest.raises(ValueError, match="choose at least one of"):
+        consensus(labels, 4, methods=("mcla", "vote"), **PARTITIONERS)
+    with pytest.raises(ValueError, match="choose at least one of"):
+        consensus(labels, 4, methods=(), **PARTITIONERS)
+    with pytest.raises(ConsensusSizeError, match="at least 2"):
+        consensus(labels, 1, **PARTITIONERS)
+    with pytest.raises(ConsensusSizeError, match="300 images cannot fill 301"):
+        consensus(labels, 301, **PARTITIONERS)

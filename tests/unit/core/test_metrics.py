@@ -1,0 +1,142 @@
+"""The scores against scikit-learn, and the head tables against plain loops."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from icce_ray.core.metrics import (
+    accuracy,
+    anmi,
+    ari,
+    contingency,
+    head_contingency,
+    matching,
+    nmi,
+    scores,
+)
+
+
+def labellings(seed, n=200, n_a=5, n_b=7):
+    rng = np.random.default_rng(seed)
+    a = rng.integers(0, n_a, n)
+    return a, np.where(rng.random(n) < 0.4, rng.integers(0, n_b, n), a)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("average", ["geometric", "arithmetic"])
+def test_nmi_and_ari_are_scikit_learns(seed, average):
+    a, b = labellings(seed)
+    table = contingency(a, b, 5, 7)
+    assert nmi(table, average) == pytest.approx(normalized_mutual_info_score(a, b, average_method=average), abs=1e-12)
+    assert ari(table) == pytest.approx(adjusted_rand_score(a, b), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ([0, 0, 0], [1, 1, 1]),
+        ([0, 0, 0], [0, 1, 2]),
+        ([0, 1, 2], [0, 0, 0]),
+        ([0, 1, 2], [2, 1, 0]),
+        ([0, 0, 1, 1], [0, 1, 0, 1]),
+        ([0, 0, 1, 1], [1, 1, 0, 0]),
+        ([3], [2]),
+    ],
+)
+def test_edge_cases_are_scikit_learns(a, b):
+    table = contingency(np.array(a), np.array(b), 4, 4)
+    for average in ("geometric", "arithmetic"):
+        expected = normalized_mutual_info_score(a, b, average_method=average)
+        assert nmi(table, average) == pytest.approx(expected, abs=1e-12)
+    assert ari(table) == pytest.approx(adjusted_rand_score(a, b), abs=1e-12)
+
+
+def test_contingency_counts_pairs_and_adds_over_shards():
+    a, b = labellings(0)
+    table = contingency(a, b, 5, 7)
+    assert table.dtype == np.int64
+    assert all(table[i, j] == sum((a == i) & (b == j)) for i in range(5) for j in range(7))
+    shards = zip(np.array_split(a, 7), np.array_split(b, 7), strict=True)
+    np.testing.assert_array_equal(sum(contingency(x, y, 5, 7) for x, y in shards), table)
+
+
+def test_accuracy_matches_permuted_labels_exactly():
+    truth = np.array([0, 0, 1, 1, 2, 2])
+    labels = np.array([2, 2, 0, 0, 1, 1])
+    assert accuracy(labels, truth) == 1.0
+    np.testing.assert_array_equal(matching(labels, truth), [1, 2, 0])
+
+
+def test_accuracy_with_more_clusters_than_classes_and_the_reverse():
+    more = np.array([0, 0, 1, 2])
+    truth = np.array([0, 0, 0, 1])
+    assert accuracy(more, truth) == pytest.approx(0.75)
+    np.testing.assert_array_equal(matching(more, truth), [0, -1, 1])
+    assert accuracy(truth, more) == pytest.approx(0.75)
+
+
+def test_scores_name_the_three():
+    a, b = labellings(1)
+    found = scores(a, b)
+    assert set(found) == {"acc", "nmi", "ari"}
+    assert found["nmi"] == pytest.approx(normalized_mutual_info_score(a, b))
+
+
+@pytest.mark.parametrize("shards", [1, 2, 7])
+def test_head_tables_are_the_tables_of_each_head_and_add_over_shards(shards):
+    rng = np.random.default_rng(3)
+    sizes = np.array([3, 5, 2])
+    labels = np.stack([rng.integers(0, k, 50) for k in sizes], axis=1).astype(np.int32)
+    label = rng.integers(0, 4, 50).astype(np.int32)
+    parts = zip(np.array_split(labels, shards), np.array_split(label, shards), strict=True)
+    tables = sum(head_contingency(x, y, sizes, 4) for x, y in parts)
+    assert tables.shape == (3, 5, 4)
+    for h, size in enumerate(sizes):
+        np.testing.assert_array_equal(tables[h, :size], contingency(labels[:, h], label, size, 4))
+        assert tables[h, size:].sum() == 0
+
+
+def test_head_tables_count_weighted_rows_as_repeated_rows():
+    rng = np.random.default_rng(4)
+    labels, label, weights = rng.integers(0, 3, (20, 4)), rng.integers(0, 2, 20), rng.integers(0, 5, 20)
+    weighted = head_contingency(labels, label, [3] * 4, 2, weights)
+    repeated = head_contingency(np.repeat(labels, weights, axis=0), np.repeat(label, weights), [3] * 4, 2)
+    np.testing.assert_array_equal(weighted, repeated)
+
+
+def test_head_tables_of_many_blocks_equal_one(monkeypatch):
+    rng = np.random.default_rng(5)
+    labels, label = rng.integers(0, 3, (50, 4)), rng.integers(0, 2, 50)
+    whole = head_contingency(labels, label, [3] * 4, 2)
+    monkeypatch.setattr("icce_ray.core.metrics._BLOCK_ENTRIES", 12)
+    np.testing.assert_array_equal(head_contingency(labels, label, [3] * 4, 2), whole)
+
+
+def test_anmi_is_the_mean_over_heads():
+    rng = np.random.default_rng(6)
+    labels, label = rng.integers(0, 4, (60, 5)), rng.integers(0, 3, 60)
+    labels[:, 0] = 0  # a head that fell into one cluster says nothing
+    labels[:, 1] = label
+    expected = np.mean([normalized_mutual_info_score(label, head, average_method="geometric") for head in labels.T])
+    assert anmi(head_contingency(labels, label, [4] * 5, 3)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: contingency([0, 1], [0], 2, 2), "a has 2 labels and b has 1"),
+        (lambda: contingency([0, 5], [0, 1], 2, 2), "a spans 0 to 5"),
+        (lambda: contingency([-1, 0], [0, 1], 2, 2), "a spans -1 to 0"),
+        (lambda: contingency([0.5, 1.0], [0, 1], 2, 2), "give integers"),
+        (lambda: nmi(np.ones((2, 2), dtype=int), "max"), "'geometric' or 'arithmetic'"),  # type: ignore[arg-type]
+        (lambda: nmi(np.zeros((2, 2), dtype=int)), "count no image"),
+        (lambda: ari(np.zeros((2, 2))), "counts no image"),
+        (lambda: scores([], []), "at least one image"),
+        (lambda: anmi(np.zeros((0, 2, 2), dtype=int)), "at least one"),
+        (lambda: head_contingency(np.zeros((3, 2), int), [0, 0], [1, 1], 2), r"give \[N, H\]"),
+        (lambda: head_contingency(np.full((2, 2), 4), [0, 0], [5, 3], 2), "head labels span"),
+    ],
+)
+def test_errors_name_the_value(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
