@@ -126,10 +126,11 @@ class HeadTrainer:
         """One uniform neighbour of each anchor, `smoothing_neighbors` times: int64[M, B]."""
         size = (self.recipe.smoothing_neighbors, len(anchors))
         uniform = torch.rand(size, generator=generator, device=anchors.device)
-        counts = self.neighbors.counts[anchors]
+        starts = self.neighbors.offsets[anchors]
+        counts = self.neighbors.offsets[anchors + 1] - starts
         # float32 can round u * count up to count.
         place = torch.minimum((uniform * counts).long(), counts - 1)
-        return self.neighbors.ids[self.neighbors.offsets[anchors] + place]
+        return self.neighbors.ids[starts + place]
 
     def inputs(self, rows: Tensor) -> Tensor:
         """Normalised features of these rows, by batch statistics or by those of all images, float32."""
