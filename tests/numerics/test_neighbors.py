@@ -1,0 +1,237 @@
+"""Adaptive neighbours against all pairs one by one: every limit, ties, duplicates, shards, blocks, bad rows."""
+
+import numpy as np
+import pytest
+import torch
+
+from icce_ray.core import neighbors
+from icce_ray.core.neighbors import Neighbors, concatenate, default_k_max, merge, mine, search_shard, unit_rows
+
+
+def lattice(n, dim, seed):
+    """Rows with four entries of +-0.5: of length one, and all their products multiples of 0.25, exact in float32."""
+    rng = np.random.default_rng(seed)
+    rows = np.zeros((n, dim))
+    for row in rows:
+        row[rng.choice(dim, 4, replace=False)] = rng.choice([-0.5, 0.5], 4)
+    return rows
+
+
+def gaussian(n, dim, seed):
+    return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def all_scores(features):
+    """The score of every pair as `rescore` defines it: what decides when float64 would round differently."""
+    unit = unit_rows(features)
+    n = len(unit)
+    crow, cols = torch.arange(0, n * n + 1, n), torch.arange(n).repeat(n)
+    return neighbors.rescore(unit, unit, crow, cols).view(n, n).numpy()
+
+
+def brute_force(scores, threshold, k_min, k_max):
+    """The rule of the paper, one image and one pair at a time: [(id, score), ...] of each image."""
+    lists = []
+    for i, row in enumerate(scores):
+        others = sorted((-score, j) for j, score in enumerate(row) if j != i)
+        near = [pair for pair in others if -pair[0] >= np.float32(threshold)]
+        if len(near) < k_min:
+            near = others[:k_min]
+        lists.append([(j, -negative) for negative, j in near[:k_max]])
+    return lists
+
+
+def as_lists(found):
+    bounds = found.offsets.tolist()
+    pairs = list(zip(found.ids.tolist(), found.similarities.tolist(), strict=True))
+    return [pairs[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def sharded(features, n_shards, limits, block_rows=17):
+    unit = unit_rows(features)
+    edges = torch.linspace(0, len(unit), n_shards + 1).long().tolist()
+    blocks = []
+    for start in range(0, len(unit), block_rows):
+        queries = unit[start : start + block_rows]
+        parts = [
+            search_shard(queries, unit[a:b], first_query=start, first_base=a, **limits)
+            for a, b in zip(edges[:-1], edges[1:], strict=True)
+        ]
+        blocks.append(merge(parts, **limits))
+    return concatenate(blocks)
+
+
+def same(a, b):
+    """Identical to the last bit."""
+    return (
+        torch.equal(a.offsets, b.offsets)
+        and torch.equal(a.ids, b.ids)
+        and torch.equal(a.similarities.view(torch.int32), b.similarities.view(torch.int32))
+    )
+
+
+@pytest.mark.parametrize("threshold", [-1.0, -0.25, 0.0, 0.25, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize(("k_min", "k_max"), [(1, 1), (1, 7), (5, 5), (5, 20), (20, 39), (39, 39), (1, 1000), (60, 90)])
+def test_every_limit_with_ties_against_all_pairs(threshold, k_min, k_max):
+    rows = lattice(40, 8, seed=1)  # many exact ties, many pairs exactly at the threshold, some duplicates
+    found = mine(torch.from_numpy(rows), threshold=threshold, k_min=k_min, k_max=k_max)
+    assert as_lists(found) == brute_force(rows @ rows.T, threshold, k_min, k_max)
+    assert found.offsets.dtype == found.ids.dtype == torch.int64
+    assert found.similarities.dtype == torch.float32
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.1, 0.3, 1.0])
+@pytest.mark.parametrize(("k_min", "k_max"), [(1, 100), (3, 10), (10, 10)])
+def test_random_features_against_all_pairs_in_float64(threshold, k_min, k_max):
+    features = gaussian(60, 24, seed=2) + 0.3
+    exact = features.double() / features.double().norm(dim=1, keepdim=True)
+    expected = brute_force((exact @ exact.T).numpy(), threshold, k_min, k_max)
+    found = as_lists(mine(features, threshold=threshold, k_min=k_min, k_max=k_max))
+    for mine_list, exact_list in zip(found, expected, strict=True):
+        assert [j for j, _ in mine_list] == [j for j, _ in exact_list]
+        assert [s for _, s in mine_list] == pytest.approx([s for _, s in exact_list], abs=3e-7)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 64, 513])
+def test_pairs_within_a_few_ulp_of_the_threshold(dim):
+    """Cosines packed around the threshold, closer than a product's rounding: only the defined score may decide."""
+    generator = torch.Generator().manual_seed(dim)
+    anchor = torch.zeros(dim)
+    anchor[0] = 1.0
+    cosine = 0.3 + torch.linspace(-4e-7, 4e-7, 90, dtype=torch.float64)
+    side = torch.randn(90, dim - 1, dtype=torch.float64, generator=generator)
+    side *= ((1 - cosine.square()).sqrt() / side.norm(dim=1))[:, None]
+    features = torch.cat([anchor[None].double(), torch.cat([cosine[:, None], side], 1)])
+    scores = all_scores(features)
+    for k_min, k_max in [(1, 90), (1, 40), (60, 80)]:
+        limits = {"threshold": 0.3, "k_min": k_min, "k_max": k_max}
+        found = mine(features, **limits, block_rows=13)
+        assert as_lists(found) == brute_force(scores, **limits)
+        assert same(found, sharded(features, 3, limits))
+
+
+def test_duplicates_beyond_k_max_go_to_the_lower_ids():
+    features = gaussian(40, 16, seed=3)
+    features[5:30] = features[5]  # 25 equal rows, k_max is 6
+    limits = {"threshold": 0.3, "k_min": 3, "k_max": 6}
+    found = mine(features, **limits, block_rows=7)
+    assert as_lists(found) == brute_force(all_scores(features), **limits)
+    lists = [[j for j, _ in row] for row in as_lists(found)]
+    assert lists[5] == [6, 7, 8, 9, 10, 11]
+    assert lists[8] == [5, 6, 7, 9, 10, 11]
+    assert lists[29] == [5, 6, 7, 8, 9, 10]
+    assert same(found, sharded(features, 7, limits))
+
+
+def test_all_rows_equal():
+    found = mine(torch.full((9, 5), 0.1), threshold=0.3, k_min=2, k_max=4)
+    assert [j for j, _ in as_lists(found)[0]] == [1, 2, 3, 4]
+    assert [j for j, _ in as_lists(found)[8]] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 50])
+def test_no_more_images_than_k_min_means_every_other_image(n):
+    found = mine(gaussian(n, 4, seed=n), threshold=1.0, k_min=50, k_max=50)
+    assert [sorted(j for j, _ in row) for row in as_lists(found)] == [[j for j in range(n) if j != i] for i in range(n)]
+
+
+@pytest.mark.parametrize("n_shards", [1, 2, 7])
+@pytest.mark.parametrize("dim", [5, 64, 300])
+def test_any_number_of_shards_gives_the_same_bits(n_shards, dim):
+    features = gaussian(150, dim, seed=4) + 0.2
+    features[70:90] = features[10:30]
+    for threshold, k_min, k_max in [(0.3, 5, 40), (-1.0, 1, 149), (1.0, 20, 20), (0.05, 30, 35)]:
+        limits = {"threshold": threshold, "k_min": k_min, "k_max": k_max}
+        whole = mine(features, **limits)
+        assert same(whole, sharded(features, n_shards, limits))
+        assert same(whole, sharded(features, n_shards, limits, block_rows=150))
+
+
+@pytest.mark.parametrize(("elements", "block_rows"), [(1, 4096), (20, 1), (300, 31), (1234, 31), (2**25, 1)])
+def test_any_size_of_blocks_gives_the_same_bits(monkeypatch, elements, block_rows):
+    features = gaussian(40, 33, seed=5)
+    limits = {"threshold": 0.1, "k_min": 4, "k_max": 12}
+    whole = mine(features, **limits)
+    monkeypatch.setattr(neighbors, "BLOCK_ELEMENTS", elements)
+    assert same(whole, mine(features, **limits, block_rows=block_rows))
+
+
+def test_half_precision_features_are_their_float32_values():
+    features = gaussian(50, 20, seed=6).half()
+    limits = {"threshold": 0.2, "k_min": 3, "k_max": 9}
+    assert same(mine(features, **limits), mine(features.float(), **limits))
+
+
+def test_a_pair_has_one_score_in_both_directions():
+    scores = all_scores(gaussian(80, 129, seed=7))
+    assert np.array_equal(scores, scores.T)
+    assert np.abs(scores).max() <= 1.0
+
+
+def test_a_set_mined_low_serves_every_higher_threshold():
+    features = gaussian(80, 12, seed=8) + 0.4
+    low = mine(features, threshold=0.0, k_min=5, k_max=79)
+    high = mine(features, threshold=0.4, k_min=5, k_max=79)
+    cut = neighbors.select(low.offsets, low.ids, low.similarities, threshold=0.4, k_min=5, k_max=79)
+    assert same(cut, high)
+
+
+def test_unit_rows_do_not_depend_on_the_block():
+    features = gaussian(40, 77, seed=9) * 100
+    unit = unit_rows(features)
+    assert torch.equal(unit, unit_rows(features, block_rows=7))
+    assert torch.equal(unit, torch.cat([unit_rows(row) for row in features.split(5)]))
+    torch.testing.assert_close(unit.norm(dim=1), torch.ones(40))
+
+
+def test_rows_without_a_direction_are_named():
+    features = gaussian(20, 4, seed=10)
+    features[3] = 0.0
+    features[7, 2] = torch.nan
+    features[11, 0] = -torch.inf
+    with pytest.raises(ValueError, match=r"3 of 20 .*\[3, 7, 11\].*remove these rows"):
+        mine(features, threshold=0.3, k_min=1, k_max=5)
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ((1.5, 1, 2), r"threshold = 1.5.*\[-1, 1\]"),
+        ((float("nan"), 1, 2), "threshold = nan"),
+        ((0.3, 0, 2), "k_min = 0.*at least 1"),
+        ((0.3, 5, 4), "k_max = 4 is below k_min = 5"),
+    ],
+)
+def test_limits_are_checked(limits, message):
+    threshold, k_min, k_max = limits
+    with pytest.raises(ValueError, match=message):
+        mine(gaussian(9, 2, seed=0), threshold=threshold, k_min=k_min, k_max=k_max)
+
+
+def test_one_image_has_no_neighbours():
+    with pytest.raises(ValueError, match="at least 2"):
+        mine(torch.ones(1, 3), threshold=0.3, k_min=1, k_max=1)
+
+
+def test_default_k_max_is_a_balanced_class():
+    assert default_k_max(1000, 7, 50) == 143
+    assert default_k_max(1000, 100, 50) == 50
+
+
+def test_ground_truth_lists_the_class():
+    truth = torch.tensor([0, 1, 0, 1, 0, 0])
+    features = gaussian(6, 8, seed=11)
+    scores = all_scores(features)
+    found = neighbors.ground_truth(truth, features, first_query=2, n_queries=3)
+    expected = [sorted((-scores[i][j], j) for j in range(6) if j != i and truth[j] == truth[i]) for i in (2, 3, 4)]
+    assert as_lists(found) == [[(j, -negative) for negative, j in row] for row in expected]
+    with pytest.raises(ValueError, match="image 1 is alone in its class 1"):
+        neighbors.ground_truth(torch.tensor([0, 1, 0]), features[:3], first_query=0, n_queries=3)
+
+
+def test_lists_that_are_all_empty():
+    empty = Neighbors(torch.zeros(4, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+    limits = {"threshold": 0.3, "k_min": 1, "k_max": 2}
+    merged = merge([empty, empty], **limits)
+    assert merged.counts.tolist() == [0, 0, 0]
+    assert same(merged.to("cpu"), empty)
