@@ -1,5 +1,7 @@
 """Adaptive neighbours against all pairs one by one: every limit, ties, duplicates, shards, blocks, bad rows."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -44,7 +46,7 @@ def brute_force(scores, threshold, k_min, k_max):
 def as_lists(found):
     bounds = found.offsets.tolist()
     pairs = list(zip(found.ids.tolist(), found.similarities.tolist(), strict=True))
-    return [pairs[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [pairs[a:b] for a, b in pairwise(bounds)]
 
 
 def sharded(features, n_shards, limits, block_rows=17):
@@ -54,8 +56,7 @@ def sharded(features, n_shards, limits, block_rows=17):
     for start in range(0, len(unit), block_rows):
         queries = unit[start : start + block_rows]
         parts = [
-            search_shard(queries, unit[a:b], first_query=start, first_base=a, **limits)
-            for a, b in zip(edges[:-1], edges[1:], strict=True)
+            search_shard(queries, unit[a:b], first_query=start, first_base=a, **limits) for a, b in pairwise(edges)
         ]
         blocks.append(merge(parts, **limits))
     return concatenate(blocks)
