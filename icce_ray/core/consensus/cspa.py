@@ -10,7 +10,7 @@ from icce_ray.core.consensus.partitioning import ConsensusSizeError, GraphPartit
 MAX_ROWS = 20_000
 """Distinct rows of labels served: the work grows with their square."""
 MAX_EDGES = 30_000_000
-"""Entries of the similarity matrix handed to the partitioner; measured to need about 2 GB."""
+"""Entries of the similarity matrix handed to the partitioner; 20,000 noisy rows took 15 s and 1.4 GB on one core."""
 _BLOCK_ROWS = 512
 
 
