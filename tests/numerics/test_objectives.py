@@ -1,0 +1,133 @@
+"""Losses and Sinkhorn against loops of float64 numbers, and at the extremes of float32."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from icce_ray.core import objectives
+from icce_ray.core.sinkhorn import sinkhorn
+
+HEADS, B, K = 3, 7, 5
+
+
+def random_views(seed=0, scale=3.0):
+    """Student log-probabilities and teacher probabilities of both views, and class marginals, float32."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(4, HEADS, B, K, generator=generator)
+    marginal = torch.rand(HEADS, K, generator=generator) + 0.1
+    student = objectives.log_probabilities(logits[:2], 1.0)
+    return (*student, *logits[2:].softmax(-1)), marginal / marginal.sum(1, keepdim=True)
+
+
+def exact(tensor):
+    return tensor.double().numpy()
+
+
+def loop_pmi(log_s, t, marginal, beta, h, i):
+    return math.log(sum((math.exp(log_s[h, i, k]) * t[h, i, k]) ** beta / marginal[h, k] for k in range(K)))
+
+
+def test_pair_weight_is_the_sum_over_heads_and_clusters():
+    (_, _, t_x, t_n), _ = random_views()
+    x, n = exact(t_x), exact(t_n)
+    expected = [sum(x[h, i, k] * n[h, i, k] for h in range(HEADS) for k in range(K)) for i in range(B)]
+    assert objectives.pair_weight(t_x, t_n).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.6, 1.0])
+def test_pmi_and_temi_loss(beta):
+    views, marginal = random_views(1)
+    weight = objectives.pair_weight(*views[2:]) / HEADS
+    s_x, s_n, t_x, t_n = map(exact, views)
+    m, w = exact(marginal), exact(weight)
+    expected = [[loop_pmi(s_x, t_n, m, beta, h, i) for i in range(B)] for h in range(HEADS)]
+    np.testing.assert_allclose(objectives.pmi(views[0], views[3], marginal, beta), expected, rtol=1e-5, atol=1e-6)
+    loss = [
+        sum(-0.5 * w[i] * (loop_pmi(s_x, t_n, m, beta, h, i) + loop_pmi(s_n, t_x, m, beta, h, i)) / B for i in range(B))
+        for h in range(HEADS)
+    ]
+    found = objectives.temi_loss(*views, marginal=marginal, weight=weight, beta=beta)
+    np.testing.assert_allclose(found, loss, rtol=1e-5, atol=1e-6)
+
+
+def test_cross_entropy_takes_the_other_views_label():
+    views, _ = random_views(2)
+    s_x, s_n, t_x, t_n = map(exact, views)
+    expected = [
+        sum(-0.5 * (s_x[h, i, np.argmax(t_n[h, i])] + s_n[h, i, np.argmax(t_x[h, i])]) / B for i in range(B))
+        for h in range(HEADS)
+    ]
+    np.testing.assert_allclose(objectives.cross_entropy_loss(*views), expected, rtol=1e-6)
+
+
+def test_log_probabilities_divide_by_the_temperature():
+    logits = torch.tensor([[[0.2, -0.1, 0.4]]])
+    scaled = [math.exp(value / 0.1) for value in (0.2, -0.1, 0.4)]
+    expected = [math.log(value / sum(scaled)) for value in scaled]
+    assert objectives.log_probabilities(logits, 0.1).flatten().tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_ce_weight_is_a_cosine_ramp_from_zero():
+    assert [objectives.ce_weight(step, 4, 2.0) for step in range(5)] == pytest.approx(
+        [0.0, 1 - math.sqrt(0.5), 1.0, 1 + math.sqrt(0.5), 2.0]
+    )
+
+
+def loop_sinkhorn(scores, iterations):
+    """[heads, rows, K] in float64, one head, column and row at a time."""
+    result = []
+    for head in scores:
+        q = np.exp(head - head.max())
+        for _ in range(iterations):
+            for k in range(q.shape[1]):
+                q[:, k] /= q[:, k].sum()
+            for i in range(len(q)):
+                q[i] /= q[i].sum()
+        result.append(q)
+    return np.stack(result)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3, 10])
+def test_sinkhorn(iterations):
+    scores = 4 * torch.randn(HEADS, 20, K, generator=torch.Generator().manual_seed(3))
+    kept = scores.clone()
+    found = sinkhorn(scores, iterations=iterations)
+    assert torch.equal(scores, kept)
+    np.testing.assert_allclose(found, loop_sinkhorn(exact(scores), iterations), rtol=2e-5, atol=1e-8)
+    torch.testing.assert_close(found.sum(-1), torch.ones(HEADS, 20))
+
+
+def test_sinkhorn_uses_all_clusters_evenly():
+    scores = torch.randn(1, 400, K, generator=torch.Generator().manual_seed(4)) + torch.tensor([5.0, 0, 0, 0, -5])
+    assert scores.softmax(-1).mean(1).max() > 0.8
+    torch.testing.assert_close(sinkhorn(scores, iterations=30).mean(1), torch.full((1, K), 1 / K), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e2, 1e4, 1e30])
+def test_sinkhorn_rows_sum_to_one_at_any_temperature(scale):
+    """A row far below the others, as a low temperature makes it, must not underflow to nothing."""
+    scores = scale * torch.randn(2, 30, K, generator=torch.Generator().manual_seed(5))
+    scores[:, 0] -= 3 * scale
+    found = sinkhorn(scores, iterations=3)
+    torch.testing.assert_close(found.sum(-1), torch.ones(2, 30))
+    assert (found >= 0).all()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e2, 1e4])
+def test_extreme_logits_keep_losses_and_gradients_finite(scale):
+    generator = torch.Generator().manual_seed(6)
+    logits = (scale * torch.randn(2, HEADS, B, K, generator=generator)).requires_grad_()
+    s_x, s_n = objectives.log_probabilities(logits, 0.1)
+    t_x = torch.nn.functional.one_hot(torch.arange(HEADS * B).view(HEADS, B) % K, K).float()
+    t_n = t_x.roll(1, dims=-1)  # no cluster in common: p_t is exactly zero where p_s is large
+    marginal = torch.zeros(HEADS, K)
+    marginal[:, 0] = 1.0  # clusters that no image is in
+    temi = objectives.temi_loss(s_x, s_n, t_x, t_n, marginal=marginal, weight=torch.ones(B), beta=0.6)
+    cross_entropy = objectives.cross_entropy_loss(s_x, s_n, t_x, t_n)
+    (temi + cross_entropy).sum().backward()
+    assert temi.isfinite().all()
+    assert cross_entropy.isfinite().all()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
