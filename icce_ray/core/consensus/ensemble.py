@@ -1,6 +1,6 @@
 """All methods on one set of head labels, the consensus with the highest ANMI kept (paper 3.2, eq. 4-7)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,31 +83,86 @@ def consensus(
     if unknown or not methods:
         raise ValueError(f"methods are {list(methods)}; choose at least one of {list(METHODS)}")
     rows = collapse(np.asarray(labels), head_sizes=head_sizes)
-    check_problem(rows.n_images, n_clusters)
-    run = _Run(rows, n_clusters, graph_partitioner, hypergraph_partitioner, seed)
     found: dict[str, NDArray[np.int32]] = {}
     scores: dict[str, float] = {}
     refused: dict[str, str] = {}
     for method in methods:
         try:
-            found[method], scores[method] = run.best(method, imbalances)
+            found[method], scores[method] = candidate(
+                rows,
+                n_clusters,
+                method,
+                graph_partitioner=graph_partitioner,
+                hypergraph_partitioner=hypergraph_partitioner,
+                seed=seed,
+                imbalances=imbalances,
+            )
         except ConsensusSizeError as reason:
             refused[method] = str(reason)
     if not found:
         raise ConsensusSizeError(f"every method refused: {refused}")
-    method = max(scores, key=lambda name: scores[name])
-    label, votes = refine(rows, found[method], n_clusters, max_votes)
-    tables = run.tables(label)
+    method = best_method(scores)
+    settled = settle(rows, found[method], n_clusters, max_votes=max_votes)
     return Consensus(
-        label=label[rows.index],
-        agreement=agreement(rows.labels, label, head_map(tables))[rows.index],
+        label=settled.label,
+        agreement=settled.agreement,
         method=method,
-        anmi=anmi(tables),
-        votes=votes,
+        anmi=settled.anmi,
+        votes=settled.votes,
         scores=scores,
         refused=refused,
-        candidates={name: candidate[rows.index] for name, candidate in found.items()},
+        candidates=found,
     )
+
+
+def best_method(scores: Mapping[str, float]) -> str:
+    """The method with the highest ANMI; ties go to the first."""
+    return max(scores, key=lambda name: scores[name])
+
+
+def candidate(
+    rows: Collapsed,
+    n_clusters: int,
+    method: str,
+    *,
+    graph_partitioner: GraphPartitioner,
+    hypergraph_partitioner: HypergraphPartitioner,
+    seed: int = 0,
+    imbalances: Sequence[float] = IMBALANCES,
+) -> tuple[NDArray[np.int32], float]:
+    """One method's labels of all images, int32[N], and their ANMI; the better of the balance tolerances.
+
+    Raises:
+        ConsensusSizeError: the method cannot serve this size, fewer images than K, K < 2.
+    """
+    check_problem(rows.n_images, n_clusters)
+    run = _Run(rows, n_clusters, graph_partitioner, hypergraph_partitioner, seed)
+    label, score = run.best(method, imbalances)
+    return label[rows.index], score
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A candidate after the heads have voted on it."""
+
+    label: NDArray[np.int32]
+    """int32[N] in [0, K)."""
+    agreement: NDArray[np.float32]
+    """float32[N] in [0, 1]: share of heads whose cluster stands for the image's label."""
+    anmi: float
+    """Of `label`, at least the candidate's."""
+    votes: int
+    """Refining votes kept."""
+
+
+def settle(rows: Collapsed, label: NDArray[np.int32], n_clusters: int, *, max_votes: int = 20) -> Settled:
+    """Refine a candidate int32[N] by votes of the heads while ANMI rises, and measure how far they agree on it."""
+    first = np.empty(len(rows.labels), dtype=np.int32)
+    first[rows.index] = label  # a candidate gives identical rows one label, so any image of a row serves
+    refined, votes = refine(rows, first, n_clusters, max_votes)
+    tables = head_contingency(rows.labels, refined, rows.head_sizes, n_clusters, rows.counts)
+    share = agreement(rows.labels, refined, head_map(tables))
+    return Settled(label=refined[rows.index], agreement=share[rows.index], anmi=anmi(tables), votes=votes)
 
 
 @dataclass(frozen=True)
