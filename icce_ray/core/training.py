@@ -128,7 +128,7 @@ class HeadTrainer:
         uniform = torch.rand(size, generator=generator, device=anchors.device)
         starts = self.neighbors.offsets[anchors]
         counts = self.neighbors.offsets[anchors + 1] - starts
-        # float32 can round u * count up to count.
+        # float32 rounds counts beyond 2^24, and u * count may then reach count.
         place = torch.minimum((uniform * counts).long(), counts - 1)
         return self.neighbors.ids[starts + place]
 
