@@ -1,0 +1,226 @@
+"""DINOv2 features (arXiv 2304.07193) through `transformers`: the paper's backbone, frozen.
+
+Any model with DINOv2's interface fits: `last_hidden_state` after the final norm holds the CLS token first, then
+`config.num_register_tokens` registers if the model has any, then one token a patch. No code from a hub is executed and
+weights are read from safetensors only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModel
+from transformers.utils.hub import cached_file
+
+from icce_ray.adapters.backbones import BackboneError, BackboneInfo, Features, check_features, check_pixels
+
+KINDS = ("cls", "cls+patch_mean")
+DEFAULT_SIZE = 224
+KNOWN = tuple(
+    f"facebook/dinov2-{registers}{size}"
+    for registers in ("", "with-registers-")
+    for size in ("small", "base", "large", "giant")
+)
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_REMEDY = "give a local directory with config.json and model.safetensors, or use the backbone 'hog', which needs none"
+
+
+def describe(name: str, features: str, *, n_last_blocks: int, image_size: int | None) -> BackboneInfo:
+    """See `describe_backbone`. Reads config.json, from disk or the hub, and looks for the weights' names."""
+    check_features(name, features, KINDS)
+    config = _config(name)
+    size = DEFAULT_SIZE if image_size is None else image_size
+    try:
+        patch, width, depth = config.patch_size, config.hidden_size, config.num_hidden_layers
+    except AttributeError as error:
+        raise BackboneError(f"{name!r} is no DINOv2-like model: its config.json lacks {error.name!r}") from error
+    if not isinstance(patch, int) or size < patch or size % patch:
+        raise BackboneError(f"image_size {size} is no multiple of the patch size {patch} of {name!r}; choose one")
+    if not 1 <= n_last_blocks <= depth:
+        raise BackboneError(f"n_last_blocks is {n_last_blocks}, but {name!r} has {depth} blocks; use 1 to {depth}")
+    layout = {"cls": (0, width)}
+    if features == "cls+patch_mean":
+        layout["patch_mean"] = (width, 2 * width)
+    return BackboneInfo(
+        name=name,
+        features=features,
+        dim=len(layout) * width,
+        image_size=size,
+        layout=layout,
+        block_dim=n_last_blocks * width if n_last_blocks > 1 else 0,
+    )
+
+
+class Dinov2:
+    """`Backbone` of a DINOv2-like model.
+
+    The main feature is the CLS token after the final norm, or that and the mean of the patch tokens, registers
+    excluded (DINOv2's linear evaluation). `cls_blocks` holds the CLS tokens of the last n blocks, each after the
+    model's final norm, the last block last (DINOv2's `get_intermediate_layers(norm=True)`). Keeping the blocks holds
+    every block's tokens until the batch is done: about 1.7 GB for 64 images of 224 x 224 with ViT-L in float32.
+    """
+
+    def __init__(self, info: BackboneInfo, *, device: str = "cpu", dtype: str = "float32") -> None:
+        """Load the weights. Raises BackboneError for a missing GPU, a type the device does not serve, wrong weights."""
+        self.name, self.dim, self.image_size = info.name, info.dim, info.image_size
+        self.layout, self.block_dim = info.layout, info.block_dim
+        self._device = _device(device)
+        self._dtype = _autocast_type(dtype, self._device)
+        self._model = _load(info.name).to(self._device)
+        config = self._model.config
+        self._first_patch = 1 + (getattr(config, "num_register_tokens", 0) or 0)
+        self._n_blocks = info.block_dim // config.hidden_size
+        self._mean = torch.tensor(_IMAGENET_MEAN, device=self._device)[:, None, None]
+        self._std = torch.tensor(_IMAGENET_STD, device=self._device)[:, None, None]
+        self._check_interface(config)
+
+    @torch.inference_mode()
+    def embed(self, pixels: np.ndarray) -> Features:
+        """main float32 [B, d or 2 d] and cls_blocks float32 [B, n d] or None, of pixels uint8 [B, S, S, 3]."""
+        check_pixels(pixels, self.image_size)
+        if len(pixels) == 0:
+            blocks = np.zeros((0, self.block_dim), np.float32) if self._n_blocks else None
+            return Features(np.zeros((0, self.dim), np.float32), blocks)
+        tokens, blocks = self._forward(pixels)
+        main = tokens[:, 0]
+        if "patch_mean" in self.layout:
+            main = torch.cat([main, tokens[:, self._first_patch :].mean(1)], dim=1)
+        return Features(main.cpu().numpy(), None if blocks is None else blocks.cpu().numpy())
+
+    def _forward(self, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Tokens float32 [B, T, d] after the final norm, and the CLS tokens of the last blocks [B, n d] or None."""
+        images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device).permute(0, 3, 1, 2)
+        images = (images.float() / 255 - self._mean) / self._std
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+            output = self._model(pixel_values=images, output_hidden_states=self._n_blocks > 0)
+            tokens = output.last_hidden_state.float()
+            if not self._n_blocks:
+                return tokens, None
+            # The last block's own entry is left out: some models report it before the norm, some after.
+            earlier = output.hidden_states[-self._n_blocks : -1]
+            cls = [_final_norm(self._model)(hidden[:, 0]).float() for hidden in earlier]
+        return tokens, torch.cat([*cls, tokens[:, 0]], dim=1)
+
+    def _check_interface(self, config: Any) -> None:
+        """One grey image through the model: a different order or number of tokens shows before any work."""
+        grey = np.full((1, self.image_size, self.image_size, 3), 127, np.uint8)
+        with torch.inference_mode():
+            tokens, _ = self._forward(grey)
+        expected = self._first_patch + (self.image_size // config.patch_size) ** 2
+        if tokens.shape != (1, expected, config.hidden_size):
+            raise BackboneError(
+                f"{self.name!r} gives tokens of shape {list(tokens.shape)}, DINOv2's interface is [1, {expected}, "
+                f"{config.hidden_size}] (CLS, registers, patches); use a DINOv2 model, such as {KNOWN[2]}"
+            )
+
+
+def _config(name: str) -> Any:
+    """The configuration of a local directory or a hub id whose weights can be had."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        missing = "config.json" if not (path / "config.json").is_file() else None
+        if missing is None and not any((path / weights).is_file() for weights in _WEIGHTS):
+            missing = "model.safetensors"
+        if missing:
+            raise BackboneError(f"the directory {name!r} has no {missing}; {_REMEDY}")
+        return _read_config(str(path), local_files_only=True)
+    if path.exists() or not _HUB_ID.match(name):
+        raise BackboneError(
+            f"backbone {name!r} is neither 'hog', nor a directory, nor a model id; "
+            f"known ids: {', '.join(KNOWN)}; {_REMEDY}"
+        )
+    quiet: dict[str, Any] = {
+        "local_files_only": True,
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_connection_errors": False,
+    }
+    cached = [cached_file(name, file, **quiet) for file in ("config.json", *_WEIGHTS)]
+    if cached[0] and any(cached[1:]):
+        return _read_config(name, local_files_only=True)
+    if not _hub_is_reachable():
+        raise BackboneError(
+            f"backbone {name!r} is no local directory, not in the local cache, and the model hub cannot be reached "
+            f"from here; {_REMEDY}"
+        )
+    return _read_config(name, local_files_only=False)
+
+
+def _read_config(name: str, *, local_files_only: bool) -> Any:
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=local_files_only)
+    except (OSError, ValueError, KeyError) as error:
+        raise BackboneError(f"the configuration of backbone {name!r} cannot be read ({error}); {_REMEDY}") from error
+
+
+def _hub_is_reachable() -> bool:
+    """One request of at most five seconds; transformers itself would try for half a minute."""
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
+        return False
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=5):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it answers
+    except OSError:
+        return False
+
+
+def _load(name: str) -> Any:
+    """The model in float32 and evaluation mode, every weight of it from the checkpoint."""
+    path = Path(name).expanduser()
+    try:
+        model, report = AutoModel.from_pretrained(
+            str(path) if path.is_dir() else name,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=torch.float32,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise BackboneError(f"the weights of backbone {name!r} cannot be loaded ({error}); {_REMEDY}") from error
+    # transformers fills missing weights at random, which would give plausible nonsense. The mask token is for training.
+    missing = sorted(key for key in report["missing_keys"] if not key.endswith("mask_token"))
+    if missing or not hasattr(model, "forward") or _final_norm(model) is None:
+        raise BackboneError(
+            f"backbone {name!r} is no complete DINOv2-like model: missing weights {missing[:5]} ({len(missing)} in all)"
+            f"{'' if _final_norm(model) is not None else ', no final norm'}; {_REMEDY}"
+        )
+    return model.eval()
+
+
+def _final_norm(model: Any) -> Any:
+    return getattr(model, "layernorm", None) or getattr(model, "norm", None)
+
+
+def _device(device: str) -> torch.device:
+    n_gpus = torch.cuda.device_count()
+    if device == "auto":
+        return torch.device("cuda" if n_gpus else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise BackboneError(f"device {device!r} does not exist; use 'auto', 'cpu' or 'cuda'") from error
+    if found.type == "cuda" and (found.index or 0) >= n_gpus:
+        raise BackboneError(f"device {device!r} is asked for, but this process sees {n_gpus} GPUs; use 'auto' or 'cpu'")
+    return found
+
+
+def _autocast_type(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype not in _DTYPES:
+        raise BackboneError(f"dtype {dtype!r} does not exist; use one of {list(_DTYPES)}")
+    if dtype != "float32" and device.type != "cuda":
+        raise BackboneError(f"dtype {dtype!r} needs a GPU, the device is {device}; use 'float32'")
+    return _DTYPES[dtype]
