@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 from icce_ray.core.consensus.clusters import Collapsed, bipartite, check_problem, incidence
 from icce_ray.core.consensus.partitioning import ConsensusSizeError, HypergraphPartitioner, zero_cut
 
-MAX_PINS = 3_000_000
-"""Memberships (distinct rows x heads) served; one million took 18 s on one core, where memory is no limit."""
+MAX_PINS = 1_000_000
+"""Memberships (distinct rows x heads) served; one million took 18 s on one core for K = 10, more for a larger K."""
 
 
 def hgpa(
