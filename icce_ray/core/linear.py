@@ -31,8 +31,8 @@ class LinearClassifier:
     bias: Tensor
 
     def probabilities(self, features: Tensor) -> Tensor:
-        """Class probabilities of `features` [n, D], float32[n, K]."""
-        return torch.addmm(self.bias, features.float(), self.weight.T).softmax(-1)
+        """Class probabilities of `features` [n, D], [n, K] in the weight's dtype."""
+        return torch.addmm(self.bias, features.to(self.weight.dtype), self.weight.T).softmax(-1)
 
 
 @dataclass(frozen=True)
