@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from icce_ray.core.heads import derived_seed
+from icce_ray.core.recipe import LEARNING_RATES
 from icce_ray.core.training import feature_statistics
 
-#: DINOv2's learning rates, for a batch of 256; they scale linearly with the batch.
-LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 MOMENTUM = 0.9
 STREAM = 2  # of random numbers; head training has (seed, head) and (seed, 1, epoch)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,10 @@ from torch import Tensor
 
 #: Elements of one block of similarities: 2**25 float32 are 128 MB, small against memory, large against overhead.
 BLOCK_ELEMENTS = 2**25
+
+
+#: A search that stands in for `candidate_pairs`: (queries, own=, threshold=, k_min=, k_max=) -> (crow, cols).
+Proposer = Callable[..., tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -173,15 +178,20 @@ def search_shard(
     threshold: float,
     k_min: int,
     k_max: int,
+    propose: Proposer | None = None,
 ) -> Neighbors:
     """Neighbours of a block of queries among one shard of the base, with ids counted over all shards.
 
     `queries` float32[b, D] are rows first_query, first_query + 1, ... of the whole set, `base` float32[n, D] rows
-    first_base, ... The result is what `merge` needs from this shard; alone it is exact for this shard.
+    first_base, ... The result is what `merge` needs from this shard; alone it is exact for this shard. `propose` takes
+    the place of the blocked product: another search over the whole of `base` that over-selects as much.
     """
     own = torch.arange(first_query - first_base, first_query - first_base + len(queries), device=base.device)
     own[(own < 0) | (own >= len(base))] = -1
     limits = {"threshold": threshold, "k_min": k_min, "k_max": k_max}
+    if propose is not None:
+        crow, cols = propose(queries, own=own, **limits)
+        return select(crow, cols + first_base, rescore(queries, base, crow, cols), **limits)
     parts = []
     rows = max(1, BLOCK_ELEMENTS // max(1, len(queries)))
     for start in range(0, len(base), rows):

@@ -1,9 +1,12 @@
-"""Hyperparameters of head training, in one place for the trainer, the stage and the estimator."""
+"""Hyperparameters of training, in one place for the core, the stages and the estimator; imports nothing heavy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+#: DINOv2's learning rates, for a batch of 256; they scale linearly with the batch.
+LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 
 
 @dataclass(frozen=True, kw_only=True)

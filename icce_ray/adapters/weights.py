@@ -1,0 +1,29 @@
+"""Tensors in files: safetensors, which never executes code on reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from icce_ray.adapters.storage import FileInfo, Storage, StorageError
+
+
+def save_tensors(storage: Storage, path: str, tensors: Mapping[str, Tensor]) -> FileInfo:
+    """Write named tensors as one file, whole or not at all."""
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    storage.write_bytes(path, safetensors.torch.save(held))
+    return storage.describe(path)
+
+
+def load_tensors(storage: Storage, path: str) -> dict[str, Tensor]:
+    """Named tensors of a file, on the CPU. Raises FileNotFoundError, StorageError for anything but safetensors."""
+    data = storage.read_bytes(path)
+    try:
+        return safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise StorageError(
+            f"{storage.uri(path)} is not a safetensors file ({error}); delete it and run again"
+        ) from error

@@ -1,0 +1,225 @@
+"""The `icce` command: a thin face over `icce_ray.pipeline`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from icce_ray.version import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Unlabelled images to K classes, a classifier for new images, and the evidence for both.\n\n"
+    "Try `icce demo` first; then `icce run FOLDER --clusters K --out RUN`.",
+)
+
+#: What went wrong, by exit status. 1 is an error of the run, 2 of the command line.
+EXIT_ERROR, EXIT_USAGE, EXIT_REJECTS, EXIT_VIOLATIONS = 1, 2, 3, 4
+
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="One setting; may be repeated.")
+]
+Config = Annotated[str | None, typer.Option(help="YAML file of settings; --set and options win over it.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Directory or URI of a run.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        Console().print(f"icce-ray {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder or prefix of images.")],
+    out: Annotated[str, typer.Option(help="Directory or URI of the run.")],
+    clusters: Annotated[int | None, typer.Option("--clusters", "-k", help="Number of classes K.")] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="facebook/dinov2-{small,base,large,giant}, a local directory, or hog (no download)."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all random numbers.")] = None,
+    config: Config = None,
+    overrides: Set = None,
+    first: Annotated[str, typer.Option("--from", metavar="STAGE", help="First stage to run.")] = "embed",
+    last: Annotated[str, typer.Option("--until", metavar="STAGE", help="Last stage to run.")] = "predict",
+    redo: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Delete this stage and all after it, and run them again.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Cluster the images of SOURCE into K classes and train a classifier for more.
+
+    Complete stages are skipped and a killed run goes on where it was: give the same command again.
+
+    Example: icce run photos/ --clusters 20 --backbone facebook/dinov2-base --out runs/photos
+    """
+    from icce_ray import pipeline
+    from icce_ray.cli.tables import consensus_table, show_rejects
+    from icce_ray.settings import load
+
+    values: dict[str, Any] = {"source": source, "out": out, "clusters": clusters, "seed": seed}
+    extra = [f"embed.backbone={backbone}"] if backbone else []
+    settings = load(values, config=config, overrides=[*(overrides or []), *extra])
+    console = Console()
+    try:
+        metrics = pipeline.run(settings, first=first, last=last, redo=redo, verbose=not quiet)
+    except pipeline.RejectBudgetError:
+        show_rejects(_embedded(settings.out), console)
+        raise
+    if quiet:
+        return
+    show_rejects(metrics.get("embed", {}), console)
+    if "consensus" in metrics:
+        console.print(consensus_table(metrics["consensus"]))
+    console.print(f"Results are in {settings.out}: see `icce status {settings.out}`", soft_wrap=True)
+
+
+def _embedded(root: str) -> dict[str, Any]:
+    from icce_ray.store import Store
+
+    return Store(root).require("embed").summary
+
+
+@app.command()
+def predict(
+    run: Run,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder or prefix of new images.")],
+    out: Annotated[str, typer.Option(help="Directory or URI for the predictions; not the run itself.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Label new images with the classifier of a run.
+
+    Writes `predictions/part-*.parquet` (image_id, uri, label, confidence) and rejects; resumes when killed.
+
+    Example: icce predict runs/photos new-photos/ --out runs/photos-new
+    """
+    from icce_ray import pipeline
+    from icce_ray.cli.tables import show_rejects
+    from icce_ray.settings import ResourceSettings
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise typer.BadParameter(f"--device {device}: use auto, cpu or cuda")
+    limits = ResourceSettings.model_validate({"device": device})
+    summary = pipeline.predict_source(run, source, out, limits=limits, verbose=not quiet)
+    if not quiet:
+        show_rejects(summary, Console())
+        Console().print(
+            f"{summary['labelled']:,} images labelled, mean confidence {summary['mean_confidence']:.3f}: {out}"
+        )
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    labels: Annotated[str, typer.Option(help="CSV or Parquet with label and one of uri, path, image_id.")],
+    predictions: Annotated[str | None, typer.Option(help="Output of `icce predict`, scored as unseen images.")] = None,
+    kmeans: Annotated[bool, typer.Option("--kmeans", help="Also k-means on the same features (best of 10).")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a run against true labels: ACC (Hungarian), NMI, ARI.
+
+    Labels are read here and nowhere else. Figures go to the run's metrics.json.
+
+    Example: icce evaluate runs/photos --labels truth.csv --kmeans
+    """
+    from icce_ray import pipeline
+    from icce_ray.cli.tables import scores_table
+    from icce_ray.stages.evaluate import headline
+    from icce_ray.store import Store
+
+    figures = pipeline.evaluate_run(run, labels, predictions=predictions, kmeans=kmeans, verbose=not quiet)
+    store = Store(run)
+    Console().print(scores_table(headline(store.settings(), store, figures)))
+
+
+@app.command()
+def status(run: Run) -> None:
+    """Show which stages of a run are complete.
+
+    Example: icce status runs/photos
+    """
+    from icce_ray.cli.tables import stages_table
+    from icce_ray.store import Store
+
+    store = Store(run)
+    store.run_file()
+    Console().print(stages_table(store))
+
+
+@app.command()
+def verify(run: Run) -> None:
+    """Check everything a run has written: counts, ids, checksums, neighbour lists, labels.
+
+    One line for each violation, and exit status 4 if there is any.
+
+    Example: icce verify runs/photos
+    """
+    from icce_ray.stages.verify import violations
+    from icce_ray.store import Store
+
+    console, found = Console(), 0
+    for line in violations(Store(run)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        found += 1
+    if found:
+        raise typer.Exit(EXIT_VIOLATIONS)
+    console.print(f"{run}: no violations")
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option(help="Directory for images and runs; a run there is resumed.")] = "demo-run",
+    seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Cluster the 1,797 real handwritten digits that scikit-learn brings, and score the result.
+
+    A fifth of them is kept aside and predicted as unseen. Needs no download and about a minute.
+
+    Example: icce demo
+    """
+    from icce_ray.cli.demo import run_demo
+
+    run_demo(out, seed=seed, quiet=quiet)
+
+
+def main() -> None:
+    """Entry point: every foreseen error is one message and an exit status, never a trace."""
+    from icce_ray.adapters.backbones import BackboneError
+    from icce_ray.adapters.locations import StorageError
+    from icce_ray.adapters.sources import SourceError
+    from icce_ray.pipeline import RejectBudgetError
+    from icce_ray.settings import SettingsError
+    from icce_ray.store import RunError
+
+    try:
+        app(standalone_mode=True)
+    except RejectBudgetError as error:
+        _fail(str(error), EXIT_REJECTS)
+    except SettingsError as error:
+        _fail(str(error), EXIT_USAGE)
+    except (RunError, SourceError, BackboneError, StorageError) as error:
+        _fail(str(error), EXIT_ERROR)
+
+
+def _fail(message: str, status: int) -> None:
+    Console(stderr=True).print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(status)

@@ -1,0 +1,278 @@
+"""Settings of a run: one frozen model a stage, every default with its source.
+
+Errors at construction name the field, its value, the limit and the remedy, so bad settings fail before any work.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from icce_ray.core.recipe import LEARNING_RATES
+
+FeatureKind = Literal["cls", "cls+patch_mean", "hog", "hog+color"]
+Method = Literal["cspa", "hgpa", "mcla", "hbgf"]
+Positive = Annotated[int, Field(ge=1)]
+Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
+Temperature = Annotated[float, Field(gt=0.0)]
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message has one line for each fault."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class EmbedSettings(_Frozen):
+    """Images to frozen features (METHOD 0; paper 3.1 and 4.2)."""
+
+    backbone: str = "facebook/dinov2-large"
+    """A hub id or local directory of a DINOv2-like transformer, or `hog`, which needs no weights."""
+    features: FeatureKind | None = None
+    """`cls` (TEMI's baseline) or `cls+patch_mean` (ICCE) for transformers, `hog` or `hog+color` for hog. By default the
+    richer of the two."""
+    n_last_blocks: Literal[1, 4] = 1
+    """4 also stores the CLS tokens of the last 4 blocks, for the classifier's grid."""
+    image_size: Positive | None = None
+    """Pixels a side; by default the backbone's own (224 for DINOv2, as in the paper)."""
+    resize: Literal["squash", "crop"] = "squash"
+    """`squash` to the square (the paper), or `crop` its centre after resizing by 256/224 (DINOv2's evaluation)."""
+    max_pixels: Positive = 100_000_000
+    """Larger images are rejected before they are decoded: decompression bombs."""
+    reject_budget: float = Field(default=0.05, ge=0.0, le=1.0)
+    """Share of inputs that may be rejected before the run stops with an error."""
+    rows_per_shard: Positive = 1024
+    """Images a Parquet shard: the unit of work, and of what a killed run repeats."""
+
+    @property
+    def feature_kind(self) -> FeatureKind:
+        """`features`, or the backbone's default."""
+        return self.features or ("hog+color" if self.backbone == "hog" else "cls+patch_mean")
+
+
+class NeighborsSettings(_Frozen):
+    """Adaptive nearest neighbours (METHOD 1a; paper 3.1)."""
+
+    mode: Literal["adaptive", "fixed", "ground_truth"] = "adaptive"
+    """`fixed` takes the k_min nearest (TEMI); `ground_truth` all images of the same class (paper Table 4), from
+    `labels`: an upper bound, never a result."""
+    threshold: float = Field(default=0.3, ge=-1.0, le=1.0)
+    """Cosine similarity from which an image is a neighbour (paper; other backbones need another, see the README)."""
+    k_min: Positive = 50
+    """At least this many neighbours, the nearest (paper)."""
+    k_max: Positive | None = None
+    """At most this many; by default ceil(N / K), at least k_min (ours, after the paper's Table 11)."""
+    search: Literal["torch", "faiss"] = "torch"
+    """Which exact search proposes candidates; both give the same neighbours."""
+    rows_per_shard: Positive = 4096
+    """Images a Parquet shard of neighbour lists."""
+    labels: str | None = None
+    """Only for `ground_truth`: CSV or Parquet file with columns uri and label."""
+
+    @model_validator(mode="after")
+    def _limits(self) -> NeighborsSettings:
+        if self.k_max is not None and self.k_max < self.k_min:
+            raise ValueError(f"k_max = {self.k_max} is below k_min = {self.k_min}; raise k_max or lower k_min")
+        if (self.mode == "ground_truth") != (self.labels is not None):
+            raise ValueError(
+                f"mode = {self.mode} with labels = {self.labels}: `ground_truth`, and only it, needs labels"
+            )
+        return self
+
+
+class HeadsSettings(_Frozen):
+    """Multi-head training (METHOD 1b; paper 3.1 and 4.2; TEMI). Fields but the last two are `core.recipe.Recipe`'s."""
+
+    heads: Positive = 50
+    """Clustering heads (paper)."""
+    hidden: Positive = 512
+    """Width of the hidden layer (TEMI)."""
+    bottleneck: Positive = 256
+    """Width of the layer that is L2-normalised (TEMI)."""
+    epochs: Positive = 400
+    """Paper: 400, and 800 for small sets."""
+    batch_size: Positive = 1024
+    """Anchors a step; the paper takes 256 for CIFAR-sized sets."""
+    learning_rate: float = Field(default=1e-4, gt=0.0)
+    """AdamW, for a batch of 256; scales linearly with the batch (TEMI)."""
+    warmup_epochs: int = Field(default=20, ge=0)
+    """Linear warm-up (TEMI)."""
+    weight_decay: float = Field(default=1e-4, ge=0.0)
+    """Of AdamW (paper)."""
+    student_temperature: Temperature = 0.1
+    """Logits of the student are divided by it (TEMI)."""
+    teacher_temperature: Temperature = 0.1
+    """Logits of the teacher are divided by it (paper 4.3.1)."""
+    teacher_momentum: Momentum = 0.996
+    """EMA of the student (TEMI). Use 0.99 for runs of a few thousand steps: one longer than the run never moves."""
+    marginal_momentum: Momentum = 0.9
+    """EMA of the class marginal (TEMI)."""
+    beta: float = Field(default=0.6, gt=0.0, le=1.0)
+    """Exponent of TEMI's mutual information (TEMI)."""
+    ce_weight: float = Field(default=1.0, ge=0.0)
+    """Weight the cross-entropy term reaches, by a cosine ramp; 0 leaves it out (paper eq. 3; the value is ours)."""
+    teacher: Literal["sinkhorn", "softmax"] = "sinkhorn"
+    """Sinkhorn-Knopp centring (paper) or none (TEMI)."""
+    sinkhorn_iterations: Positive = 3
+    """Paper 3.1."""
+    input_norm: Literal["batchnorm", "standardize"] = "batchnorm"
+    """Batch normalisation (paper) or standardisation over the set (TEMI)."""
+    smoothing_neighbors: Positive = 1
+    """Neighbours whose teacher outputs are averaged (paper Table 3); 1 is off."""
+    max_images: Positive = 2_000_000
+    """Features are held in the device's memory up to this many images."""
+    checkpoint_epochs: Positive = 10
+    """A killed run goes on from the last checkpoint."""
+
+    @model_validator(mode="after")
+    def _schedule(self) -> HeadsSettings:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs} is above epochs = {self.epochs}; lower it or train longer"
+            )
+        return self
+
+    def recipe(self) -> dict[str, Any]:
+        """The fields of `core.recipe.Recipe`."""
+        return self.model_dump(exclude={"max_images", "checkpoint_epochs"})
+
+
+class ConsensusSettings(_Frozen):
+    """Cluster ensembles (METHOD 2; paper 3.2)."""
+
+    methods: tuple[Method, ...] = ("cspa", "hgpa", "mcla", "hbgf")
+    """Candidates, of which the one with the highest ANMI is kept; those that cannot serve the size say so."""
+
+    @model_validator(mode="after")
+    def _some(self) -> ConsensusSettings:
+        if not self.methods:
+            raise ValueError("methods is empty; name at least one of cspa, hgpa, mcla, hbgf")
+        return self
+
+
+class ClassifierSettings(_Frozen):
+    """Self-training of linear classifiers (METHOD 3; paper 3.3; DINOv2's linear protocol)."""
+
+    iterations: Positive = 12_500
+    """SGD steps (paper 4.2)."""
+    batch_size: Positive = 1024
+    """Images a step."""
+    learning_rates: tuple[Annotated[float, Field(gt=0.0)], ...] = LEARNING_RATES
+    """Grid, for a batch of 256 (DINOv2)."""
+    holdout: float = Field(default=0.1, gt=0.0, lt=1.0)
+    """Share of images whose consensus labels choose the winner (ours: the paper chooses by true accuracy)."""
+
+
+class ResourceSettings(_Frozen):
+    """What the run may use. Never part of a fingerprint: it changes speed, not results."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` uses GPUs where the cluster has them."""
+    embed_actors: Positive | None = None
+    """Copies of the backbone; by default one a GPU, else up to 4 that share the CPUs."""
+    embed_batch: Positive = 64
+    """Images a forward pass."""
+    neighbor_shards: Positive | None = None
+    """Actors that hold a shard of the features each; by default one a GPU, else one a node."""
+
+
+class Settings(_Frozen):
+    """Everything a run is defined by."""
+
+    source: str
+    """Folder or prefix of images."""
+    clusters: int = Field(ge=2)
+    """Number of classes K, at least 2."""
+    out: str
+    """The run: a local directory or a URI."""
+    seed: int = Field(default=0, ge=0)
+    """Of every random number in the run."""
+    embed: EmbedSettings = EmbedSettings()
+    neighbors: NeighborsSettings = NeighborsSettings()
+    heads: HeadsSettings = HeadsSettings()
+    consensus: ConsensusSettings = ConsensusSettings()
+    classifier: ClassifierSettings = ClassifierSettings()
+    resources: ResourceSettings = ResourceSettings()
+
+    def defining(self) -> dict[str, Any]:
+        """What the results depend on, as plain values: not where they go, what they may use, what is tolerated."""
+        return self.model_dump(mode="json", exclude={"out": True, "resources": True, "embed": {"reject_budget"}})
+
+
+def load(values: dict[str, Any], *, config: str | None = None, overrides: list[str] | None = None) -> Settings:
+    """Settings from a YAML file, then `stage.field=value` overrides, then `values`, later ones winning.
+
+    Raises SettingsError with one line a fault: the field, its value, what is allowed, the nearest known name.
+    """
+    merged: dict[str, Any] = {}
+    if config is not None:
+        merged = _read_config(config)
+    for override in overrides or []:
+        _apply(merged, override)
+    merged |= {key: value for key, value in values.items() if value is not None}
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(fault) for fault in error.errors())) from None
+
+
+def _read_config(config: str) -> dict[str, Any]:
+    path = Path(config)
+    if not path.is_file():
+        raise SettingsError(f"--config {config}: no such file; give a YAML file of settings")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--config {config}: not YAML ({error})") from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"--config {config}: holds a {type(content).__name__}, not a mapping of settings")
+    return content
+
+
+def _apply(merged: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    if not separator or not name.strip():
+        raise SettingsError(f"--set {override}: give stage.field=value, e.g. --set heads.epochs=200")
+    target = merged
+    *stages, field = name.strip().split(".")
+    for stage in stages:
+        target = target.setdefault(stage, {})
+        if not isinstance(target, dict):
+            raise SettingsError(f"--set {override}: {stage} is no group of settings")
+    target[field] = yaml.safe_load(text)
+
+
+def _explain(fault: Any) -> str:
+    location = [str(part) for part in fault["loc"]]
+    name = ".".join(location)
+    if fault["type"] == "extra_forbidden":
+        known = _names()
+        leaf = {known_name.rsplit(".", 1)[-1]: known_name for known_name in known}
+        close = difflib.get_close_matches(name, known, n=1) or [
+            leaf[match] for match in difflib.get_close_matches(location[-1], leaf, n=1)
+        ]
+        hint = f"did you mean {close[0]}?" if close else f"settings are {', '.join(Settings.model_fields)}"
+        return f"{name} = {fault['input']!r}: unknown setting; {hint}"
+    if fault["type"] == "missing":
+        return f"{name}: missing; it has no default"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        return f"{name}: {message}" if name else message
+    return f"{name} = {fault['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _names() -> list[str]:
+    names = []
+    for name, field in Settings.model_fields.items():
+        model = field.annotation
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            names += [f"{name}.{inner}" for inner in model.model_fields]
+        else:
+            names.append(name)
+    return names

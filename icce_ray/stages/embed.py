@@ -1,0 +1,168 @@
+"""Stage `embed`: images to frozen features in Parquet shards, rejects beside them (METHOD 0)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from icce_ray.adapters.backbones import BackboneInfo, describe_backbone
+from icce_ray.adapters.progress import StageProgress
+from icce_ray.adapters.storage import FileInfo
+from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
+from icce_ray.stages import images
+from icce_ray.stages.cluster import Resources, run_bounded
+from icce_ray.stages.rows import OK, REJECT
+from icce_ray.store import RunError, Store
+
+
+def run(
+    settings: Settings, store: Store, resources: Resources, progress: StageProgress
+) -> tuple[list[FileInfo], dict[str, Any]]:
+    """Embed every chunk of the manifest whose shard is not there yet. Returns the files and a summary."""
+    manifest = store.require("list")
+    chunks = list(range(len(manifest.files)))
+    done = store.parts(OK)
+    missing = [chunk for chunk in chunks if chunk not in done]
+    rows = [info.rows or 0 for info in manifest.files]
+    finished = sum(rows[chunk] for chunk in done)
+    progress.begin(sum(rows), done=finished, unit="images")
+    info = described_backbone(settings.embed)
+    found: list[FileInfo] = []
+    rejected = 0
+    for row in embedded(
+        settings.source, store.root, missing, settings.embed, settings.resources, resources, write=write_features
+    ):
+        found += files_of(row)
+        rejected += row["rejected"]
+        finished += row["ok"] + row["rejected"]
+        progress.update(finished, rejected=rejected)
+    found += described(store, [OK, REJECT], {info.path for info in found})
+    reasons, first = rejects(store, [info.path for info in found if info.path.startswith(REJECT)])
+    summary = {
+        "images": sum(rows),
+        "ok": sum(info.rows or 0 for info in found if info.path.startswith(OK)),
+        "rejected": sum(reasons.values()),
+        "rejected_by_reason": dict(reasons),
+        "first_rejects": first,
+        "dim": info.dim,
+        "layout": {name: list(span) for name, span in info.layout.items()},
+        "block_dim": info.block_dim,
+    }
+    if summary["ok"] + summary["rejected"] != summary["images"]:
+        raise RunError(
+            f"{summary['images']} inputs, but {summary['ok']} ok and {summary['rejected']} rejected; report this"
+        )
+    return found, summary
+
+
+def described_backbone(embed: EmbedSettings) -> BackboneInfo:
+    """What the chosen backbone gives, without its weights. Raises BackboneError if it cannot be used."""
+    return describe_backbone(
+        embed.backbone, embed.feature_kind, n_last_blocks=embed.n_last_blocks, image_size=embed.image_size
+    )
+
+
+def embedded(
+    source: str,
+    root: str,
+    chunks: list[int],
+    embed: EmbedSettings,
+    limits: ResourceSettings,
+    resources: Resources,
+    *,
+    write: Any,
+    labeller: str | None = None,
+) -> Any:
+    """`images.stream` with the settings spelled out; nothing at all for no chunks."""
+    if not chunks:
+        return iter(())
+    info = described_backbone(embed)
+    return images.stream(
+        source=source,
+        root=root,
+        chunks=chunks,
+        embed=embed,
+        image_size=info.image_size,
+        resources=resources,
+        actors=limits.embed_actors,
+        batch=limits.embed_batch,
+        labeller=labeller,
+        write=write,
+    )
+
+
+def write_features(table: pa.Table, *, root: str) -> pa.Table:
+    """Task: the two shards of one chunk, rejects first: the ok shard says that the chunk is done."""
+    return write_chunk(table, root=root, ok_artifact=OK, reject_artifact=REJECT, dropped=("chunk", "reason", "detail"))
+
+
+def write_chunk(
+    table: pa.Table, *, root: str, ok_artifact: str, reject_artifact: str, dropped: tuple[str, ...]
+) -> pa.Table:
+    """Write the accepted and the rejected rows of one chunk; returns the row of counts and files for the driver."""
+    storage = Store(root).storage
+    chunk = table["chunk"][0].as_py()
+    ok = table.filter(pc.field("reason").is_null()).drop_columns(list(dropped))
+    bad = table.filter(pc.field("reason").is_valid()).select(["image_id", "uri", "reason", "detail"])
+    files = []
+    if len(bad):
+        files.append(storage.write_table(Store.part(reject_artifact, chunk), bad))
+    files.append(storage.write_table(Store.part(ok_artifact, chunk), ok))
+    return pa.table(
+        {
+            "ok": [len(ok)],
+            "rejected": [len(bad)],
+            "path": [[info.path for info in files]],
+            "rows": [[info.rows for info in files]],
+            "bytes": [[info.bytes for info in files]],
+            "sha256": [[info.sha256 for info in files]],
+        }
+    )
+
+
+def files_of(row: dict[str, Any]) -> list[FileInfo]:
+    """The files that a row of `write_chunk` tells of."""
+    columns = zip(row["path"], row["rows"], row["bytes"], row["sha256"], strict=True)
+    return [FileInfo(path=path, rows=int(rows), bytes=int(size), sha256=digest) for path, rows, size, digest in columns]
+
+
+@ray.remote(num_cpus=0.25)
+def _describe(root: str, path: str) -> FileInfo:
+    return Store(root).storage.describe(path)
+
+
+def described(store: Store, artifacts: list[str], known: set[str]) -> list[FileInfo]:
+    """Files of earlier, killed attempts: there already, so hashed by reading them."""
+    paths = [name for artifact in artifacts for name, _ in store.storage.list(artifact)]
+    paths = [path for path in paths if path.endswith(".parquet") and path not in known]
+    found: list[FileInfo] = []
+    run_bounded(
+        lambda index: _describe.remote(store.root, paths[index]), range(len(paths)), limit=32, on_result=found.append
+    )
+    return found
+
+
+def rejects(store: Store, paths: list[str], most: int = 20) -> tuple[Counter[str], list[dict[str, Any]]]:
+    """Rejects by reason, and the first few of them by image_id."""
+    reasons: Counter[str] = Counter()
+    first: list[dict[str, Any]] = []
+    for path in sorted(paths):
+        table = store.storage.read_table(path)
+        reasons.update(table["reason"].to_pylist())
+        if len(first) < most:
+            first += table.slice(0, most - len(first)).to_pylist()
+    return reasons, first
+
+
+def check_enough(store: Store, clusters: int) -> None:
+    """Raise RunError if the accepted images cannot form the clusters."""
+    summary = store.require("embed").summary
+    if summary["ok"] < clusters:
+        raise RunError(
+            f"clusters = {clusters}, but only {summary['ok']} of {summary['images']} images could be embedded "
+            f"(rejected: {summary['rejected_by_reason']}); ask for fewer clusters or give more images"
+        )

@@ -1,0 +1,200 @@
+"""The stream from image files to features, one numbered chunk of the manifest at a time (Ray Data).
+
+Chunk c is `manifest/part-c.parquet`. Decoding runs as tasks, the backbone in actors, writing as tasks again, and a
+chunk stays one block all the way, so that what is written has a deterministic name and content: a killed run
+repeats exactly the chunks whose file is not there. Only a row of counts a chunk reaches the driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+
+from icce_ray.adapters.decode import Reject, decode
+from icce_ray.adapters.sources import read_image_bytes
+from icce_ray.settings import EmbedSettings
+from icce_ray.stages.cluster import Resources
+from icce_ray.stages.rows import list_column
+from icce_ray.store import ARTIFACTS, Store
+
+READ_THREADS = 8  # a task waits for storage most of the time; Pillow releases the interpreter's lock as well
+MAX_CPU_ACTORS = 4  # each holds the weights
+
+
+def stream(
+    *,
+    source: str,
+    root: str,
+    chunks: Sequence[int],
+    embed: EmbedSettings,
+    image_size: int,
+    resources: Resources,
+    actors: int | None,
+    batch: int,
+    labeller: str | None,
+    write: Callable[..., pa.Table],
+) -> Iterator[dict[str, Any]]:
+    """Embed the chunks and yield the row that `write(table, root=...)` returns for each, as they are done.
+
+    `labeller` is a run whose classifier labels the features in the actor; without it they are written.
+    """
+    cluster_cpus = ray.cluster_resources().get("CPU", 1)
+    count = actors or (resources.gpus if resources.device == "cuda" else min(MAX_CPU_ACTORS, resources.cores))
+    count = max(1, min(count, len(chunks)))
+    # Actors hold their CPUs for good: together they must leave some to decoding, or nothing ever moves.
+    actor_cpus = 0.1 if resources.device == "cuda" else min(1.0, 0.5 * cluster_cpus / count)
+    with _whole_blocks():
+        dataset = (
+            ray.data.range(len(chunks), override_num_blocks=len(chunks))
+            .map_batches(
+                cast(Any, _decode_chunk),
+                batch_size=None,
+                batch_format="pyarrow",
+                num_cpus=0.5,
+                fn_kwargs={
+                    "chunks": np.asarray(chunks),
+                    "source": source,
+                    "root": root,
+                    "size": image_size,
+                    "resize": embed.resize,
+                    "max_pixels": embed.max_pixels,
+                },
+            )
+            .map_batches(
+                _Embedder,
+                batch_size=None,
+                batch_format="pyarrow",
+                zero_copy_batch=True,
+                compute=ray.data.ActorPoolStrategy(size=count),
+                num_cpus=actor_cpus,
+                num_gpus=resources.gpu_share or None,
+                fn_constructor_kwargs={
+                    "embed": embed.model_dump(),
+                    "device": resources.device,
+                    "threads": max(1, resources.cores // count),
+                    "batch": batch,
+                    "labeller": labeller,
+                },
+            )
+            .map_batches(write, batch_size=None, batch_format="pyarrow", num_cpus=0.25, fn_kwargs={"root": root})
+        )
+        yield from dataset.iter_rows()
+
+
+@contextlib.contextmanager
+def _whole_blocks() -> Iterator[None]:
+    """Ray Data neither splits nor reports on blocks while a chunk must stay one."""
+    context = ray.data.DataContext.get_current()
+    before = (context.target_max_block_size, context.enable_progress_bars)
+    context.target_max_block_size, context.enable_progress_bars = None, False
+    try:
+        yield
+    finally:
+        context.target_max_block_size, context.enable_progress_bars = before
+
+
+def _decode_chunk(
+    batch: pa.Table, *, chunks: np.ndarray, source: str, root: str, size: int, resize: Any, max_pixels: int
+) -> pa.Table:
+    """One chunk of the manifest with its pictures: chunk, image_id, uri, pixels, reason, detail."""
+    if batch.num_rows != 1:
+        raise RuntimeError(f"{batch.num_rows} chunks came as one block; chunks must stay apart")
+    chunk = int(chunks[batch["id"][0].as_py()])
+    rows = Store(root).storage.read_table(Store.part(ARTIFACTS["list"], chunk), ["image_id", "uri"])
+
+    def picture(uri: str) -> tuple[bytes | None, str | None, str | None]:
+        try:
+            data = read_image_bytes(source, uri)
+        except OSError as error:
+            return None, "unreadable", f"{type(error).__name__}: {error}"
+        try:
+            return decode(data, size=size, resize=resize, max_pixels=max_pixels).tobytes(), None, None
+        except Reject as reject:
+            return None, reject.reason, reject.detail
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        pixels, reasons, details = zip(*pool.map(picture, rows["uri"].to_pylist()), strict=True)
+    return pa.table(
+        {
+            "chunk": pa.array([chunk] * len(rows), pa.int64()),
+            "image_id": rows["image_id"],
+            "uri": rows["uri"],
+            "pixels": pa.array(pixels, pa.binary(size * size * 3)),
+            "reason": pa.array(reasons, pa.string()),
+            "detail": pa.array(details, pa.string()),
+        }
+    )
+
+
+class _Embedder:
+    """Actor: pictures of a chunk to features, or through a run's classifier to labels."""
+
+    def __init__(self, *, embed: dict[str, Any], device: str, threads: int, batch: int, labeller: str | None) -> None:
+        import torch  # here and below: the tasks of this module never need it, and importing it takes seconds
+
+        from icce_ray.adapters.backbones import load_backbone
+        from icce_ray.stages.labelling import Labeller
+
+        settings = EmbedSettings.model_validate(embed)
+        torch.set_num_threads(threads)
+        self.backbone = load_backbone(
+            settings.backbone,
+            features=settings.feature_kind,
+            n_last_blocks=settings.n_last_blocks,
+            image_size=settings.image_size,
+            device=device,
+            dtype="bfloat16" if device == "cuda" else "float32",
+        )
+        self.batch = batch
+        self.labeller = Labeller(labeller, device=device) if labeller else None
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        good = np.flatnonzero(table["reason"].is_null().to_numpy(zero_copy_only=False))
+        main = np.zeros((len(table), self.backbone.dim), np.float16)
+        blocks = np.zeros((len(table), self.backbone.block_dim), np.float16)
+        pixels = table["pixels"].combine_chunks()
+        for start in range(0, len(good), self.batch):
+            rows = good[start : start + self.batch]
+            features = self.backbone.embed(_pictures(pixels.take(pa.array(rows))))
+            with np.errstate(over="ignore"):  # beyond float16 becomes inf, which is a reject below
+                main[rows] = features.main
+                if features.cls_blocks is not None:
+                    blocks[rows] = features.cls_blocks
+        table = _reject_bad_features(table.drop_columns("pixels"), main, blocks)
+        if self.labeller is not None:
+            label, confidence = self.labeller(main, blocks)
+            return table.append_column("label", pa.array(label)).append_column("confidence", pa.array(confidence))
+        table = table.append_column("features", list_column(main))
+        return table.append_column("cls_blocks", list_column(blocks)) if blocks.shape[1] else table
+
+
+def _pictures(pixels: pa.FixedSizeBinaryArray) -> np.ndarray:
+    """uint8[n, S, S, 3] of a column of raw pictures, without a copy."""
+    side = round((pixels.type.byte_width / 3) ** 0.5)
+    buffer = pixels.buffers()[1]
+    flat = np.frombuffer(buffer, np.uint8)[pixels.offset * pixels.type.byte_width :]
+    return flat[: len(pixels) * pixels.type.byte_width].reshape(len(pixels), side, side, 3)
+
+
+def _reject_bad_features(table: pa.Table, main: np.ndarray, blocks: np.ndarray) -> pa.Table:
+    """Rows whose features have no direction become rejects, and zero, so that they pass on harmlessly."""
+    reasons = table["reason"].to_pylist()
+    details = table["detail"].to_pylist()
+    finite = np.isfinite(main).all(1) & np.isfinite(blocks).all(1)
+    for row in np.flatnonzero(~finite):
+        reasons[row], details[row] = "nonfinite_feature", "the backbone's output is not finite in float16"
+    zero = ~main.any(1)
+    for row in np.flatnonzero(zero):
+        if reasons[row] is None:
+            reasons[row], details[row] = "zero_feature", "the backbone's output is zero: a picture without structure"
+    main[~finite] = 0
+    blocks[~finite] = 0
+    table = table.set_column(table.column_names.index("reason"), "reason", pa.array(reasons, pa.string()))
+    return table.set_column(table.column_names.index("detail"), "detail", pa.array(details, pa.string()))

@@ -1,0 +1,120 @@
+"""Stage `predict`: the classifier's label of every image, of the run itself from its features, or of a new source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from icce_ray.adapters.progress import StageProgress
+from icce_ray.adapters.storage import FileInfo
+from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
+from icce_ray.stages import listing
+from icce_ray.stages.cluster import Resources, run_bounded
+from icce_ray.stages.embed import described, embedded, files_of, rejects, write_chunk
+from icce_ray.stages.labelling import Labeller
+from icce_ray.stages.rows import OK, FeatureRows, matrix
+from icce_ray.store import ARTIFACTS, Store
+
+ARTIFACT = ARTIFACTS["predict"]
+REJECTS = "rejects"
+
+
+def run(
+    settings: Settings, store: Store, resources: Resources, progress: StageProgress
+) -> tuple[list[FileInfo], dict[str, Any]]:
+    """Label the run's own images from their stored features, one task a shard."""
+    files = store.require("embed").rows_of(OK)
+    rows = FeatureRows.of(store)
+    done = store.parts(ARTIFACT)
+    missing = [index for index in range(len(files)) if index not in done]
+    finished = sum(files[index].rows or 0 for index in done)
+    progress.begin(len(rows), done=finished, unit="images")
+    found: list[FileInfo] = []
+
+    def on_result(result: FileInfo) -> None:
+        nonlocal finished
+        found.append(result)
+        finished += result.rows or 0
+        progress.update(finished)
+
+    task = _label_shard.options(num_cpus=0.5, num_gpus=resources.gpu_share)
+    submit = lambda index: task.remote(store.root, files[index].path, index, resources.device)  # noqa: E731
+    run_bounded(submit, missing, limit=2 * max(1, resources.cores * resources.nodes), on_result=on_result)
+    found += described(store, [ARTIFACT], {info.path for info in found})
+    return found, ray.get(_summarise.remote(store.root, [info.path for info in found], settings.clusters))
+
+
+def run_source(
+    run_store: Store, source: str, out: Store, limits: ResourceSettings, resources: Resources, progress: StageProgress
+) -> tuple[list[FileInfo], dict[str, Any]]:
+    """Label the images listed in `out`'s manifest with the classifier of `run_store`, straight from the pictures."""
+    labeller = Labeller(run_store.root, device="cpu")
+    embed = EmbedSettings.model_validate(labeller.description["embed"])
+    manifest = out.require("list")
+    counts = [info.rows or 0 for info in manifest.files]
+    done = out.parts(ARTIFACT)
+    finished = sum(counts[chunk] for chunk in done)
+    progress.begin(sum(counts), done=finished, unit="images")
+    missing = [chunk for chunk in range(len(counts)) if chunk not in done]
+    found: list[FileInfo] = []
+    rejected = 0
+    stream = embedded(
+        source, out.root, missing, embed, limits, resources, write=write_predictions, labeller=run_store.root
+    )
+    for row in stream:
+        found += files_of(row)
+        rejected += row["rejected"]
+        finished += row["ok"] + row["rejected"]
+        progress.update(finished, rejected=rejected)
+    found += described(out, [ARTIFACT, REJECTS], {info.path for info in found})
+    reasons, first = rejects(out, [info.path for info in found if info.path.startswith(REJECTS)])
+    paths = [info.path for info in found if info.path.startswith(ARTIFACT)]
+    summary = ray.get(_summarise.remote(out.root, paths, labeller.description["classes"]))
+    rejection = {"rejected": sum(reasons.values()), "rejected_by_reason": dict(reasons), "first_rejects": first}
+    return found, summary | {"images": sum(counts)} | rejection
+
+
+def list_source(
+    source: str, out: Store, progress: StageProgress, rows_per_shard: int
+) -> tuple[list[FileInfo], dict[str, Any]]:
+    """The manifest of a source to predict."""
+    return listing.run(source, out, progress, rows_per_shard=rows_per_shard)
+
+
+def write_predictions(table: pa.Table, *, root: str) -> pa.Table:
+    """Task: predictions and rejects of one chunk, rejects first."""
+    return write_chunk(
+        table, root=root, ok_artifact=ARTIFACT, reject_artifact=REJECTS, dropped=("chunk", "reason", "detail")
+    )
+
+
+@ray.remote
+def _label_shard(root: str, path: str, index: int, device: str) -> FileInfo:
+    store = Store(root)
+    table = store.storage.read_table(path)
+    blocks = matrix(table["cls_blocks"]) if "cls_blocks" in table.column_names else None
+    label, confidence = Labeller(root, device=device)(matrix(table["features"]), blocks)
+    part = table.select(["image_id", "uri"]).append_column("label", pa.array(label))
+    return store.storage.write_table(
+        Store.part(ARTIFACT, index), part.append_column("confidence", pa.array(confidence))
+    )
+
+
+@ray.remote(num_cpus=0.25)
+def _summarise(root: str, paths: list[str], classes: int) -> dict[str, Any]:
+    """Sizes of the classes and mean confidence over all shards."""
+    storage, sizes, confidence = Store(root).storage, np.zeros(classes, np.int64), 0.0
+    for path in paths:
+        table = storage.read_table(path, ["label", "confidence"])
+        sizes += np.bincount(table["label"].to_numpy(), minlength=classes)
+        confidence += float(table["confidence"].to_numpy().sum(dtype=np.float64))
+    total = int(sizes.sum())
+    return {
+        "labelled": total,
+        "class_sizes": sizes.tolist(),
+        "empty_classes": int((sizes == 0).sum()),
+        "mean_confidence": confidence / max(1, total),
+    }

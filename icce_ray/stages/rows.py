@@ -1,0 +1,66 @@
+"""Shards of the features as rows in the order of image_id, whoever wrote which file when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from icce_ray.adapters.storage import FileInfo
+from icce_ray.store import Store
+
+OK = "features/status=ok"
+REJECT = "features/status=reject"
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """The accepted images of a run, numbered 0 ... N - 1 in the order of image_id; picklable, holds no data."""
+
+    root: str
+    files: tuple[FileInfo, ...]
+
+    @classmethod
+    def of(cls, store: Store) -> FeatureRows:
+        """Rows of a run whose features are complete."""
+        return cls(store.root, tuple(store.require("embed").rows_of(OK)))
+
+    def __len__(self) -> int:
+        return sum(info.rows or 0 for info in self.files)
+
+    def blocks(self) -> list[tuple[int, int]]:
+        """(first row, one past the last) of each file."""
+        ends = np.cumsum([info.rows or 0 for info in self.files])
+        return [(int(end - (info.rows or 0)), int(end)) for info, end in zip(self.files, ends, strict=True)]
+
+    def table(self, start: int, stop: int, columns: list[str]) -> pa.Table:
+        """Rows start ... stop - 1, some columns."""
+        store = Store(self.root)
+        pieces = []
+        for info, (first, last) in zip(self.files, self.blocks(), strict=True):
+            low, high = max(start, first), min(stop, last)
+            if low < high:
+                pieces.append(store.storage.read_table(info.path, columns).slice(low - first, high - low))
+        return pa.concat_tables(pieces).combine_chunks()
+
+    def image_ids(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """image_id of rows, int64."""
+        return self.table(start, len(self) if stop is None else stop, ["image_id"])["image_id"].to_numpy()
+
+    def features(self, start: int = 0, stop: int | None = None, column: str = "features") -> np.ndarray:
+        """Features of rows, float16[rows, D]."""
+        table = self.table(start, len(self) if stop is None else stop, [column])
+        return matrix(table[column])
+
+
+def matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """A fixed-size list column as [rows, D], without a copy where Arrow allows it."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    width = array.type.list_size
+    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), width)
+
+
+def list_column(values: np.ndarray) -> pa.FixedSizeListArray:
+    """[rows, D] as a fixed-size list column."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
