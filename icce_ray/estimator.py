@@ -1,0 +1,304 @@
+"""ICCE as a scikit-learn clusterer: the whole method on one feature matrix, in memory, without Ray.
+
+It calls the same functions of `core` as the stages do, in the order of the paper; with the same settings, features and
+seed on the same device it finds the same labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from numbers import Integral, Real
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.adapters.progress import Display, silent
+from icce_ray.core.consensus import METHODS, consensus
+from icce_ray.core.linear import LinearClassifier, LinearGrid, best_point, holdout_rows
+from icce_ray.core.neighbors import check_limits, default_k_max, mine
+from icce_ray.core.recipe import Recipe
+from icce_ray.core.training import HeadTrainer
+
+#: Rows labelled at once: activations of a few heads on 8192 rows are some hundred MB at most.
+LABEL_ROWS = 8192
+#: Sums of squares of larger values may leave float32.
+LARGEST = 1e15
+
+#: Lowest and highest value of each number; those with an integer as lowest value are integers.
+LIMITS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("n_clusters", "k_min", "heads", "hidden", "bottleneck", "epochs", "batch_size"), (1, math.inf)),
+    **dict.fromkeys(("sinkhorn_iterations", "smoothing_neighbors", "iterations"), (1, math.inf)),
+    "warmup_epochs": (0, math.inf),
+    "threshold": (-1.0, 1.0),
+    **dict.fromkeys(("learning_rate", "weight_decay", "ce_weight"), (0.0, math.inf)),
+    **dict.fromkeys(("student_temperature", "teacher_temperature"), (1e-3, math.inf)),
+    **dict.fromkeys(("teacher_momentum", "marginal_momentum", "beta"), (0.0, 1.0)),
+    "holdout": (0.0, 0.9),
+}
+CHOICES = {"teacher": ("sinkhorn", "softmax"), "input_norm": ("batchnorm", "standardize")}
+
+
+class ICCE(ClusterMixin, BaseEstimator):
+    """Clusters feature vectors by training many heads, joining them to a consensus and learning it linearly.
+
+    Neighbours are cosine neighbours, so the direction of a row matters: use features of a network, or centre the
+    columns. Training wants thousands of steps; for some thousand rows take a `batch_size` of 64 to 256 and a
+    `teacher_momentum` of 0.99 or less. Memory holds X once, up to `k_max` neighbours of 12 bytes and `heads` labels of
+    4 bytes a row.
+
+    Parameters
+    ----------
+    n_clusters : int, default=10
+    threshold : float, default=0.3
+        Cosine similarity from which on two rows are neighbours.
+    k_min, k_max : int, default=50 and None
+        Bounds on the number of neighbours; None is n_samples / n_clusters, at least `k_min`.
+    heads, hidden, bottleneck, epochs, batch_size, learning_rate, warmup_epochs, weight_decay, student_temperature, \
+teacher_temperature, teacher_momentum, marginal_momentum, beta, ce_weight, teacher, sinkhorn_iterations, input_norm, \
+smoothing_neighbors
+        Head training, as in `icce_ray.core.recipe.Recipe`.
+    consensus_methods : tuple of str
+        Candidates for the consensus, of "cspa", "hgpa", "mcla" and "hbgf".
+    iterations : int, default=12500
+        Steps of the grid of linear classifiers.
+    holdout : float, default=0.1
+        Share of rows that choose the classifier and are not trained on.
+    random_state : int, RandomState or None
+    device : str or None
+        A torch device; None is "cuda" where there is one, else "cpu".
+    verbose : int, default=0
+        Show progress on standard error.
+
+    Attributes
+    ----------
+    labels_ : int32[n_samples], the consensus. Clusters that no row is in are left out and the others renumbered.
+    agreement_ : float32[n_samples], share of heads that agree with the label.
+    head_labels_ : int32[n_samples, heads]
+    head_losses_ : float32[heads], mean TEMI loss of the last epoch.
+    best_head_ : int, the head of the lowest loss.
+    consensus_scores_ : dict, average normalised mutual information with the heads of each method that could run.
+    classifier_grid_ : list of GridPoint, accuracy on held-out consensus labels of each learning rate.
+    coef_, intercept_ : float32[n_classes, n_features] and float32[n_classes] of the best of them.
+    classes_ : int[n_classes], the labels that are columns of `predict_proba`.
+    n_features_in_, feature_names_in_ : as everywhere in scikit-learn.
+    """
+
+    def __init__(
+        self,
+        n_clusters: int = 10,
+        *,
+        threshold: float = 0.3,
+        k_min: int = 50,
+        k_max: int | None = None,
+        heads: int = 50,
+        hidden: int = 512,
+        bottleneck: int = 256,
+        epochs: int = 400,
+        batch_size: int = 1024,
+        learning_rate: float = 1e-4,
+        warmup_epochs: int = 20,
+        weight_decay: float = 1e-4,
+        student_temperature: float = 0.1,
+        teacher_temperature: float = 0.1,
+        teacher_momentum: float = 0.996,
+        marginal_momentum: float = 0.9,
+        beta: float = 0.6,
+        ce_weight: float = 1.0,
+        teacher: Literal["sinkhorn", "softmax"] = "sinkhorn",
+        sinkhorn_iterations: int = 3,
+        input_norm: Literal["batchnorm", "standardize"] = "batchnorm",
+        smoothing_neighbors: int = 1,
+        consensus_methods: tuple[str, ...] = METHODS,
+        iterations: int = 12_500,
+        holdout: float = 0.1,
+        random_state: int | np.random.RandomState | None = None,
+        device: str | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.threshold = threshold
+        self.k_min = k_min
+        self.k_max = k_max
+        self.heads = heads
+        self.hidden = hidden
+        self.bottleneck = bottleneck
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.warmup_epochs = warmup_epochs
+        self.weight_decay = weight_decay
+        self.student_temperature = student_temperature
+        self.teacher_temperature = teacher_temperature
+        self.teacher_momentum = teacher_momentum
+        self.marginal_momentum = marginal_momentum
+        self.beta = beta
+        self.ce_weight = ce_weight
+        self.teacher = teacher
+        self.sinkhorn_iterations = sinkhorn_iterations
+        self.input_norm = input_norm
+        self.smoothing_neighbors = smoothing_neighbors
+        self.consensus_methods = consensus_methods
+        self.iterations = iterations
+        self.holdout = holdout
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    # -- scikit-learn's methods --------------------------------------------------------------------------------
+
+    def fit(self, X: ArrayLike, y: Any = None) -> ICCE:
+        """Cluster the rows of X [n_samples, n_features]; y is ignored.
+
+        Rows of zeros have no direction and so no neighbours; they do not train the heads but are labelled by them.
+        Raises ValueError on a parameter out of range, on X that is not a finite matrix of at least 2 and `n_clusters`
+        rows, on one with fewer than 2 rows that are not zero, and on training that diverged.
+        """
+        self._check_parameters()
+        matrix = self._validated(X, dtype=(np.float32, np.float16), ensure_min_samples=2)
+        k_max = self._check_sizes(len(matrix))
+        seed = self._seed()
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        features = torch.from_numpy(np.require(matrix, requirements=["C", "W"])).to(device)
+        self._fit_heads(features, k_max, seed)
+        self._fit_consensus(seed)
+        self._fit_classifier(features, seed)
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray[np.int32]:
+        """Label of each row of X by the linear classifier, int32[n_samples].
+
+        On the rows of `fit` it is the classifier's opinion, which may differ from the consensus in `labels_`.
+        """
+        return self.predict_proba(X).argmax(axis=1).astype(np.int32)
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Probability of each label, in the order of `classes_`, float64[n_samples, n_classes]."""
+        check_is_fitted(self)
+        matrix = self._validated(X, dtype=(np.float64, np.float32, np.float16), reset=False)
+        # In float64 a row's probabilities hardly depend on the rows beside it.
+        classifier = LinearClassifier(torch.from_numpy(self.coef_).double(), torch.from_numpy(self.intercept_).double())
+        return classifier.probabilities(torch.tensor(matrix)).numpy()
+
+    # -- the method, in the order of the paper -------------------------------------------------------------------
+
+    def _fit_heads(self, features: Tensor, k_max: int, seed: int) -> None:
+        """Neighbours (paper 3.1), the heads on them, and the label of every row under every head."""
+        low, high = (abs(float(value)) for value in torch.aminmax(features))
+        if max(low, high) > LARGEST:
+            raise ValueError(
+                f"X holds {max(low, high):g}; beyond {LARGEST:g} squares overflow float32: scale the columns"
+            )
+        directed = features.any(dim=1)
+        if directed.sum() < 2:
+            raise ValueError(f"{int((~directed).sum())} of {len(directed)} rows are zero; give at least 2 that are not")
+        # A zero row has no direction, hence no neighbours: it trains nothing and is labelled like a new row.
+        known = features if directed.all() else features[directed]
+        with self._progress("neighbors"):
+            neighbors = mine(known, threshold=self.threshold, k_min=self.k_min, k_max=k_max)
+        recipe = Recipe(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Recipe)})
+        trainer = HeadTrainer(known, neighbors, n_clusters=self.n_clusters, recipe=recipe, seed=seed)
+        with self._progress("heads") as progress:
+            progress.begin(recipe.epochs, unit="epochs")
+            temi = torch.zeros(recipe.heads)
+            for epoch in range(recipe.epochs):
+                temi = trainer.run_epoch().temi
+                if self.verbose:  # reading the loss makes the device wait
+                    progress.update(epoch + 1, mean_loss=float(temi.mean()))
+        self.head_losses_ = temi.cpu().numpy()
+        if not np.isfinite(self.head_losses_).all():
+            raise ValueError(f"the heads diverged at learning_rate={self.learning_rate}; lower it")
+        self.best_head_ = int(self.head_losses_.argmin())
+        blocks = [trainer.labels(rows).cpu().numpy() for rows in features.split(LABEL_ROWS)]
+        self.head_labels_ = np.ascontiguousarray(np.concatenate(blocks))
+
+    def _fit_consensus(self, seed: int) -> None:
+        """One labelling from those of all heads (paper 3.2)."""
+        if self.n_clusters == 1:
+            self.labels_ = np.zeros(len(self.head_labels_), dtype=np.int32)
+            self.agreement_ = np.ones(len(self.head_labels_), dtype=np.float32)
+            self.consensus_scores_ = {}
+        else:
+            with self._progress("consensus"):
+                found = consensus(
+                    self.head_labels_,
+                    self.n_clusters,
+                    graph_partitioner=metis_graph,
+                    hypergraph_partitioner=mtkahypar_hypergraph,
+                    methods=self.consensus_methods,
+                    seed=seed,
+                )
+            self.labels_ = np.unique(found.label, return_inverse=True)[1].astype(np.int32)
+            self.agreement_, self.consensus_scores_ = found.agreement, found.scores
+        self.classes_ = np.arange(self.labels_.max() + 1)
+
+    def _fit_classifier(self, features: Tensor, seed: int) -> None:
+        """Linear classifiers of the consensus; the one that predicts held-out rows best is kept (paper 3.3)."""
+        labels = torch.from_numpy(self.labels_).to(features.device)
+        train, held = (rows.to(features.device) for rows in holdout_rows(len(features), self.holdout, seed))
+        with self._progress("classifier") as progress:
+            progress.begin(self.iterations, unit="iterations")
+            grid = LinearGrid(
+                features[train],
+                labels[train],
+                inputs={"features": [(0, features.shape[1])]},
+                n_classes=len(self.classes_),
+                iterations=self.iterations,
+                seed=seed,
+            ).fit(lambda done, _: progress.update(done))
+        self.classifier_grid_ = grid.score(features[held], labels[held])
+        chosen = grid.classifier(best_point(self.classifier_grid_))
+        self.coef_, self.intercept_ = chosen.weight.cpu().numpy(), chosen.bias.cpu().numpy()
+
+    # -- parameters ----------------------------------------------------------------------------------------------
+
+    def _check_parameters(self) -> None:
+        """Raise ValueError, or TypeError for what is not a number, before any work."""
+        for name, (low, high) in LIMITS.items():
+            kind = Integral if isinstance(low, int) else Real
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise TypeError(f"{name}={value!r} must be {'an integer' if kind is Integral else 'a number'}")
+            if not low <= float(value) <= high:
+                raise ValueError(f"{name}={value!r} must lie in [{low}, {high}]")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {allowed}")
+        unknown = set(self.consensus_methods) - set(METHODS)
+        if unknown or not self.consensus_methods:
+            raise ValueError(f"consensus_methods={self.consensus_methods!r} must be some of {METHODS}")
+        if self.k_max is not None:
+            check_limits(self.threshold, self.k_min, self.k_max)
+
+    def _check_sizes(self, n_samples: int) -> int:
+        """The bound on neighbours for so many rows. Raises ValueError on fewer rows than clusters."""
+        if n_samples < self.n_clusters:
+            raise ValueError(f"n_samples={n_samples} should be >= n_clusters={self.n_clusters}; lower n_clusters")
+        if self.k_min > n_samples / self.n_clusters:
+            warnings.warn(
+                f"k_min={self.k_min} neighbours are more than a cluster of {n_samples} / {self.n_clusters} samples "
+                "has: neighbours will be taken from other clusters; lower k_min",
+                stacklevel=3,
+            )
+        return self.k_max or default_k_max(n_samples, self.n_clusters, self.k_min)
+
+    def _seed(self) -> int:
+        """An integer is the seed itself, as in the settings of a run; else one is drawn."""
+        generator = check_random_state(self.random_state)
+        if isinstance(self.random_state, Integral):
+            return int(self.random_state)
+        return int(generator.randint(2**31 - 1))
+
+    def _validated(self, X: Any, **options: Any) -> NDArray[Any]:
+        return np.asarray(validate_data(self, X, **options))
+
+    def _progress(self, stage: str) -> Any:
+        return Display(stage) if self.verbose else silent(stage)

@@ -1,0 +1,218 @@
+"""The scikit-learn clusterer: scikit-learn's own checks with none left out, and what a user expects."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import make_blobs
+from sklearn.metrics import adjusted_rand_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
+
+from icce_ray.estimator import ICCE
+
+SMALL = {
+    "k_min": 2,
+    "heads": 4,
+    "hidden": 16,
+    "bottleneck": 8,
+    "epochs": 40,
+    "batch_size": 32,
+    "learning_rate": 0.05,
+    "warmup_epochs": 2,
+    "teacher_momentum": 0.9,
+    "iterations": 50,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """These matrices are so small that waiting for a second thread costs more than it gives."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def array_api(monkeypatch):
+    """Without it scikit-learn skips its check of array API input."""
+    monkeypatch.setenv("SCIPY_ARRAY_API", "1")
+
+
+def small(n_clusters=3, **changes):
+    return ICCE(n_clusters, **{**SMALL, "random_state": 0, **changes})
+
+
+@parametrize_with_checks([small()])
+def test_sklearn(estimator, check):
+    check(estimator)
+
+
+def test_no_check_of_sklearn_is_left_out():
+    results = check_estimator(small(), on_skip=None, on_fail=None)
+    assert len(results) > 40
+    assert {(r["check_name"], r["status"], str(r["exception"])) for r in results if r["status"] != "passed"} == set()
+
+
+@pytest.fixture(scope="module")
+def digits_like():
+    """Ten clusters in 64 dimensions, as scikit-learn's digits have."""
+    X, y = make_blobs(400, n_features=64, centers=10, cluster_std=4.0, random_state=3)
+    return X.astype(np.float32), y
+
+
+@pytest.fixture(scope="module")
+def fitted(digits_like):
+    return small(10, heads=6, hidden=32, k_min=10, batch_size=64).fit(digits_like[0])
+
+
+def test_clusters_are_found(digits_like, fitted):
+    X, y = digits_like
+    assert adjusted_rand_score(y, fitted.labels_) > 0.9
+    assert adjusted_rand_score(y, fitted.predict(X)) > 0.9
+
+
+def test_new_rows_are_labelled_alike(digits_like):
+    X, y = digits_like
+    model = make_pipeline(StandardScaler(), small(10, heads=6, hidden=32, k_min=10, batch_size=64)).fit(X[:300])
+    assert adjusted_rand_score(y[300:], model.predict(X[300:])) > 0.9
+
+
+def test_attributes(digits_like, fitted):
+    X, _ = digits_like
+    assert fitted.labels_.shape == fitted.agreement_.shape == (400,)
+    assert fitted.labels_.dtype == fitted.head_labels_.dtype == fitted.predict(X).dtype == np.int32
+    assert fitted.head_labels_.shape == (400, 6)
+    assert fitted.head_losses_.shape == (6,)
+    assert fitted.best_head_ == fitted.head_losses_.argmin()
+    assert set(fitted.consensus_scores_) == {"cspa", "hgpa", "mcla", "hbgf"}
+    assert 0 < fitted.agreement_.mean() <= 1
+    assert len(fitted.classifier_grid_) == 13
+    assert fitted.coef_.shape == (10, 64)
+    assert fitted.intercept_.shape == (10,)
+    assert fitted.classes_.tolist() == list(range(10))
+    proba = fitted.predict_proba(X)
+    np.testing.assert_allclose(proba.sum(axis=1), 1.0)
+    assert np.array_equal(proba.argmax(axis=1), fitted.predict(X))
+
+
+def test_one_seed_one_result(digits_like, fitted):
+    X, _ = digits_like
+    again = clone(fitted)
+    assert not hasattr(again, "labels_")
+    assert again.get_params() == fitted.get_params()
+    assert np.array_equal(again.fit_predict(X), fitted.labels_)
+    assert np.array_equal(again.head_labels_, fitted.head_labels_)
+    assert np.array_equal(again.coef_, fitted.coef_)
+    other = clone(fitted).set_params(random_state=np.random.RandomState(7)).fit(X)
+    assert not np.array_equal(other.head_losses_, fitted.head_losses_)
+
+
+def test_pickle_keeps_the_answers(digits_like, fitted):
+    X, _ = digits_like
+    copy = pickle.loads(pickle.dumps(fitted))  # noqa: S301 - our own bytes
+    assert np.array_equal(copy.predict_proba(X), fitted.predict_proba(X))
+    assert copy.classifier_grid_ == fitted.classifier_grid_
+
+
+def test_the_input_is_left_alone_and_may_be_half_precision(digits_like, fitted):
+    X, y = digits_like
+    half = X[:200].astype(np.float16)
+    half.setflags(write=False)
+    assert adjusted_rand_score(y[:200], clone(fitted).fit_predict(half)) > 0.8
+    ordered = np.asfortranarray(X)
+    kept = ordered.copy()
+    assert np.array_equal(clone(fitted).fit_predict(ordered), fitted.labels_)
+    assert np.array_equal(ordered, kept)
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        np.ones((20, 1)),
+        np.ones((20, 4)),
+        np.repeat(np.eye(4), 5, axis=0),
+        np.linspace(-1, 1, 20)[:, None],
+        np.vstack([np.zeros((9, 3)), np.eye(3)]),
+        np.eye(3),
+        np.full((10, 2), 1e15),
+    ],
+    ids=["constant column", "constant rows", "duplicates", "a line", "zero rows", "as many rows as clusters", "huge"],
+)
+def test_degenerate_features(X):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("warnings.warn", lambda *args, **kwargs: None)
+        model = small(3).fit(X)
+    assert model.labels_.shape == (len(X),)
+    assert sorted(set(model.labels_)) == model.classes_.tolist()
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+def test_duplicates_share_a_label():
+    X = np.repeat(np.eye(4)[:3], 10, axis=0) + 0.1
+    assert adjusted_rand_score(np.repeat(np.arange(3), 10), small(3).fit_predict(X)) == 1.0
+
+
+def test_one_cluster():
+    model = small(1).fit(np.random.default_rng(0).normal(size=(12, 3)))
+    assert not model.labels_.any()
+    assert model.consensus_scores_ == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"n_clusters": 0}, ValueError, r"n_clusters=0 must lie in \[1, inf\]"),
+        ({"n_clusters": 2.5}, TypeError, "n_clusters=2.5 must be an integer"),
+        ({"heads": True}, TypeError, "heads=True must be an integer"),
+        ({"beta": "x"}, TypeError, "beta='x' must be a number"),
+        ({"threshold": float("nan")}, ValueError, "threshold=nan must lie"),
+        ({"threshold": 2}, ValueError, "threshold=2 must lie"),
+        ({"k_max": 1}, ValueError, "k_max = 1 is below k_min = 2; raise k_max"),
+        ({"teacher": "none"}, ValueError, "teacher='none' must be one of"),
+        ({"consensus_methods": ()}, ValueError, "must be some of"),
+        ({"consensus_methods": ("mcla", "best")}, ValueError, "must be some of"),
+        ({"n_clusters": 31}, ValueError, "n_samples=30 should be >= n_clusters=31"),
+        ({"learning_rate": 1e30}, ValueError, "the heads diverged at learning_rate=1e\\+30; lower it"),
+    ],
+)
+def test_bad_parameters_are_named(changes, error, message):
+    X = np.random.default_rng(0).normal(size=(30, 4))
+    with pytest.raises(error, match=message):
+        small().set_params(**changes).fit(X)
+
+
+def test_features_that_cannot_be_clustered():
+    with pytest.raises(ValueError, match="9 of 10 rows are zero; give at least 2 that are not"):
+        small().fit(np.vstack([np.zeros((9, 2)), [[1, 1]]]))
+    with pytest.raises(ValueError, match=r"X holds 1e\+20; beyond 1e\+15 .* scale the columns"):
+        small().fit(np.full((10, 2), -1e20))
+    with pytest.raises(ValueError, match="1 sample"):
+        small().fit([[1.0, 2.0]])
+
+
+def test_a_k_min_beyond_the_clusters_is_warned_of():
+    with pytest.warns(UserWarning, match="k_min=20 neighbours are more than a cluster of 30 / 3"):
+        small(k_min=20).fit(np.random.default_rng(0).normal(size=(30, 4)))
+
+
+def test_progress_goes_to_standard_error(capsys):
+    X = np.random.default_rng(0).normal(size=(30, 4))
+    small(verbose=1).fit(X)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert [line.split()[0] for line in shown.err.splitlines()] == ["neighbors", "heads", "consensus", "classifier"]
+    small().fit(X)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_no_ray_is_imported():
+    code = "import sys, icce_ray.estimator; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
