@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from icce_ray.adapters.faiss_index import FaissCandidates
 from icce_ray.core import neighbors
 from icce_ray.core.neighbors import Neighbors, concatenate, default_k_max, merge, mine, search_shard, unit_rows
 
@@ -93,16 +94,21 @@ def test_random_features_against_all_pairs_in_float64(threshold, k_min, k_max):
         assert [s for _, s in mine_list] == pytest.approx([s for _, s in exact_list], abs=3e-7)
 
 
-@pytest.mark.parametrize("dim", [2, 3, 64, 513])
-def test_pairs_within_a_few_ulp_of_the_threshold(dim):
-    """Cosines packed around the threshold, closer than a product's rounding: only the defined score may decide."""
+def packed(dim):
+    """A row and 90 others whose cosines to it are packed around 0.3, closer than a product's rounding."""
     generator = torch.Generator().manual_seed(dim)
     anchor = torch.zeros(dim)
     anchor[0] = 1.0
     cosine = 0.3 + torch.linspace(-4e-7, 4e-7, 90, dtype=torch.float64)
     side = torch.randn(90, dim - 1, dtype=torch.float64, generator=generator)
     side *= ((1 - cosine.square()).sqrt() / side.norm(dim=1))[:, None]
-    features = torch.cat([anchor[None].double(), torch.cat([cosine[:, None], side], 1)])
+    return torch.cat([anchor[None].double(), torch.cat([cosine[:, None], side], 1)])
+
+
+@pytest.mark.parametrize("dim", [2, 3, 64, 513])
+def test_pairs_within_a_few_ulp_of_the_threshold(dim):
+    """Only the defined score may decide."""
+    features = packed(dim)
     scores = all_scores(features)
     for k_min, k_max in [(1, 90), (1, 40), (60, 80)]:
         limits = {"threshold": 0.3, "k_min": k_min, "k_max": k_max}
@@ -155,6 +161,41 @@ def test_any_size_of_blocks_gives_the_same_bits(monkeypatch, elements, block_row
     whole = mine(features, **limits)
     monkeypatch.setattr(neighbors, "BLOCK_ELEMENTS", elements)
     assert same(whole, mine(features, **limits, block_rows=block_rows))
+
+
+def everything(base):
+    """A search that proposes every pair."""
+
+    def propose(queries, *, own, **_):
+        chosen = torch.ones(len(queries), len(base), dtype=torch.bool)
+        rows = (own >= 0).nonzero().flatten()
+        chosen[rows, own[rows]] = False
+        return torch.cat([torch.zeros(1, dtype=torch.int64), chosen.sum(1).cumsum(0)]), chosen.nonzero()[:, 1]
+
+    return propose
+
+
+def by_faiss(base):
+    index = FaissCandidates(base.numpy())
+
+    def propose(queries, *, own, **limits):
+        crow, cols = index.pairs(queries.numpy(), own=own.numpy(), **limits)
+        return torch.from_numpy(crow), torch.from_numpy(cols)
+
+    return propose
+
+
+@pytest.mark.parametrize("search", [everything, by_faiss])
+@pytest.mark.parametrize("features", [packed(33), torch.from_numpy(lattice(90, 8, seed=12))], ids=["packed", "ties"])
+def test_another_search_proposes_and_the_core_decides(search, features):
+    unit = unit_rows(features)
+    for threshold, k_min, k_max in [(0.3, 1, 90), (0.3, 1, 40), (0.25, 5, 10), (1.0, 20, 20)]:
+        limits = {"threshold": threshold, "k_min": k_min, "k_max": k_max}
+        parts = [
+            search_shard(unit, unit[a:b], first_query=0, first_base=a, **limits, propose=search(unit[a:b]))
+            for a, b in pairwise([0, 31, len(unit)])
+        ]
+        assert same(merge(parts, **limits), mine(features, **limits))
 
 
 def test_half_precision_features_are_their_float32_values():
