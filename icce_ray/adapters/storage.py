@@ -107,7 +107,7 @@ class Storage:
         return retried(read)
 
     def write_bytes(self, path: str, data: bytes | pa.Buffer) -> None:
-        """The whole file or what was there before: synced on a local disk, a plain put on an object store."""
+        """The whole file or what was there before: synced on a local disk, one upload on an object store."""
         full = self.full_path(path)
         if self._local:
             _write_local(full, data)
