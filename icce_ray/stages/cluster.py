@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,13 @@ MIN_LOGICAL_CPUS = 4
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Ray Train looks for the end of a worker this often, not every 2 s
+    # Threads of one product wait for each other. Ray's workers yield to every other process (niceness 15) and spin
+    # while they wait: on a machine that does anything else a step takes many times longer (measured: 15 times).
+    "RAY_worker_niceness": "0",
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 
@@ -39,16 +45,33 @@ def connected() -> Iterator[None]:
     else:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
-        ray.init(
-            num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        with _stderr_of_c_closed():
+            ray.init(
+                num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _stderr_of_c_closed() -> Iterator[None]:
+    """Ray's C++ part announces its log level on standard error and cannot be told not to; Python still raises."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def check_device(settings: ResourceSettings) -> None:
