@@ -1,16 +1,11 @@
-"""Settings of a run: one frozen model a stage, every default with its source.
-
-Errors at construction name the field, its value, the limit and the remedy, so bad settings fail before any work.
-"""
+"""One frozen model a stage, every default with its source."""
 
 from __future__ import annotations
 
-import difflib
-from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from icce_ray.core.recipe import LEARNING_RATES
 
@@ -21,12 +16,20 @@ Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
 Temperature = Annotated[float, Field(gt=0.0)]
 
 
-class SettingsError(ValueError):
-    """Settings that cannot be used; the message has one line for each fault."""
+def _without_secret(location: str) -> str:
+    if "://" in location and "@" in urlsplit(location).netloc:
+        raise ValueError(  # without the value: it would carry the secret into logs
+            "the URI holds credentials (user:secret@...), which would end up in run.yaml and in logs; leave them to "
+            "the provider's chain (environment variables, profile or instance role)"
+        )
+    return location
+
+
+Location = Annotated[str, Field(min_length=1), AfterValidator(_without_secret)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class EmbedSettings(_Frozen):
@@ -72,7 +75,7 @@ class NeighborsSettings(_Frozen):
     """Which exact search proposes candidates; both give the same neighbours."""
     rows_per_shard: Positive = 4096
     """Images a Parquet shard of neighbour lists."""
-    labels: str | None = None
+    labels: Location | None = None
     """Only for `ground_truth`: CSV or Parquet file with columns uri and label."""
 
     @model_validator(mode="after")
@@ -163,7 +166,7 @@ class ClassifierSettings(_Frozen):
     """SGD steps (paper 4.2)."""
     batch_size: Positive = 1024
     """Images a step."""
-    learning_rates: tuple[Annotated[float, Field(gt=0.0)], ...] = LEARNING_RATES
+    learning_rates: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(default=LEARNING_RATES, min_length=1)
     """Grid, for a batch of 256 (DINOv2)."""
     holdout: float = Field(default=0.1, gt=0.0, lt=1.0)
     """Share of images whose consensus labels choose the winner (ours: the paper chooses by true accuracy)."""
@@ -185,11 +188,11 @@ class ResourceSettings(_Frozen):
 class Settings(_Frozen):
     """Everything a run is defined by."""
 
-    source: str
+    source: Location
     """Folder or prefix of images."""
     clusters: int = Field(ge=2)
     """Number of classes K, at least 2."""
-    out: str
+    out: Location
     """The run: a local directory or a URI."""
     seed: int = Field(default=0, ge=0)
     """Of every random number in the run."""
@@ -203,76 +206,3 @@ class Settings(_Frozen):
     def defining(self) -> dict[str, Any]:
         """What the results depend on, as plain values: not where they go, what they may use, what is tolerated."""
         return self.model_dump(mode="json", exclude={"out": True, "resources": True, "embed": {"reject_budget"}})
-
-
-def load(values: dict[str, Any], *, config: str | None = None, overrides: list[str] | None = None) -> Settings:
-    """Settings from a YAML file, then `stage.field=value` overrides, then `values`, later ones winning.
-
-    Raises SettingsError with one line a fault: the field, its value, what is allowed, the nearest known name.
-    """
-    merged: dict[str, Any] = {}
-    if config is not None:
-        merged = _read_config(config)
-    for override in overrides or []:
-        _apply(merged, override)
-    merged |= {key: value for key, value in values.items() if value is not None}
-    try:
-        return Settings.model_validate(merged)
-    except ValidationError as error:
-        raise SettingsError("\n".join(_explain(fault) for fault in error.errors())) from None
-
-
-def _read_config(config: str) -> dict[str, Any]:
-    path = Path(config)
-    if not path.is_file():
-        raise SettingsError(f"--config {config}: no such file; give a YAML file of settings")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise SettingsError(f"--config {config}: not YAML ({error})") from error
-    if not isinstance(content, dict):
-        raise SettingsError(f"--config {config}: holds a {type(content).__name__}, not a mapping of settings")
-    return content
-
-
-def _apply(merged: dict[str, Any], override: str) -> None:
-    name, separator, text = override.partition("=")
-    if not separator or not name.strip():
-        raise SettingsError(f"--set {override}: give stage.field=value, e.g. --set heads.epochs=200")
-    target = merged
-    *stages, field = name.strip().split(".")
-    for stage in stages:
-        target = target.setdefault(stage, {})
-        if not isinstance(target, dict):
-            raise SettingsError(f"--set {override}: {stage} is no group of settings")
-    target[field] = yaml.safe_load(text)
-
-
-def _explain(fault: Any) -> str:
-    location = [str(part) for part in fault["loc"]]
-    name = ".".join(location)
-    if fault["type"] == "extra_forbidden":
-        known = _names()
-        leaf = {known_name.rsplit(".", 1)[-1]: known_name for known_name in known}
-        close = difflib.get_close_matches(name, known, n=1) or [
-            leaf[match] for match in difflib.get_close_matches(location[-1], leaf, n=1)
-        ]
-        hint = f"did you mean {close[0]}?" if close else f"settings are {', '.join(Settings.model_fields)}"
-        return f"{name} = {fault['input']!r}: unknown setting; {hint}"
-    if fault["type"] == "missing":
-        return f"{name}: missing; it has no default"
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "value_error":
-        return f"{name}: {message}" if name else message
-    return f"{name} = {fault['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def _names() -> list[str]:
-    names = []
-    for name, field in Settings.model_fields.items():
-        model = field.annotation
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            names += [f"{name}.{inner}" for inner in model.model_fields]
-        else:
-            names.append(name)
-    return names

@@ -1,0 +1,27 @@
+"""Settings of a run: `models` has every field with its default, `loading` reads files and options.
+
+Errors at construction name the field, its value, the limit and the remedy, so bad settings fail before any work.
+"""
+
+from icce_ray.settings.loading import SettingsError, load
+from icce_ray.settings.models import (
+    ClassifierSettings,
+    ConsensusSettings,
+    EmbedSettings,
+    HeadsSettings,
+    NeighborsSettings,
+    ResourceSettings,
+    Settings,
+)
+
+__all__ = [
+    "ClassifierSettings",
+    "ConsensusSettings",
+    "EmbedSettings",
+    "HeadsSettings",
+    "NeighborsSettings",
+    "ResourceSettings",
+    "Settings",
+    "SettingsError",
+    "load",
+]

@@ -1,0 +1,149 @@
+"""Settings from a YAML file, overrides and values, and what is wrong with them in words."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from icce_ray.settings.models import Settings
+
+#: Pydantic's faults by type, as what to do about them; the words in braces come with the fault.
+_REMEDIES = {
+    "greater_than": "give more than {gt}",
+    "greater_than_equal": "give at least {ge}",
+    "less_than": "give less than {lt}",
+    "less_than_equal": "give at most {le}",
+    "literal_error": "give {expected}",
+    "finite_number": "give a finite number",
+    "float_type": "give a number",
+    "float_parsing": "give a number",
+    "int_type": "give a whole number",
+    "int_parsing": "give a whole number",
+    "int_from_float": "give a whole number",
+    "string_type": "give text",
+    "string_too_short": "give some text",
+    "tuple_type": "give a list, e.g. [a, b]",
+    "too_short": "give at least {min_length}",
+}
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message has one line for each fault."""
+
+
+def load(values: dict[str, Any], *, config: str | None = None, overrides: list[str] | None = None) -> Settings:
+    """Settings from a YAML file, then `stage.field=value` overrides, then `values`, later ones winning.
+
+    Raises SettingsError with one line a fault: the field, its value, what is allowed, the nearest known name.
+    """
+    merged: dict[str, Any] = {}
+    if config is not None:
+        merged = _read_config(config)
+    for override in overrides or []:
+        _apply(merged, override)
+    _merge(merged, {key: value for key, value in values.items() if value is not None})
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(fault) for fault in error.errors())) from None
+
+
+def _read_config(config: str) -> dict[str, Any]:
+    path = Path(config)
+    if not path.is_file():
+        raise SettingsError(f"--config {config}: no such file; give a YAML file of settings")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise SettingsError(f"--config {config}: not a YAML file that can be read ({_line(error)})") from error
+    if not isinstance(content, dict):
+        raise SettingsError(
+            f"--config {config}: holds {type(content).__name__}, not a mapping of settings; give lines such as "
+            "`clusters: 20`"
+        )
+    return {str(key): value for key, value in content.items()}
+
+
+def _apply(merged: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    if not separator or not name.strip():
+        raise SettingsError(f"--set {override}: give stage.field=value, e.g. --set heads.epochs=200")
+    target = merged
+    *stages, field = name.strip().split(".")
+    for stage in stages:
+        target = target.setdefault(stage, {})
+        if not isinstance(target, dict):
+            raise SettingsError(f"--set {override}: {stage} is no group of settings, but {target!r}")
+    try:
+        target[field] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--set {override}: the value is not YAML ({_line(error)}); quote it") from error
+
+
+def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+    """Put `values` over `into`, field by field where both have a group."""
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _explain(fault: Any) -> str:
+    """One line: field, value, what is allowed, and what the field means."""
+    name = ".".join(str(part) for part in fault["loc"])
+    kind, value = fault["type"], fault["input"]
+    if kind == "extra_forbidden":
+        return f"{name} = {value!r}: unknown setting; {_nearest(name)}"
+    if kind == "value_error":  # our own words, which say everything
+        message = fault["msg"].removeprefix("Value error, ")
+        return f"{name}: {message}" if name else message
+    if kind == "model_type":
+        fields = [one for one in _names() if one.startswith(f"{name}.")]
+        return f"{name} = {value!r}: this is a group of settings; give its fields: {', '.join(fields)}"
+    meaning = _meaning(fault["loc"])
+    if kind == "missing":
+        return f"{name}: missing, and it has no default{meaning}"
+    remedy = _REMEDIES.get(kind)
+    message = remedy.format(**fault.get("ctx", {})) if remedy else _line(fault["msg"])
+    return f"{name} = {value!r}: {message}{meaning}"
+
+
+def _nearest(name: str) -> str:
+    known = _names()
+    leaves = {one.rsplit(".", 1)[-1]: one for one in known}
+    last = name.rsplit(".", 1)[-1]
+    close = difflib.get_close_matches(name, [*known, *Settings.model_fields], n=1)
+    close = close or [leaves[match] for match in difflib.get_close_matches(last, leaves, n=1)]
+    return f"did you mean {close[0]}?" if close else f"settings are {', '.join(Settings.model_fields)}"
+
+
+def _meaning(location: tuple[int | str, ...]) -> str:
+    """The field's own description, to append in brackets."""
+    model: Any = Settings
+    text = None
+    for part in location:
+        field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        if field is None:
+            break
+        model, text = field.annotation, field.description
+    return f" ({_line(text).removesuffix('.')})" if text else ""
+
+
+def _names() -> list[str]:
+    names = []
+    for name, field in Settings.model_fields.items():
+        model = field.annotation
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            names += [f"{name}.{inner}" for inner in model.model_fields]
+        else:
+            names.append(name)
+    return names
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())

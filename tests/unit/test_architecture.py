@@ -1,0 +1,167 @@
+"""The house: which layer may import what, read from the source of every module.
+
+core <- adapters <- stages <- pipeline <- cli <- jobs
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "icce_ray"
+JOBS = PACKAGE.parent / "jobs"
+MOST_LINES = 350
+
+
+class Layer(NamedTuple):
+    """What a layer may import: parts of icce_ray beside itself, and packages beside the standard library."""
+
+    own: frozenset[str]
+    packages: frozenset[str] | None = None  # None: any but those of BANNED
+    banned: frozenset[str] = frozenset()
+
+
+def names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+#: The first row that a module's name starts with is its rule.
+LAYERS = {
+    "core": Layer(names(""), packages=names("torch numpy scipy"), banned=names("os io pathlib shutil tempfile")),
+    "adapters": Layer(names("core"), banned=names("ray")),
+    "version": Layer(names(""), packages=names("")),
+    "settings": Layer(names("core.recipe"), packages=names("pydantic yaml")),
+    "store": Layer(names("settings version adapters.storage"), packages=names("yaml")),
+    "estimator": Layer(names("core adapters"), banned=names("ray")),
+    "stages": Layer(names("core adapters settings store version")),
+    "pipeline": Layer(names("core adapters settings store version stages"), banned=names("ray")),
+    "cli": Layer(names("core adapters settings store version stages pipeline"), banned=names("ray")),
+    "__init__": Layer(names("version estimator settings pipeline"), packages=names("")),
+}
+#: In no module: code that runs what it reads.
+BANNED_MODULES = names("pickle cPickle cloudpickle dill marshal shelve")
+BANNED_CALLS = names("eval exec")
+
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text())
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Dotted names of all modules a source imports, inside functions too; `from a import b` counts as a.b."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import hides its layer"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def calls(tree: ast.AST) -> set[str]:
+    """Names of plain functions called, such as `open`."""
+    return {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+
+
+def within(name: str, roots: frozenset[str]) -> bool:
+    """Whether a dotted name is one of `roots` or lies in one."""
+    return any(name == root or name.startswith(f"{root}.") for root in roots)
+
+
+def layer_of(module: str) -> str:
+    return next(layer for layer in LAYERS if within(module, frozenset([layer])))
+
+
+def faults(module: str, tree: ast.AST) -> list[str]:
+    """What a module imports against the rule of its layer."""
+    name = layer_of(module)
+    layer = LAYERS[name]
+    found = []
+    for target in sorted(imports(tree)):
+        package = target.split(".")[0]
+        if package == "icce_ray":
+            allowed = within(target.removeprefix("icce_ray."), layer.own | {name})
+        elif package in layer.banned | BANNED_MODULES:
+            allowed = False
+        elif layer.packages is None or package in sys.stdlib_module_names:
+            allowed = True
+        else:
+            allowed = package in layer.packages
+        if not allowed:
+            found.append(f"{name} may not import {target}")
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_import_direction(module):
+    assert faults(module, MODULES[module]) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("core.heads", "import ray"),
+        ("core.heads", "from icce_ray.settings import load"),
+        ("core.heads", "from pathlib import Path"),
+        ("core.heads", "import pyarrow.parquet as pq"),
+        ("adapters.weights", "def late():\n    import ray.data"),
+        ("adapters.weights", "from icce_ray.store import Store"),
+        ("settings", "from icce_ray.core.neighbors import mine"),
+        ("settings", "import torch"),
+        ("store", "from icce_ray.adapters.progress import Display"),
+        ("estimator", "from icce_ray.stages import heads"),
+        ("stages.heads", "from icce_ray import pipeline"),
+        ("stages.heads", "import pickle"),
+        ("pipeline", "import ray"),
+        ("cli.main", "from ray import init"),
+        ("__init__", "import numpy"),
+    ],
+)
+def test_the_rules_catch(module, source):
+    assert len(faults(module, ast.parse(source))) == 1
+
+
+def test_every_module_has_a_layer():
+    assert {layer_of(module) for module in MODULES} == set(LAYERS)
+
+
+def test_core_opens_no_files():
+    assert [module for module, tree in MODULES.items() if layer_of(module) == "core" and "open" in calls(tree)] == []
+
+
+def test_nothing_is_evaluated():
+    assert [module for module, tree in MODULES.items() if calls(tree) & BANNED_CALLS] == []
+
+
+def test_jobs_are_imported_by_nobody():
+    importers = [
+        module for module, tree in MODULES.items() if any(within(name, names("jobs")) for name in imports(tree))
+    ]
+    assert importers == []
+
+
+def test_files_are_short_and_named_for_what_they_do():
+    sizes = {path: len(path.read_text().splitlines()) for folder in (PACKAGE, JOBS) for path in folder.rglob("*.py")}
+    assert {path.name: size for path, size in sizes.items() if size > MOST_LINES} == {}
+    assert [path for path in sizes if path.stem in ("utils", "util", "helpers", "common", "misc")] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("icce_ray", "torch ray numpy pyarrow pydantic"),
+        ("icce_ray.settings", "torch ray"),
+        ("icce_ray.store", "torch ray"),
+        ("icce_ray.cli.main", "torch ray"),
+        ("icce_ray.estimator", "ray icce_ray.settings"),
+    ],
+)
+def test_imports_stay_light(module, absent):
+    program = f"import sys, {module}; print(*sorted(set({absent.split()!r}) & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []

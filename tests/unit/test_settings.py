@@ -1,0 +1,221 @@
+"""Settings: the method's defaults, faults in words, files and overrides, what defines a run."""
+
+import dataclasses
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from icce_ray.core.recipe import LEARNING_RATES, Recipe
+from icce_ray.settings import HeadsSettings, ResourceSettings, Settings, SettingsError, load
+
+BASE = {"source": "photos", "clusters": 10, "out": "run"}
+
+
+def changed(*overrides, **values):
+    base = [f"{name}={value}" for name, value in BASE.items()]
+    return load(values, overrides=[*base, *overrides])
+
+
+def fault(*overrides, **values):
+    """The message that settings are refused with."""
+    with pytest.raises(SettingsError) as caught:
+        changed(*overrides, **values)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("stage", "defaults"),
+    [
+        # METHOD 0: DINOv2 ViT-L/14, CLS and patch mean, one block; the image size is the backbone's own.
+        ("embed", {"backbone": "facebook/dinov2-large", "n_last_blocks": 1, "image_size": None, "resize": "squash"}),
+        ("embed", {"feature_kind": "cls+patch_mean", "reject_budget": 0.05}),
+        # METHOD 1a
+        ("neighbors", {"mode": "adaptive", "threshold": 0.3, "k_min": 50, "k_max": None, "labels": None}),
+        # METHOD 1b
+        ("heads", {"heads": 50, "hidden": 512, "bottleneck": 256, "epochs": 400, "batch_size": 1024}),
+        ("heads", {"learning_rate": 1e-4, "warmup_epochs": 20, "weight_decay": 1e-4}),
+        ("heads", {"student_temperature": 0.1, "teacher_temperature": 0.1, "teacher_momentum": 0.996}),
+        ("heads", {"marginal_momentum": 0.9, "beta": 0.6, "ce_weight": 1.0}),
+        ("heads", {"teacher": "sinkhorn", "sinkhorn_iterations": 3, "input_norm": "batchnorm"}),
+        ("heads", {"smoothing_neighbors": 1}),
+        # METHOD 2 and 3
+        ("consensus", {"methods": ("cspa", "hgpa", "mcla", "hbgf")}),
+        ("classifier", {"iterations": 12_500, "learning_rates": LEARNING_RATES, "holdout": 0.1}),
+    ],
+)
+def test_defaults_are_the_methods(stage, defaults):
+    settings = getattr(changed(), stage)
+    assert {name: getattr(settings, name) for name in defaults} == defaults
+
+
+def test_the_grid_has_dinov2s_thirteen_rates():
+    assert len(LEARNING_RATES) == 13
+    assert (min(LEARNING_RATES), max(LEARNING_RATES)) == (1e-5, 1e-1)
+
+
+def test_head_settings_are_the_cores_recipe():
+    recipe = HeadsSettings().recipe()
+    assert recipe == dataclasses.asdict(Recipe())
+    assert Recipe(**HeadsSettings(heads=3, epochs=30).recipe()) == Recipe(heads=3, epochs=30)
+
+
+def test_every_field_says_what_it_is():
+    groups = [field.annotation for field in Settings.model_fields.values() if _is_group(field.annotation)]
+    assert len(groups) == 6
+    bare = [
+        f"{model.__name__}.{name}"
+        for model in (Settings, *groups)
+        for name, field in model.model_fields.items()
+        if not field.description and not _is_group(field.annotation)
+    ]
+    assert bare == []
+
+
+def _is_group(annotation):
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("clusters=1", ["clusters = 1", "at least 2", "Number of classes"]),
+        ("clusters=many", ["clusters = 'many'", "whole number"]),
+        ("seed=-1", ["seed = -1", "at least 0"]),
+        ("out=''", ["out = ''", "give some text"]),
+        ("neighbors.threshold=1.5", ["neighbors.threshold = 1.5", "at most 1.0", "Cosine similarity"]),
+        ("neighbors.threshold=-1.01", ["neighbors.threshold = -1.01", "at least -1.0"]),
+        ("neighbors.threshold=.nan", ["neighbors.threshold = nan", "finite"]),
+        ("neighbors.k_max=49", ["neighbors:", "k_max = 49", "k_min = 50", "raise k_max or lower k_min"]),
+        ("neighbors.mode=ground_truth", ["neighbors:", "labels = None", "needs labels"]),
+        ("neighbors.labels=truth.csv", ["neighbors:", "mode = adaptive", "only it, needs labels"]),
+        ("heads.epochs=5", ["heads:", "warmup_epochs = 20", "epochs = 5", "lower it or train longer"]),
+        ("heads.epochs=1.5", ["heads.epochs = 1.5", "whole number"]),
+        ("heads.learning_rate=0", ["heads.learning_rate = 0", "more than 0.0"]),
+        ("heads.learning_rate=.inf", ["heads.learning_rate = inf", "finite"]),
+        ("heads.teacher_momentum=1", ["heads.teacher_momentum = 1", "less than 1.0"]),
+        ("heads.teacher=none", ["heads.teacher = 'none'", "'sinkhorn' or 'softmax'"]),
+        ("heads=3", ["heads = 3", "group of settings", "heads.epochs"]),
+        ("embed.features=dino", ["embed.features = 'dino'", "'cls', 'cls+patch_mean'"]),
+        ("embed.backbone=7", ["embed.backbone = 7", "give text"]),
+        ("consensus.methods=[]", ["consensus:", "methods is empty", "name at least one of cspa"]),
+        ("consensus.methods=mcla", ["consensus.methods = 'mcla'", "give a list"]),
+        ("consensus.methods=[mcla, foo]", ["consensus.methods.1 = 'foo'", "'mcla' or 'hbgf'"]),
+        ("classifier.learning_rates=[]", ["classifier.learning_rates = []", "at least 1"]),
+    ],
+)
+def test_a_fault_names_field_value_limit_and_remedy(override, parts):
+    message = fault(override)
+    assert "\n" not in message
+    assert [part for part in parts if part not in message] == []
+
+
+def test_a_missing_setting_says_what_it_is():
+    with pytest.raises(SettingsError, match=r"^clusters: missing.*Number of classes K, at least 2"):
+        load({"source": "photos", "out": "run", "clusters": None})
+
+
+def test_one_line_a_fault():
+    lines = fault("neighbors.threshold=2", "heads.beta=0", clusters=1).splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["clusters", "neighbors.threshold", "heads.beta"]
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("neighbors.treshold=0.5", "did you mean neighbors.threshold?"),
+        ("threshold=0.5", "did you mean neighbors.threshold?"),
+        ("clusterz=5", "did you mean clusters?"),
+        ("head.epochs=5", "did you mean heads?"),
+        ("xyzzy=5", "settings are source, clusters, out"),
+    ],
+)
+def test_an_unknown_setting_suggests_the_nearest(override, nearest):
+    message = fault(override)
+    assert "unknown setting" in message
+    assert nearest in message
+
+
+@pytest.mark.parametrize("field", ["source", "out"])
+def test_credentials_are_refused_and_not_repeated(field):
+    message = fault(**{field: "s3://AKIA:hunter2@bucket/photos"})
+    assert message.startswith(f"{field}: the URI holds credentials")
+    assert "hunter2" not in message
+    assert changed(**{field: "s3://bucket/a@b?scheme=http"})  # no secret: the sign is in the path
+    assert changed(**{field: "photos@home/a"})
+
+
+def test_credentials_of_a_labels_file_are_refused():
+    assert "hunter2" not in fault("neighbors.mode=ground_truth", "neighbors.labels=s3://AKIA:hunter2@bucket/truth.csv")
+
+
+@pytest.mark.parametrize("text", ["heads.epochs", "=5", ""])
+def test_an_override_without_name_or_value_shows_the_form(text):
+    assert "give stage.field=value" in fault(text)
+
+
+def test_overrides_are_yaml():
+    settings = changed("heads.learning_rate=1e-3", "consensus.methods=[mcla]", "neighbors.k_max=null", "seed= 7")
+    assert settings.heads.learning_rate == 1e-3
+    assert settings.consensus.methods == ("mcla",)
+    assert (settings.neighbors.k_max, settings.seed) == (None, 7)
+    assert changed("heads.epochs=30", "heads.epochs=40").heads.epochs == 40
+    assert "not YAML" in fault("heads.epochs=[")
+    assert "source is no group" in fault("source=a", "source.b=1")
+
+
+def test_file_then_overrides_then_values(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("clusters: 3\nseed: 1\nheads:\n  heads: 4\n  epochs: 40\n  batch_size: 16\n")
+    values = BASE | {"seed": None, "heads": {"batch_size": 64}}
+    settings = load(values, config=str(config), overrides=["heads.epochs=50", "heads.batch_size=32"])
+    assert (settings.clusters, settings.seed) == (10, 1)  # None is no value
+    assert (settings.heads.heads, settings.heads.epochs, settings.heads.batch_size) == (4, 50, 64)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"clusters: [3", "not a YAML file"),
+        (b"\xff\xfe\x00", "not a YAML file"),
+        (b"- 1\n- 2\n", "holds list, not a mapping"),
+        (b"", "not a mapping"),
+        (b"!!python/object/apply:os.getcwd []\n", "not a YAML file"),
+        (b"1: 2\n", "1 = 2: unknown setting"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path, content, says):
+    config = tmp_path / "run.yaml"
+    config.write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
+        load(BASE, config=str(config))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    for path in (tmp_path / "no.yaml", tmp_path):
+        with pytest.raises(SettingsError, match=f"--config {path}: no such file; give"):
+            load(BASE, config=str(path))
+
+
+def test_what_defines_a_run():
+    settings = changed()
+    defining = settings.defining()
+    assert set(defining) == set(Settings.model_fields) - {"out", "resources"}
+    assert "reject_budget" not in defining["embed"]
+    same = settings.model_copy(update={"out": "elsewhere", "resources": ResourceSettings(device="cpu")})
+    assert same.defining() == defining
+    assert changed("embed.reject_budget=0.5").defining() == defining
+    assert changed("heads.beta=0.7").defining() != defining
+
+
+def test_settings_are_frozen_and_survive_their_file():
+    settings = changed("consensus.methods=[mcla, hbgf]")
+    assert Settings.model_validate(settings.model_dump(mode="json")) == settings
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.heads.epochs = 3
+
+
+def test_hog_takes_its_richer_features_by_default():
+    assert changed("embed.backbone=hog").embed.feature_kind == "hog+color"
+    assert changed("embed.backbone=hog", "embed.features=hog").embed.feature_kind == "hog"
