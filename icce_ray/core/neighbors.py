@@ -31,8 +31,8 @@ Proposer = Callable[..., tuple[Tensor, Tensor]]
 class Neighbors:
     """Ragged neighbour lists, each descending in similarity.
 
-    The neighbours of row i are `ids[offsets[i]:offsets[i + 1]]` (int64), with `similarities` (float32, cosine)
-    beside them; `offsets` is int64[n + 1].
+    The neighbours of row i are `ids[offsets[i]:offsets[i + 1]]` (int64, or int32 to save memory), with `similarities`
+    (float32, cosine) beside them, empty where only the lists matter; `offsets` is int64[n + 1].
     """
 
     offsets: Tensor
@@ -201,6 +201,8 @@ def search_shard(
         crow, cols = candidate_pairs(queries, block, own=block_own if inside.any() else None, **limits)
         scores = rescore(queries, block, crow, cols)
         parts.append(select(crow, cols + (start + first_base), scores, **limits))
+        if sum(len(part.ids) for part in parts) > BLOCK_ELEMENTS // 2:
+            parts = [merge(parts, **limits)]  # selection is associative: what is out now stays out
     return merge(parts, **limits)
 
 

@@ -130,7 +130,7 @@ class HeadTrainer:
         counts = self.neighbors.offsets[anchors + 1] - starts
         # float32 rounds counts beyond 2^24, and u * count may then reach count.
         place = torch.minimum((uniform * counts).long(), counts - 1)
-        return self.neighbors.ids[starts + place]
+        return self.neighbors.ids[starts + place].long()
 
     def inputs(self, rows: Tensor) -> Tensor:
         """Normalised features of these rows, by batch statistics or by those of all images, float32."""

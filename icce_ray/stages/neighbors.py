@@ -176,8 +176,7 @@ def _write_ground_truth(root: str, index: int, rows: FeatureRows, start: int, st
 def _count(root: str, paths: list[str], k_min: int) -> dict[str, Any]:
     """What the lists look like: mean count, share filled up to k_min."""
     storage = Store(root).storage
-    columns = [storage.read_table(path, ["neighbor_ids"])["neighbor_ids"] for path in paths]
-    counts = np.concatenate([np.concatenate([np.diff(chunk.offsets) for chunk in column.chunks]) for column in columns])
+    counts = np.concatenate([_lists(storage.read_table(path, ["neighbor_ids"]))[0] for path in paths])
     return {
         "images": len(counts),
         "mean_neighbors": float(counts.mean()),
@@ -187,15 +186,20 @@ def _count(root: str, paths: list[str], k_min: int) -> dict[str, Any]:
     }
 
 
+def _lists(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Length of each list of a part, and all its neighbour ids one after another."""
+    lists = table["neighbor_ids"].combine_chunks()
+    return np.diff(lists.offsets.to_numpy()), lists.flatten().to_numpy()
+
+
 def load(root: str, rows: FeatureRows) -> core.Neighbors:
-    """All neighbour lists of a run, by row number, on the CPU."""
+    """All neighbour lists of a run by row number, int32, on the CPU; no similarities: training needs none."""
     store = Store(root)
-    paths = [info.path for info in store.require("neighbors").files]
-    tables = [store.storage.read_table(path, ["neighbor_ids", "similarities"]) for path in paths]
-    table = pa.concat_tables(tables).combine_chunks()
-    ids = table["neighbor_ids"].chunk(0)
     image_ids = rows.image_ids()
-    places = np.searchsorted(image_ids, ids.flatten().to_numpy())
-    similarities = table["similarities"].chunk(0).flatten().to_numpy()
-    offsets = ids.offsets.to_numpy()
-    return core.Neighbors(torch.tensor(offsets - offsets[0]), torch.from_numpy(places), torch.tensor(similarities))
+    counts, places = [], []
+    for info in store.require("neighbors").files:  # one part at a time: the whole as int64 may not fit
+        count, ids = _lists(store.storage.read_table(info.path, ["neighbor_ids"]))
+        counts.append(count)
+        places.append(np.searchsorted(image_ids, ids).astype(np.int32))
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+    return core.Neighbors(torch.from_numpy(offsets), torch.from_numpy(np.concatenate(places)), torch.empty(0))
