@@ -20,7 +20,7 @@ from icce_ray.stages import classifier, consensus, embed, evaluate, heads, listi
 from icce_ray.stages.cluster import Resources, check_device, connected, resources
 from icce_ray.stages.embed import described_backbone
 from icce_ray.stages.truth import read_truth
-from icce_ray.store import ARTIFACTS, Marker, RunError, Store, fingerprint
+from icce_ray.store import ARTIFACTS, Marker, RejectBudgetError, RunError, Store, fingerprint
 
 STAGES = {
     "embed": embed.run,
@@ -31,10 +31,6 @@ STAGES = {
     "predict": predict.run,
 }
 Shown = Callable[[str], AbstractContextManager[StageProgress]]
-
-
-class RejectBudgetError(RunError):
-    """More inputs were rejected than the budget allows; what the others gave is complete."""
 
 
 def run(
@@ -53,8 +49,9 @@ def run(
     """
     shown: Shown = Display if verbose else silent
     store = Store(settings.out)
+    wanted = _between(first, last)
     _prepare(settings, store, redo, shown)
-    todo = _todo(store, first, last)
+    todo = _todo(store, wanted)
     if todo:
         with connected():
             available = resources(settings.resources)
@@ -108,6 +105,9 @@ def evaluate_run(
     """Scores of everything the run holds against true labels, also kept in `metrics.json`; see `stages.evaluate`."""
     store = Store(run_root)
     store.require("embed")
+    read_truth(labels)
+    if predictions is not None:
+        Store(predictions).require("predict")
     shown: Shown = Display if verbose else silent
     with connected(), shown("evaluate") as progress:
         figures = evaluate.run(
@@ -124,22 +124,28 @@ def _prepare(settings: Settings, store: Store, redo: str | None, shown: Shown) -
     if settings.neighbors.labels is not None:
         read_truth(settings.neighbors.labels)
     list_images(settings.source)
+    listed = store.marker("list") if redo != "list" else None
+    if listed is not None:  # before `redo` deletes anything
+        _check_clusters(settings, listed)
     new = store.claim(settings, redo=redo)
     try:
-        marker = store.marker("list")
-        if marker is None:
-            marker = _list(settings.source, store, shown, settings.embed.rows_per_shard, fingerprint(settings, "list"))
+        if listed is None:
+            listed = _list(settings.source, store, shown, settings.embed.rows_per_shard, fingerprint(settings, "list"))
+            _check_clusters(settings, listed)
         else:
-            listing.check_unchanged(settings.source, marker.summary)
-        if settings.clusters > marker.summary["images"]:
-            raise RunError(
-                f"clusters = {settings.clusters} is more than the {marker.summary['images']} images of "
-                f"{settings.source}; ask for fewer clusters or give more images"
-            )
+            listing.check_unchanged(settings.source, listed.summary)
     except (ValueError, RunError):
         if new:  # nothing was done yet: other settings may take the place
             store.abandon()
         raise
+
+
+def _check_clusters(settings: Settings, listed: Marker) -> None:
+    if settings.clusters > listed.summary["images"]:
+        raise RunError(
+            f"clusters = {settings.clusters} is more than the {listed.summary['images']} images of "
+            f"{settings.source}; ask for fewer clusters or give more images"
+        )
 
 
 def _list(source: str, store: Store, shown: Shown, rows_per_shard: int, digest: str) -> Marker:
@@ -153,8 +159,8 @@ def _list(source: str, store: Store, shown: Shown, rows_per_shard: int, digest: 
         return store.commit("list", files, fingerprint=digest, summary=summary, seconds=time.monotonic() - started)
 
 
-def _todo(store: Store, first: str, last: str) -> list[str]:
-    """Incomplete stages from `first` to `last`. Raises RunError if one before them is incomplete."""
+def _between(first: str, last: str) -> list[str]:
+    """Stages from `first` to `last`. Raises RunError unless both exist, in this order."""
     order = list(STAGES)
     for name in (first, last):
         if name not in order:
@@ -162,9 +168,15 @@ def _todo(store: Store, first: str, last: str) -> list[str]:
     begin, end = order.index(first), order.index(last)
     if begin > end:
         raise RunError(f"--from {first} comes after --until {last}; stages run in the order {', '.join(order)}")
-    for earlier in order[:begin]:
+    return order[begin : end + 1]
+
+
+def _todo(store: Store, wanted: list[str]) -> list[str]:
+    """Incomplete stages of those wanted. Raises RunError if one before them is incomplete."""
+    order = list(STAGES)
+    for earlier in order[: order.index(wanted[0])]:
         store.require(earlier)
-    return [stage for stage in order[begin : end + 1] if store.marker(stage) is None]
+    return [stage for stage in wanted if store.marker(stage) is None]
 
 
 def _run_stage(stage: str, settings: Settings, store: Store, available: Resources, shown: Shown) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from icce_ray.adapters.storage import FileInfo, Storage
-from icce_ray.settings import Settings
+from icce_ray.settings import Settings, SettingsError, load
 from icce_ray.version import __version__
 
 #: Stages in the order of the run, and the artifact (directory) that carries each one's marker.
@@ -53,6 +53,10 @@ _DEPENDS = {
 
 class RunError(RuntimeError):
     """A run that cannot go on as asked; the message says what stands in the way and what to do."""
+
+
+class RejectBudgetError(RunError):
+    """More inputs were rejected than the budget allows; what the others gave is complete."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +101,18 @@ class Store:
     # -- markers -----------------------------------------------------------------------------------------------
 
     def marker(self, stage: str) -> Marker | None:
-        """The marker of a complete stage, None if it is not complete."""
+        """The marker of a complete stage, None if it is not complete. Raises RunError if it cannot be read."""
         path = f"{ARTIFACTS[stage]}/{MARKER}"
         try:
             content = json.loads(self.storage.read_bytes(path))
+            return Marker(**content | {"files": [FileInfo(**info) for info in content["files"]]})
         except FileNotFoundError:
             return None
-        return Marker(**content | {"files": [FileInfo(**info) for info in content["files"]]})
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunError(
+                f"{self.storage.uri(path)} is damaged or of another version ({error}); "
+                f"repeat the run from there on with --redo {stage}"
+            ) from error
 
     def require(self, stage: str) -> Marker:
         """The marker of a stage that must be complete. Raises RunError if it is not."""
@@ -141,15 +150,15 @@ class Store:
         With `redo`, artifacts from that stage on are deleted and only what earlier stages depend on must agree.
         Raises RunError that names every setting that differs, or what else lies there.
         """
+        if redo is not None and redo not in ARTIFACTS:
+            raise RunError(f"--redo {redo}: there is no such stage; stages are {', '.join(ARTIFACTS)}")
         if not self.storage.exists(RUN_FILE):
             self._check_free()
             self._write_run_file(settings)
             return True
-        before = Settings.model_validate(self.run_file()["settings"])
+        before = self.settings()
         differences = _differences(before.defining(), settings.defining())
         if redo is not None:
-            if redo not in ARTIFACTS:
-                raise RunError(f"--redo {redo}: there is no such stage; stages are {', '.join(ARTIFACTS)}")
             kept = list(ARTIFACTS)[: list(ARTIFACTS).index(redo)]
             bound = {name for stage in kept for name in _DEPENDS[stage]}
             differences = [item for item in differences if item[0].split(".")[0] in bound]
@@ -161,7 +170,7 @@ class Store:
             )
         if redo is not None:
             self.discard_from(redo)
-        if redo is not None or before != settings:
+        if redo is not None or before.model_copy(update={"out": settings.out}) != settings:
             self._write_run_file(settings)  # resources or the reject budget may change between attempts
         return False
 
@@ -185,7 +194,7 @@ class Store:
     def _check_free(self) -> None:
         """Raise RunError if names that stages write are taken: they may be somebody's data."""
         artifacts = [*ARTIFACTS.values(), *(name for names in FURTHER_ARTIFACTS.values() for name in names)]
-        taken = [name for name in artifacts if self.storage.list(name)]
+        taken = [name for name in artifacts if self.storage.exists(name) or self.storage.list(name)]
         if taken:
             raise RunError(
                 f"{self.root} is not a run ({RUN_FILE} is missing), but holds {', '.join(taken)}, which a run "
@@ -195,14 +204,25 @@ class Store:
     def run_file(self) -> dict[str, Any]:
         """Content of `run.yaml`. Raises RunError if this is no run."""
         try:
-            return yaml.safe_load(self.storage.read_bytes(RUN_FILE))
+            content = yaml.safe_load(self.storage.read_bytes(RUN_FILE))
         except FileNotFoundError:
             raise RunError(f"{self.root} is not a run: it has no {RUN_FILE}; `icce run` makes one") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RunError(f"{self.storage.uri(RUN_FILE)} is damaged: {error}; give another --out") from error
+        if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+            raise RunError(f"{self.root} is not a run: its {RUN_FILE} holds no settings; give another --out")
+        return content
 
     def settings(self) -> Settings:
-        """The settings the run was started with."""
+        """The settings the run was started with. Raises RunError if this version does not know them."""
         content = self.run_file()
-        return Settings.model_validate(content["settings"] | {"out": self.root})
+        try:
+            return load(content["settings"] | {"out": self.root})
+        except SettingsError as error:
+            raise RunError(
+                f"{self.storage.uri(RUN_FILE)}, of icce-ray {content.get('icce_ray')}, has settings that icce-ray "
+                f"{__version__} does not take:\n{error}\nuse the version that wrote it, or give another --out"
+            ) from error
 
     def _write_run_file(self, settings: Settings) -> None:
         packages = ("ray", "torch", "transformers", "faiss-cpu", "pyarrow", "numpy", "scipy", "pymetis", "mtkahypar")

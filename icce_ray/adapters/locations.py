@@ -29,6 +29,10 @@ class StorageError(OSError):
     """A file or a location that storage cannot serve; the message names it, the reason and the remedy."""
 
 
+class LocationError(ValueError):
+    """A location that nothing can be stored at or read from, whatever the store says."""
+
+
 @lru_cache(maxsize=64)
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     """The pyarrow filesystem of `uri` and the path inside it.
@@ -36,23 +40,23 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     A plain path (`~` and relative ones included) is a local one and may hold any character. Cached, since an
     S3 client costs a look-up of the bucket's region.
 
-    Raises ValueError for an unknown scheme, a malformed URI, or credentials inside the URI, StorageError
+    Raises LocationError for an unknown scheme, a malformed URI, or credentials inside the URI, StorageError
     where the store cannot be reached.
     """
     if not uri:
-        raise ValueError("the location is empty; give a local path, file://, s3:// or gs:// URI")
+        raise LocationError("the location is empty; give a local path, file://, s3:// or gs:// URI")
     if "://" not in uri:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
     if "@" in urlsplit(uri).netloc:
         # The message leaves the URI out on purpose: it would carry the secret into logs.
-        raise ValueError(
+        raise LocationError(
             "the URI holds credentials (user:secret@...), which would end up in run.yaml and in logs; leave "
             "them to the provider's chain (environment variables, profile or instance role)"
         )
     try:
         return pafs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, ImportError, ValueError) as error:
-        raise ValueError(
+        raise LocationError(
             f"{uri!r} is no location that pyarrow resolves: {error}; use a local path, file://, s3://, "
             "gs:// or fsspec+PROTOCOL://, with special characters percent-encoded"
         ) from error

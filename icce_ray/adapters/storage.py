@@ -192,12 +192,11 @@ class Storage:
     def _parquet(self, path: str) -> Iterator[pq.ParquetFile]:
         with self.open_input(path) as file:
             try:
-                parquet = pq.ParquetFile(file)
-            except pa.ArrowInvalid as error:
+                yield pq.ParquetFile(file)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, OSError) as error:
                 raise StorageError(
                     f"{self.uri(path)} is not a readable Parquet file ({error}); delete it and run the stage again"
                 ) from error
-            yield parquet
 
 
 def _write_local(full: str, data: bytes | pa.Buffer) -> None:

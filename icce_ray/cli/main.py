@@ -73,6 +73,7 @@ def run(
     from icce_ray import pipeline
     from icce_ray.cli.tables import consensus_table, show_rejects
     from icce_ray.settings import load
+    from icce_ray.store import RejectBudgetError
 
     values: dict[str, Any] = {"source": source, "out": out, "clusters": clusters, "seed": seed}
     extra = [f"embed.backbone={backbone}"] if backbone else []
@@ -80,7 +81,7 @@ def run(
     console = Console()
     try:
         metrics = pipeline.run(settings, first=first, last=last, redo=redo, verbose=not quiet)
-    except pipeline.RejectBudgetError:
+    except RejectBudgetError:
         show_rejects(_embedded(settings.out), console)
         raise
     if quiet:
@@ -113,10 +114,10 @@ def predict(
     """
     from icce_ray import pipeline
     from icce_ray.cli.tables import show_rejects
-    from icce_ray.settings import ResourceSettings
+    from icce_ray.settings import ResourceSettings, SettingsError
 
     if device not in ("auto", "cpu", "cuda"):
-        raise typer.BadParameter(f"--device {device}: use auto, cpu or cuda")
+        raise SettingsError(f"--device {device}: use auto, cpu or cuda")
     limits = ResourceSettings.model_validate({"device": device})
     summary = pipeline.predict_source(run, source, out, limits=limits, verbose=not quiet)
     if not quiet:
@@ -204,22 +205,22 @@ def demo(
 def main() -> None:
     """Entry point: every foreseen error is one message and an exit status, never a trace."""
     from icce_ray.adapters.backbones import BackboneError
-    from icce_ray.adapters.locations import StorageError
+    from icce_ray.adapters.locations import LocationError
     from icce_ray.adapters.sources import SourceError
-    from icce_ray.pipeline import RejectBudgetError
     from icce_ray.settings import SettingsError
-    from icce_ray.store import RunError
+    from icce_ray.store import RejectBudgetError, RunError
 
     try:
         app(standalone_mode=True)
     except RejectBudgetError as error:
-        _fail(str(error), EXIT_REJECTS)
-    except SettingsError as error:
-        _fail(str(error), EXIT_USAGE)
-    except (RunError, SourceError, BackboneError, StorageError) as error:
-        _fail(str(error), EXIT_ERROR)
+        _fail(error, EXIT_REJECTS)
+    except (SettingsError, LocationError) as error:
+        _fail(error, EXIT_USAGE)
+    except (RunError, SourceError, BackboneError, OSError) as error:  # OSError: storage says what and where
+        _fail(error, EXIT_ERROR)
 
 
-def _fail(message: str, status: int) -> None:
-    Console(stderr=True).print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
+def _fail(error: Exception, status: int) -> None:
+    reason = getattr(error, "cause", error)  # an error of a task on the cluster, without the task's trace
+    Console(stderr=True).print(f"error: {reason}", markup=False, highlight=False, soft_wrap=True)
     sys.exit(status)
