@@ -42,6 +42,8 @@ class FeatureRows:
             low, high = max(start, first), min(stop, last)
             if low < high:
                 pieces.append(store.storage.read_table(info.path, columns).slice(low - first, high - low))
+        if not pieces:  # no rows asked for: a file whose images were all rejected has none
+            return store.storage.read_table(self.files[0].path, columns).slice(0, 0)
         return pa.concat_tables(pieces).combine_chunks()
 
     def image_ids(self, start: int = 0, stop: int | None = None) -> np.ndarray:
