@@ -73,8 +73,8 @@ def predict_source(
     """
     shown: Shown = Display if verbose else silent
     run_store, out_store, limits = Store(run_root), Store(out), limits or ResourceSettings()
-    classifier_marker = run_store.require("classifier")
     settings = run_store.settings()
+    classifier_marker = run_store.require("classifier")
     described_backbone(settings.embed)
     check_device(limits)
     if out_store.root == run_store.root:
@@ -104,6 +104,7 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Scores of everything the run holds against true labels, also kept in `metrics.json`; see `stages.evaluate`."""
     store = Store(run_root)
+    settings = store.settings()
     store.require("embed")
     read_truth(labels)
     if predictions is not None:
@@ -111,7 +112,7 @@ def evaluate_run(
     shown: Shown = Display if verbose else silent
     with connected(), shown("evaluate") as progress:
         figures = evaluate.run(
-            store, labels, resources(store.settings().resources), progress, predictions=predictions, kmeans=kmeans
+            store, labels, resources(settings.resources), progress, predictions=predictions, kmeans=kmeans
         )
     store.record("evaluation", figures)
     return figures
