@@ -202,14 +202,6 @@ def test_after_too_many_clusters_the_same_out_takes_the_right_number(error, phot
     assert "has changed since the run began: 5 images now, 4 then; give another --out" in message
 
 
-class ray_is_not_needed:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *fault):
-        return None
-
-
 @pytest.mark.parametrize("taken", ["features/mine.png", "heads"])
 def test_a_folder_of_somebodys_files_is_left_alone(error, photos, out, taken):
     Store(str(out)).storage.write_bytes(taken, b"mine")
