@@ -24,8 +24,9 @@ from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
 from icce_ray.adapters.progress import Display, silent
 from icce_ray.core.consensus import METHODS, consensus
 from icce_ray.core.linear import LinearClassifier, LinearGrid, best_point, holdout_rows
-from icce_ray.core.neighbors import check_limits, default_k_max, mine
+from icce_ray.core.neighbors import check_limits, default_k_max
 from icce_ray.core.recipe import Recipe
+from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
 
 #: Rows labelled at once: activations of a few heads on 8192 rows are some hundred MB at most.

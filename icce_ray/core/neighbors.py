@@ -1,30 +1,17 @@
-"""Adaptive nearest neighbours (paper 3.1, "Adaptive Nearest Neighbors Selection").
+"""Adaptive nearest neighbours: the lists and the rule (paper 3.1, "Adaptive Nearest Neighbors Selection").
 
 The neighbours of image i are the images whose cosine similarity to it reaches `threshold`; fewer than `k_min`
 of them are filled up to the `k_min` nearest, more than `k_max` are cut to the `k_max` nearest. Equal similarities
-are ordered by id, so a neighbour list is a function of the features alone.
-
-Exactness over any sharding rests on two steps. A fast product *over-selects* candidate pairs by a rigorous bound
-on its rounding error; then every candidate pair is *re-scored* by a dot product whose order of summation depends
-on D only, never on the block it was computed in. What is kept is decided on those scores alone.
+are ordered by id, so a neighbour list is a function of the features alone. `core.search` finds the candidates.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-#: Elements of one block of similarities: 2**25 float32 are 128 MB, small against memory, large against overhead.
-BLOCK_ELEMENTS = 2**25
-
-
-#: A search that stands in for `candidate_pairs`: (queries, own=, threshold=, k_min=, k_max=) -> (crow, cols).
-Proposer = Callable[..., tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -64,88 +51,6 @@ def check_limits(threshold: float, k_min: int, k_max: int) -> None:
         raise ValueError(f"k_max = {k_max} is below k_min = {k_min}; raise k_max or lower k_min")
 
 
-def unit_rows(features: Tensor, block_rows: int = 65536) -> Tensor:
-    """Rows of `features` [n, D] (any float type) scaled to length one, float32.
-
-    The norm is taken in float64, so that equal rows stay equal and the result does not depend on the block; by blocks,
-    so that no float64 copy of the whole set is made.
-    Raises ValueError naming the first rows that are zero or not finite: they have no direction.
-    """
-    unit = torch.empty(features.shape, device=features.device)
-    norms = torch.empty(len(features), dtype=torch.float64, device=features.device)
-    for start in range(0, len(features), block_rows):
-        rows = slice(start, start + block_rows)
-        wide = features[rows].double()
-        norms[rows] = torch.linalg.vector_norm(wide, dim=1)
-        unit[rows] = wide / norms[rows, None]
-    bad = ~(norms.isfinite() & (norms > 0))
-    if bad.any():
-        rows = bad.nonzero().flatten()
-        raise ValueError(
-            f"{len(rows)} of {len(features)} feature rows are zero or not finite (first rows: "
-            f"{rows[:5].tolist()}); a cosine similarity needs a direction: remove these rows"
-        )
-    return unit
-
-
-def rounding_margin(dim: int) -> float:
-    """Twice the largest rounding error of a float32 dot product of two unit vectors of `dim` entries.
-
-    |fl(x.y) - x.y| <= dim * 2^-24 * sum |x_i y_i| for any order of summation (Higham, Accuracy and Stability,
-    section 3.1), and the sum is at most 1 by Cauchy-Schwarz. Twice, as two such products are compared; two units more
-    for the rounding of the unit vectors' lengths and of the threshold itself.
-    """
-    return 2.0 * (dim + 2) * 2.0**-24
-
-
-def candidate_pairs(
-    queries: Tensor, base: Tensor, *, own: Tensor | None, threshold: float, k_min: int, k_max: int
-) -> tuple[Tensor, Tensor]:
-    """Pairs (query, base row) that contain every pair `select` can keep, from one blocked product.
-
-    `queries` float32[b, D] and `base` float32[n, D] have unit rows; `own` int64[b] is the base row that is the
-    query itself (-1 where it is not among them), never a candidate. Returns (crow int64[b + 1], cols int64),
-    ids ascending within a row.
-    """
-    margin = rounding_margin(base.shape[1])
-    similarities = queries @ base.T
-    if own is not None:
-        rows = (own >= 0).nonzero().flatten()
-        similarities[rows, own[rows]] = -torch.inf
-    cut = torch.full((len(queries),), threshold - margin, device=base.device)
-    many = ((similarities >= threshold - margin).sum(1) > k_max).nonzero().flatten()
-    few = ((similarities >= threshold + margin).sum(1) < k_min).nonzero().flatten()
-    if len(many):
-        kth = torch.topk(similarities[many], k_max, sorted=False).values.amin(1)
-        cut[many] = torch.maximum(cut[many], kth - 2 * margin)
-    if len(few):
-        kth = torch.topk(similarities[few], min(k_min, len(base)), sorted=False).values.amin(1)
-        cut[few] = torch.minimum(cut[few], kth - 2 * margin)
-    # Where fewer than k_min are there, the k_min-th is the query's own -inf: everything but itself is a candidate.
-    chosen = similarities >= cut.clamp_min(-2.0)[:, None]
-    crow = torch.zeros(len(queries) + 1, dtype=torch.int64, device=base.device)
-    torch.cumsum(chosen.sum(1), 0, out=crow[1:])
-    return crow, chosen.nonzero()[:, 1]
-
-
-def rescore(queries: Tensor, base: Tensor, crow: Tensor, cols: Tensor) -> Tensor:
-    """Cosine similarity of the pairs (crow, cols) of unit rows, float32[nnz], clamped to [-1, 1].
-
-    Each pair is one dot product of its own, summed in an order that depends on D only: the same pair gets the
-    same bits whatever the block, the shard or the search that proposed it.
-    """
-    with warnings.catch_warnings():  # torch calls its CSR layout beta, once per process
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-        pattern = torch.sparse_csr_tensor(
-            crow,
-            cols,
-            torch.zeros(len(cols), device=base.device),
-            (len(queries), len(base)),
-            check_invariants=False,
-        )
-    return torch.sparse.sampled_addmm(pattern, queries, base.T, beta=0.0).values().clamp_(-1.0, 1.0)
-
-
 def select(crow: Tensor, ids: Tensor, similarities: Tensor, *, threshold: float, k_min: int, k_max: int) -> Neighbors:
     """The rule of the paper on candidate pairs: threshold, then k_min, then k_max.
 
@@ -167,43 +72,6 @@ def select(crow: Tensor, ids: Tensor, similarities: Tensor, *, threshold: float,
     offsets = torch.zeros_like(crow)
     torch.cumsum(keep.sum(1), 0, out=offsets[1:])
     return Neighbors(offsets, padded_ids.gather(1, order)[keep], padded[keep])
-
-
-def search_shard(
-    queries: Tensor,
-    base: Tensor,
-    *,
-    first_query: int,
-    first_base: int,
-    threshold: float,
-    k_min: int,
-    k_max: int,
-    propose: Proposer | None = None,
-) -> Neighbors:
-    """Neighbours of a block of queries among one shard of the base, with ids counted over all shards.
-
-    `queries` float32[b, D] are rows first_query, first_query + 1, ... of the whole set, `base` float32[n, D] rows
-    first_base, ... The result is what `merge` needs from this shard; alone it is exact for this shard. `propose` takes
-    the place of the blocked product: another search over the whole of `base` that over-selects as much.
-    """
-    own = torch.arange(first_query - first_base, first_query - first_base + len(queries), device=base.device)
-    own[(own < 0) | (own >= len(base))] = -1
-    limits = {"threshold": threshold, "k_min": k_min, "k_max": k_max}
-    if propose is not None:
-        crow, cols = propose(queries, own=own, **limits)
-        return select(crow, cols + first_base, rescore(queries, base, crow, cols), **limits)
-    parts = []
-    rows = max(1, BLOCK_ELEMENTS // max(1, len(queries)))
-    for start in range(0, len(base), rows):
-        block = base[start : start + rows]
-        inside = (own >= start) & (own < start + len(block))
-        block_own = torch.where(inside, own - start, -1)
-        crow, cols = candidate_pairs(queries, block, own=block_own if inside.any() else None, **limits)
-        scores = rescore(queries, block, crow, cols)
-        parts.append(select(crow, cols + (start + first_base), scores, **limits))
-        if sum(len(part.ids) for part in parts) > BLOCK_ELEMENTS // 2:
-            parts = [merge(parts, **limits)]  # selection is associative: what is out now stays out
-    return merge(parts, **limits)
 
 
 def merge(parts: list[Neighbors], *, threshold: float, k_min: int, k_max: int) -> Neighbors:
@@ -234,52 +102,3 @@ def concatenate(blocks: list[Neighbors]) -> Neighbors:
         torch.cat([block.ids for block in blocks]),
         torch.cat([block.similarities for block in blocks]),
     )
-
-
-def mine(features: Tensor, *, threshold: float, k_min: int, k_max: int, block_rows: int = 2048) -> Neighbors:
-    """Adaptive neighbours of all rows of `features` [N, D] on one device. Raises ValueError on bad limits or rows.
-
-    With N <= k_min every other image is a neighbour.
-    """
-    check_limits(threshold, k_min, k_max)
-    if len(features) < 2:
-        raise ValueError(f"{len(features)} image has no neighbours: at least 2 are needed")
-    unit = unit_rows(features)
-    return concatenate(
-        [
-            search_shard(
-                unit[start : start + block_rows],
-                unit,
-                first_query=start,
-                first_base=0,
-                threshold=threshold,
-                k_min=k_min,
-                k_max=k_max,
-            )
-            for start in range(0, len(unit), block_rows)
-        ]
-    )
-
-
-def ground_truth(truth: Tensor, features: Tensor, *, first_query: int, n_queries: int) -> Neighbors:
-    """Neighbours by the true classes, for the upper bound of the paper's Table 4: all images of the same class.
-
-    `truth` int64[N] over all images, `features` float[N, D] for the similarities; lists are given for the rows
-    first_query ... first_query + n_queries - 1. Raises ValueError if one of them is alone in its class.
-    """
-    own = torch.arange(first_query, first_query + n_queries, device=truth.device)
-    same = truth[own, None] == truth[None, :]
-    same[torch.arange(n_queries, device=truth.device), own] = False
-    counts = same.sum(1)
-    if (counts == 0).any():
-        alone = own[counts == 0]
-        raise ValueError(
-            f"image {int(alone[0])} is alone in its class {int(truth[alone[0]])}: it has no ground-truth neighbour; "
-            "give every class at least 2 images"
-        )
-    crow = torch.zeros(n_queries + 1, dtype=torch.int64, device=truth.device)
-    torch.cumsum(counts, 0, out=crow[1:])
-    cols = same.nonzero()[:, 1]
-    unit = unit_rows(features)
-    scores = rescore(unit[own], unit, crow, cols)
-    return select(crow, cols, scores, threshold=-1.0, k_min=1, k_max=len(truth))

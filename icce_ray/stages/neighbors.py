@@ -17,6 +17,7 @@ import torch
 from icce_ray.adapters.progress import StageProgress
 from icce_ray.adapters.storage import FileInfo
 from icce_ray.core import neighbors as core
+from icce_ray.core import search as exact
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources, run_bounded
 from icce_ray.stages.embed import described
@@ -109,7 +110,7 @@ class _Shard:
 
     def __init__(self, rows: FeatureRows, start: int, stop: int, device: str, search: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.base = core.unit_rows(torch.from_numpy(rows.features(start, stop)).to(device))
+        self.base = exact.unit_rows(torch.from_numpy(rows.features(start, stop)).to(device))
         self.start = start
         self.propose = _faiss(self.base) if search == "faiss" else None
 
@@ -117,11 +118,11 @@ class _Shard:
         """Neighbour lists of these queries in this shard: offsets, row numbers, similarities."""
         block = torch.tensor(queries, device=self.base.device)  # Ray's arrays are read-only
         where = {"first_query": first, "first_base": self.start}
-        lists = core.search_shard(block, self.base, **where, **limits, propose=self.propose)
+        lists = exact.search_shard(block, self.base, **where, **limits, propose=self.propose)
         return tuple(tensor.cpu().numpy() for tensor in (lists.offsets, lists.ids, lists.similarities))
 
 
-def _faiss(base: torch.Tensor) -> core.Proposer:
+def _faiss(base: torch.Tensor) -> exact.Proposer:
     """FAISS in the place of the core's own product, on the device of `base`."""
     from icce_ray.adapters.faiss_index import FaissCandidates
 
@@ -137,7 +138,7 @@ def _faiss(base: torch.Tensor) -> core.Proposer:
 
 @ray.remote(num_cpus=0.25)
 def _unit_rows(rows: FeatureRows, start: int, stop: int) -> np.ndarray:
-    return core.unit_rows(torch.from_numpy(rows.features(start, stop))).numpy()
+    return exact.unit_rows(torch.from_numpy(rows.features(start, stop))).numpy()
 
 
 @ray.remote(num_cpus=0.25)
@@ -168,7 +169,7 @@ def write_lists(root: str, index: int, start: int, image_ids: np.ndarray, lists:
 @ray.remote
 def _write_ground_truth(root: str, index: int, rows: FeatureRows, start: int, stop: int, truth: np.ndarray) -> FileInfo:
     features = torch.from_numpy(rows.features())
-    lists = core.ground_truth(torch.tensor(truth), features, first_query=start, n_queries=stop - start)
+    lists = exact.ground_truth(torch.tensor(truth), features, first_query=start, n_queries=stop - start)
     return write_lists(root, index, start, rows.image_ids(), lists)
 
 

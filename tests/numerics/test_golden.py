@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from icce_ray.core.neighbors import mine
 from icce_ray.core.recipe import Recipe
+from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")

@@ -5,8 +5,8 @@ import torch
 from reference_heads import ReferenceTrainer
 
 from icce_ray.core.heads import PARAMETERS, HeadBank, derived_seed, head_shapes, heads_per_chunk, initialise
-from icce_ray.core.neighbors import mine
 from icce_ray.core.recipe import Recipe
+from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
 
 N, DIM, K, HEADS = 48, 10, 4, 5

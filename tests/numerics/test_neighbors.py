@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from icce_ray.adapters.faiss_index import FaissCandidates
-from icce_ray.core import neighbors
-from icce_ray.core.neighbors import Neighbors, concatenate, default_k_max, merge, mine, search_shard, unit_rows
+from icce_ray.core import neighbors, search
+from icce_ray.core.neighbors import Neighbors, concatenate, default_k_max, merge
+from icce_ray.core.search import mine, search_shard, unit_rows
 
 
 def lattice(n, dim, seed):
@@ -29,7 +30,7 @@ def all_scores(features):
     unit = unit_rows(features)
     n = len(unit)
     crow, cols = torch.arange(0, n * n + 1, n), torch.arange(n).repeat(n)
-    return neighbors.rescore(unit, unit, crow, cols).view(n, n).numpy()
+    return search.rescore(unit, unit, crow, cols).view(n, n).numpy()
 
 
 def brute_force(scores, threshold, k_min, k_max):
@@ -159,7 +160,7 @@ def test_any_size_of_blocks_gives_the_same_bits(monkeypatch, elements, block_row
     features = gaussian(40, 33, seed=5)
     limits = {"threshold": 0.1, "k_min": 4, "k_max": 12}
     whole = mine(features, **limits)
-    monkeypatch.setattr(neighbors, "BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(search, "BLOCK_ELEMENTS", elements)
     assert same(whole, mine(features, **limits, block_rows=block_rows))
 
 
@@ -264,11 +265,11 @@ def test_ground_truth_lists_the_class():
     truth = torch.tensor([0, 1, 0, 1, 0, 0])
     features = gaussian(6, 8, seed=11)
     scores = all_scores(features)
-    found = neighbors.ground_truth(truth, features, first_query=2, n_queries=3)
+    found = search.ground_truth(truth, features, first_query=2, n_queries=3)
     expected = [sorted((-scores[i][j], j) for j in range(6) if j != i and truth[j] == truth[i]) for i in (2, 3, 4)]
     assert as_lists(found) == [[(j, -negative) for negative, j in row] for row in expected]
     with pytest.raises(ValueError, match="image 1 is alone in its class 1"):
-        neighbors.ground_truth(torch.tensor([0, 1, 0]), features[:3], first_query=0, n_queries=3)
+        search.ground_truth(torch.tensor([0, 1, 0]), features[:3], first_query=0, n_queries=3)
 
 
 def test_lists_that_are_all_empty():

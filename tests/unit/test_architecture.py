@@ -111,7 +111,7 @@ def test_import_direction(module):
         ("core.heads", "import pyarrow.parquet as pq"),
         ("adapters.weights", "def late():\n    import ray.data"),
         ("adapters.weights", "from icce_ray.store import Store"),
-        ("settings", "from icce_ray.core.neighbors import mine"),
+        ("settings", "from icce_ray.core.search import mine"),
         ("settings", "import torch"),
         ("store", "from icce_ray.adapters.progress import Display"),
         ("estimator", "from icce_ray.stages import heads"),

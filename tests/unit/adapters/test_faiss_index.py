@@ -9,7 +9,8 @@ import torch
 
 from icce_ray.adapters import faiss_index
 from icce_ray.adapters.faiss_index import FaissCandidates
-from icce_ray.core.neighbors import concatenate, merge, mine, rescore, select, unit_rows
+from icce_ray.core.neighbors import concatenate, merge, select
+from icce_ray.core.search import mine, rescore, unit_rows
 
 
 def clustered(n=300, dim=24, seed=0):

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from icce_ray.core.neighbors import mine
 from icce_ray.core.recipe import Recipe
+from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer, feature_statistics
 
 N, DIM, K = 60, 6, 3
