@@ -1,0 +1,127 @@
+"""True labels: every form of file, each fault named, and a class for each image by its own key."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from icce_ray.adapters.storage import Storage
+from icce_ray.stages.rows import FeatureRows
+from icce_ray.stages.truth import labels_for, read_truth, truth_of_rows
+from icce_ray.store import RunError, Store
+
+URIS = pa.array(["b/1.png", "a/1.png", "new.png"])
+IDS = pa.array([2, 0, 7], pa.int64())
+
+
+def written(tmp_path, name, content):
+    path = tmp_path / name
+    if isinstance(content, pa.Table):
+        Storage(tmp_path).write_table(name, content)
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", "uri,label\na/1.png,3\nb/1.png,9\nc.png,3\n"),
+        ("t.CSV", "label,path\n3,a/1.png\n9,b/1.png\n3,c.png\n"),
+        ("t.csv", "uri,label,note\na/1.png,cat,x\nb/1.png,dog,\nc.png,cat,\n"),
+        ("t.csv", "image_id,label\n0,3\n2,9\n5,3\n"),
+        ("t.parquet", pa.table({"uri": ["a/1.png", "b/1.png", "c.png"], "label": ["cat", "dog", "cat"]})),
+        ("t.parquet", pa.table({"image_id": pa.array([0, 2, 5], pa.int32()), "label": [3.0, 9.0, 3.0]})),
+        (
+            "t.parquet",
+            pa.table(
+                {
+                    "uri": pa.array(["a/1.png", "b/1.png", "c.png"]).dictionary_encode(),
+                    "label": pa.array(["cat", "dog", "cat"]).dictionary_encode(),
+                }
+            ),
+        ),
+        (
+            "t.parquet",
+            pa.table({"uri": pa.array(["a/1.png", "b/1.png", "c.png"], pa.large_string()), "label": [3, 9, 3]}),
+        ),
+    ],
+)
+def test_classes_are_numbered_and_found_by_key(tmp_path, name, content):
+    truth = read_truth(written(tmp_path, name, content))
+    assert truth["label"].to_pylist() == [0, 1, 0]
+    labels = labels_for(truth, IDS, URIS)
+    assert labels.dtype == np.int64
+    assert labels.tolist() == [1, 0, -1]
+
+
+def test_a_name_of_digits_is_a_name(tmp_path):
+    truth = read_truth(written(tmp_path, "t.csv", "uri,label\n0,cat\n2,dog\n"))
+    assert labels_for(truth, pa.array([0, 2]), pa.array(["2", "0"])).tolist() == [1, 0]
+
+
+def test_a_relative_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, "t.csv", "uri,label\na,1\n")
+    assert len(read_truth("t.csv")) == 1
+
+
+def test_chunked_columns_and_no_images(tmp_path):
+    truth = read_truth(written(tmp_path, "t.csv", "uri,label\na/1.png,3\nb/1.png,9\n"))
+    chunked = pa.chunked_array([URIS.slice(0, 1), URIS.slice(1)])
+    assert labels_for(truth, IDS, chunked).tolist() == [1, 0, -1]
+    assert labels_for(truth, IDS.slice(0, 0), URIS.slice(0, 0)).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("t.csv", "uri,class\na,1\n", r"has columns \['uri', 'class'\]; needs label and one of"),
+        ("t.csv", "file,label\na,1\n", r"has columns \['file', 'label'\]; needs label and one of \['uri', 'path'"),
+        ("t.csv", "uri,label\na,1\na,1\nb,2\n", "3 rows, but 2 distinct uri"),
+        ("t.csv", "uri,label\na,1\nb,\n", "1 of 2 rows have no label or no uri"),
+        ("t.csv", "image_id,label\n0,1\n,2\n", "1 of 2 rows have no label or no image_id"),
+        ("t.csv", "uri,label\na,cat\nb,\n,dog\nc,cat\n", "2 of 4 rows have no label or no uri"),
+        ("t.parquet", pa.table({"uri": ["a", "b"], "label": [1.0, np.nan]}), "1 of 2 rows have no label or no uri"),
+        ("t.csv", "image_id,label\nx,1\ny,2\n", "column image_id is string, not a whole number"),
+        ("t.parquet", pa.table({"uri": [1, 2], "label": [1, 2]}), "column uri is int64, not text"),
+        ("t.csv", "", "neither CSV"),
+        ("t.csv", b"uri,label\n\xff.png,1\n", "neither CSV"),
+        ("t.parquet", "uri,label\na,1\n", r"neither CSV \(by its name\) nor Parquet"),
+        ("t.parquet", b"PAR1" + b"\0" * 40 + b"\x10\0\0\0PAR1", r"neither CSV \(by its name\) nor Parquet"),
+        ("labels.txt", "uri,label\na,1\n", r"neither CSV \(by its name\) nor Parquet"),
+    ],
+)
+def test_a_file_that_will_not_do_is_named(tmp_path, name, content, says):
+    location = written(tmp_path, name, content)
+    with pytest.raises(RunError, match=says) as caught:
+        read_truth(location)
+    assert str(caught.value).startswith(f"labels = {location}: ")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    for location in (f"{tmp_path}/no.csv", f"{tmp_path}/no/no.csv"):
+        with pytest.raises(RunError, match=f"labels = {location}: no such file; give CSV or Parquet"):
+            read_truth(location)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with features of three images in two files."""
+    store = Store(str(tmp_path / "run"))
+    tables = [
+        pa.table({"image_id": IDS.slice(1, 1), "uri": URIS.slice(1, 1)}),
+        pa.table({"image_id": [2, 7], "uri": ["b/1.png", "new.png"]}),
+    ]
+    files = [
+        store.storage.write_table(Store.part("features/status=ok", index), one) for index, one in enumerate(tables)
+    ]
+    store.commit("embed", files, fingerprint="", summary={}, seconds=0)
+    return store
+
+
+def test_all_images_of_a_run_need_a_class(tmp_path, run):
+    location = written(tmp_path, "t.csv", "uri,label\nnew.png,x\na/1.png,y\nb/1.png,x\nmore.png,z\n")
+    assert truth_of_rows(run, FeatureRows.of(run), location).tolist() == [1, 0, 0]
+    location = written(tmp_path, "u.csv", "uri,label\na/1.png,y\n")
+    with pytest.raises(RunError, match=r"has no label for 2 of 3 images of .*run \(first: b/1\.png\)"):
+        truth_of_rows(run, FeatureRows.of(run), location)
