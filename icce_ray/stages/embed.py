@@ -97,31 +97,45 @@ def embedded(
 
 def write_features(table: pa.Table, *, root: str) -> pa.Table:
     """Task: the two shards of one chunk, rejects first: the ok shard says that the chunk is done."""
-    return write_chunk(table, root=root, ok_artifact=OK, reject_artifact=REJECT, dropped=("chunk", "reason", "detail"))
+    return write_chunk(
+        table, root=root, ok_artifact=OK, reject_artifact=REJECT, dropped=("chunk", "chunk_rows", "reason", "detail")
+    )
 
 
 def write_chunk(
     table: pa.Table, *, root: str, ok_artifact: str, reject_artifact: str, dropped: tuple[str, ...]
 ) -> pa.Table:
-    """Write the accepted and the rejected rows of one chunk; returns the row of counts and files for the driver."""
+    """Write accepted and rejected rows of each chunk; returns its row of counts and files for the driver.
+
+    A chunk of which rows are missing is an error: its shard would look complete without them.
+    """
+    written = []
+    for chunk in table["chunk"].unique().to_pylist():
+        rows = table.filter(pc.field("chunk") == chunk)
+        if len(rows) != rows["chunk_rows"][0].as_py():
+            raise RunError(f"chunk {chunk} came with {len(rows)} of {rows['chunk_rows'][0]} images; report this")
+        written.append(_write_one(rows, chunk, root, ok_artifact, reject_artifact, dropped))
+    return pa.Table.from_pylist(written)
+
+
+def _write_one(
+    table: pa.Table, chunk: int, root: str, ok_artifact: str, reject_artifact: str, dropped: tuple[str, ...]
+) -> dict[str, Any]:
     storage = Store(root).storage
-    chunk = table["chunk"][0].as_py()
     ok = table.filter(pc.field("reason").is_null()).drop_columns(list(dropped))
     bad = table.filter(pc.field("reason").is_valid()).select(["image_id", "uri", "reason", "detail"])
     files = []
     if len(bad):
         files.append(storage.write_table(Store.part(reject_artifact, chunk), bad))
     files.append(storage.write_table(Store.part(ok_artifact, chunk), ok))
-    return pa.table(
-        {
-            "ok": [len(ok)],
-            "rejected": [len(bad)],
-            "path": [[info.path for info in files]],
-            "rows": [[info.rows for info in files]],
-            "bytes": [[info.bytes for info in files]],
-            "sha256": [[info.sha256 for info in files]],
-        }
-    )
+    return {
+        "ok": len(ok),
+        "rejected": len(bad),
+        "path": [info.path for info in files],
+        "rows": [info.rows for info in files],
+        "bytes": [info.bytes for info in files],
+        "sha256": [info.sha256 for info in files],
+    }
 
 
 def files_of(row: dict[str, Any]) -> list[FileInfo]:

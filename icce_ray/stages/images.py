@@ -1,8 +1,9 @@
 """The stream from image files to features, one numbered chunk of the manifest at a time (Ray Data).
 
-Chunk c is `manifest/part-c.parquet`. Decoding runs as tasks, the backbone in actors, writing as tasks again, and a
-chunk stays one block all the way, so that what is written has a deterministic name and content: a killed run
-repeats exactly the chunks whose file is not there. Only a row of counts a chunk reaches the driver.
+Chunk c is `manifest/part-c.parquet`. Decoding runs as tasks, the backbone in actors, writing as tasks again, and the
+rows of a chunk stay in one block all the way (small chunks may share one), so that what is written has a deterministic
+name and content: a killed run repeats exactly the chunks whose file is not there. Only a row of counts a chunk reaches
+the driver.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def stream(
             )
             .map_batches(
                 _Embedder,
-                batch_size=None,
+                batch_size=batch,
                 batch_format="pyarrow",
                 zero_copy_batch=True,
                 compute=ray.data.ActorPoolStrategy(size=count),
@@ -79,7 +80,6 @@ def stream(
                     "embed": embed.model_dump(),
                     "device": resources.device,
                     "threads": max(1, resources.cores // count),
-                    "batch": batch,
                     "labeller": labeller,
                 },
             )
@@ -103,7 +103,7 @@ def _whole_blocks() -> Iterator[None]:
 def _decode_chunk(
     batch: pa.Table, *, chunks: np.ndarray, source: str, root: str, size: int, resize: Any, max_pixels: int
 ) -> pa.Table:
-    """One chunk of the manifest with its pictures: chunk, image_id, uri, pixels, reason, detail."""
+    """One chunk of the manifest with its pictures: chunk, chunk_rows, image_id, uri, pixels, reason, detail."""
     if batch.num_rows != 1:
         raise RuntimeError(f"{batch.num_rows} chunks came as one block; chunks must stay apart")
     chunk = int(chunks[batch["id"][0].as_py()])
@@ -124,6 +124,7 @@ def _decode_chunk(
     return pa.table(
         {
             "chunk": pa.array([chunk] * len(rows), pa.int64()),
+            "chunk_rows": pa.array([len(rows)] * len(rows), pa.int64()),
             "image_id": rows["image_id"],
             "uri": rows["uri"],
             "pixels": pa.array(pixels, pa.binary(size * size * 3)),
@@ -134,9 +135,9 @@ def _decode_chunk(
 
 
 class _Embedder:
-    """Actor: pictures of a chunk to features, or through a run's classifier to labels."""
+    """Actor: a batch of pictures to features, or through a run's classifier to labels."""
 
-    def __init__(self, *, embed: dict[str, Any], device: str, threads: int, batch: int, labeller: str | None) -> None:
+    def __init__(self, *, embed: dict[str, Any], device: str, threads: int, labeller: str | None) -> None:
         import torch  # here and below: the tasks of this module never need it, and importing it takes seconds
 
         from icce_ray.adapters.backbones import load_backbone
@@ -152,21 +153,18 @@ class _Embedder:
             device=device,
             dtype="bfloat16" if device == "cuda" else "float32",
         )
-        self.batch = batch
         self.labeller = Labeller(labeller, device=device) if labeller else None
 
     def __call__(self, table: pa.Table) -> pa.Table:
         good = np.flatnonzero(table["reason"].is_null().to_numpy(zero_copy_only=False))
         main = np.zeros((len(table), self.backbone.dim), np.float16)
         blocks = np.zeros((len(table), self.backbone.block_dim), np.float16)
-        pixels = table["pixels"].combine_chunks()
-        for start in range(0, len(good), self.batch):
-            rows = good[start : start + self.batch]
-            features = self.backbone.embed(_pictures(pixels.take(pa.array(rows))))
+        if len(good):
+            features = self.backbone.embed(_pictures(table["pixels"].combine_chunks().take(pa.array(good))))
             with np.errstate(over="ignore"):  # beyond float16 becomes inf, which is a reject below
-                main[rows] = features.main
+                main[good] = features.main
                 if features.cls_blocks is not None:
-                    blocks[rows] = features.cls_blocks
+                    blocks[good] = features.cls_blocks
         table = _reject_bad_features(table.drop_columns("pixels"), main, blocks)
         if self.labeller is not None:
             label, confidence = self.labeller(main, blocks)

@@ -87,7 +87,11 @@ def list_source(
 def write_predictions(table: pa.Table, *, root: str) -> pa.Table:
     """Task: predictions and rejects of one chunk, rejects first."""
     return write_chunk(
-        table, root=root, ok_artifact=ARTIFACT, reject_artifact=REJECTS, dropped=("chunk", "reason", "detail")
+        table,
+        root=root,
+        ok_artifact=ARTIFACT,
+        reject_artifact=REJECTS,
+        dropped=("chunk", "chunk_rows", "reason", "detail"),
     )
 
 
