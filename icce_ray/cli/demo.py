@@ -29,7 +29,7 @@ SETTINGS = {
         "epochs": 60,
         "warmup_epochs": 5,
         "batch_size": 256,
-        "learning_rate": 1e-3,
+        "learning_rate": 3e-3,
         "teacher_momentum": 0.99,
     },
     "classifier": {"iterations": 600, "batch_size": 256},
