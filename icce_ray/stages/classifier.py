@@ -32,7 +32,14 @@ def run(
     progress.begin(settings.classifier.iterations, unit="iterations")
     with relayed(progress) as board:
         task = _train.options(num_cpus=1, num_gpus=resources.gpu_share)
-        return ray.get(task.remote(settings.model_dump(), store.root, resources.device, resources.cores, board))
+        files, summary = ray.get(
+            task.remote(settings.model_dump(), store.root, resources.device, resources.cores, board)
+        )
+    progress.say(
+        f"best of {summary['classifiers']}: {summary['input']}, learning rate {summary['learning_rate']:g}; predicts "
+        f"{summary['heldout_accuracy']:.2%} of {summary['heldout_images']:,} held-out consensus labels"
+    )
+    return files, summary
 
 
 @ray.remote(max_retries=2)

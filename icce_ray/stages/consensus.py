@@ -58,6 +58,7 @@ def run(
     method = best_method(ordered)
     files, kept = ray.get(_keep.remote(store.root, method, settings.clusters))
     progress.update(len(methods) + 1)
+    progress.say(f"{method} kept: ANMI {kept['anmi']:.4f}, mean agreement {kept['mean_agreement']:.1%}")
     summary = {"method": method, "scores": ordered, "refused": refused} | kept
     store.storage.write_bytes(SCORES, json.dumps(summary, indent=1).encode())
     store.storage.delete_tree(CANDIDATES)

@@ -70,7 +70,10 @@ def run(
     store.storage.delete(CHECKPOINT)
     names = [HEADS, LOSSES, *(name for name, _ in store.storage.list(LABELS))]
     files = [store.storage.describe(name) for name in names]
-    return files, summary_of(store.storage.read_table(LOSSES))
+    summary = summary_of(store.storage.read_table(LOSSES))
+    best = summary["best_head"]
+    progress.say(f"best of {summary['heads']} heads is {best}: TEMI loss {summary['temi'][best]:.4f}")
+    return files, summary
 
 
 def summary_of(losses: pa.Table) -> dict[str, Any]:

@@ -40,6 +40,11 @@ def run(
     finished = sum(stop - start for index, (start, stop) in enumerate(blocks) if index in done)
     progress.begin(len(rows), done=finished, unit="images")
     limits = limits_of(settings, len(rows))
+    if limits["k_min"] > len(rows) / settings.clusters and settings.neighbors.mode != "ground_truth":
+        progress.say(
+            f"k_min = {limits['k_min']} is more than a class of {len(rows):,} / {settings.clusters} images has: "
+            "neighbours will come from other classes; think of a lower neighbors.k_min"
+        )
     found: list[FileInfo] = []
     if missing:
         submit = (
@@ -57,6 +62,10 @@ def run(
         run_bounded(submit, missing, limit=4, on_result=on_result)
     found += described(store, [ARTIFACT], {info.path for info in found})
     counts = ray.get(_count.remote(store.root, [info.path for info in found], limits["k_min"]))
+    progress.say(
+        f"{counts['mean_neighbors']:.1f} neighbours on average ({counts['smallest']:,} to {counts['largest']:,}); "
+        f"{counts['share_at_k_min']:.0%} of the images have no more than k_min = {limits['k_min']}"
+    )
     return found, counts | limits
 
 
