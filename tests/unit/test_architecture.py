@@ -134,6 +134,10 @@ def test_core_opens_no_files():
     assert [module for module, tree in MODULES.items() if layer_of(module) == "core" and "open" in calls(tree)] == []
 
 
+def test_calls_are_found_at_any_depth():
+    assert calls(ast.parse("def f():\n    return [eval(x) for x in open('a').read()]")) == {"eval", "open"}
+
+
 def test_nothing_is_evaluated():
     assert [module for module, tree in MODULES.items() if calls(tree) & BANNED_CALLS] == []
 
