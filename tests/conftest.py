@@ -1,4 +1,4 @@
-"""One thread of torch in the test process: these tensors are so small that waiting for a second thread costs more than it gives."""
+"""One torch thread: these tensors are so small that waiting for a second one costs more than it gives."""
 
 import pytest
 import torch
