@@ -56,33 +56,37 @@ def agents():
         os.kill(pid, signal.SIGKILL)
 
 
-def descendants(pid):
-    """{pid: time of its start} of all processes below one, itself included."""
+def processes():
+    """{pid: (parent, session, time of its start)} of all that run; a zombie does not."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:  # it has ended
             continue
-        found[int(folder.name)] = (int(fields[1]), int(fields[19]))
-    below, more = {pid}, True
+        if fields[0] != "Z":
+            found[int(folder.name)] = (int(fields[1]), int(fields[3]), int(fields[19]))
+    return found
+
+
+def of_session(leader):
+    """{pid: time of its start} of a session: a driver and all of its Ray."""
+    return {pid: started for pid, (_, session, started) in processes().items() if session == leader}
+
+
+def descendants(leader):
+    """Processes below one, itself included."""
+    found, below, more = processes(), {leader}, True
     while more:
-        more = {child for child, (parent, _) in found.items() if parent in below} - below
+        more = {pid for pid, (parent, _, _) in found.items() if parent in below} - below
         below |= more
-    return {one: found[one][1] for one in below if one in found}
+    return below
 
 
-def left_of(processes):
-    """Those of earlier `descendants` that still run; a zombie does not."""
-    left = []
-    for pid, started in processes.items():
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[19]) == started and fields[0] != "Z":
-            left.append(pid)
-    return left
+def left_of(earlier):
+    """Those of some {pid: time of its start} that still run."""
+    now = processes()
+    return [pid for pid, started in earlier.items() if pid in now and now[pid][2] == started]
 
 
 def name_of(pid):
@@ -125,12 +129,12 @@ class Driver:
         try:
             wait_for(happened, what)
         finally:
-            processes = descendants(self.process.pid)
-            self.agents |= {pid: processes.pop(pid) for pid in list(processes) if name_of(pid).startswith(AGENTS)}
             self.process.kill()
+            theirs = of_session(self.process.pid)
+            self.agents |= {pid: theirs.pop(pid) for pid in list(theirs) if name_of(pid).startswith(AGENTS)}
             self.process.wait()
-        assert len(processes) > 3  # the driver, Ray's own and a worker: else nothing was tested
-        wait_for(lambda: not left_of(processes), f"the end of the killed driver's processes {processes}")
+        assert len(theirs) > 1  # Ray's own and workers, still there for a moment: else nothing was tested
+        wait_for(lambda: not left_of(theirs), f"the end of the killed driver's processes {theirs}")
 
     def finish(self):
         assert self.process.wait(timeout=PATIENCE) == 0, self.log.read_text()
