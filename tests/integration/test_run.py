@@ -230,11 +230,11 @@ def test_a_consensus_candidate_that_is_there_is_not_computed_again(finished, cop
 
 def test_fixed_neighbours(finished, copy):
     k = TINY["neighbors"]["k_min"]
-    metrics = pipeline.run(settings_of(copy, neighbors={"mode": "fixed"}), redo="neighbors", verbose=False)
+    settings = settings_of(copy, neighbors={"mode": "fixed"})
+    metrics = pipeline.run(settings, redo="neighbors", last="neighbors", verbose=False)
     expected = [ids[:k] for ids in neighbor_lists(finished)["neighbor_ids"]]
     assert neighbor_lists(copy)["neighbor_ids"] == expected
     assert metrics["neighbors"]["mean_neighbors"] == k
-    assert len(metrics["consensus"]["scores"]) >= 3
     assert list(violations(copy)) == []
 
 
