@@ -48,6 +48,7 @@ def connected() -> Iterator[None]:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         with _stderr_of_c_closed():
             ray.init(
+                address="local",  # else Ray takes the cluster that somebody's `ray start` left on this machine
                 num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1),
                 include_dashboard=False,
                 log_to_driver=False,

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,16 @@ neighbors: {threshold: 0.6, k_min: 5}
 heads: {heads: 3, hidden: 32, bottleneck: 16, epochs: 4, warmup_epochs: 1, batch_size: 40}
 classifier: {iterations: 50, batch_size: 40}
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def another_cluster():
+    """A place for Ray's files, its path short for sockets, where somebody's `ray start` has left its address."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        (Path(folder) / "ray").mkdir()
+        (Path(folder) / "ray/ray_current_cluster").write_text("127.0.0.1:9")
+        patch.setenv("RAY_TMPDIR", folder)
+        yield
 
 
 def icce(*arguments):
