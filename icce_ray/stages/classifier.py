@@ -18,7 +18,7 @@ from icce_ray.settings import Settings
 from icce_ray.stages import consensus
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.labelling import DESCRIPTION, WEIGHTS, classifier_inputs, wide
-from icce_ray.stages.reporting import relayed
+from icce_ray.stages.reporting import Report, relayed
 from icce_ray.stages.rows import FeatureRows
 from icce_ray.store import Store
 
@@ -29,8 +29,7 @@ def run(
     settings: Settings, store: Store, resources: Resources, progress: StageProgress
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Train the grid in one task on the device; the winner predicts the held-out consensus labels best."""
-    progress.begin(settings.classifier.iterations, unit="iterations")
-    with relayed(progress) as board:
+    with relayed(progress, settings.classifier.iterations, unit="iterations") as board:
         task = _train.options(num_cpus=1, num_gpus=resources.gpu_share)
         files, summary = ray.get(
             task.remote(settings.model_dump(), store.root, resources.device, resources.cores, board)
@@ -64,7 +63,7 @@ def _train(
         batch_size=settings.classifier.batch_size,
         iterations=settings.classifier.iterations,
         seed=settings.seed,
-    ).fit(lambda done, total: board.post.remote(done, {}))
+    ).fit(lambda done, total: board.post.remote(Report(done)))
     points = grid.score(features[held], labels[held])
     winner = best_point(points)
     chosen = grid.classifier(winner)

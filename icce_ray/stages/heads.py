@@ -18,7 +18,7 @@ from icce_ray.core.training import HeadTrainer
 from icce_ray.settings import Settings
 from icce_ray.stages import neighbors
 from icce_ray.stages.cluster import Resources
-from icce_ray.stages.reporting import relayed
+from icce_ray.stages.reporting import Report, relayed
 from icce_ray.stages.rows import FeatureRows, list_column
 from icce_ray.store import RunError, Store
 
@@ -40,8 +40,7 @@ def run(
             "sample is not built yet; raise heads.max_images if the device's memory holds their features, or give "
             "fewer images"
         )
-    progress.begin(settings.heads.epochs, unit="epochs")
-    with relayed(progress) as board:
+    with relayed(progress, settings.heads.epochs, unit="epochs") as board:
         trainer = TorchTrainer(
             _train,
             train_loop_config={
@@ -106,11 +105,13 @@ def _train(config: dict[str, Any]) -> None:
         seed=config["seed"],
     )
     history = _restored(store, trainer)
-    epochs = trainer.recipe.epochs
+    epochs, earlier = trainer.recipe.epochs, trainer.epoch
+    config["board"].post.remote(Report(earlier, earlier))
     while trainer.epoch < epochs:
         losses = trainer.run_epoch()
         history.append(torch.stack([losses.temi, losses.cross_entropy]).cpu())
-        config["board"].post.remote(trainer.epoch, {"mean_loss": float(history[-1][0].mean())})
+        facts = {"mean_loss": float(history[-1][0].mean())}
+        config["board"].post.remote(Report(trainer.epoch, earlier, facts))
         if trainer.epoch % every == 0 and trainer.epoch < epochs:
             save_tensors(store.storage, CHECKPOINT, trainer.state() | {"history": torch.stack(history)})
     save_tensors(store.storage, CHECKPOINT, trainer.state() | {"history": torch.stack(history)})

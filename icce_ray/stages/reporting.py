@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -14,41 +15,59 @@ from icce_ray.adapters.progress import StageProgress
 POLL_SECONDS = 0.5
 
 
+@dataclass(frozen=True)
+class Report:
+    """How far the process is: units done in all, those of them an earlier process did, facts to show."""
+
+    done: int
+    earlier: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
 @ray.remote(num_cpus=0)
 class Board:
-    """Holds the last thing reported."""
+    """Holds the last report."""
 
     def __init__(self) -> None:
-        self.last: tuple[int, dict[str, Any]] | None = None
+        self.last: Report | None = None
 
-    def post(self, done: int, facts: dict[str, Any]) -> None:
-        """Units done in all, and facts to show."""
-        self.last = (done, facts)
+    def post(self, report: Report) -> None:
+        """Replace the last report."""
+        self.last = report
 
-    def read(self) -> tuple[int, dict[str, Any]] | None:
+    def read(self) -> Report | None:
         """The last report."""
         return self.last
 
 
 @contextmanager
-def relayed(progress: StageProgress) -> Iterator[Any]:
+def relayed(progress: StageProgress, total: int, *, unit: str) -> Iterator[Any]:
     """A board to hand to the remote process; what is posted there is shown here until the block ends."""
     board: Any = Board.remote()
     stop = threading.Event()
+    begun = False
+
+    def show() -> None:
+        nonlocal begun
+        last: Report | None = ray.get(board.read.remote())
+        if last is None:
+            return
+        if not begun:
+            progress.begin(total, done=last.earlier, unit=unit)
+            begun = True
+        progress.update(last.done, **last.facts)
 
     def relay() -> None:
         while not stop.wait(POLL_SECONDS):
-            last = ray.get(board.read.remote())
-            if last is not None:
-                progress.update(last[0], **last[1])
+            show()
 
     thread = threading.Thread(target=relay, daemon=True)
     thread.start()
     try:
         yield board
-        last = ray.get(board.read.remote())
-        if last is not None:
-            progress.update(last[0], **last[1])
+        stop.set()
+        thread.join()
+        show()  # the last report, which the thread may have missed
     finally:
         stop.set()
         thread.join()
