@@ -12,6 +12,8 @@ from typing import Any
 
 import ray
 
+from icce_ray.adapters.progress import StageProgress
+from icce_ray.adapters.storage import FileInfo
 from icce_ray.settings import ResourceSettings
 from icce_ray.store import RunError
 
@@ -136,6 +138,22 @@ def run_bounded(
             pending = _drain(pending, on_result)
     while pending:
         pending = _drain(pending, on_result)
+
+
+def run_files(
+    submit: Callable[[int], Any], indices: Sequence[int], *, limit: int, finished: int, progress: StageProgress
+) -> list[FileInfo]:
+    """`run_bounded` for tasks that each write a shard; `finished` rows were there before. Returns the files."""
+    found: list[FileInfo] = []
+
+    def on_result(info: FileInfo) -> None:
+        nonlocal finished
+        found.append(info)
+        finished += info.rows or 0
+        progress.update(finished)
+
+    run_bounded(submit, indices, limit=limit, on_result=on_result)
+    return found
 
 
 def _drain(pending: set[Any], on_result: Callable[[Any], None]) -> set[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -23,34 +24,72 @@ def run(
     settings: Settings, store: Store, resources: Resources, progress: StageProgress
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Embed every chunk of the manifest whose shard is not there yet. Returns the files and a summary."""
-    manifest = store.require("list")
-    chunks = list(range(len(manifest.files)))
-    done = store.parts(OK)
-    missing = [chunk for chunk in chunks if chunk not in done]
-    rows = [info.rows or 0 for info in manifest.files]
-    finished = sum(rows[chunk] for chunk in done)
-    progress.begin(sum(rows), done=finished, unit="images")
     info = described_backbone(settings.embed)
+    found, summary = through_backbone(
+        settings.source,
+        store,
+        settings.embed,
+        settings.resources,
+        resources,
+        progress,
+        write=write_features,
+        artifacts=(OK, REJECT),
+    )
+    layout = {name: list(span) for name, span in info.layout.items()}
+    return found, summary | {"dim": info.dim, "layout": layout, "block_dim": info.block_dim}
+
+
+def through_backbone(
+    source: str,
+    store: Store,
+    embed: EmbedSettings,
+    limits: ResourceSettings,
+    resources: Resources,
+    progress: StageProgress,
+    *,
+    write: Callable[..., pa.Table],
+    artifacts: tuple[str, str],
+    labeller: str | None = None,
+) -> tuple[list[FileInfo], dict[str, Any]]:
+    """Send the chunks of the manifest that are not there yet through the backbone, to `write` as tasks.
+
+    `artifacts` are the directories of accepted and rejected rows. Returns their files, those of earlier attempts
+    included, and the counts. Raises RunError if an input is missing or there twice.
+    """
+    accepted, refused = artifacts
+    counts = [info.rows or 0 for info in store.require("list").files]
+    done = store.parts(accepted)
+    finished = sum(counts[chunk] for chunk in done)
+    progress.begin(sum(counts), done=finished, unit="images")
+    missing = [chunk for chunk in range(len(counts)) if chunk not in done]
     found: list[FileInfo] = []
     rejected = 0
-    for row in embedded(
-        settings.source, store.root, missing, settings.embed, settings.resources, resources, write=write_features
-    ):
-        found += files_of(row)
-        rejected += row["rejected"]
-        finished += row["ok"] + row["rejected"]
-        progress.update(finished, rejected=rejected)
-    found += described(store, [OK, REJECT], {info.path for info in found})
-    reasons, first = rejects(store, [info.path for info in found if info.path.startswith(REJECT)])
+    if missing:
+        stream = images.stream(
+            source=source,
+            root=store.root,
+            chunks=missing,
+            embed=embed,
+            image_size=described_backbone(embed).image_size,
+            resources=resources,
+            actors=limits.embed_actors,
+            batch=limits.embed_batch,
+            labeller=labeller,
+            write=write,
+        )
+        for row in stream:
+            found += files_of(row)
+            rejected += row["rejected"]
+            finished += row["ok"] + row["rejected"]
+            progress.update(finished, rejected=rejected)
+    found += described(store, list(artifacts), {info.path for info in found})
+    reasons, first = rejects(store, [info.path for info in found if info.path.startswith(refused)])
     summary = {
-        "images": sum(rows),
-        "ok": sum(info.rows or 0 for info in found if info.path.startswith(OK)),
+        "images": sum(counts),
+        "ok": sum(info.rows or 0 for info in found if info.path.startswith(accepted)),
         "rejected": sum(reasons.values()),
         "rejected_by_reason": dict(reasons),
         "first_rejects": first,
-        "dim": info.dim,
-        "layout": {name: list(span) for name, span in info.layout.items()},
-        "block_dim": info.block_dim,
     }
     if summary["ok"] + summary["rejected"] != summary["images"]:
         raise RunError(
@@ -63,35 +102,6 @@ def described_backbone(embed: EmbedSettings) -> BackboneInfo:
     """What the chosen backbone gives, without its weights. Raises BackboneError if it cannot be used."""
     return describe_backbone(
         embed.backbone, embed.feature_kind, n_last_blocks=embed.n_last_blocks, image_size=embed.image_size
-    )
-
-
-def embedded(
-    source: str,
-    root: str,
-    chunks: list[int],
-    embed: EmbedSettings,
-    limits: ResourceSettings,
-    resources: Resources,
-    *,
-    write: Any,
-    labeller: str | None = None,
-) -> Any:
-    """`images.stream` with the settings spelled out; nothing at all for no chunks."""
-    if not chunks:
-        return iter(())
-    info = described_backbone(embed)
-    return images.stream(
-        source=source,
-        root=root,
-        chunks=chunks,
-        embed=embed,
-        image_size=info.image_size,
-        resources=resources,
-        actors=limits.embed_actors,
-        batch=limits.embed_batch,
-        labeller=labeller,
-        write=write,
     )
 
 

@@ -19,7 +19,7 @@ from icce_ray.adapters.storage import FileInfo
 from icce_ray.core import neighbors as core
 from icce_ray.core import search as exact
 from icce_ray.settings import Settings
-from icce_ray.stages.cluster import Resources, run_bounded
+from icce_ray.stages.cluster import Resources, run_files
 from icce_ray.stages.embed import described
 from icce_ray.stages.rows import FeatureRows
 from icce_ray.stages.truth import truth_of_rows
@@ -52,14 +52,7 @@ def run(
             if settings.neighbors.mode == "ground_truth"
             else _search(settings, store, rows, blocks, resources, limits)
         )
-
-        def on_result(result: FileInfo) -> None:
-            nonlocal finished
-            found.append(result)
-            finished += result.rows or 0
-            progress.update(finished)
-
-        run_bounded(submit, missing, limit=4, on_result=on_result)
+        found = run_files(submit, missing, limit=4, finished=finished, progress=progress)
     found += described(store, [ARTIFACT], {info.path for info in found})
     counts = ray.get(_count.remote(store.root, [info.path for info in found], limits["k_min"]))
     progress.say(

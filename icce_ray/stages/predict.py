@@ -11,9 +11,8 @@ import ray
 from icce_ray.adapters.progress import StageProgress
 from icce_ray.adapters.storage import FileInfo
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
-from icce_ray.stages import listing
-from icce_ray.stages.cluster import Resources, run_bounded
-from icce_ray.stages.embed import described, embedded, files_of, rejects, write_chunk
+from icce_ray.stages.cluster import Resources, run_files
+from icce_ray.stages.embed import described, through_backbone, write_chunk
 from icce_ray.stages.labelling import Labeller
 from icce_ray.stages.rows import OK, FeatureRows, matrix
 from icce_ray.store import ARTIFACTS, Store
@@ -32,17 +31,14 @@ def run(
     missing = [index for index in range(len(files)) if index not in done]
     finished = sum(files[index].rows or 0 for index in done)
     progress.begin(len(rows), done=finished, unit="images")
-    found: list[FileInfo] = []
-
-    def on_result(result: FileInfo) -> None:
-        nonlocal finished
-        found.append(result)
-        finished += result.rows or 0
-        progress.update(finished)
-
     task = _label_shard.options(num_cpus=0.5, num_gpus=resources.gpu_share)
-    submit = lambda index: task.remote(store.root, files[index].path, index, resources.device)  # noqa: E731
-    run_bounded(submit, missing, limit=2 * max(1, resources.cores * resources.nodes), on_result=on_result)
+    found = run_files(
+        lambda index: task.remote(store.root, files[index].path, index, resources.device),
+        missing,
+        limit=2 * max(1, resources.cores * resources.nodes),
+        finished=finished,
+        progress=progress,
+    )
     found += described(store, [ARTIFACT], {info.path for info in found})
     return found, ray.get(_summarise.remote(store.root, [info.path for info in found], settings.clusters))
 
@@ -52,36 +48,19 @@ def run_source(
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Label the images listed in `out`'s manifest with the classifier of `run_store`, straight from the pictures."""
     labeller = Labeller(run_store.root, device="cpu")
-    embed = EmbedSettings.model_validate(labeller.description["embed"])
-    manifest = out.require("list")
-    counts = [info.rows or 0 for info in manifest.files]
-    done = out.parts(ARTIFACT)
-    finished = sum(counts[chunk] for chunk in done)
-    progress.begin(sum(counts), done=finished, unit="images")
-    missing = [chunk for chunk in range(len(counts)) if chunk not in done]
-    found: list[FileInfo] = []
-    rejected = 0
-    stream = embedded(
-        source, out.root, missing, embed, limits, resources, write=write_predictions, labeller=run_store.root
+    found, counts = through_backbone(
+        source,
+        out,
+        EmbedSettings.model_validate(labeller.description["embed"]),
+        limits,
+        resources,
+        progress,
+        write=write_predictions,
+        artifacts=(ARTIFACT, REJECTS),
+        labeller=run_store.root,
     )
-    for row in stream:
-        found += files_of(row)
-        rejected += row["rejected"]
-        finished += row["ok"] + row["rejected"]
-        progress.update(finished, rejected=rejected)
-    found += described(out, [ARTIFACT, REJECTS], {info.path for info in found})
-    reasons, first = rejects(out, [info.path for info in found if info.path.startswith(REJECTS)])
     paths = [info.path for info in found if info.path.startswith(ARTIFACT)]
-    summary = ray.get(_summarise.remote(out.root, paths, labeller.description["classes"]))
-    rejection = {"rejected": sum(reasons.values()), "rejected_by_reason": dict(reasons), "first_rejects": first}
-    return found, summary | {"images": sum(counts)} | rejection
-
-
-def list_source(
-    source: str, out: Store, progress: StageProgress, rows_per_shard: int
-) -> tuple[list[FileInfo], dict[str, Any]]:
-    """The manifest of a source to predict."""
-    return listing.run(source, out, progress, rows_per_shard=rows_per_shard)
+    return found, counts | ray.get(_summarise.remote(out.root, paths, labeller.description["classes"]))
 
 
 def write_predictions(table: pa.Table, *, root: str) -> pa.Table:
