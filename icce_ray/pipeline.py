@@ -120,11 +120,11 @@ def evaluate_run(
 
 def _prepare(settings: Settings, store: Store, redo: str | None, shown: Shown) -> None:
     """Everything that can be found wrong before work starts; binds the run to the settings and lists the source."""
+    list_images(settings.source)
     described_backbone(settings.embed)
     check_device(settings.resources)
     if settings.neighbors.labels is not None:
         read_truth(settings.neighbors.labels)
-    list_images(settings.source)
     listed = store.marker("list") if redo != "list" else None
     if listed is not None:  # before `redo` deletes anything
         _check_clusters(settings, listed)

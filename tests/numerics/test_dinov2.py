@@ -114,7 +114,7 @@ def test_missing_files(model, tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(BackboneError, match=r"configuration .* cannot be read"):
         describe_backbone(str(tmp_path), "cls")
-    for name in ("resnet50", str(tmp_path / "nowhere"), str(tmp_path / "config.json")):
+    for name in ("resnet50", "./nowhere", "../nowhere", str(tmp_path / "nowhere"), str(tmp_path / "config.json")):
         with pytest.raises(BackboneError, match=r"neither 'hog', nor a directory, nor a model id; .*dinov2-large"):
             describe_backbone(name, "cls")
 
