@@ -11,7 +11,7 @@ LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Hyperparameters of head training; the defaults are the paper's (METHOD 1b), fields as in the settings."""
+    """Hyperparameters of head training; the defaults are the paper's (4.2) and TEMI's, fields as in the settings."""
 
     heads: int = 50
     hidden: int = 512

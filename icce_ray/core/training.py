@@ -1,4 +1,4 @@
-"""Training of the clustering heads (paper 3.1; METHOD: TEMI with batch norm, Sinkhorn teacher and a CE term).
+"""Training of the clustering heads (paper 3.1: TEMI with batch norm, Sinkhorn teacher and a CE term).
 
 Everything a step touches lives on one device: features, ragged neighbour lists, parameters, random numbers, loss sums.
 Nothing in a step reads a value back to the host.

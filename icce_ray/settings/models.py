@@ -33,7 +33,7 @@ class _Frozen(BaseModel):
 
 
 class EmbedSettings(_Frozen):
-    """Images to frozen features (METHOD 0; paper 3.1 and 4.2)."""
+    """Images to frozen features (paper 3.1 and 4.2)."""
 
     backbone: str = "facebook/dinov2-large"
     """A hub id or local directory of a DINOv2-like transformer, or `hog`, which needs no weights."""
@@ -60,7 +60,7 @@ class EmbedSettings(_Frozen):
 
 
 class NeighborsSettings(_Frozen):
-    """Adaptive nearest neighbours (METHOD 1a; paper 3.1)."""
+    """Adaptive nearest neighbours (paper 3.1)."""
 
     mode: Literal["adaptive", "fixed", "ground_truth"] = "adaptive"
     """`fixed` takes the k_min nearest (TEMI); `ground_truth` all images of the same class (paper Table 4), from
@@ -90,7 +90,7 @@ class NeighborsSettings(_Frozen):
 
 
 class HeadsSettings(_Frozen):
-    """Multi-head training (METHOD 1b; paper 3.1 and 4.2; TEMI). Fields but the last two are `core.recipe.Recipe`'s."""
+    """Multi-head training (paper 3.1 and 4.2; TEMI). Fields but the last two are `core.recipe.Recipe`'s."""
 
     heads: Positive = 50
     """Clustering heads (paper)."""
@@ -147,7 +147,7 @@ class HeadsSettings(_Frozen):
 
 
 class ConsensusSettings(_Frozen):
-    """Cluster ensembles (METHOD 2; paper 3.2)."""
+    """Cluster ensembles (paper 3.2)."""
 
     methods: tuple[Method, ...] = ("cspa", "hgpa", "mcla", "hbgf")
     """Candidates, of which the one with the highest ANMI is kept; those that cannot serve the size say so."""
@@ -160,7 +160,7 @@ class ConsensusSettings(_Frozen):
 
 
 class ClassifierSettings(_Frozen):
-    """Self-training of linear classifiers (METHOD 3; paper 3.3; DINOv2's linear protocol)."""
+    """Self-training of linear classifiers (paper 3.3; DINOv2's linear protocol)."""
 
     iterations: Positive = 12_500
     """SGD steps (paper 4.2)."""

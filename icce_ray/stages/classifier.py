@@ -1,4 +1,4 @@
-"""Stage `classifier`: a grid of linear classifiers on the consensus labels, in one pass (METHOD 3)."""
+"""Stage `classifier`: a grid of linear classifiers on the consensus labels, in one pass (paper 3.3)."""
 
 from __future__ import annotations
 

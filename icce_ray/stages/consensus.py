@@ -1,4 +1,4 @@
-"""Stage `consensus`: one labelling from the labels of all heads, the candidate of highest ANMI kept (METHOD 2).
+"""Stage `consensus`: one labelling from the labels of all heads, the candidate of highest ANMI kept (paper 3.2).
 
 Each method is a Ray task of its own and leaves its candidate behind, so that a killed run repeats only those that were
 not finished. The driver sees scores, never labels.

@@ -1,4 +1,4 @@
-"""Stage `embed`: images to frozen features in Parquet shards, rejects beside them (METHOD 0)."""
+"""Stage `embed`: images to frozen features in Parquet shards, rejects beside them (paper 3.1)."""
 
 from __future__ import annotations
 

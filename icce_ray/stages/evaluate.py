@@ -1,4 +1,4 @@
-"""Stage `evaluate`: labels of the run against the truth (METHOD 4)."""
+"""Stage `evaluate`: labels of the run against the truth (paper 4.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage `heads`: the clustering heads on Ray Train, and the labels of every image under every head (METHOD 1b)."""
+"""Stage `heads`: the clustering heads on Ray Train, and the labels of every image under every head (paper 3.1)."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def run(
 
 
 def summary_of(losses: pa.Table) -> dict[str, Any]:
-    """Losses of the last epoch, and the best head: the lowest TEMI loss there (METHOD 1b)."""
+    """Losses of the last epoch, and the best head: the lowest TEMI loss there (paper 3.1)."""
     epoch = losses["epoch"].to_numpy()
     last = epoch == epoch.max()
     temi = losses["temi"].to_numpy()[last]

@@ -21,7 +21,7 @@ def wide(main: np.ndarray, blocks: np.ndarray | None) -> np.ndarray:
 
 
 def classifier_inputs(layout: dict[str, list[int]], dim: int, block_dim: int) -> dict[str, list[tuple[int, int]]]:
-    """Inputs of the classifier's grid by name, as column ranges of `wide` (METHOD 3).
+    """Inputs of the classifier's grid by name, as column ranges of `wide` (paper 3.3).
 
     With one block: the first part of the feature alone and all of it (CLS, CLS + patch mean). With the last four
     blocks: their CLS tokens, alone and with what follows the first part.

@@ -1,4 +1,4 @@
-"""Stage `neighbors`: adaptive neighbour lists from an index sharded over actors (METHOD 1a).
+"""Stage `neighbors`: adaptive neighbour lists from an index sharded over actors (paper 3.1).
 
 Each actor holds one shard of the unit features. A block of queries is read once, goes to every actor by reference,
 and the shards' lists are merged to those that one index would give; nothing but counts reaches the driver.

@@ -26,19 +26,19 @@ def fault(*overrides, **values):
 @pytest.mark.parametrize(
     ("stage", "defaults"),
     [
-        # METHOD 0: DINOv2 ViT-L/14, CLS and patch mean, one block; the image size is the backbone's own.
+        # Paper 3.1, 4.2: DINOv2 ViT-L/14, CLS and patch mean, one block; the image size is the backbone's own.
         ("embed", {"backbone": "facebook/dinov2-large", "n_last_blocks": 1, "image_size": None, "resize": "squash"}),
         ("embed", {"feature_kind": "cls+patch_mean", "reject_budget": 0.05}),
-        # METHOD 1a
+        # Paper 3.1, neighbours
         ("neighbors", {"mode": "adaptive", "threshold": 0.3, "k_min": 50, "k_max": None, "labels": None}),
-        # METHOD 1b
+        # Paper 3.1 and 4.2, TEMI: heads
         ("heads", {"heads": 50, "hidden": 512, "bottleneck": 256, "epochs": 400, "batch_size": 1024}),
         ("heads", {"learning_rate": 1e-4, "warmup_epochs": 20, "weight_decay": 1e-4}),
         ("heads", {"student_temperature": 0.1, "teacher_temperature": 0.1, "teacher_momentum": 0.996}),
         ("heads", {"marginal_momentum": 0.9, "beta": 0.6, "ce_weight": 1.0}),
         ("heads", {"teacher": "sinkhorn", "sinkhorn_iterations": 3, "input_norm": "batchnorm"}),
         ("heads", {"smoothing_neighbors": 1}),
-        # METHOD 2 and 3
+        # Paper 3.2 and 3.3
         ("consensus", {"methods": ("cspa", "hgpa", "mcla", "hbgf")}),
         ("classifier", {"iterations": 12_500, "learning_rates": LEARNING_RATES, "holdout": 0.1}),
     ],
