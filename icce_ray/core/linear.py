@@ -151,7 +151,7 @@ class LinearGrid:
 
 
 def best_point(points: Sequence[GridPoint]) -> GridPoint:
-    """The winner without labels (ours: the paper picks by true accuracy, 4.2): best on the held-out pseudo-labels, ties to the lower loss.
+    """The winner without labels: best on the held-out pseudo-labels, ties to the lower loss (ours; paper 4.2 has labels).
 
     Classifiers that diverged (loss not finite) never win. Raises ValueError if all did.
     """
