@@ -151,7 +151,9 @@ class LinearGrid:
 
 
 def best_point(points: Sequence[GridPoint]) -> GridPoint:
-    """The winner without labels: best on the held-out pseudo-labels, ties to the lower loss (ours; paper 4.2 has labels).
+    """The winner, found without labels: best on the held-out pseudo-labels, ties to the lower loss (ours).
+
+    The paper reports the best setting by true accuracy (4.2), which needs labels.
 
     Classifiers that diverged (loss not finite) never win. Raises ValueError if all did.
     """

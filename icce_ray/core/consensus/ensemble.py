@@ -26,19 +26,25 @@ IMBALANCES = (0.05, 0.5)
 
 
 @dataclass(frozen=True)
-class Consensus:
-    """One labelling for the labels of many heads, with what it was chosen from."""
+class Settled:
+    """A candidate after the heads have voted on it."""
 
     label: NDArray[np.int32]
     """int32[N] in [0, K)."""
     agreement: NDArray[np.float32]
     """float32[N] in [0, 1]: share of heads whose cluster stands for the image's label."""
+    anmi: float
+    """Of `label`, at least the candidate's."""
+    votes: int
+    """Refining votes kept."""
+
+
+@dataclass(frozen=True)
+class Consensus(Settled):
+    """One labelling for the labels of many heads, with what it was chosen from."""
+
     method: str
     """The method kept; ties go to the first."""
-    anmi: float
-    """ANMI of `label`, at least the method's score."""
-    votes: int
-    """Refining votes kept after the method."""
     scores: dict[str, float]
     """ANMI of each method that ran, before refining."""
     refused: dict[str, str]
@@ -103,16 +109,7 @@ def consensus(
         raise ConsensusSizeError(f"every method refused: {refused}")
     method = best_method(scores)
     settled = settle(rows, found[method], n_clusters, max_votes=max_votes)
-    return Consensus(
-        label=settled.label,
-        agreement=settled.agreement,
-        method=method,
-        anmi=settled.anmi,
-        votes=settled.votes,
-        scores=scores,
-        refused=refused,
-        candidates=found,
-    )
+    return Consensus(**vars(settled), method=method, scores=scores, refused=refused, candidates=found)
 
 
 def best_method(scores: Mapping[str, float]) -> str:
@@ -139,20 +136,6 @@ def candidate(
     run = _Run(rows, n_clusters, graph_partitioner, hypergraph_partitioner, seed)
     label, score = run.best(method, imbalances)
     return label[rows.index], score
-
-
-@dataclass(frozen=True)
-class Settled:
-    """A candidate after the heads have voted on it."""
-
-    label: NDArray[np.int32]
-    """int32[N] in [0, K)."""
-    agreement: NDArray[np.float32]
-    """float32[N] in [0, 1]: share of heads whose cluster stands for the image's label."""
-    anmi: float
-    """Of `label`, at least the candidate's."""
-    votes: int
-    """Refining votes kept."""
 
 
 def settle(rows: Collapsed, label: NDArray[np.int32], n_clusters: int, *, max_votes: int = 20) -> Settled:
