@@ -82,7 +82,10 @@ def predict_source(
     list_images(source)
     purpose = {"run": run_store.root, "classifier": classifier_marker.fingerprint, "source": source}
     out_store.claim_prediction(purpose)
-    if out_store.marker("list") is None:
+    listed = out_store.marker("list")
+    if listed is not None:
+        listing.check_unchanged(source, listed.summary)
+    else:
         _list(source, out_store, shown, settings.embed.rows_per_shard, classifier_marker.fingerprint)
     marker = out_store.marker("predict")
     if marker is None:
@@ -181,14 +184,14 @@ def _todo(store: Store, wanted: list[str]) -> list[str]:
 
 
 def _run_stage(stage: str, settings: Settings, store: Store, available: Resources, shown: Shown) -> None:
+    if stage != "embed":
+        embed.check_enough(store, settings.clusters)
     started = time.monotonic()
     with shown(stage) as progress:
         files, summary = STAGES[stage](settings, store, available, progress)
         seconds = time.monotonic() - started
         store.commit(stage, files, fingerprint=fingerprint(settings, stage), summary=summary, seconds=seconds)
         store.record(stage, summary | {"seconds": round(seconds, 3)})
-    if stage == "embed":
-        embed.check_enough(store, settings.clusters)
 
 
 def _check_budget(marker: Marker | None, budget: float) -> None:
@@ -200,6 +203,6 @@ def _check_budget(marker: Marker | None, budget: float) -> None:
     if share > budget:
         raise RejectBudgetError(
             f"{summary['rejected']} of {summary['images']} inputs ({share:.1%}) were rejected, the budget is "
-            f"{budget:.1%}: {summary['rejected_by_reason']}. All stages are complete for the others. Mend the source, "
-            "or accept it with --set embed.reject_budget=SHARE"
+            f"{budget:.1%}: {summary['rejected_by_reason']}. Every stage asked for is complete for the others. "
+            "Mend the source, or accept it with --set embed.reject_budget=SHARE"
         )

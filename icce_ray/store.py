@@ -127,10 +127,11 @@ class Store:
     def commit(
         self, stage: str, files: Iterable[FileInfo], *, fingerprint: str, summary: dict[str, Any], seconds: float
     ) -> Marker:
-        """Write the marker of a stage whose files all stand: from here on it is complete."""
+        """Write the marker of a stage whose files all stand: from here on it is complete, and needs no checkpoint."""
         ordered = sorted(files, key=lambda info: info.path)
         marker = Marker(stage, fingerprint, ordered, summary, round(seconds, 3), _now())
         self.storage.write_bytes(f"{ARTIFACTS[stage]}/{MARKER}", _json(asdict(marker)))
+        self.storage.delete(checkpoint_of(stage))
         return marker
 
     def discard_from(self, stage: str) -> None:
@@ -247,6 +248,11 @@ class Store:
     def record(self, section: str, figures: dict[str, Any]) -> None:
         """Set one section of `metrics.json`."""
         self.storage.write_bytes(METRICS_FILE, _json(self.metrics() | {section: figures}))
+
+
+def checkpoint_of(stage: str) -> str:
+    """Where a stage keeps what it needs to go on after a kill; deleted once its marker stands, never before."""
+    return f"{ARTIFACTS[stage]}/checkpoint.safetensors"
 
 
 def fingerprint(settings: Settings, stage: str) -> str:

@@ -37,6 +37,10 @@ def run(
     settings = store.settings()
     progress.begin(2 + kmeans + (predictions is not None), unit="steps")
     truth = read_truth(labels)
+    if predictions is not None and pa.types.is_integer(truth["key"].type):
+        raise RunError(
+            f"{labels} labels by image_id, which in {predictions} numbers other images than in the run; label by uri"
+        )
     rows = FeatureRows.of(store)
     table = rows.table(0, len(rows), ["image_id", "uri"])
     seen = labels_for(truth, table["image_id"], table["uri"])
@@ -104,11 +108,12 @@ def predictions_of(store: Store) -> pa.Table:
 
 def headline(settings: Settings, store: Store, figures: Figures) -> list[tuple[str, Figures]]:
     """(name, scores) of each labelling in the order of the method, for a table."""
+    kept = store.marker("consensus")
     names = {
         "kmeans": "k-means on the same features",
         "mean_head": f"mean of {settings.heads.heads} heads",
         "best_head": "best head (lowest loss)",
-        "consensus": f"consensus ({(store.marker('consensus') or store.require('consensus')).summary['method']})",
+        "consensus": f"consensus ({kept.summary['method']})" if kept else "consensus",
         "classifier_seen": "classifier, seen images",
         "classifier_unseen": "classifier, unseen images",
     }

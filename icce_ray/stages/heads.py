@@ -20,9 +20,9 @@ from icce_ray.stages import neighbors
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.reporting import Report, relayed
 from icce_ray.stages.rows import FeatureRows, list_column
-from icce_ray.store import RunError, Store
+from icce_ray.store import RunError, Store, checkpoint_of
 
-CHECKPOINT = "heads/checkpoint.safetensors"
+CHECKPOINT = checkpoint_of("heads")
 HEADS = "heads/heads.safetensors"
 LOSSES = "heads/losses.parquet"
 LABELS = "head_labels"
@@ -66,7 +66,6 @@ def run(
         )
         trainer.fit()
     store.storage.delete_tree(_TRAIN_STATE)
-    store.storage.delete(CHECKPOINT)
     names = [HEADS, LOSSES, *(name for name, _ in store.storage.list(LABELS))]
     files = [store.storage.describe(name) for name in names]
     summary = summary_of(store.storage.read_table(LOSSES))

@@ -62,7 +62,7 @@ def check_unchanged(source: str, summary: dict[str, Any]) -> None:
         raise RunError(
             f"{source} has changed since the run began: {images:,} images now, {summary['images']:,} then"
             f"{' (names or sizes differ)' if images == summary['images'] else ''}; "
-            "give another --out for the new images, or --redo list to repeat the run on them"
+            "give another --out for the images as they are now (or `icce run --redo list` to repeat a run on them)"
         )
 
 

@@ -43,7 +43,7 @@ def read_truth(location: str) -> pa.Table:
 def _read(location: str) -> pa.Table:
     folder, _, name = location.rpartition("/")
     try:
-        data = Storage(folder or ".").read_bytes(name)
+        data = Storage(folder or ("/" if location.startswith("/") else ".")).read_bytes(name)
     except FileNotFoundError:
         raise RunError(f"labels = {location}: no such file; give CSV or Parquet with columns uri and label") from None
     names = pa_csv.ConvertOptions(column_types={"uri": pa.string(), "path": pa.string()})  # also those of digits only

@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
@@ -29,15 +28,6 @@ SMALL = {
     "iterations": 50,
     "device": "cpu",
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These matrices are so small that waiting for a second thread costs more than it gives."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

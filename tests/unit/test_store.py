@@ -7,7 +7,7 @@ import yaml
 
 from icce_ray.adapters.storage import Storage
 from icce_ray.settings import load
-from icce_ray.store import ARTIFACTS, FURTHER_ARTIFACTS, MARKER, RUN_FILE, RunError, Store, fingerprint
+from icce_ray.store import ARTIFACTS, FURTHER_ARTIFACTS, MARKER, RUN_FILE, RunError, Store, checkpoint_of, fingerprint
 
 STAGES = list(ARTIFACTS)
 
@@ -265,3 +265,13 @@ def test_predictions_are_bound_to_their_source_and_classifier(store):
     with pytest.raises(RunError, match=r"holds other predictions:\n  classifier: 'c0' there, 'c1' now\ngive another"):
         store.claim_prediction(purpose | {"classifier": "c1"})
     assert yaml.safe_load(store.storage.read_bytes("prediction.yaml")) == purpose
+
+
+def test_a_checkpoint_lives_until_the_marker_stands(tmp_path):
+    store = Store(str(tmp_path))
+    path = checkpoint_of("heads")
+    store.storage.write_bytes(path, b"x")
+    store.commit("neighbors", [], fingerprint="f", summary={}, seconds=0)
+    assert store.storage.exists(path)
+    store.commit("heads", [], fingerprint="f", summary={}, seconds=0)
+    assert not store.storage.exists(path)

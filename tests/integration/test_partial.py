@@ -1,0 +1,48 @@
+"""Runs that are not whole, and inputs that do not fit: what a person meets between the stages."""
+
+import pytest
+
+from icce_ray import pipeline
+from icce_ray.stages.evaluate import headline
+from icce_ray.store import ARTIFACTS, MARKER, RunError
+
+from .conftest import tiny, write_digits
+
+
+def test_heads_without_a_consensus_can_be_evaluated_and_shown(copy, digits):
+    for stage in ("predict", "classifier", "consensus"):
+        copy.storage.delete(f"{ARTIFACTS[stage]}/{MARKER}")
+    figures = pipeline.evaluate_run(copy.root, str(digits[1]), verbose=False)
+    assert [name for name, _ in headline(copy.settings(), copy, figures)] == [
+        f"mean of {copy.settings().heads.heads} heads",
+        "best head (lowest loss)",
+    ]
+
+
+def test_labels_by_image_id_cannot_score_other_images(finished, digits, tmp_path):
+    write_digits(tmp_path / "new", 20, first=1000)
+    pipeline.predict_source(finished.root, str(tmp_path / "new"), str(tmp_path / "out"), verbose=False)
+    (tmp_path / "labels.csv").write_text("image_id,label\n" + "".join(f"{i},{i % 10}\n" for i in range(20)))
+    with pytest.raises(RunError, match="label by uri"):
+        pipeline.evaluate_run(
+            finished.root, str(tmp_path / "labels.csv"), predictions=str(tmp_path / "out"), verbose=False
+        )
+
+
+def test_a_source_that_grew_after_it_was_predicted_is_an_error(finished, tmp_path):
+    write_digits(tmp_path / "new", 10, first=1000)
+    job = (finished.root, str(tmp_path / "new"), str(tmp_path / "out"))
+    pipeline.predict_source(*job, verbose=False)
+    write_digits(tmp_path / "new", 5, first=1010)
+    with pytest.raises(RunError, match="15 images now, 10 then"):
+        pipeline.predict_source(*job, verbose=False)
+
+
+def test_too_few_usable_images_stop_every_attempt_before_the_neighbors(tmp_path):
+    write_digits(tmp_path / "images", 3)
+    for index in range(4):
+        (tmp_path / f"images/broken{index}.png").write_bytes(b"no image")
+    settings = tiny(tmp_path / "images", tmp_path / "run", clusters=5)
+    for _ in range(2):  # `embed` is complete at the second attempt
+        with pytest.raises(RunError, match=r"clusters = 5, but only 3 of 7 images"):
+            pipeline.run(settings, verbose=False)
