@@ -7,6 +7,7 @@ count the reasons. Nothing here changes Pillow's global settings.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import threading
@@ -24,10 +25,12 @@ from PIL import (
     JpegImagePlugin,
     PngImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
+    TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
+
+from icce_ray.adapters.rendering import Resize, rgb, shorter_side, square
 
 Reason = Literal[
     "unreadable",  # the bytes could not be fetched (raised by the caller that fetches)
@@ -35,10 +38,10 @@ Reason = Literal[
     "not_an_image",  # no image format that we know by its first bytes
     "format_not_allowed",  # an image or document of a format outside the allow-list
     "too_many_pixels",  # the header announces more than max_pixels
+    "too_many_bytes",  # the file is larger than max_bytes (raised by the caller that fetches)
     "truncated",  # the file ends before the picture does
     "decode_error",  # damaged or unsupported content
 ]
-Resize = Literal["squash", "crop"]
 REASONS: tuple[str, ...] = get_args(Reason)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -69,6 +72,12 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+# Twenty bytes a pixel are normal on the way: pictures above this are decoded one at a time in a process.
+_LARGE_PIXELS = 16_000_000
+_one_large = threading.Lock()
+# Small files that keep a decoder busy for minutes. Progressive JPEGs have some 10 scans, 256 would refine each bit of
+# each coefficient; Pillow reads comments of plain PPM byte by byte.
+_MOST_SCANS, _MOST_COMMENTS = 256, 1000
 
 
 class Reject(Exception):
@@ -92,7 +101,7 @@ def decode(data: bytes, *, size: int, resize: Resize, max_pixels: int) -> np.nda
     """The picture in `data` as uint8 [size, size, 3], RGB.
 
     Shown as a viewer does: EXIF orientation, palette, CMYK, first frame of an animation, alpha over white.
-    16-bit grey is divided by 257; integer and float grey of another range is brought to 0..255 (`_grey`). Colour
+    16-bit grey is divided by 257; integer and float grey of another range is brought to 0..255 (`rendering`). Colour
     profiles are ignored. Large JPEGs are decoded at 1/2, 1/4 or 1/8 as long as twice the wanted resolution is
     left: 3 to 7 times faster on photographs of 2 to 6 million pixels, 0.2 to 0.7 of 255 mean difference.
 
@@ -115,11 +124,11 @@ def decode(data: bytes, *, size: int, resize: Resize, max_pixels: int) -> np.nda
         image = _open(data, max_pixels)
         try:
             if isinstance(image, JpegImagePlugin.JpegImageFile):
-                enough = 2 * _shorter(size, resize)
+                enough = 2 * shorter_side(size, resize)
                 image.draft(None, (enough, enough))
-            image.load()
-            picture = _rgb(_upright(image))
-            return np.array(_square(picture, size, resize))
+            with _one_large if image.width * image.height > _LARGE_PIXELS else contextlib.nullcontext():
+                image.load()
+                return np.array(square(rgb(_upright(image)), size, resize))
         except Image.DecompressionBombError as error:
             raise Reject("too_many_pixels", str(error)) from error
         except _PILLOW_ERRORS as error:
@@ -130,6 +139,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     """The image with its header read and its size checked, nothing decoded."""
     if not data:
         raise Reject("empty", "the file has 0 bytes")
+    _check_effort(data)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -141,9 +151,28 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
         raise Reject("too_many_pixels", f"{width} x {height} pixels are more than the limit of {max_pixels}")
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tile(image, max_pixels)
     if width < 1 or height < 1:
         raise Reject("decode_error", f"{width} x {height} pixels")
     return image
+
+
+def _check_effort(data: bytes) -> None:
+    """Raise Reject for what takes a decoder much longer than its size and its pixels say."""
+    # The marker of a scan cannot occur within one.
+    if data.startswith(b"\xff\xd8") and (scans := data.count(b"\xff\xda")) > _MOST_SCANS:
+        raise Reject("decode_error", f"a JPEG of {scans} scans; the limit is {_MOST_SCANS}")
+    if data.startswith((b"P1", b"P2", b"P3")) and (comments := data.count(b"#")) > _MOST_COMMENTS:
+        raise Reject("decode_error", f"a plain PPM with {comments} comments; the limit is {_MOST_COMMENTS}")
+
+
+def _check_tile(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:
+    """Raise Reject for a tile beyond the limit: it is decoded whole, however small the picture that it covers."""
+    sides = [image.tag_v2.get(tag) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)]
+    width, height = (side if isinstance(side, int) else 1 for side in sides)
+    if width * height > max_pixels:
+        raise Reject("too_many_pixels", f"tiles of {width} x {height} pixels are more than the limit of {max_pixels}")
 
 
 def _damaged(data: bytes, error: BaseException) -> Reject:
@@ -175,57 +204,6 @@ def _upright(image: Image.Image) -> Image.Image:
     except _PILLOW_ERRORS:
         return image
     return image if operation is None else image.transpose(operation)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Mode RGB or L, transparency over white."""
-    if image.mode in ("RGB", "L") and "transparency" not in image.info:
-        return image
-    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-        return Image.fromarray(_grey(np.asarray(image)))
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _grey(values: np.ndarray) -> np.ndarray:
-    """Grey of any integer or float type [H, W] to uint8.
-
-    uint16 has a known white, 65535. Other types have none: values within 0..1 (floats only), 0..255 or 0..65535 are
-    read as that range, all others are stretched from their minimum to their maximum. Values that are not finite are
-    black.
-    """
-    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        return (values // 257).astype(np.uint8)
-    with np.errstate(invalid="ignore"):  # signalling NaNs in damaged files
-        finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(finite.min()), float(finite.max())
-    if low >= 0 and high <= 65535:
-        whites = (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
-        low, high = 0.0, float(next(white for white in whites if high <= white))
-    return np.rint((finite - low) * (255.0 / ((high - low) or 1.0))).astype(np.uint8)
-
-
-def _shorter(size: int, resize: Resize) -> int:
-    """To how many pixels the shorter side is resized."""
-    return size if resize == "squash" else round(size * 256 / 224)
-
-
-def _square(image: Image.Image, size: int, resize: Resize) -> Image.Image:
-    """RGB [size, size], bicubic. `crop` reads its part of the source only, so long strips stay cheap."""
-    width, height = image.size
-    box = (0.0, 0.0, float(width), float(height))
-    if resize == "crop":
-        shorter = _shorter(size, resize)
-        scale = shorter / min(width, height)
-        # Whole pixels of the resized picture, as torchvision's Resize and CenterCrop count them.
-        new_width, new_height = max(int(width * scale), shorter), max(int(height * scale), shorter)
-        left, top = round((new_width - size) / 2), round((new_height - size) / 2)
-        x, y = width / new_width, height / new_height
-        box = (left * x, top * y, (left + size) * x, (top + size) * y)
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=box).convert("RGB")
 
 
 class _PillowQuiet:

@@ -1,0 +1,89 @@
+"""An opened Pillow image of any mode as an RGB square, as a viewer shows it.
+
+Pictures of 100 million pixels come here, eight threads at a time: what needs more than a byte a channel is worked
+through in bands of rows, so that beside the picture there is at most one more copy of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+Resize = Literal["squash", "crop"]
+
+_BAND_PIXELS = 1 << 20
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Mode RGB or L, transparency over white."""
+    if image.mode in ("RGB", "L") and "transparency" not in image.info:
+        return image
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+        return Image.fromarray(_grey(np.asarray(image)))
+    if image.has_transparency_data:
+        return _over_white(image)
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    picture = Image.new("RGB", image.size)
+    for top, bottom in _bands(height, width):
+        layer = image.crop((0, top, width, bottom)).convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        picture.paste(Image.alpha_composite(white, layer).convert("RGB"), (0, top))
+    return picture
+
+
+def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """(first row, one past the last) of bands of at most `_BAND_PIXELS`, or single rows."""
+    rows = max(1, _BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        yield top, min(top + rows, height)
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    """Grey of any integer or float type [H, W] to uint8.
+
+    uint16 has a known white, 65535. Other types have none: values within 0..1 (floats only), 0..255 or 0..65535 are
+    read as that range, all others are stretched from their minimum to their maximum. Values that are not finite are
+    black.
+    """
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        return (values // 257).astype(np.uint8)
+    bands = [values[top:bottom] for top, bottom in _bands(*values.shape)]
+    extremes = [(band.min(), band.max()) for band in map(_finite, bands)]
+    low, high = float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
+    if low >= 0 and high <= 65535:
+        whites = (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
+        low, high = 0.0, float(next(white for white in whites if high <= white))
+    scale = 255.0 / ((high - low) or 1.0)
+    return np.concatenate([np.rint((_finite(band) - low) * scale).astype(np.uint8) for band in bands])
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # signalling NaNs in damaged files
+        return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def shorter_side(size: int, resize: Resize) -> int:
+    """To how many pixels the shorter side is resized."""
+    return size if resize == "squash" else round(size * 256 / 224)
+
+
+def square(image: Image.Image, size: int, resize: Resize) -> Image.Image:
+    """RGB [size, size], bicubic. `crop` reads its part of the source only, so long strips stay cheap."""
+    width, height = image.size
+    box = (0.0, 0.0, float(width), float(height))
+    if resize == "crop":
+        shorter = shorter_side(size, resize)
+        scale = shorter / min(width, height)
+        # Whole pixels of the resized picture, as torchvision's Resize and CenterCrop count them.
+        new_width, new_height = max(int(width * scale), shorter), max(int(height * scale), shorter)
+        left, top = round((new_width - size) / 2), round((new_height - size) / 2)
+        x, y = width / new_width, height / new_height
+        box = (left * x, top * y, (left + size) * x, (top + size) * y)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box).convert("RGB")
