@@ -3,25 +3,51 @@
 from __future__ import annotations
 
 import os
+import random
 import re
+import sys
 import time
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from icce_ray.adapters.uris import LocationError, refuse_secrets
+
+__all__ = ["LocationError", "StorageError", "UnavailableError", "child", "is_local", "refuse_secrets", "resolve"]
+__all__ += ["is_transient", "retried"]
+
 T = TypeVar("T")
 
-_ATTEMPTS = 5
+_LONGEST_PAUSE = 5.0
 # What object stores answer when the same request is worth sending again. Arrow's own client repeats a
 # refused request a few times, but not a body that was cut on its way.
 _TRANSIENT = re.compile(
     r"SLOW_?DOWN|SERVICE_UNAVAILABLE|THROTTL|NETWORK_CONNECTION|INTERNAL_FAILURE|REQUEST_TIMEOUT"
-    r"|HTTP status (429|5\d\d)|timed? ?out|connection (reset|closed)|unexpected end",
+    r"|HTTP status (429|5\d\d)|timed? ?out|connection (reset|closed)",
     re.IGNORECASE,
+)
+#: Errors of botocore and aiohttp by their names, so that neither need be imported to know them.
+_TRANSIENT_NAMES = frozenset(
+    [
+        "EndpointConnectionError",
+        "ConnectTimeoutError",
+        "ReadTimeoutError",
+        "ConnectionClosedError",
+        "IncompleteReadError",
+        "ResponseStreamingError",
+        "ProxyConnectionError",
+        "ServerDisconnectedError",
+        "ServerTimeoutError",
+        "ClientPayloadError",
+        "ClientConnectorError",
+        "ClientConnectorDNSError",
+        "ClientOSError",
+        "ConnectionTimeoutError",
+        "SocketTimeoutError",
+    ]
 )
 
 
@@ -29,8 +55,8 @@ class StorageError(OSError):
     """A file or a location that storage cannot serve; the message names it, the reason and the remedy."""
 
 
-class LocationError(ValueError):
-    """A location that nothing can be stored at or read from, whatever the store says."""
+class UnavailableError(StorageError):
+    """A store that did not answer for longer than anyone waits; the same command resumes later."""
 
 
 @lru_cache(maxsize=64)
@@ -47,12 +73,7 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
         raise LocationError("the location is empty; give a local path, file://, s3:// or gs:// URI")
     if "://" not in uri:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
-    if "@" in urlsplit(uri).netloc:
-        # The message leaves the URI out on purpose: it would carry the secret into logs.
-        raise LocationError(
-            "the URI holds credentials (user:secret@...), which would end up in run.yaml and in logs; leave "
-            "them to the provider's chain (environment variables, profile or instance role)"
-        )
+    refuse_secrets(uri)
     try:
         return pafs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, ImportError, ValueError) as error:
@@ -69,20 +90,55 @@ def is_local(filesystem: pafs.FileSystem) -> bool:
     return isinstance(filesystem, pafs.LocalFileSystem)
 
 
-def retried(call: Callable[[], T]) -> T:
-    """`call()`, up to five times (0.1 s apart, doubling) while a store answers with an error that passes.
+def retried(call: Callable[[], T], *, patience: float = 60.0, what: str = "the store") -> T:
+    """`call()`, again and again until `patience` seconds have passed while a store answers with errors that pass.
 
-    Only for calls that may run twice. FileNotFoundError and errors that are not transient pass at once.
+    Waits 0.1 s, then twice as long each time up to 5 s, with jitter. Only for calls that may run twice.
+    Errors that do not pass (missing, access denied, wrong key) are raised at once.
+
+    Raises UnavailableError, its cause the last error, once the patience is over.
     """
-    for attempt in range(_ATTEMPTS):
+    begin = time.monotonic()
+    attempt = 0
+    while True:
         try:
             return call()
-        except OSError as error:
-            last = attempt == _ATTEMPTS - 1
-            if last or isinstance(error, FileNotFoundError) or not _TRANSIENT.search(str(error)):
+        except (OSError, *_library_errors()) as error:
+            if not is_transient(error):
                 raise
-        time.sleep(0.1 * 2**attempt)
-    raise AssertionError("unreachable")
+            attempt += 1
+            spent = time.monotonic() - begin
+            pause = min(_LONGEST_PAUSE, 0.1 * 2 ** min(attempt - 1, 10)) * random.uniform(0.5, 1.0)
+            if spent + pause > patience:
+                raise UnavailableError(
+                    f"{what} did not answer: tried {attempt} times over {spent:.0f} s, last error: {error}; once it "
+                    "is up again, the same command resumes"
+                ) from error
+        time.sleep(pause)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request is worth sending again: the store is busy, restarting or out of reach for a moment."""
+    if isinstance(error, (UnavailableError, FileNotFoundError, PermissionError)):
+        return False
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return True
+    response = getattr(error, "response", None)  # botocore's ClientError
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status == 429 or (status >= 500 and status != 501) or bool(_TRANSIENT.search(str(error)))
+    status = getattr(error, "status", None)  # aiohttp's ClientResponseError
+    if isinstance(status, int):
+        return status == 429 or status >= 500
+    return type(error).__name__ in _TRANSIENT_NAMES or bool(_TRANSIENT.search(str(error)))
+
+
+def _library_errors() -> tuple[type[Exception], ...]:
+    """Bases of errors that are no OSError; a library that was never imported cannot have raised one."""
+    botocore, aiohttp = sys.modules.get("botocore.exceptions"), sys.modules.get("aiohttp")
+    return ((botocore.BotoCoreError, botocore.ClientError) if botocore else ()) + (
+        (aiohttp.ClientError,) if aiohttp else ()
+    )
 
 
 def child(path: str) -> str:

@@ -1,0 +1,274 @@
+"""What Arrow's S3 client cannot do: conditional puts, paged listings, dangling uploads, errors with their cause.
+
+Credentials come from botocore's own chain (environment, profile, instance role) and nowhere else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from icce_ray.adapters.locations import StorageError, UnavailableError, retried
+from icce_ray.adapters.uris import S3Options, is_s3, s3_location
+
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+
+__all__ = ["Page", "abort_uploads", "check_access", "client_of", "explain", "get_with_etag", "is_s3", "list_pages"]
+__all__ += ["put_if"]
+
+_log = logging.getLogger(__name__)
+
+_PATIENT = {"connect_timeout": 5, "read_timeout": 60, "retries": {"mode": "standard", "total_max_attempts": 3}}
+_QUICK = {"connect_timeout": 3, "read_timeout": 8, "retries": {"mode": "standard", "total_max_attempts": 1}}
+_CHECK_PATIENCE = 10.0
+
+_KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or an instance role"
+#: What an S3 store's error code means and what to do about it.
+_REASONS = {
+    "InvalidAccessKeyId": f"the store does not know the access key; {_KEYS}",
+    "SignatureDoesNotMatch": "the secret key does not belong to the access key; set AWS_SECRET_ACCESS_KEY to its own",
+    "ExpiredToken": "the session token has expired; log in again, or renew AWS_SESSION_TOKEN with both keys",
+    "InvalidToken": "the session token is not valid; renew AWS_SESSION_TOKEN, or unset it for long-lived keys",
+    "NoSuchBucket": "there is no such bucket; create it, or correct its name, region or endpoint",
+    "AccessDenied": "access is denied to these credentials; grant {needs}, or use others",
+    "RequestTimeTooSkewed": "this machine's clock differs too much from the store's; set it by NTP",
+    "PermanentRedirect": "the bucket lies in another region; add ?region=... or correct it",
+    "AuthorizationHeaderMalformed": "the bucket lies in another region; add ?region=... or correct it",
+    "IllegalLocationConstraintException": "the bucket lies in another region; add ?region=... or correct it",
+    "NotImplemented": "the store does not know conditional PUT (If-None-Match, If-Match); use one that does",
+    "QuotaExceeded": "the store's quota is used up; free space or raise the quota",
+}
+_REASONS |= {"403": _REASONS["AccessDenied"], "404": _REASONS["NoSuchBucket"], "301": _REASONS["PermanentRedirect"]}
+_REASONS |= {"AllAccessDisabled": _REASONS["AccessDenied"], "ExpiredTokenException": _REASONS["ExpiredToken"]}
+
+_READ = "s3:ListBucket and s3:GetObject"
+_WRITE = "s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject"
+
+
+class Object(NamedTuple):
+    """One object of a listing; `etag` without quotes."""
+
+    key: str
+    size: int
+    etag: str
+
+
+class Page(NamedTuple):
+    """One answer of the store, 1,000 names at most: objects and, with a delimiter, the prefixes they share."""
+
+    objects: list[Object]
+    prefixes: list[str]
+
+
+def client_of(uri: str) -> tuple[BaseClient, str, str]:
+    """A botocore S3 client for `uri` (one a process for equal options), the bucket and the decoded key.
+
+    Raises LocationError for a malformed URI, StorageError where the machine's own AWS settings are broken.
+    """
+    place = s3_location(uri)
+    return _client(place.options, quick=False), place.bucket, place.key
+
+
+def list_pages(uri: str, *, delimiter: str | None = None, start_after: str = "") -> Iterator[Page]:
+    """Objects whose keys start with the key of `uri`, page by page in the order of their keys' bytes.
+
+    The key is a plain prefix (`s3://b/run` also finds `run2/x`): end it in `/` for a folder. `delimiter="/"`
+    lists one level. `start_after` begins behind that key. Raises StorageError as `check_access` does.
+    """
+    client, bucket, prefix = client_of(uri)
+    request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
+    if delimiter is not None:
+        request["Delimiter"] = delimiter
+    if start_after:
+        request["StartAfter"] = start_after
+    while True:
+        answer = _call(uri, lambda: client.list_objects_v2(**request))
+        yield Page(
+            [Object(item["Key"], item["Size"], item["ETag"].strip('"')) for item in answer.get("Contents", ())],
+            [item["Prefix"] for item in answer.get("CommonPrefixes", ())],
+        )
+        if not answer["IsTruncated"]:
+            return
+        request["ContinuationToken"] = answer["NextContinuationToken"]
+
+
+def put_if(uri: str, data: bytes, *, etag: str | None) -> str | None:
+    """Write `data` only if the object is absent (`etag` None) or still has `etag`; its new ETag, or None if not.
+
+    `data` should be unique to its writer: where an answer was lost and the request sent again, an object that
+    holds `data` counts as written by this call. Raises StorageError, also for a store without conditional PUT.
+    """
+    client, bucket, key = client_of(uri)
+    condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}  # radosgw wants the ETag without quotes
+    sent = 0
+
+    def put() -> str | None:
+        nonlocal sent
+        sent += 1
+        try:
+            return client.put_object(Bucket=bucket, Key=key, Body=data, **condition)["ETag"].strip('"')
+        except client.exceptions.ClientError as error:
+            if not _condition_failed(error, etag):
+                raise
+            sent += error.response["ResponseMetadata"].get("RetryAttempts", 0)
+            return None
+
+    written = _call(uri, put)
+    if written is None and sent > 1:  # an earlier attempt may have arrived although its answer did not
+        there = get_with_etag(uri)
+        if there is not None and there[0] == data:
+            return there[1]
+    return written
+
+
+def _condition_failed(error: Any, etag: str | None) -> bool:
+    code, status = _code(error), error.response["ResponseMetadata"].get("HTTPStatusCode")
+    # 409: two conditional writes at once. 404: If-Match on an object that is gone.
+    return status == 412 or code == "ConditionalRequestConflict" or (etag is not None and code == "NoSuchKey")
+
+
+def get_with_etag(uri: str) -> tuple[bytes, str] | None:
+    """The whole object and its ETag (no quotes), or None if there is none. Raises StorageError."""
+    client, bucket, key = client_of(uri)
+
+    def get() -> tuple[bytes, str] | None:
+        try:
+            answer = client.get_object(Bucket=bucket, Key=key)
+        except client.exceptions.NoSuchKey:
+            return None
+        with answer["Body"] as body:  # botocore raises IncompleteReadError for a body that was cut
+            return body.read(), answer["ETag"].strip('"')
+
+    return _call(uri, get)
+
+
+def abort_uploads(uri: str) -> int:
+    """Abort the unfinished multipart uploads below the key of `uri`, which a killed writer leaves to be paid for.
+
+    Returns how many. A store or a policy that does not let them be listed or aborted is no failure: they are
+    left, a warning is logged with the reason, and the bucket's lifecycle rule has to remove them.
+    """
+    client, bucket, prefix = client_of(uri)
+    pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+    try:
+        uploads = _call(uri, lambda: [item for page in pages for item in page.get("Uploads", ())])
+        for item in uploads:
+            _call(uri, lambda item=item: _abort(client, bucket, item["Key"], item["UploadId"]))
+    except UnavailableError:
+        raise
+    except StorageError as error:
+        _log.warning("unfinished uploads are left where they are: %s", error)
+        return 0
+    return len(uploads)
+
+
+def _abort(client: Any, bucket: str, key: str, upload: str) -> None:
+    try:
+        client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
+    except client.exceptions.NoSuchUpload:  # finished or aborted meanwhile
+        return
+
+
+def check_access(uri: str, *, write: bool = False) -> None:
+    """One listing of at most one object, answered within 30 s: StorageError with reason and remedy if it fails.
+
+    It shows whether the endpoint, the keys, the bucket and the listing are in order. `write` only names the
+    permissions that writing needs too: whether it is allowed, the first write tells (see `explain`).
+    """
+    place = s3_location(uri)
+    client = _client(place.options, quick=True)
+    request = {"Bucket": place.bucket, "Prefix": place.key, "MaxKeys": 1}
+    _call(uri, lambda: client.list_objects_v2(**request), patience=_CHECK_PATIENCE, write=write)
+
+
+def explain(error: Exception, uri: str, *, write: bool = True) -> StorageError:
+    """An error of botocore as one that names the location, the reason and the remedy, and holds no secret."""
+    place = s3_location(uri)
+    where = place.options.endpoint_url or "AWS"
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        code = _code(error)
+        reason = _REASONS.get(code, f"the store answers {code or 'without a code'}")
+        return StorageError(f"{uri} at {where}: {reason.format(needs=_WRITE if write else _READ)} [{code}]")
+    return StorageError(f"{uri} at {where}: {_without_answer(error)}")
+
+
+def _without_answer(error: Exception) -> str:
+    from botocore import exceptions as known
+
+    kinds: list[tuple[tuple[type[Exception], ...], str]] = [
+        (
+            (known.NoCredentialsError, known.PartialCredentialsError),
+            f"no credentials found; {_KEYS} (or ?anonymous=true for a public bucket)",
+        ),
+        (
+            (known.TokenRetrievalError, known.SSOTokenLoadError, known.UnauthorizedSSOTokenError),
+            "the login of the AWS profile has expired; run `aws sso login` again",
+        ),
+        (
+            (known.ProfileNotFound, known.CredentialRetrievalError, known.ConfigParseError),
+            f"the AWS profile cannot be used; correct AWS_PROFILE, or {_KEYS}",
+        ),
+        (
+            (known.SSLError,),
+            "the server's TLS certificate is not trusted; give its CA as ?tls_ca_file_path=, or ?scheme=http",
+        ),
+        (
+            (known.ParamValidationError,),
+            "bucket or key are not valid names; a bucket has 3 to 63 letters, digits, dots and hyphens",
+        ),
+        (
+            (known.HTTPClientError, known.EndpointConnectionError),
+            "the endpoint cannot be reached; correct endpoint_override, or start the store",
+        ),
+    ]
+    for kind, reason in kinds:
+        if isinstance(error, kind):
+            return f"{reason} [{type(error).__name__}]"
+    return f"the endpoint does not answer as an S3 store does; correct endpoint_override [{type(error).__name__}]"
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _call(uri: str, call: Callable[[], Any], *, patience: float = 60.0, write: bool = True) -> Any:
+    """`call()` with patience, its errors explained."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        return retried(call, patience=patience, what=uri)
+    except UnavailableError as error:
+        if error.__cause__ is None or not isinstance(error.__cause__, Exception):
+            raise
+        raise UnavailableError(f"{explain(error.__cause__, uri, write=write)} ({error})") from error.__cause__
+    except (ClientError, BotoCoreError) as error:
+        raise explain(error, uri, write=write) from error
+
+
+@lru_cache(maxsize=64)
+def _client(options: S3Options, *, quick: bool) -> Any:
+    from botocore import UNSIGNED
+    from botocore.config import Config
+    from botocore.session import Session
+
+    path_style = options.endpoint is not None and not options.virtual
+    config = Config(
+        s3={"addressing_style": "path" if path_style else "virtual"},
+        request_checksum_calculation="when_required",  # stores other than AWS may not know the trailing checksum
+        response_checksum_validation="when_required",
+        ignore_configured_endpoint_urls=True,  # `options` has it, so that Arrow and botocore ask the same server
+        max_pool_connections=32,
+        **({"signature_version": UNSIGNED} if options.anonymous else {}),
+        **(_QUICK if quick else _PATIENT),
+    )
+    return Session().create_client(
+        "s3",
+        region_name=options.region or "us-east-1",
+        endpoint_url=options.endpoint_url,
+        verify=options.ca_file,
+        config=config,
+    )

@@ -1,0 +1,125 @@
+"""What a URI may say: no secret ever, and for S3 a bucket, a key and a short list of options."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+_PROVIDERS = "leave them to the provider's chain (environment variables, profile or instance role)"
+_SECRET = re.compile(
+    r"\w*access_?(key_?)?id|\w*(access|account|api|private)_?key|\w*secret\w*|\w*token|sig|sas|\w*signature"
+    r"|\w*credentials?|pass(word|wd)?|auth(orization)?"
+)
+_OPTIONS = ("region", "scheme", "endpoint_override", "force_virtual_addressing", "tls_ca_file_path", "anonymous")
+_NO_URI_CHARACTER = re.compile(r"[\s\x00-\x1f\x7f<>\"\\^`{|}]|%(?![0-9A-Fa-f]{2})")
+
+
+class LocationError(ValueError):
+    """A location that nothing can be stored at or read from, whatever the store says."""
+
+
+def refuse_secrets(uri: str) -> str:
+    """`uri` itself; LocationError, which does not repeat it, if it holds a credential of any kind.
+
+    Credentials before the host and query items such as access_key, token or X-Amz-Signature are refused: the
+    URI stands in a run's settings, its tables and its logs.
+    """
+    if "://" not in uri:
+        return uri
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:  # such as an unclosed [; the reason may quote the URI
+        raise LocationError("the location is no URI; its part before the path cannot be read") from error
+    user = parts.netloc.rpartition("@")[0]
+    # abfs://container@account is Azure's own form. A secret may hold a "/", which then ends the host early.
+    harmless = parts.scheme in ("abfs", "abfss") and ":" not in user
+    bucket_with_port = parts.scheme in ("s3", "gs") and ":" in parts.netloc
+    if bucket_with_port or (user and not harmless):
+        raise LocationError(f"the URI holds credentials (user:secret@...), which would end up in logs; {_PROVIDERS}")
+    for name, _ in parse_qsl(parts.query, keep_blank_values=True) + parse_qsl(parts.fragment):
+        if _SECRET.fullmatch(name.lower().replace("-", "_")):
+            # Only names of the list are shown, and none of them is a secret itself.
+            raise LocationError(
+                f"the URI's query holds credentials ({name}=...), which would end up in logs; {_PROVIDERS}"
+            )
+    return uri
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Options:
+    """How to talk to one S3 store. Equal options share one client; none of them is a secret."""
+
+    region: str | None = None
+    scheme: str = "https"
+    endpoint: str | None = None
+    """host:port of a store that is not AWS's own."""
+    virtual: bool = False
+    """Bucket in the host's name even at an endpoint of one's own; at AWS always."""
+    ca_file: str | None = None
+    anonymous: bool = False
+
+    @property
+    def endpoint_url(self) -> str | None:
+        """Such as `http://host:port`; None for AWS itself."""
+        return None if self.endpoint is None else f"{self.scheme}://{self.endpoint}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Location:
+    """A place in a bucket; `key` is decoded and may be empty."""
+
+    bucket: str
+    key: str
+    options: S3Options = field(default_factory=S3Options)
+
+
+def is_s3(uri: str) -> bool:
+    """Whether `uri` is an `s3://` one."""
+    return uri.startswith("s3://")
+
+
+def s3_location(uri: str) -> S3Location:
+    """`s3://bucket/key?option=value` taken apart; the endpoint may be AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL too.
+
+    Raises LocationError for credentials, characters that must be percent-encoded, and unknown options.
+    """
+    refuse_secrets(uri)
+    parts = urlsplit(uri)
+    if bad := _NO_URI_CHARACTER.search(uri):
+        raise LocationError(f"{uri!r} holds {bad.group()!r}; percent-encode it, as in s3://bucket/a%20b")
+    if parts.scheme != "s3" or len(parts.netloc) < 3:
+        raise LocationError(f"{uri!r} is not s3://BUCKET/KEY with a bucket of 3 letters or more")
+    if parts.fragment or uri.endswith("#"):
+        raise LocationError(f"{uri!r} holds a '#'; in a key write %23")
+    return S3Location(bucket=parts.netloc, key=unquote(parts.path.removeprefix("/")), options=_options(parts.query))
+
+
+def _options(query: str) -> S3Options:
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = sorted(set(given) - set(_OPTIONS))
+    if unknown:
+        raise LocationError(f"unknown option {unknown} in an s3:// URI; known ones are {', '.join(_OPTIONS)}")
+    endpoint = given.get("endpoint_override") or os.environ.get("AWS_ENDPOINT_URL_S3")
+    endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL") or None
+    scheme = given.get("scheme", "https")
+    if endpoint and "://" in endpoint:
+        scheme, endpoint = endpoint.rstrip("/").split("://", 1)
+    if scheme not in ("http", "https"):
+        raise LocationError("option scheme of an s3:// URI must be http or https")
+    return S3Options(
+        region=given.get("region") or None,
+        scheme=scheme,
+        endpoint=endpoint,
+        virtual=_flag(given, "force_virtual_addressing"),
+        ca_file=given.get("tls_ca_file_path") or None,
+        anonymous=_flag(given, "anonymous"),
+    )
+
+
+def _flag(given: dict[str, str], name: str) -> bool:
+    value = given.get(name, "false").lower()
+    if value not in ("true", "false", "1", "0"):
+        raise LocationError(f"option {name} of an s3:// URI must be true or false")
+    return value in ("true", "1")
