@@ -7,6 +7,7 @@ weights are read from safetensors only.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import urllib.error
@@ -34,6 +35,10 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _HUB_ID = re.compile(r"^\w[\w.-]*/\w[\w.-]*$")  # a path such as ./model is none
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_QUIET: dict[str, Any] = {
+    "_raise_exceptions_for_missing_entries": False,
+    "_raise_exceptions_for_connection_errors": False,
+}
 _REMEDY = "give a local directory with config.json and model.safetensors, or use the backbone 'hog', which needs none"
 
 
@@ -141,12 +146,7 @@ def _config(name: str) -> Any:
             f"backbone {name!r} is neither 'hog', nor a directory, nor a model id; "
             f"known ids: {', '.join(KNOWN)}; {_REMEDY}"
         )
-    quiet: dict[str, Any] = {
-        "local_files_only": True,
-        "_raise_exceptions_for_missing_entries": False,
-        "_raise_exceptions_for_connection_errors": False,
-    }
-    cached = [cached_file(name, file, **quiet) for file in ("config.json", *_WEIGHTS)]
+    cached = [cached_file(name, file, local_files_only=True, **_QUIET) for file in ("config.json", *_WEIGHTS)]
     if cached[0] and any(cached[1:]):
         return _read_config(name, local_files_only=True)
     if not _hub_is_reachable():
@@ -159,9 +159,32 @@ def _config(name: str) -> Any:
 
 def _read_config(name: str, *, local_files_only: bool) -> Any:
     try:
+        _refuse_code(name, local_files_only)
         return AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=local_files_only)
     except (OSError, ValueError, KeyError) as error:
         raise BackboneError(f"the configuration of backbone {name!r} cannot be read ({error}); {_REMEDY}") from error
+
+
+def _refuse_code(name: str, local_files_only: bool) -> None:
+    """Raise BackboneError for a model that comes with code of its own, or with weights in pickles, which hold code.
+
+    transformers executes neither as it is called here, but takes its own class of the same name in silence.
+    """
+    paths = (
+        cached_file(name, file, local_files_only=local_files_only, **_QUIET) for file in ("config.json", _WEIGHTS[1])
+    )
+    config, index = (json.loads(Path(path).read_bytes()) if path else {} for path in paths)
+    if "auto_map" in config:
+        raise BackboneError(
+            f"backbone {name!r} asks for code of its own to be executed (auto_map in its config.json), which is never "
+            f"done here; use a model that transformers itself implements, such as {KNOWN[2]}"
+        )
+    pickled = sorted(file for file in set(index.get("weight_map", {}).values()) if not file.endswith(".safetensors"))
+    if pickled:
+        raise BackboneError(
+            f"backbone {name!r} keeps weights in {pickled[0]!r} ({len(pickled)} such files), and only safetensors are "
+            f"read; {_REMEDY}"
+        )
 
 
 def _hub_is_reachable() -> bool:
