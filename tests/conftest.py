@@ -1,12 +1,46 @@
-"""One torch thread: these tensors are so small that waiting for a second one costs more than it gives."""
+"""One torch thread, and S3 servers that start when the first test asks for them."""
 
 import pytest
 import torch
 
+from tests.servers import radosgw as ceph
+from tests.servers.s3 import S3Server, aws_environment
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
+    """These tensors are so small that waiting for a second thread costs more than it gives."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def moto():
+    """moto inside this process: quick, but it lets any key in."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with aws_environment():
+        yield S3Server("moto", f"{host}:{port}")
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def radosgw(tmp_path_factory):
+    """Ceph's gateway, a process of its own in memory: checks signatures and policies as a real store does."""
+    if reason := ceph.available():
+        pytest.skip(reason)
+    server = ceph.RadosGateway(tmp_path_factory.mktemp("ceph")).create()
+    with aws_environment():
+        yield S3Server("radosgw", server.endpoint)
+    server.kill()
+
+
+@pytest.fixture(scope="session", params=["moto", "radosgw"])
+def s3_server(request):
+    """Both servers in turn."""
+    return request.getfixturevalue(request.param)

@@ -1,0 +1,61 @@
+"""One S3 server as tests see it: an endpoint, URIs below it and a client to look behind the scenes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from icce_ray.adapters import locations, s3
+
+ACCESS_KEY, SECRET_KEY = "testkey", "testsecret"
+_bucket = itertools.count()
+
+
+class S3Server:
+    """A running server whose keys stand in the environment; `kind` is moto or radosgw."""
+
+    def __init__(self, kind: str, endpoint: str) -> None:
+        self.kind, self.endpoint = kind, endpoint
+        self.port = int(endpoint.rsplit(":", 1)[1])
+        self.client: Any = s3.client_of(self.uri("any"))[0]
+
+    def uri(self, path: str, *, port: int | None = None) -> str:
+        """`bucket/key`, percent-encoded, as an s3:// URI at this server, or at a proxy's port before it."""
+        endpoint = self.endpoint if port is None else f"127.0.0.1:{port}"
+        return f"s3://{path}?endpoint_override={endpoint}&scheme=http"
+
+    def bucket(self) -> str:
+        """The name of a new, empty bucket."""
+        name = f"bucket-{next(_bucket)}"
+        self.client.create_bucket(Bucket=name)
+        return name
+
+
+@contextmanager
+def aws_environment() -> Iterator[None]:
+    """AWS_* variables with the keys of the test servers and nothing of this machine's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_CONFIG_FILE", os.devnull)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        # Set here, so that they are gone again afterwards; resolve() sets them for itself.
+        patch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+        patch.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
+        forget_clients()
+        yield
+    forget_clients()
+
+
+def forget_clients() -> None:
+    """Let the next call make new connections, with the credentials that the environment has then."""
+    locations.resolve.cache_clear()
+    s3._client.cache_clear()
