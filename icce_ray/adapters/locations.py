@@ -8,13 +8,15 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from icce_ray.adapters.uris import LocationError, refuse_secrets
+from icce_ray.adapters.uris import LocationError, S3Options, refuse_secrets, s3_location
 
 __all__ = ["LocationError", "StorageError", "UnavailableError", "child", "is_local", "refuse_secrets", "resolve"]
 __all__ += ["is_transient", "retried"]
@@ -25,10 +27,13 @@ _LONGEST_PAUSE = 5.0
 # What object stores answer when the same request is worth sending again. Arrow's own client repeats a
 # refused request a few times, but not a body that was cut on its way.
 _TRANSIENT = re.compile(
-    r"SLOW_?DOWN|SERVICE_UNAVAILABLE|THROTTL|NETWORK_CONNECTION|INTERNAL_FAILURE|REQUEST_TIMEOUT"
-    r"|HTTP status (429|5\d\d)|timed? ?out|connection (reset|closed)",
+    r"SLOW_?DOWN|SERVICE_UNAVAILABLE|THROTTL|NETWORK_CONNECTION|INTERNAL_FAILURE|REQUEST_?TIMEOUT"
+    r"|HTTP status (429|50[02-9]|51\d|52\d)|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|Server ?Busy"
+    r"|reduce your request rate|timed? ?out|connection (reset|closed|aborted|refused)",
     re.IGNORECASE,
 )
+# A certificate that is not trusted (60) or a CA file that cannot be read (77) is that the next time too.
+_LASTING = re.compile(r"curlCode: (60|77)\b")
 #: Errors of botocore and aiohttp by their names, so that neither need be imported to know them.
 _TRANSIENT_NAMES = frozenset(
     [
@@ -63,8 +68,9 @@ class UnavailableError(StorageError):
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     """The pyarrow filesystem of `uri` and the path inside it.
 
-    A plain path (`~` and relative ones included) is a local one and may hold any character. Cached, since an
-    S3 client costs a look-up of the bucket's region.
+    A plain path (`~` and relative ones included) is a local one and may hold any character. `s3://` takes the
+    options of `s3_location` in its query, `az://` needs adlfs, `http(s)://` can only be read, and
+    `fsspec+PROTOCOL://` is whatever fsspec knows. Cached, and S3 stores with equal options share a client.
 
     Raises LocationError for an unknown scheme, a malformed URI, or credentials inside the URI, StorageError
     where the store cannot be reached.
@@ -74,15 +80,95 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     if "://" not in uri:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
     refuse_secrets(uri)
+    scheme = uri.split("://", 1)[0]
+    if scheme == "s3":
+        return _s3(uri)
+    if scheme == "az":
+        return _azure(uri)
+    if scheme in ("http", "https"):
+        return _http(), uri
     try:
         return pafs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, ImportError, ValueError) as error:
         raise LocationError(
-            f"{uri!r} is no location that pyarrow resolves: {error}; use a local path, file://, s3://, "
-            "gs:// or fsspec+PROTOCOL://, with special characters percent-encoded"
+            f"{uri!r} is no location that pyarrow resolves: {error}; use a local path, file://, s3://, gs://, az://, "
+            "abfs://, http(s):// or fsspec+PROTOCOL://, with special characters percent-encoded"
         ) from error
     except OSError as error:
         raise StorageError(f"{uri!r} cannot be reached: {error}") from error
+
+
+def _s3(uri: str) -> tuple[pafs.FileSystem, str]:
+    place = s3_location(uri)
+    options = place.options
+    if options.region is None:
+        # Only AWS itself has regions that differ by bucket; other stores take any name.
+        options = replace(options, region="us-east-1" if options.endpoint else _region(place.bucket))
+    return _s3_filesystem(options), f"{place.bucket}/{place.key}".rstrip("/")
+
+
+@lru_cache(maxsize=256)
+def _region(bucket: str) -> str:
+    def ask() -> str:
+        return pafs.resolve_s3_region(bucket)
+
+    try:
+        return retried(ask, patience=10, what=f"the region of s3://{bucket}")
+    except UnavailableError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"the region of s3://{bucket} is not to be found: {error}; correct the bucket's name, or give "
+            "?region=..., or ?endpoint_override=host:port for a store that is not AWS"
+        ) from error
+
+
+@lru_cache(maxsize=64)
+def _s3_filesystem(options: S3Options) -> pafs.FileSystem:
+    more = {}
+    if options.endpoint:
+        # Before the client is made: by default Arrow's sends a checksum as a trailer, without a length, which stores
+        # other than AWS refuse (HTTP 411).
+        os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+        os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
+        more["endpoint_override"] = options.endpoint
+    if options.ca_file:
+        more["tls_ca_file_path"] = options.ca_file
+    return pafs.S3FileSystem(
+        region=options.region,
+        scheme=options.scheme,
+        anonymous=options.anonymous,
+        force_virtual_addressing=options.virtual,
+        # A file below the part size is then one PutObject: there or not, and no upload left unfinished.
+        allow_delayed_open=True,
+        # Readers that nobody can start again, such as Ray's, live on these; `retried` waits longer.
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=5),
+        connect_timeout=5,
+        request_timeout=60,  # the default of 3 s is less than some stores take to begin a multipart upload
+        **more,
+    )
+
+
+def _azure(uri: str) -> tuple[pafs.FileSystem, str]:
+    try:
+        import adlfs  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise LocationError("an az:// location needs the package adlfs; pip install adlfs") from error
+    parts = urlsplit(uri)
+    options = dict(parse_qsl(parts.query))
+    if unknown := sorted(set(options) - {"account_name"}):
+        raise LocationError(f"unknown option {unknown} in an az:// URI; the known one is account_name")
+    handler = pafs.FSSpecHandler(adlfs.AzureBlobFileSystem(**options))
+    return pafs.PyFileSystem(handler), f"{parts.netloc}{unquote(parts.path)}".rstrip("/")
+
+
+@lru_cache(maxsize=1)
+def _http() -> pafs.FileSystem:
+    import aiohttp
+    from fsspec.implementations.http import HTTPFileSystem
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
+    return pafs.PyFileSystem(pafs.FSSpecHandler(HTTPFileSystem(client_kwargs={"timeout": timeout})))
 
 
 def is_local(filesystem: pafs.FileSystem) -> bool:
@@ -130,7 +216,9 @@ def is_transient(error: BaseException) -> bool:
     status = getattr(error, "status", None)  # aiohttp's ClientResponseError
     if isinstance(status, int):
         return status == 429 or status >= 500
-    return type(error).__name__ in _TRANSIENT_NAMES or bool(_TRANSIENT.search(str(error)))
+    if type(error).__name__ in _TRANSIENT_NAMES:
+        return True
+    return bool(_TRANSIENT.search(str(error))) and not _LASTING.search(str(error))
 
 
 def _library_errors() -> tuple[type[Exception], ...]:

@@ -1,4 +1,4 @@
-"""What Arrow's S3 client cannot do: conditional puts, paged listings, dangling uploads, errors with their cause.
+"""What Arrow's S3 client cannot do: conditional puts, paged listings, dangling uploads, a check of the access.
 
 Credentials come from botocore's own chain (environment, profile, instance role) and nowhere else.
 """
@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from icce_ray.adapters.locations import StorageError, UnavailableError, retried
+from icce_ray.adapters.s3_errors import code_of, explain
 from icce_ray.adapters.uris import S3Options, is_s3, s3_location
 
 if TYPE_CHECKING:
@@ -24,28 +25,6 @@ _log = logging.getLogger(__name__)
 _PATIENT = {"connect_timeout": 5, "read_timeout": 60, "retries": {"mode": "standard", "total_max_attempts": 3}}
 _QUICK = {"connect_timeout": 3, "read_timeout": 8, "retries": {"mode": "standard", "total_max_attempts": 1}}
 _CHECK_PATIENCE = 10.0
-
-_KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or an instance role"
-#: What an S3 store's error code means and what to do about it.
-_REASONS = {
-    "InvalidAccessKeyId": f"the store does not know the access key; {_KEYS}",
-    "SignatureDoesNotMatch": "the secret key does not belong to the access key; set AWS_SECRET_ACCESS_KEY to its own",
-    "ExpiredToken": "the session token has expired; log in again, or renew AWS_SESSION_TOKEN with both keys",
-    "InvalidToken": "the session token is not valid; renew AWS_SESSION_TOKEN, or unset it for long-lived keys",
-    "NoSuchBucket": "there is no such bucket; create it, or correct its name, region or endpoint",
-    "AccessDenied": "access is denied to these credentials; grant {needs}, or use others",
-    "RequestTimeTooSkewed": "this machine's clock differs too much from the store's; set it by NTP",
-    "PermanentRedirect": "the bucket lies in another region; add ?region=... or correct it",
-    "AuthorizationHeaderMalformed": "the bucket lies in another region; add ?region=... or correct it",
-    "IllegalLocationConstraintException": "the bucket lies in another region; add ?region=... or correct it",
-    "NotImplemented": "the store does not know conditional PUT (If-None-Match, If-Match); use one that does",
-    "QuotaExceeded": "the store's quota is used up; free space or raise the quota",
-}
-_REASONS |= {"403": _REASONS["AccessDenied"], "404": _REASONS["NoSuchBucket"], "301": _REASONS["PermanentRedirect"]}
-_REASONS |= {"AllAccessDisabled": _REASONS["AccessDenied"], "ExpiredTokenException": _REASONS["ExpiredToken"]}
-
-_READ = "s3:ListBucket and s3:GetObject"
-_WRITE = "s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject"
 
 
 class Object(NamedTuple):
@@ -125,7 +104,7 @@ def put_if(uri: str, data: bytes, *, etag: str | None) -> str | None:
 
 
 def _condition_failed(error: Any, etag: str | None) -> bool:
-    code, status = _code(error), error.response["ResponseMetadata"].get("HTTPStatusCode")
+    code, status = code_of(error), error.response["ResponseMetadata"].get("HTTPStatusCode")
     # 409: two conditional writes at once. 404: If-Match on an object that is gone.
     return status == 412 or code == "ConditionalRequestConflict" or (etag is not None and code == "NoSuchKey")
 
@@ -182,57 +161,6 @@ def check_access(uri: str, *, write: bool = False) -> None:
     client = _client(place.options, quick=True)
     request = {"Bucket": place.bucket, "Prefix": place.key, "MaxKeys": 1}
     _call(uri, lambda: client.list_objects_v2(**request), patience=_CHECK_PATIENCE, write=write)
-
-
-def explain(error: Exception, uri: str, *, write: bool = True) -> StorageError:
-    """An error of botocore as one that names the location, the reason and the remedy, and holds no secret."""
-    place = s3_location(uri)
-    where = place.options.endpoint_url or "AWS"
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        code = _code(error)
-        reason = _REASONS.get(code, f"the store answers {code or 'without a code'}")
-        return StorageError(f"{uri} at {where}: {reason.format(needs=_WRITE if write else _READ)} [{code}]")
-    return StorageError(f"{uri} at {where}: {_without_answer(error)}")
-
-
-def _without_answer(error: Exception) -> str:
-    from botocore import exceptions as known
-
-    kinds: list[tuple[tuple[type[Exception], ...], str]] = [
-        (
-            (known.NoCredentialsError, known.PartialCredentialsError),
-            f"no credentials found; {_KEYS} (or ?anonymous=true for a public bucket)",
-        ),
-        (
-            (known.TokenRetrievalError, known.SSOTokenLoadError, known.UnauthorizedSSOTokenError),
-            "the login of the AWS profile has expired; run `aws sso login` again",
-        ),
-        (
-            (known.ProfileNotFound, known.CredentialRetrievalError, known.ConfigParseError),
-            f"the AWS profile cannot be used; correct AWS_PROFILE, or {_KEYS}",
-        ),
-        (
-            (known.SSLError,),
-            "the server's TLS certificate is not trusted; give its CA as ?tls_ca_file_path=, or ?scheme=http",
-        ),
-        (
-            (known.ParamValidationError,),
-            "bucket or key are not valid names; a bucket has 3 to 63 letters, digits, dots and hyphens",
-        ),
-        (
-            (known.HTTPClientError, known.EndpointConnectionError),
-            "the endpoint cannot be reached; correct endpoint_override, or start the store",
-        ),
-    ]
-    for kind, reason in kinds:
-        if isinstance(error, kind):
-            return f"{reason} [{type(error).__name__}]"
-    return f"the endpoint does not answer as an S3 store does; correct endpoint_override [{type(error).__name__}]"
-
-
-def _code(error: Any) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def _call(uri: str, call: Callable[[], Any], *, patience: float = 60.0, write: bool = True) -> Any:

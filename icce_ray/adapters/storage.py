@@ -13,19 +13,28 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from icce_ray.adapters.locations import StorageError, child, is_local, resolve, retried
+from icce_ray.adapters.locations import (
+    StorageError,
+    child,
+    is_local,
+    is_transient,
+    resolve,
+    retried,
+)
 
 __all__ = ["FileInfo", "Storage", "StorageError"]
 
+T = TypeVar("T")
 Listing = list[tuple[str, int]]
 
 _TEMPORARY = re.compile(r"^\..*\.tmp$")
@@ -46,11 +55,15 @@ class Storage:
     """The files below one root.
 
     Args:
-        root: local path (made absolute), `file://`, `s3://`, `gs://` or `fsspec+PROTOCOL://` URI. Options of
-            the store stay in the query, e.g. `s3://bucket/run?endpoint_override=host:9000&scheme=http`.
+        root: local path (made absolute), `file://`, `s3://`, `gs://`, `az://`, `abfs://` or `fsspec+PROTOCOL://`
+            URI. Options of the store stay in the query, e.g. `s3://bucket/run?endpoint_override=host:9000&scheme=http`.
 
     Pickles as its root only, so that every process makes its own connections and no secret travels.
-    Raises ValueError for a location that cannot be resolved. Reading a file that is not there is
+    While a store is busy or restarts, every method waits for it and tries again (up to a minute, see `retried`),
+    then raises UnavailableError. A large file whose upload was cut leaves parts behind that nobody can read:
+    `abort_uploads` in s3.py removes them.
+
+    Raises LocationError for a location that cannot be resolved. Reading a file that is not there is
     FileNotFoundError; other failures are OSError.
     """
 
@@ -87,24 +100,23 @@ class Storage:
 
     def exists(self, path: str) -> bool:
         """Whether `path` is a file (a folder or a prefix is not)."""
-        info = retried(lambda: self._fs.get_file_info(self.full_path(path)))
+        info = self._retried(path, lambda: self._fs.get_file_info(self.full_path(path)))
         return info.type == pafs.FileType.File
 
     def open_input(self, path: str) -> pa.NativeFile:
         """A seekable binary file, to be closed by the caller."""
-        try:
-            return self._fs.open_input_file(self.full_path(path))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"there is no file {self.uri(path)}") from error
+        return self._retried(path, lambda: self._open(path))
 
     def read_bytes(self, path: str) -> bytes:
         """The whole file."""
 
         def read() -> bytes:
-            with self.open_input(path) as file:
-                return file.read()
+            with self._open(path) as file:
+                data = file.read()
+                self._require_whole(path, len(data), file)
+                return data
 
-        return retried(read)
+        return self._retried(path, read)
 
     def write_bytes(self, path: str, data: bytes | pa.Buffer) -> None:
         """The whole file or what was there before: synced on a local disk, one upload on an object store."""
@@ -118,8 +130,8 @@ class Storage:
                 file.write(data)
 
         if self._fs.type_name.startswith("py::"):  # fsspec stores with real folders want them made first
-            self._fs.create_dir(full.rsplit("/", 1)[0], recursive=True)
-        retried(put)
+            self._retried(path, lambda: self._fs.create_dir(full.rsplit("/", 1)[0], recursive=True))
+        self._retried(path, put)
 
     def write_table(self, path: str, table: pa.Table) -> FileInfo:
         """Write one Parquet file (zstd), serialised in memory first so that `write_bytes` keeps it whole."""
@@ -144,7 +156,7 @@ class Storage:
                     raise ValueError(f"{self.uri(path)} has no column {missing}; it has {present}")
                 return file.read(columns=None if columns is None else list(columns))
 
-        return retried(read)
+        return self._retried(path, read)
 
     def list(self, prefix: str = "") -> Listing:
         """(name below the root, bytes) of every file below the folder `prefix`, sorted; [] if there is none.
@@ -153,7 +165,7 @@ class Storage:
         """
         start = len(self._path.rstrip("/")) + 1
         selector = pafs.FileSelector(self.full_path(prefix), recursive=True, allow_not_found=True)
-        found = retried(lambda: self._fs.get_file_info(selector))
+        found = self._retried(prefix, lambda: self._fs.get_file_info(selector))
         files = [(info.path[start:], info.size) for info in found if info.type == pafs.FileType.File]
         return sorted((name, size) for name, size in files if not _TEMPORARY.match(name.rsplit("/", 1)[-1]))
 
@@ -162,22 +174,23 @@ class Storage:
 
         def read() -> FileInfo:
             digest, size = hashlib.sha256(), 0
-            with self.open_input(path) as file:
+            with self._open(path) as file:
                 while chunk := file.read(_CHUNK):
                     digest.update(chunk)
                     size += len(chunk)
+                self._require_whole(path, size, file)
             rows = None
             if path.endswith(".parquet"):
                 with self._parquet(path) as parquet:
                     rows = parquet.metadata.num_rows
             return FileInfo(path=path, rows=rows, bytes=size, sha256=digest.hexdigest())
 
-        return retried(read)
+        return self._retried(path, read)
 
     def delete(self, path: str) -> None:
         """Remove one file; none there is fine, so that a clean-up may run twice."""
         with contextlib.suppress(FileNotFoundError):
-            retried(lambda: self._fs.delete_file(self.full_path(path)))
+            self._retried(path, lambda: self._fs.delete_file(self.full_path(path)))
 
     def delete_tree(self, path: str) -> None:
         """Remove a folder or prefix with all it holds; none there is fine. Never the root itself."""
@@ -186,14 +199,29 @@ class Storage:
             if self._local:
                 shutil.rmtree(full)
             else:
-                retried(lambda: self._fs.delete_dir(full))
+                self._retried(path, lambda: self._fs.delete_dir(full))
+
+    def _retried(self, path: str, call: Callable[[], T]) -> T:
+        return retried(call, what=self.uri(path))
+
+    def _open(self, path: str) -> pa.NativeFile:
+        try:
+            return self._fs.open_input_file(self.full_path(path))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"there is no file {self.uri(path)}") from error
+
+    def _require_whole(self, path: str, read: int, file: pa.NativeFile) -> None:
+        if read != file.size():  # as after a replacement between the look at its size and the read
+            raise ConnectionError(f"{self.uri(path)} gave {read} of its {file.size()} bytes")
 
     @contextlib.contextmanager
     def _parquet(self, path: str) -> Iterator[pq.ParquetFile]:
-        with self.open_input(path) as file:
+        with self._open(path) as file:
             try:
                 yield pq.ParquetFile(file)
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, OSError) as error:
+                if is_transient(error):  # the store's fault, not the file's
+                    raise
                 raise StorageError(
                     f"{self.uri(path)} is not a readable Parquet file ({error}); delete it and run the stage again"
                 ) from error

@@ -48,7 +48,8 @@ class FaultProxy:
 
     `busy` and `broken` are the shares of requests answered with 503 SlowDown and 500 InternalError, `cut_up` and
     `cut_down` those whose body is cut on its way to and from the store. `on_request(method, path)` is called
-    before each request is passed on, in a thread where it may block, and may return the fault of this request.
+    before each request is passed on, in a thread where it may block, and may return the fault of this request: one
+    of these, or the status and code to refuse it with. An answer without a body that is cut does not arrive at all.
     `done` counts requests and faults. All may be changed while it runs.
     """
 
@@ -64,7 +65,7 @@ class FaultProxy:
     ) -> None:
         self.upstream = upstream
         self.shares: dict[Fault, float] = {"busy": busy, "broken": broken, "cut_up": cut_up, "cut_down": cut_down}
-        self.on_request: Callable[[str, str], Fault | None] | None = None
+        self.on_request: Callable[[str, str], Fault | tuple[int, str] | None] | None = None
         self.done: Counter[str] = Counter()
         self.port = 0
         self._random = random.Random(seed)
@@ -121,9 +122,10 @@ class FaultProxy:
         self.done["requests"] += 1
         fault = await asyncio.to_thread(self.on_request, method, path) if self.on_request else None
         fault = fault or self._draw(request)
-        if fault in _ANSWERS:
-            self.done[fault] += 1
-            await self._refuse(*_ANSWERS[fault], request, reader, writer)
+        refusal = fault if isinstance(fault, tuple) else _ANSWERS.get(str(fault))
+        if refusal is not None:
+            self.done[str(fault)] += 1
+            await self._refuse(*refusal, request, reader, writer)
             return False
         store_reader, store_writer = await asyncio.open_connection("127.0.0.1", self.upstream, limit=1 << 20)
         try:
@@ -166,6 +168,8 @@ class FaultProxy:
         while answer.line[1] == "100":
             writer.write(answer.raw)
             answer = await self._answer_head(upload, reader)
+        if cut and not answer.length and not answer.chunked:
+            raise Cut
         writer.write(answer.raw)
         if request.line[0] != "HEAD" and answer.line[1] not in ("204", "304"):
             limit = self._random.randrange(max(answer.length, 1)) if cut else None

@@ -1,6 +1,5 @@
 """The S3 client beside Arrow's, against moto and Ceph's gateway."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 from icce_ray.adapters import s3
