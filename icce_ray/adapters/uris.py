@@ -33,8 +33,9 @@ def refuse_secrets(uri: str) -> str:
     except ValueError as error:  # such as an unclosed [; the reason may quote the URI
         raise LocationError("the location is no URI; its part before the path cannot be read") from error
     user = parts.netloc.rpartition("@")[0]
-    # abfs://container@account is Azure's own form. A secret may hold a "/", which then ends the host early.
-    harmless = parts.scheme in ("abfs", "abfss") and ":" not in user
+    # abfs://container@account and gs://anonymous@bucket are no secrets. A secret may hold a "/", which then ends the
+    # host early.
+    harmless = (parts.scheme in ("abfs", "abfss") and ":" not in user) or (parts.scheme, user) == ("gs", "anonymous")
     bucket_with_port = parts.scheme in ("s3", "gs") and ":" in parts.netloc
     if bucket_with_port or (user and not harmless):
         raise LocationError(f"the URI holds credentials (user:secret@...), which would end up in logs; {_PROVIDERS}")

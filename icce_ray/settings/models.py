@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from icce_ray.adapters.uris import refuse_secrets
 from icce_ray.core.recipe import LEARNING_RATES
 
 FeatureKind = Literal["cls", "cls+patch_mean", "hog", "hog+color"]
@@ -16,16 +16,7 @@ Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
 Temperature = Annotated[float, Field(gt=0.0)]
 
 
-def _without_secret(location: str) -> str:
-    if "://" in location and "@" in urlsplit(location).netloc:
-        raise ValueError(  # without the value: it would carry the secret into logs
-            "the URI holds credentials (user:secret@...), which would end up in run.yaml and in logs; leave them to "
-            "the provider's chain (environment variables, profile or instance role)"
-        )
-    return location
-
-
-Location = Annotated[str, Field(min_length=1), AfterValidator(_without_secret)]
+Location = Annotated[str, Field(min_length=1), AfterValidator(refuse_secrets)]
 
 
 class _Frozen(BaseModel):

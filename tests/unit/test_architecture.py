@@ -33,7 +33,7 @@ LAYERS = {
     "core": Layer(names(""), packages=names("torch numpy scipy"), banned=names("os io pathlib shutil tempfile")),
     "adapters": Layer(names("core"), banned=names("ray")),
     "version": Layer(names(""), packages=names("")),
-    "settings": Layer(names("core.recipe"), packages=names("pydantic yaml")),
+    "settings": Layer(names("core.recipe adapters.uris"), packages=names("pydantic yaml")),
     "store": Layer(names("settings version adapters.storage"), packages=names("yaml")),
     "estimator": Layer(names("core adapters"), banned=names("ray")),
     "stages": Layer(names("core adapters settings store version")),
