@@ -1,0 +1,116 @@
+"""`icce verify`: the invariants of what a run or a prediction has written, checked on the files themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import yaml
+
+from icce_ray.settings import Settings
+from icce_ray.stages.predict import REJECTS
+from icce_ray.stages.verify.files import check_files, check_markers, check_metrics, check_run_file
+from icce_ray.stages.verify.images import check_features, check_manifest, same_ids
+from icce_ray.stages.verify.lists import check_lists
+from icce_ray.stages.verify.predictions import check_predictions
+from icce_ray.stages.verify.reading import Manifest
+from icce_ray.stages.verify.results import (
+    LABELLED,
+    check_classifier,
+    check_head_labels,
+    check_heads,
+    check_labels,
+    check_scores,
+)
+from icce_ray.store import ARTIFACTS, PREDICTION_FILE, RUN_FILE, Marker, RunError, Store, fingerprint
+
+__all__ = ["violations"]
+
+
+def violations(store: Store) -> Iterator[str]:
+    """One line for each violation, naming the file: checksums, counts, ids, names, features, lists, labels, weights.
+
+    For a run, or for what `icce predict` has written. What hangs on something broken is not looked at: mend the first
+    lines first. Of the features one shard is held at a time, of the images their ids. Raises RunError if the directory
+    is neither.
+    """
+    if not store.storage.exists(RUN_FILE) and store.storage.exists(PREDICTION_FILE):
+        yield from _of_prediction(store)
+        return
+    try:
+        settings = store.settings()
+    except RunError as error:
+        if not store.storage.exists(RUN_FILE):
+            raise
+        yield f"run: {error}"
+        return
+    yield from _of_run(store, settings)
+
+
+def _of_run(store: Store, settings: Settings) -> Iterator[str]:
+    markers: dict[str, Marker] = {}
+    expected = {stage: fingerprint(settings, stage) for stage in ARTIFACTS}
+    first = [
+        *check_run_file(store, settings),
+        *check_markers(store, list(ARTIFACTS), expected, markers),
+        *check_files(store, markers),
+        *check_metrics(store, markers),
+    ]
+    yield from first
+    if first or "list" not in markers:
+        return
+    manifest = Manifest(store, markers["list"])
+    listed = list(check_manifest(manifest, markers["list"]))
+    yield from listed
+    if listed or "embed" not in markers:
+        return
+    ids: list[np.ndarray] = []
+    yield from check_features(store, markers["embed"], manifest, ids)
+    if ids:
+        yield from _results(store, settings, markers, manifest, ids[0])
+
+
+def _results(
+    store: Store, settings: Settings, markers: dict[str, Marker], manifest: Manifest, ids: np.ndarray
+) -> Iterator[str]:
+    """Every complete stage after `embed`."""
+    if "neighbors" in markers:
+        yield from check_lists(store, markers["neighbors"], ids, settings.neighbors.mode)
+    if "heads" in markers:
+        yield from check_heads(store, markers["embed"], settings)
+        yield from check_head_labels(store, markers["heads"], ids, settings)
+    for artifact, (stage, _, _) in LABELLED.items():
+        if stage in markers:
+            seen = [np.empty(0, np.int64)]
+            yield from check_labels(store, artifact, markers[stage], manifest, settings.clusters, seen)
+            yield from same_ids(artifact, np.concatenate(seen), ids)
+    if "consensus" in markers:
+        yield from check_scores(store, markers["consensus"])
+    if "classifier" in markers:
+        yield from check_classifier(store, markers["embed"], settings.clusters)
+
+
+def _of_prediction(store: Store) -> Iterator[str]:
+    try:
+        purpose = yaml.safe_load(store.storage.read_bytes(PREDICTION_FILE))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        yield f"prediction: {PREDICTION_FILE} is damaged: {error}"
+        return
+    if not isinstance(purpose, dict) or not {"run", "classifier", "source"} <= purpose.keys():
+        yield f"prediction: {PREDICTION_FILE} does not say run, classifier and source"
+        return
+    markers: dict[str, Marker] = {}
+    stages = ["list", "predict"]
+    artifacts = {"list": (ARTIFACTS["list"],), "predict": (ARTIFACTS["predict"], REJECTS)}
+    first = [
+        *check_markers(store, stages, {stage: str(purpose["classifier"]) for stage in stages}, markers),
+        *check_files(store, markers, artifacts),
+    ]
+    yield from first
+    if first or "list" not in markers:
+        return
+    manifest = Manifest(store, markers["list"])
+    listed = list(check_manifest(manifest, markers["list"]))
+    yield from listed
+    if not listed and "predict" in markers:
+        yield from check_predictions(store, markers["predict"], manifest)
