@@ -189,8 +189,11 @@ def _read_other(filesystem: pafs.FileSystem, path: str) -> tuple[bytes, str] | N
         with filesystem.open_input_file(path) as file:
             return file.read()
 
+    end = time.monotonic() + SETTLE
     try:
-        data = retried(read)
+        # A store that is no object store shows a file, empty, as soon as somebody begins to write it.
+        while not (data := retried(read)) and time.monotonic() < end:
+            time.sleep(SETTLE / 20)
     except FileNotFoundError:
         return None
     return data, _digest(data)

@@ -35,10 +35,13 @@ LAYERS = {
     "version": Layer(names(""), packages=names("")),
     "settings": Layer(names("core.recipe adapters.uris"), packages=names("pydantic yaml")),
     "store": Layer(names("settings version adapters.storage"), packages=names("yaml")),
+    "lock": Layer(
+        names("store adapters.conditional adapters.process adapters.s3 adapters.storage"), packages=names("")
+    ),
     "estimator": Layer(names("core adapters"), banned=names("ray")),
     "stages": Layer(names("core adapters settings store version")),
-    "pipeline": Layer(names("core adapters settings store version stages"), banned=names("ray")),
-    "cli": Layer(names("core adapters settings store version stages pipeline"), banned=names("ray")),
+    "pipeline": Layer(names("core adapters settings store lock version stages"), banned=names("ray")),
+    "cli": Layer(names("core adapters settings store lock version stages pipeline"), banned=names("ray")),
     "__init__": Layer(names("version estimator settings pipeline"), packages=names("")),
 }
 #: In no module: code that runs what it reads.
@@ -114,6 +117,8 @@ def test_import_direction(module):
         ("settings", "from icce_ray.core.search import mine"),
         ("settings", "import torch"),
         ("store", "from icce_ray.adapters.progress import Display"),
+        ("lock", "from icce_ray.stages import heads"),
+        ("lock", "import psutil"),
         ("estimator", "from icce_ray.stages import heads"),
         ("stages.heads", "from icce_ray import pipeline"),
         ("stages.heads", "import pickle"),

@@ -1,0 +1,317 @@
+"""One run, one process: `lock.json` at the root of a run's directory says who writes there.
+
+It is written by compare-and-swap (`adapters.conditional`), so that of any number of processes exactly one gets it, and
+renewed by its holder every 15 s. It ends in one of four ways:
+
+- its holder removes it, also when it ends with an error;
+- its holder was killed, and whoever comes next on the same machine sees that the process is gone;
+- it expires: nothing of it has changed for 90 s *on the clock of who waits for it*. The time in the file only decides
+  whether waiting makes sense (below 90 s an error says when it will), since clocks of two machines may differ;
+- somebody takes it over (`--take-over`), whoever holds it. The former holder learns of it at its next renewal, which
+  interrupts it, or when it wants to complete a stage.
+
+Reading a run needs no lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import random
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+from icce_ray.adapters import conditional, s3
+from icce_ray.adapters.process import Process
+from icce_ray.adapters.storage import Storage
+from icce_ray.store import RunError
+
+LOCK_FILE = "lock.json"
+#: Seconds between two renewals, and without one until the lock expires.
+RENEW_EVERY, EXPIRY = 15.0, 90.0
+#: Seconds that workers of a killed driver may go on writing.
+WORKERS_END = 5.0
+
+_ATTEMPTS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """What `lock.json` says: which process holds the run, and when it last said so. It holds no arguments."""
+
+    token: str
+    command: str
+    process: Process
+    started: str
+    """UTC, ISO 8601, as `renewed`."""
+    renewed: str
+    renewals: int = 0
+
+    @classmethod
+    def new(cls, command: str) -> Holder:
+        """This process, from now on."""
+        now = _now()
+        return cls(token=uuid.uuid4().hex, command=command, process=Process.this(), started=now, renewed=now)
+
+    @classmethod
+    def read(cls, data: bytes) -> Holder:
+        """From the file's content. Raises ValueError if it is none, or of a version with other fields."""
+        try:
+            content = json.loads(data)
+            holder = cls(**content | {"process": Process(**content["process"])})
+            datetime.datetime.fromisoformat(holder.renewed)
+        except (TypeError, KeyError) as error:
+            raise ValueError(str(error)) from error
+        return holder
+
+    def data(self) -> bytes:
+        """The file's content."""
+        return json.dumps(dataclasses.asdict(self), indent=1).encode()
+
+    def once_more(self) -> Holder:
+        """The same, renewed now."""
+        return dataclasses.replace(self, renewed=_now(), renewals=self.renewals + 1)
+
+    def silent_for(self) -> float:
+        """Seconds since the last renewal by the clocks of two machines, which may differ; at least 0."""
+        last = datetime.datetime.fromisoformat(self.renewed)
+        return max(0.0, (datetime.datetime.now(datetime.UTC) - last).total_seconds())
+
+    def __str__(self) -> str:
+        return f"{self.process}, `{self.command}`, since {self.started}"
+
+
+def holder_of(root: str) -> Holder | None:
+    """Who holds a run now, or held it when it was killed. Raises RunError if its lock cannot be understood."""
+    uri = Storage(root).uri(LOCK_FILE)
+    found = conditional.current(uri)
+    return None if found is None else _holder(uri, found[0])
+
+
+class RunLock:
+    """The right to write to a run, as a context manager.
+
+    Args:
+        root: directory or URI of the run; made if it is not there.
+        command: what the holder does, for others to read.
+        take_over: take the lock whoever holds it.
+        say: shows one line to the person who waits.
+        renew_every: seconds between two signs of life.
+        expiry: seconds without one after which others may take the lock.
+
+    Entering raises RunError if the run is in use, StorageError (OSError) where nothing can be written: it is also
+    the first write to the run. Then `taken_from` is the former holder if one was left or replaced, and nothing that
+    it started writes any more after `settle` seconds.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        command: str = "icce run",
+        take_over: bool = False,
+        say: Callable[[str], None] = lambda text: None,
+        renew_every: float = RENEW_EVERY,
+        expiry: float = EXPIRY,
+    ) -> None:
+        storage = Storage(root)
+        self.root = storage.root
+        self.taken_from: Holder | None = None
+        self.settle = 0.0
+        self._uri = storage.uri(LOCK_FILE)
+        self._say, self._take_over, self._command = say, take_over, command
+        self._renew_every, self._expiry = renew_every, expiry
+        self._lost: str | None = None
+        self._turn = threading.Lock()
+        self._over = threading.Event()
+        self._on_main = False
+
+    def __enter__(self) -> RunLock:
+        """Take the lock and keep it."""
+        if s3.is_s3(self._uri):
+            s3.check_access(self._uri, write=True)  # what is wrong with keys or endpoint, within seconds
+        self._on_main = threading.current_thread() is threading.main_thread()
+        self._mine = Holder.new(self._command)
+        self._version = self._acquire()
+        self._confirmed = time.monotonic()
+        self._heart = threading.Thread(target=self._beat, name="run-lock", daemon=True)
+        self._heart.start()
+        try:
+            if self.settle and s3.is_s3(self._uri):  # what the former holder was uploading is still paid for
+                s3.abort_uploads(self._folder())
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give it back; of a lock that cannot be removed the person is told. RunError if it was lost meanwhile."""
+        try:
+            self._release()
+        except OSError as failure:
+            self._say(f"the run's lock could not be removed and will expire in {self._expiry:.0f} s: {failure}")
+        except KeyboardInterrupt:
+            if self._lost is None:
+                raise
+        if self._lost is not None and kind is not None and issubclass(kind, (KeyboardInterrupt, SystemExit)):
+            raise RunError(self._lost) from None  # it was `_interrupt`
+
+    def check(self, at_most: float = 0.0) -> None:
+        """Raise RunError if the run is no longer ours, and name who has it.
+
+        Asks the store, unless it said so in the last `at_most` seconds. Raises StorageError if it does not answer.
+        """
+        if self._lost is None and time.monotonic() - self._confirmed >= at_most:
+            self._renew()
+        if self._lost is not None:
+            raise RunError(self._lost)
+
+    # -- taking ------------------------------------------------------------------------------------------------
+
+    def _acquire(self) -> str:
+        """Version of the lock, once it is ours."""
+        for _ in range(_ATTEMPTS):
+            found, said = conditional.current(self._uri), ""
+            if found is None:
+                version = conditional.swap(self._uri, self._mine.data(), None)
+            elif self._is_mine(found[0]):  # an earlier attempt arrived, although its answer did not
+                version = found[1]
+            else:
+                said = self._may_replace(*found)
+                version = conditional.swap(self._uri, self._mine.data(), found[1]) if said else None
+            if version is not None:
+                if said:
+                    self._say(f"{said}: taken over")
+                return version
+            time.sleep(random.uniform(0.0, 0.2))
+        raise RunError(
+            f"{self.root} changed hands {_ATTEMPTS} times while its lock was asked for; other processes want it "
+            "too: end them, or give another --out"
+        )
+
+    def _may_replace(self, data: bytes, version: str) -> str:
+        """Why a lock that stands may be replaced, empty if it changed meanwhile. Raises RunError if it is in use."""
+        # Whoever lives learns at the next renewal that the lock is lost.
+        self.settle = self._renew_every + WORKERS_END
+        if self._take_over:
+            with contextlib.suppress(ValueError):
+                self.taken_from = Holder.read(data)
+            return f"the run was held by {self.taken_from or 'somebody unknown'}, which --take-over ends"
+        self.taken_from = holder = _holder(self._uri, data)
+        if holder.process.has_ended():
+            self.settle = WORKERS_END
+            return f"the run was left by {holder}, which is dead"
+        silent = holder.silent_for()
+        if silent < self._expiry:
+            raise RunError(
+                f"{self.root} is in use by {holder} (last sign of life {silent:.0f} s ago); wait for it, or if you "
+                f"know that it is dead, give --take-over (or wait until it expires in {self._expiry - silent:.0f} s)"
+            )
+        self._say(
+            f"the run was left {silent:.0f} s ago by {holder}; looking for {self._expiry:.0f} s whether it lives "
+            "(--take-over does not wait)"
+        )
+        stayed = self._stays(version)
+        return f"the run was left by {holder}, which gave no sign of life" if stayed else ""
+
+    def _stays(self, version: str) -> bool:
+        """Whether the lock stays as it is for the whole time after which it expires."""
+        end = time.monotonic() + self._expiry
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(self._renew_every / 3, left))
+            found = conditional.current(self._uri)
+            if found is None or found[1] != version:
+                return False
+        return True
+
+    # -- keeping -----------------------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        """Thread: renew until the end. A store that fails now may answer the next time, until the lock has expired."""
+        while self._lost is None and not self._over.wait(self._renew_every):
+            try:
+                self._renew()
+            except OSError as error:
+                silent = time.monotonic() - self._confirmed
+                if silent > self._expiry:
+                    self._lost = (
+                        f"the lock of {self.root} could not be renewed for {silent:.0f} s, others may have it now: "
+                        f"{error}. Give the same command again to go on"
+                    )
+            if self._lost is not None:
+                self._interrupt()
+
+    def _interrupt(self) -> None:
+        """End what the main thread waits for, as Ctrl-C does; elsewhere `check` ends the run before a stage is kept."""
+        if self._on_main and not self._over.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def _renew(self) -> None:
+        with self._turn:
+            if self._lost is not None:
+                return
+            asked, mine = time.monotonic(), self._mine.once_more()
+            version = conditional.swap(self._uri, mine.data(), self._version)
+            if version is None:
+                found = conditional.current(self._uri)
+                if found is None or not self._is_mine(found[0]):
+                    self._lost = self._taken(found)
+                    return
+                version = found[1]  # a renewal arrived, although its answer did not
+            self._mine, self._version, self._confirmed = mine, version, asked
+
+    def _is_mine(self, data: bytes) -> bool:
+        with contextlib.suppress(ValueError):
+            return Holder.read(data).token == self._mine.token
+        return False
+
+    def _taken(self, found: tuple[bytes, str] | None) -> str:
+        after = "nothing more is written here"
+        if found is None:
+            return (
+                f"{self.root} was taken from this process and is free again, or its {LOCK_FILE} was deleted; {after}. "
+                "Give the same command again to go on"
+            )
+        try:
+            by = str(Holder.read(found[0]))
+        except ValueError:
+            by = f"somebody whose {LOCK_FILE} cannot be understood"
+        return f"{self.root} was taken from this process by {by}; {after}. Wait for that one to end"
+
+    def _release(self) -> None:
+        self._over.set()
+        self._heart.join(timeout=self._renew_every)
+        for _ in range(3):  # a renewal on its way may still change the version
+            if self._lost is not None or conditional.remove(self._uri, self._version):
+                return
+            found = conditional.current(self._uri)
+            if found is None or not self._is_mine(found[0]):
+                return
+            self._version = found[1]
+
+    def _folder(self) -> str:
+        before, _, query = self._uri.rpartition(LOCK_FILE)
+        return before + query
+
+
+def _holder(uri: str, data: bytes) -> Holder:
+    try:
+        return Holder.read(data)
+    except ValueError as error:
+        raise RunError(
+            f"{uri} is damaged or of another version ({error}), so that nobody knows who holds the run; if it is "
+            "nobody, give --take-over"
+        ) from error
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

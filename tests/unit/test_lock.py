@@ -1,0 +1,461 @@
+"""The lock of a run: one holder, named to everybody else; what a dead one leaves is taken over, and nothing earlier."""
+
+import dataclasses
+import datetime
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+
+import pytest
+
+from icce_ray.adapters import conditional
+from icce_ray.adapters.storage import Storage, StorageError
+from icce_ray.lock import LOCK_FILE, WORKERS_END, Holder, RunLock, holder_of
+from icce_ray.store import RunError
+
+CONTENDERS = 16
+#: Seconds; both shortened so that tests need not wait.
+QUICK = {"renew_every": 0.1, "expiry": 0.6}
+
+#: Holds the lock of a run until it is killed, its standard input ends, or the lock is lost.
+HOLD = """
+import sys
+from icce_ray.lock import RunLock
+from icce_ray.store import RunError
+try:
+    with RunLock(sys.argv[1], renew_every=float(sys.argv[2])):
+        print("held", flush=True)
+        sys.stdin.read()
+except RunError as error:
+    print(error, flush=True)
+"""
+
+
+@pytest.fixture
+def local(tmp_path):
+    return str(tmp_path / "runs" / "run")
+
+
+@pytest.fixture
+def on_moto(moto):
+    return moto.uri(f"{moto.bucket()}/run")
+
+
+@pytest.fixture
+def on_radosgw(radosgw):
+    return radosgw.uri(f"{radosgw.bucket()}/run")
+
+
+@pytest.fixture
+def in_memory(monkeypatch):
+    monkeypatch.setattr(conditional, "SETTLE", 0.3)
+    return f"fsspec+memory://{uuid.uuid4().hex}/run"
+
+
+@pytest.fixture(params=["local", "on_moto", "on_radosgw", "in_memory"])
+def root(request):
+    """A run that is not there yet, on every kind of store."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=["local", "on_moto", "on_radosgw"])
+def shared_root(request):
+    """The same where other processes see it."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def holding():
+    """Starts processes that hold a run."""
+    started = []
+
+    def hold(root, renew_every=0.2):
+        command = [sys.executable, "-c", HOLD, root, str(renew_every)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield hold
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def files(root):
+    return [name for name, _ in Storage(root).list()]
+
+
+def on_another_machine(root, *, silent=0.0):
+    """A lock that says another machine wrote it, some seconds ago; whether its process lives cannot be known."""
+    earlier = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=silent)
+    holder = Holder.new("icce run")
+    process = dataclasses.replace(holder.process, host="elsewhere", boot_id="another")
+    holder = dataclasses.replace(holder, process=process, renewed=earlier.isoformat())
+    assert conditional.swap(Storage(root).uri(LOCK_FILE), holder.data(), None) is not None
+    return holder
+
+
+# -- one holder ----------------------------------------------------------------------------------------------------
+
+
+def test_the_second_is_told_who_the_first_is(root):
+    with RunLock(root, command="icce predict"):
+        with pytest.raises(RunError) as caught, RunLock(root):
+            pass
+        holder = holder_of(root)
+    text = str(caught.value)
+    assert f"{RunLock(root).root} is in use by pid {os.getpid()} on {os.uname().nodename}" in text
+    assert f"since {holder.started} (last sign of life" in text
+    assert "`icce predict`" in text
+    assert "give --take-over (or wait until it expires in" in text
+    assert 80 < float(text.rpartition("expires in ")[2].removesuffix(" s)")) <= 90
+
+
+def test_nothing_is_left_at_the_end(root):
+    with RunLock(root) as lock:
+        lock.check()
+        assert files(root) == [LOCK_FILE]
+    assert files(root) == []
+    assert holder_of(root) is None
+    with RunLock(root) as lock:
+        assert lock.taken_from is None
+        assert lock.settle == 0.0
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_error_gives_it_back_and_passes(local, kind):
+    with pytest.raises(kind, match="mine"), RunLock(local):
+        raise kind("mine")
+    assert files(local) == []
+
+
+def test_one_of_many_threads_gets_it(root):
+    got, refused, start, end = [], [], threading.Barrier(CONTENDERS), threading.Event()
+
+    def contend():
+        start.wait()
+        try:
+            with RunLock(root) as lock:
+                got.append(lock)
+                end.wait(30)
+        except RunError as error:
+            refused.append(str(error))
+        if len(refused) == CONTENDERS - 1:
+            end.set()
+
+    threads = [threading.Thread(target=contend) for _ in range(CONTENDERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 1
+    assert [text for text in refused if "is in use by pid" not in text] == []
+    assert files(root) == []
+
+
+def test_one_of_many_processes_gets_it(shared_root, holding):
+    processes = [holding(shared_root) for _ in range(4)]
+    lines = [process.stdout.readline() for process in processes]
+    winner = processes[lines.index("held\n")]
+    assert sum(line == "held\n" for line in lines) == 1
+    assert all(f"in use by pid {winner.pid} on" in line for line in lines if line != "held\n")
+    winner.communicate()
+    assert winner.returncode == 0
+    assert files(shared_root) == []
+
+
+def test_the_lock_shows_no_arguments(local, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mine.py", "--password", "s3cret"])
+    with RunLock(local):
+        content = json.loads(Storage(local).read_bytes(LOCK_FILE))
+    assert "s3cret" not in json.dumps(content)
+    assert set(content) == {"token", "command", "process", "started", "renewed", "renewals"}
+
+
+# -- what a dead one leaves ----------------------------------------------------------------------------------------
+
+
+def test_a_killed_run_is_taken_over(shared_root, holding):
+    process, said = holding(shared_root), []
+    assert process.stdout.readline() == "held\n"
+    process.kill()  # not waited for: a zombie is dead too
+    while not holder_of(shared_root).process.has_ended():
+        time.sleep(0.01)
+    with RunLock(shared_root, say=said.append) as lock:
+        assert lock.taken_from.process.pid == process.pid
+        assert lock.settle == WORKERS_END
+        lock.check()
+    assert len(said) == 1
+    assert f"left by pid {process.pid} on" in said[0]
+    assert said[0].endswith("which is dead: taken over")
+    assert files(shared_root) == []
+
+
+def test_a_later_process_of_the_same_number_is_not_the_holder(local):
+    holder = Holder.new("icce run")
+    assert not holder.process.has_ended()
+    earlier = dataclasses.replace(holder.process, since_boot=holder.process.since_boot - 10)
+    assert earlier.has_ended()
+
+
+@pytest.mark.parametrize("change", [{"boot_id": None}, {"boot_id": "x"}, {"host": "x"}, {"pid_namespace": "x"}])
+def test_of_other_machines_and_containers_nothing_is_known(change):
+    dead = dataclasses.replace(Holder.new("icce run").process, pid=2**22 + 1)
+    assert dead.has_ended()
+    assert not dataclasses.replace(dead, **change).has_ended()
+
+
+def test_one_that_may_live_is_not_waited_for(root):
+    holder = on_another_machine(root, silent=30)
+    before = time.monotonic()
+    with (
+        pytest.raises(RunError, match=r"in use by pid \d+ on elsewhere .* \(last sign of life 3\d s ago\)"),
+        RunLock(root),
+    ):
+        pass
+    assert time.monotonic() - before < 5
+    assert holder_of(root) == holder
+
+
+def test_one_without_a_sign_of_life_expires(root):
+    holder, said = on_another_machine(root, silent=100), []
+    before = time.monotonic()
+    with RunLock(root, say=said.append, **QUICK) as lock:
+        assert time.monotonic() - before >= QUICK["expiry"]
+        assert lock.taken_from == holder
+        assert holder_of(root).process.pid == os.getpid()
+    assert "looking for 1 s whether it lives" in said[0]
+    assert said[1].endswith("which gave no sign of life: taken over")
+
+
+def test_a_clock_that_is_wrong_ends_nobodys_run(root, monkeypatch):
+    monkeypatch.setattr(Holder, "silent_for", lambda self: 1000.0)
+    with RunLock(root, **QUICK) as first:
+        said = []
+        monkeypatch.setattr("icce_ray.lock._ATTEMPTS", 2)
+        with pytest.raises(RunError), RunLock(root, say=said.append, **QUICK):
+            pass
+        assert "looking for" in said[0]
+        first.check()
+
+
+def test_one_of_many_takes_what_has_expired(root):
+    on_another_machine(root, silent=100)
+    got, refused = [], []
+    end = threading.Event()
+
+    def contend():
+        try:
+            with RunLock(root, renew_every=0.3, expiry=1.0) as lock:
+                got.append(lock)
+                end.wait(30)
+        except RunError as error:
+            refused.append(str(error))
+        if len(refused) == 7:
+            end.set()
+
+    threads = [threading.Thread(target=contend) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 1
+    assert [text for text in refused if "is in use by pid" not in text] == []
+
+
+# -- taking over ---------------------------------------------------------------------------------------------------
+
+
+def test_the_first_stops_when_it_is_taken_over(shared_root, holding):
+    process, said = holding(shared_root), []
+    assert process.stdout.readline() == "held\n"
+    with RunLock(shared_root, take_over=True, say=said.append, command="icce predict") as lock:
+        last = process.stdout.readline()  # it was waiting for something else and is interrupted
+        assert process.wait(10) == 0
+        assert f"was taken from this process by pid {os.getpid()} on" in last
+        assert "`icce predict`" in last
+        assert lock.taken_from.process.pid == process.pid
+        lock.check()  # its end has not taken away what is ours now
+    assert len(said) == 1
+    assert "--take-over ends: taken over" in said[0]
+    assert files(shared_root) == []
+
+
+def test_the_first_learns_of_it_at_its_next_check(root):
+    with RunLock(root) as first:
+        first.check(at_most=60)
+        with RunLock(root, take_over=True) as second:
+            first.check(at_most=60)  # nothing is asked
+            with pytest.raises(RunError, match="was taken from this process by pid"):
+                first.check()
+            with pytest.raises(RunError, match="was taken from this process by pid"):
+                first.check(at_most=60)
+            second.check()
+        assert files(root) == []
+
+
+def test_the_first_stops_even_if_the_second_has_ended(root):
+    with RunLock(root) as first:
+        with RunLock(root, take_over=True):
+            pass
+        with pytest.raises(RunError, match=r"was taken .* free again"):
+            first.check()
+
+
+def test_a_damaged_lock_needs_a_decision(root):
+    uri = Storage(root).uri(LOCK_FILE)
+    assert conditional.swap(uri, b'{"token": "x"}', None) is not None
+    with (
+        pytest.raises(RunError, match=r"lock.json.* is damaged or of another version .* give --take-over"),
+        RunLock(root),
+    ):
+        pass
+    with pytest.raises(RunError, match="is damaged"):
+        holder_of(root)
+    with RunLock(root, take_over=True) as lock:
+        lock.check()
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"[]", b"null", b"{}", b'{"process": 1}'])
+def test_damage_of_every_kind_is_a_value_error(data):
+    with pytest.raises(ValueError, match=r".+"):
+        Holder.read(data)
+
+
+def test_uploads_of_the_former_holder_are_aborted(s3_server):
+    bucket = s3_server.bucket()
+    root = s3_server.uri(f"{bucket}/run")
+    for key in ("run/heads/part", "run2/part"):
+        s3_server.client.create_multipart_upload(Bucket=bucket, Key=key)
+    with RunLock(root):
+        assert len(uploads(s3_server, bucket)) == 2  # nobody was here before: not ours to judge
+    on_another_machine(root)
+    with RunLock(root, take_over=True):
+        assert uploads(s3_server, bucket) == ["run2/part"]
+
+
+def uploads(server, bucket):
+    return [item["Key"] for item in server.client.list_multipart_uploads(Bucket=bucket).get("Uploads", ())]
+
+
+# -- signs of life -------------------------------------------------------------------------------------------------
+
+
+def test_the_holder_gives_signs_of_life(root):
+    with RunLock(root, renew_every=0.05, expiry=5):
+        first, end = holder_of(root), time.monotonic() + 20
+        while (later := holder_of(root)).renewals < first.renewals + 2:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    assert dataclasses.replace(later, renewed=first.renewed, renewals=first.renewals) == first
+
+
+def failing(monkeypatch, after=None):
+    """Lets the store fail while the returned event is set, or after some writes."""
+    down, swap, done = threading.Event(), conditional.swap, []
+
+    def maybe(uri, data, version):
+        if down.is_set() or len(done) == after:
+            raise StorageError("the store is away")
+        done.append(uri)
+        return swap(uri, data, version)
+
+    monkeypatch.setattr(conditional, "swap", maybe)
+    return down
+
+
+def test_a_store_that_fails_for_a_while_loses_no_lock(local, monkeypatch):
+    down = failing(monkeypatch)
+    with RunLock(local, renew_every=0.05, expiry=5) as lock:
+        down.set()
+        time.sleep(0.3)
+        with pytest.raises(StorageError, match="away"):
+            lock.check()
+        before = holder_of(local).renewals
+        down.clear()
+        end = time.monotonic() + 10
+        while holder_of(local).renewals == before:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        lock.check()
+
+
+def test_a_store_that_fails_for_longer_ends_the_run(local, monkeypatch):
+    failing(monkeypatch, after=1)
+    with pytest.raises(RunError, match=r"could not be renewed for 1 s.*the store is away"), RunLock(local, **QUICK):
+        time.sleep(30)
+
+
+def test_an_answer_that_is_lost_loses_no_lock(root, monkeypatch):
+    swap, lost = conditional.swap, []
+
+    def arrives_unheard(uri, data, version):
+        got = swap(uri, data, version)
+        if len(lost) < 2 and got is not None:
+            lost.append(got)
+            if len(lost) == 2:
+                raise StorageError("cut")
+        return got
+
+    monkeypatch.setattr(conditional, "swap", arrives_unheard)
+    with RunLock(root) as lock:
+        with pytest.raises(StorageError, match="cut"):
+            lock.check()
+        lock.check()
+        lock.check()
+    assert files(root) == []
+
+
+def test_a_thread_of_its_own_is_not_interrupted(local):
+    raised = []
+
+    def hold():
+        try:
+            with RunLock(local, renew_every=0.05) as lock:
+                ready.set()
+                taken.wait(10)
+                time.sleep(0.3)
+                lock.check(at_most=60)
+        except RunError as error:
+            raised.append(str(error))
+
+    ready, taken = threading.Event(), threading.Event()
+    thread = threading.Thread(target=hold)
+    thread.start()
+    ready.wait(10)
+    with RunLock(local, take_over=True):
+        taken.set()
+        thread.join()
+    assert "was taken from this process" in raised[0]
+
+
+def test_an_interrupt_of_the_person_stays_one(local, holding):
+    process = holding(local)
+    assert process.stdout.readline() == "held\n"
+    process.send_signal(signal.SIGINT)
+    process.wait(10)
+    assert process.returncode != 0
+    assert process.stdout.read() == ""
+    assert files(local) == []
+
+
+# -- where nothing can be written ----------------------------------------------------------------------------------
+
+
+def test_a_file_in_the_place_of_the_run_is_named(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(StorageError, match=r"out.* cannot be"), RunLock(str(tmp_path / "out")):
+        pass
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_missing_bucket_is_named_at_once(s3_server):
+    before = time.monotonic()
+    with pytest.raises(StorageError, match="no such bucket"), RunLock(s3_server.uri("nobody-made-this/run")):
+        pass
+    assert time.monotonic() - before < 10
