@@ -180,7 +180,12 @@ def listed(source: ContainerSource, container: str, parquet: pq.ParquetFile, key
     """Tables of `LISTED` of one file, its keys from the columns `keys` (`a.b` is a field of a struct)."""
     name, rows = source.name_of(container), parquet.metadata.num_rows
     for key in keys:
-        check_column(name, parquet.schema_arrow, key.partition(".")[0] if "." in key else key, lambda _: True)
+        check_column(
+            name,
+            parquet.schema_arrow,
+            key if key in parquet.schema_arrow.names else key.rpartition(".")[0],
+            lambda _: True,
+        )
     if not keys:
         for first in range(0, rows, TABLE_ROWS):
             yield numbered(name, container, first, min(TABLE_ROWS, rows - first))

@@ -150,7 +150,10 @@ class FeatureFiles(ContainerSource, FeatureSource):
                 data = file.read_at(npy.offset + int(positions[begin]) * width, (end - begin) * width)
                 if len(data) != (end - begin) * width:
                     raise SourceError(f"{name} ends early: {len(data)} of {(end - begin) * width} bytes are there")
-                result[begin:end] = np.frombuffer(data, npy.dtype).reshape(end - begin, npy.dim)
+                with np.errstate(
+                    over="ignore"
+                ):  # beyond float32 is infinite, which is for the reader of features to see
+                    result[begin:end] = np.frombuffer(data, npy.dtype).reshape(end - begin, npy.dim)
 
     def _read_parquet(self, container: str, positions: np.ndarray, result: np.ndarray) -> None:
         name, column = self.name_of(container), self.spec.column or ""
@@ -226,5 +229,6 @@ def _matrix(lists: pa.Array, dim: int, where: str) -> np.ndarray:
         raise SourceError(f"{where}: a row of {wrong} numbers; all rows of a source have the same, here {dim}")
     result = np.full((len(lists), dim), np.nan, np.float32)
     valid = lists.is_valid().to_numpy(zero_copy_only=False)
-    result[valid] = lists.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+    with np.errstate(over="ignore"):
+        result[valid] = lists.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
     return result

@@ -25,6 +25,7 @@ from icce_ray.adapters.uris import LocationError, refuse_secrets, s3_location
 
 #: What an entry with `://` may start with.
 SCHEMES = ("file", "s3", "gs", "az", "abfs", "abfss", "http", "https")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 #: Bytes of a line, at most: a longer one is no URI.
 _LONGEST = 16 << 10
@@ -132,9 +133,7 @@ class UriList(ContainerSource):
                     f"no store is known for {match[1]}://; an entry may start with {', '.join(SCHEMES)}"
                 )
             else:
-                refuse_secrets(entry)
-                if entry.startswith("s3://"):
-                    s3_location(entry)
+                _check_uri(entry)
                 location, path = _place(entry)
                 if not path:
                     raise LocationError("the URI names no file")
@@ -176,6 +175,18 @@ class UriList(ContainerSource):
 
 def _is_absolute(entry: str) -> bool:
     return entry.startswith("/") or _URI.match(entry) is not None
+
+
+def _check_uri(uri: str) -> None:
+    """Raises LocationError for secrets, and for characters that would make it another file's name."""
+    refuse_secrets(uri)
+    parts = urlsplit(uri)
+    if parts.scheme == "s3":
+        s3_location(uri)
+    elif parts.scheme not in ("http", "https") and ("#" in uri or _CONTROL.search(uri)):
+        raise LocationError("it holds a '#' or a control character; percent-encode it (%23)")
+    if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
+        raise LocationError("a file:// URI has three slashes and an absolute path: file:///folder/name.jpg")
 
 
 def _place(uri: str) -> tuple[str, str]:

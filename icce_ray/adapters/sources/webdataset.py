@@ -20,7 +20,7 @@ from icce_ray.adapters.sources.folder import IMAGE_EXTENSIONS
 #: Members of one tar that lie at most this far apart are read together, up to this many bytes.
 GAP, SPAN = 1 << 20, 16 << 20
 # Read-ahead of the listing. A member of 100 kB is not worth a request of its own.
-_LEAST, _MOST = 1 << 16, 8 << 20
+_LEAST, _MOST = 1 << 16, 4 << 20
 _BLOCK = tarfile.BLOCKSIZE
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 # What tarfile was seen to raise on damaged headers (see the fuzzing in tests/unit/adapters/sources/test_webdataset.py).
