@@ -89,7 +89,7 @@ def files():
         "I.pgm": encode(Image.fromarray(sixteen.astype(np.int32)), "PPM"),
         "RGB.ppm": encode(rgb, "PPM"),
         "plain.ppm": b"P3 2 2 255\n" + b" ".join(b"%d" % value for value in range(0, 240, 20)),
-        "F.pfm": b"Pf\n4 2\n-1.0\n" + np.linspace(0, 1, 8).astype("<f4").tobytes(),
+        "F.pnm": b"Pf\n4 2\n-1.0\n" + np.linspace(0, 1, 8).astype("<f4").tobytes(),
         "1.tif": encode(grey.convert("1"), "TIFF"),
         "L.tif": encode(grey, "TIFF"),
         "LA.tif": encode(with_alpha().convert("LA"), "TIFF"),

@@ -192,7 +192,8 @@ def _unidentified(data: bytes) -> Reject:
     if data.startswith(_ALLOWED_STARTS) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
         return _damaged(data, SyntaxError(f"damaged header, starts with {data[:8]!r}, {len(data)} bytes"))
     # ISO media files (HEIC, AVIF, video) carry "ftyp" at byte 4.
-    if start.startswith(_OTHER_STARTS) or data.startswith(_OTHER_STARTS) or data[4:8] == b"ftyp":
+    drawing = start.startswith(b"<?xml") and b"<svg" in data[:1024]
+    if start.startswith(_OTHER_STARTS) or data.startswith(_OTHER_STARTS) or data[4:8] == b"ftyp" or drawing:
         return Reject("format_not_allowed", f"starts with {data[:12]!r}; allowed: {', '.join(FORMATS)}")
     return Reject("not_an_image", f"starts with {data[:12]!r}, {len(data)} bytes")
 

@@ -3,22 +3,19 @@
 import contextlib
 import io
 import pickle
-import struct
 import threading
+import time
 import warnings
-import zlib
 
 import numpy as np
 import pytest
+from hostile import MAX_PIXELS, contents, png, scans, squeezed, tiff
+from pictures import encode
 from PIL import Image, ImageFile
 
+from icce_ray.adapters import decode as decoding
+from icce_ray.adapters import rendering
 from icce_ray.adapters.decode import REASONS, Reject, decode
-
-
-def encode(image, kind, **options):
-    buffer = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def squash(data, size=8, max_pixels=10**6):
@@ -220,22 +217,12 @@ def test_formats_outside_the_allow_list():
         assert reason(encode(blocks(), kind)) == "format_not_allowed"
 
 
-def bomb(width, height):
-    """A PNG that announces width x height; its pixels are never looked at."""
-
-    def chunk(name, body):
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-
-
 def test_bombs_are_rejected_from_their_header():
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
     assert reason(SAMPLES["png"], max_pixels=32 * 32 - 1) == "too_many_pixels"
     assert squash(SAMPLES["png"], max_pixels=32 * 32).shape == (8, 8, 3)
     for side in (1001, 12_000, 60_000):  # above our limit, Pillow's warning, Pillow's error
-        assert reason(bomb(side, side)) == "too_many_pixels"
+        assert reason(png(side, side, b"")) == "too_many_pixels"
     assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
 
 
@@ -243,7 +230,7 @@ def test_reject_says_what_and_pickles():
     with pytest.raises(
         Reject, match="too_many_pixels: 1001 x 1001 pixels are more than the limit of 1000000"
     ) as caught:
-        squash(bomb(1001, 1001))
+        squash(png(1001, 1001, b""))
     copy = pickle.loads(pickle.dumps(caught.value))  # noqa: S301, our own bytes
     assert (copy.reason, copy.detail) == (caught.value.reason, caught.value.detail)
 
@@ -264,3 +251,70 @@ def test_threads_leave_the_warning_filters_as_they_were():
     for thread in threads:
         thread.join()
     assert list(warnings.filters) == before
+
+
+# -- hostile files -------------------------------------------------------------------------------------------------
+
+CONTENTS = contents()
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_hostile_file_ends_as_it_must(name):
+    content = CONTENTS[name]
+    try:
+        picture = decode(content.data, size=32, resize="squash", max_pixels=MAX_PIXELS)
+    except Reject as reject:
+        assert (reject.reason, bool(reject.detail)) == (content.outcome, True)  # noqa: PT017
+    else:
+        assert content.outcome == "ok"
+        assert (picture == picture[0, 0]).all() == content.flat
+
+
+def test_a_tile_is_limited_like_the_picture():
+    packed = squeezed(1000 * 1000)
+    tiles = {256: 16, 257: 16, 322: 1000, 323: 1000, 324: None, 325: len(packed)}
+    assert (squash(tiff(tiles, packed)) == 0).all()
+    assert reason(tiff(tiles, packed), max_pixels=1000 * 1000 - 1) == "too_many_pixels"
+
+
+def test_scans_are_limited():
+    assert squash(scans(200)).shape == (8, 8, 3)
+    assert reason(scans(300)) == "decode_error"
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "LA", "I;16", "I", "F"])
+def test_bands_give_what_the_whole_gives(mode, monkeypatch):
+    rgba = np.random.default_rng(0).integers(0, 256, (40, 30, 4), dtype=np.uint8)
+    image = Image.fromarray(rgba)
+    if mode == "P":
+        data = encode(image.convert("RGB").quantize(16), "PNG", transparency=bytes(range(0, 256, 16)))
+    elif mode in ("RGBA", "LA"):
+        data = encode(image.convert(mode), "PNG")
+    else:
+        kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
+        data = encode(rgba[:, :, 0].astype(kind) * 250 - (0 if mode == "I;16" else 99), "TIFF")
+    whole = squash(data, 30)
+    for pixels in (1, 30, 31, 600, 1199):
+        monkeypatch.setattr(rendering, "_BAND_PIXELS", pixels)
+        np.testing.assert_array_equal(squash(data, 30), whole)
+
+
+def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(decoding, "_LARGE_PIXELS", 100)
+    inside, most = [], []
+    real = decoding.rgb
+
+    def slow(image):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return real(image)
+
+    monkeypatch.setattr(decoding, "rgb", slow)
+    threads = [threading.Thread(target=squash, args=(SAMPLES["png"],)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1, 1]

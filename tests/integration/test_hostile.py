@@ -1,0 +1,94 @@
+"""Forty good images among two hundred hostile and odd files: each ends as it must, and none stops the run."""
+
+import os
+import threading
+
+import pyarrow as pa
+import pytest
+from hostile import MAX_PIXELS, write
+
+from icce_ray import pipeline
+from icce_ray.stages.verify import violations
+from icce_ray.store import Store
+
+from .conftest import tiny, write_digits
+
+GOOD = 40
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """(folder, what a run must make of it)."""
+    folder = tmp_path_factory.mktemp("hostile")
+    write_digits(folder, GOOD)
+    corpus = write(folder)
+    corpus.outcomes.update({f"{index:04d}.png": "ok" for index in range(GOOD)})
+    yield folder, corpus
+    for path in folder.rglob("*.png"):  # what removes the folder must be allowed to
+        if not path.is_symlink():
+            path.chmod(0o600)
+
+
+@pytest.fixture(scope="module")
+def embedded(source, tmp_path_factory):
+    """The run up to its features, while one of the files grows."""
+    folder, _ = source
+    done = threading.Event()
+
+    def grow():
+        while not done.wait(0.01):
+            with open(folder / "0000.png", "ab") as file:
+                file.write(b"more")
+
+    settings = tiny(
+        folder,
+        tmp_path_factory.mktemp("run") / "run",
+        embed={"max_pixels": MAX_PIXELS, "reject_budget": 1.0, "rows_per_shard": 50},
+    )
+    grower = threading.Thread(target=grow)
+    grower.start()
+    try:
+        pipeline.run(settings, last="embed", verbose=False)
+    finally:
+        done.set()
+        grower.join()
+    return Store(settings.out)
+
+
+def rows(store, kind):
+    files = store.require("embed").rows_of(f"features/status={kind}")
+    return pa.concat_tables([store.storage.read_table(info.path, None) for info in files]).to_pylist()
+
+
+def test_every_file_ends_as_it_must(source, embedded):
+    _, corpus = source
+    found = {row["key"]: "ok" for row in rows(embedded, "ok")}
+    found |= {row["key"]: row["reason"] for row in rows(embedded, "reject")}
+    assert found == corpus.outcomes
+    assert all(row["detail"] for row in rows(embedded, "reject"))
+
+
+def test_inputs_are_ok_or_rejected_and_nothing_else(source, embedded):
+    _, corpus = source
+    listed, summary = embedded.require("list").summary, embedded.require("embed").summary
+    assert listed["images"] == len(corpus.outcomes) == summary["images"] == summary["ok"] + summary["rejected"]
+    assert listed["left_out"] == corpus.left_out
+    outcomes = list(corpus.outcomes.values())
+    assert summary["ok"] == outcomes.count("ok")
+    assert summary["rejected_by_reason"] == {reason: outcomes.count(reason) for reason in set(outcomes) - {"ok"}}
+    assert list(violations(embedded)) == []
+
+
+def test_names_are_kept_to_the_letter(source, embedded):
+    folder, _ = source
+    for row in rows(embedded, "ok"):
+        assert (folder / row["key"]).exists(), row["key"]
+    assert len({row["image_id"] for row in rows(embedded, "ok")}) == len(rows(embedded, "ok"))
+
+
+def test_what_was_left_out_was_not_opened(source):
+    """A pipe would have blocked whoever opened it: it still has no reader and no writer."""
+    folder, _ = source
+    pipe = os.open(folder / "pipe.jpg", os.O_RDONLY | os.O_NONBLOCK)
+    assert os.read(pipe, 1) == b""
+    os.close(pipe)
