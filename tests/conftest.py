@@ -36,7 +36,7 @@ def radosgw(tmp_path_factory):
         pytest.skip(reason)
     server = ceph.RadosGateway(tmp_path_factory.mktemp("ceph")).create()
     with aws_environment():
-        yield S3Server("radosgw", server.endpoint)
+        yield S3Server("radosgw", server.endpoint, gateway=server)
     server.kill()
 
 

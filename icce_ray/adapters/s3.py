@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,7 +49,7 @@ def client_of(uri: str) -> tuple[BaseClient, str, str]:
     Raises LocationError for a malformed URI, StorageError where the machine's own AWS settings are broken.
     """
     place = s3_location(uri)
-    return _client(place.options, quick=False), place.bucket, place.key
+    return _call(uri, lambda: _client(place.options, quick=False)), place.bucket, place.key
 
 
 def list_pages(uri: str, *, delimiter: str | None = None, start_after: str = "") -> Iterator[Page]:
@@ -118,7 +119,8 @@ def get_with_etag(uri: str) -> tuple[bytes, str] | None:
             answer = client.get_object(Bucket=bucket, Key=key)
         except client.exceptions.NoSuchKey:
             return None
-        with answer["Body"] as body:  # botocore raises IncompleteReadError for a body that was cut
+        # Not `with answer["Body"]`: that is the bare stream, whose errors for a body that was cut botocore cannot name.
+        with closing(answer["Body"]) as body:
             return body.read(), answer["ETag"].strip('"')
 
     return _call(uri, get)
@@ -158,7 +160,7 @@ def check_access(uri: str, *, write: bool = False) -> None:
     permissions that writing needs too: whether it is allowed, the first write tells (see `explain`).
     """
     place = s3_location(uri)
-    client = _client(place.options, quick=True)
+    client = _call(uri, lambda: _client(place.options, quick=True))
     request = {"Bucket": place.bucket, "Prefix": place.key, "MaxKeys": 1}
     _call(uri, lambda: client.list_objects_v2(**request), patience=_CHECK_PATIENCE, write=write)
 

@@ -21,6 +21,7 @@ _REASONS = {
     "AuthorizationHeaderMalformed": "the bucket lies in another region; add ?region=... or correct it",
     "IllegalLocationConstraintException": "the bucket lies in another region; add ?region=... or correct it",
     "NotImplemented": "the store does not know conditional PUT (If-None-Match, If-Match); use one that does",
+    "500": "the server failed, or what answers there is no S3 store; look at the server, or correct endpoint_override",
     "QuotaExceeded": "the store's quota is used up; free space or raise the quota",
 }
 _REASONS |= {"403": _REASONS["AccessDenied"], "404": _REASONS["NoSuchBucket"], "301": _REASONS["PermanentRedirect"]}

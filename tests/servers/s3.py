@@ -17,10 +17,10 @@ _bucket = itertools.count()
 
 
 class S3Server:
-    """A running server whose keys stand in the environment; `kind` is moto or radosgw."""
+    """A running server whose keys stand in the environment; `kind` is moto or radosgw, `gateway` the latter's own."""
 
-    def __init__(self, kind: str, endpoint: str) -> None:
-        self.kind, self.endpoint = kind, endpoint
+    def __init__(self, kind: str, endpoint: str, gateway: Any = None) -> None:
+        self.kind, self.endpoint, self.gateway = kind, endpoint, gateway
         self.port = int(endpoint.rsplit(":", 1)[1])
         self.client: Any = s3.client_of(self.uri("any"))[0]
 

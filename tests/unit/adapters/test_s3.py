@@ -1,12 +1,25 @@
 """The S3 client beside Arrow's, against moto and Ceph's gateway."""
 
+import os
+import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
 
 from icce_ray.adapters import s3
+from icce_ray.adapters.locations import LocationError, StorageError, UnavailableError
+from tests.servers.proxy import FaultProxy
+from tests.servers.radosgw import read_only
+from tests.servers.s3 import SECRET_KEY, forget_clients
+
+WRONG = "hunter2hunter2"
 
 
 def test_put_if_absent_or_unchanged(s3_server):
-    uri = s3_server.uri(f"{s3_server.bucket()}/lock%20a.json")
+    bucket = s3_server.bucket()
+    uri = s3_server.uri(f"{bucket}/lock%20a.json")
     assert s3.get_with_etag(uri) is None
     first = s3.put_if(uri, b"one", etag=None)
     assert first is not None
@@ -17,7 +30,7 @@ def test_put_if_absent_or_unchanged(s3_server):
     assert second is not None
     assert s3.put_if(uri, b"three", etag=first) is None
     assert s3.get_with_etag(uri) == (b"two", second)
-    s3_server.client.delete_object(Bucket=uri[5:].split("/")[0], Key="lock a.json")
+    s3_server.client.delete_object(Bucket=bucket, Key="lock a.json")
     assert s3.put_if(uri, b"three", etag=second) is None
     assert s3.get_with_etag(uri) is None
 
@@ -34,3 +47,226 @@ def test_one_of_sixteen_writers_wins(s3_server):
             held = etags[winners[0]]
             etags = list(pool.map(lambda n, u=uri, e=held: s3.put_if(u, b"next %d" % n, etag=e), range(16)))
             assert sum(etag is not None for etag in etags) == 1
+
+
+def test_one_of_eight_writers_wins_where_answers_get_lost(radosgw):
+    bucket = radosgw.bucket()
+    with FaultProxy(radosgw.port) as proxy, ThreadPoolExecutor(8) as pool:
+        chance = iter([True, False, True, False, False] * 1000)
+        proxy.on_request = lambda method, path: "cut_down" if method == "PUT" and next(chance) else None
+        for number in range(10):
+            uri = radosgw.uri(f"{bucket}/lock-{number}", port=proxy.port)
+            etags = list(pool.map(lambda n, uri=uri: s3.put_if(uri, b"writer %d" % n, etag=None), range(8)))
+            winners = [n for n, etag in enumerate(etags) if etag is not None]
+            assert len(winners) == 1
+            assert s3.get_with_etag(uri) == (b"writer %d" % winners[0], etags[winners[0]])
+        assert proxy.done["cut_down"] > 10
+
+
+def test_a_put_whose_answer_got_lost_is_known_as_ones_own(s3_server):
+    uri = s3_server.uri(f"{s3_server.bucket()}/lock")
+    with FaultProxy(s3_server.port) as proxy:
+        behind = uri.replace(str(s3_server.port), str(proxy.port))
+        etag = None
+        for data in (b"first", b"second"):
+            faults = iter(["cut_down"])
+            proxy.on_request = lambda method, path, faults=faults: next(faults, None)
+            etag = s3.put_if(behind, data, etag=etag)
+            assert s3.get_with_etag(uri) == (data, etag)
+        assert proxy.done["cut_down"] == 2
+
+
+def test_a_store_without_conditional_puts_says_so(s3_server):
+    with FaultProxy(s3_server.port) as proxy:
+        proxy.on_request = lambda method, path: (501, "NotImplemented")
+        with pytest.raises(StorageError, match=r"conditional PUT .*\[NotImplemented\]"):
+            s3.put_if(s3_server.uri(f"{s3_server.bucket()}/lock", port=proxy.port), b"", etag=None)
+        assert proxy.done["requests"] == 1
+
+
+def test_pages(s3_server):
+    bucket = s3_server.bucket()
+    keys = sorted([f"run/a/{n:04d}" for n in range(1200)] + ["run/ü +%2F&?.png", "run/b//c", "run2", "run/z"])
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda key: s3_server.client.put_object(Bucket=bucket, Key=key, Body=key.encode()), keys))
+    pages = list(s3.list_pages(s3_server.uri(f"{bucket}/run")))
+    assert [len(page.objects) for page in pages] == [1000, 204]
+    found = [item for page in pages for item in page.objects]
+    assert [item.key for item in found] == keys
+    assert [item.size for item in found] == [len(key.encode()) for key in keys]
+    assert s3.get_with_etag(s3_server.uri(f"{bucket}/run/z")) == (b"run/z", found[-3].etag)
+    (level,) = s3.list_pages(s3_server.uri(f"{bucket}/run/"), delimiter="/")
+    assert ([item.key for item in level.objects], level.prefixes) == (
+        ["run/z", "run/ü +%2F&?.png"],
+        ["run/a/", "run/b/"],
+    )
+    behind = s3.list_pages(s3_server.uri(f"{bucket}/run"), start_after="run/b")
+    assert [item.key for page in behind for item in page.objects] == [key for key in keys if key > "run/b"]
+    assert list(s3.list_pages(s3_server.uri(f"{bucket}/none"))) == [s3.Page([], [])]
+
+
+def test_cut_and_refused_answers_are_asked_for_again(s3_server):
+    uri = s3_server.uri(f"{s3_server.bucket()}/data")
+    data = os.urandom(400_000)
+    with FaultProxy(s3_server.port, busy=0.15, broken=0.05, cut_up=0.1, cut_down=0.2, seed=1) as proxy:
+        behind = uri.replace(str(s3_server.port), str(proxy.port))
+        etag = None
+        for number in range(20):
+            etag = s3.put_if(behind, data[number:], etag=etag)
+            assert s3.get_with_etag(behind) == (data[number:], etag)
+            assert [item.etag for page in s3.list_pages(behind) for item in page.objects] == [etag]
+        assert min(proxy.done[fault] for fault in ("busy", "broken", "cut_up", "cut_down")) > 0
+
+
+def test_unfinished_uploads_below_a_prefix_are_aborted(s3_server):
+    bucket = s3_server.bucket()
+    client = s3_server.client
+    for key in ("run/a", "run/a", "run/b", "other"):
+        upload = client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+        client.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=1, Body=b"x" * 100)
+    assert s3.abort_uploads(s3_server.uri(f"{bucket}/run/")) == 3
+    assert [item["Key"] for item in client.list_multipart_uploads(Bucket=bucket)["Uploads"]] == ["other"]
+    assert s3.abort_uploads(s3_server.uri(f"{bucket}/run/")) == 0
+
+
+@pytest.mark.parametrize("answer", [(403, "AccessDenied"), (501, "NotImplemented")])
+def test_uploads_that_may_not_be_listed_are_left_with_a_warning(s3_server, caplog, answer):
+    with FaultProxy(s3_server.port) as proxy:
+        proxy.on_request = lambda method, path: answer
+        assert s3.abort_uploads(s3_server.uri(f"{s3_server.bucket()}/run/", port=proxy.port)) == 0
+    assert "unfinished uploads are left" in caplog.text
+    assert answer[1] in caplog.text
+
+
+def refused(uri, **options):
+    """What check_access says; every refusal comes within 30 s and holds no secret."""
+    forget_clients()
+    begin = time.monotonic()
+    with pytest.raises(StorageError) as caught:
+        s3.check_access(uri, **options)
+    assert time.monotonic() - begin < 30
+    assert not any(secret in str(caught.value) for secret in (SECRET_KEY, WRONG))
+    assert uri in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Changes of AWS_* that the next test does not see, nor the clients made with them."""
+    yield monkeypatch
+    monkeypatch.undo()
+    forget_clients()
+
+
+def test_a_good_location_is_accessible(s3_server):
+    bucket = s3_server.bucket()
+    for path in (bucket, f"{bucket}/no/such/prefix"):
+        s3.check_access(s3_server.uri(path), write=True)
+
+
+def test_wrong_keys_are_told_apart(radosgw, environment):
+    uri = radosgw.uri(f"{radosgw.bucket()}/run")
+    environment.setenv("AWS_SECRET_ACCESS_KEY", WRONG)
+    assert "secret key does not belong to the access key" in refused(uri)
+    environment.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    assert "does not know the access key" in refused(uri)
+
+
+def test_no_credentials(radosgw, environment):
+    uri = radosgw.uri(f"{radosgw.bucket()}/run")
+    environment.delenv("AWS_ACCESS_KEY_ID")
+    environment.delenv("AWS_SECRET_ACCESS_KEY")
+    assert "no credentials found; set AWS_ACCESS_KEY_ID" in refused(uri)
+    environment.setenv("AWS_PROFILE", "absent")
+    assert "the AWS profile cannot be used" in refused(uri)
+
+
+def test_a_missing_bucket(s3_server):
+    assert "there is no such bucket" in refused(s3_server.uri("no-such-bucket-here/run"))
+
+
+def test_another_users_bucket(radosgw, environment):
+    bucket = radosgw.bucket()
+    radosgw.gateway.add_user("reader", "readerkey", WRONG)
+    environment.setenv("AWS_ACCESS_KEY_ID", "readerkey")
+    environment.setenv("AWS_SECRET_ACCESS_KEY", WRONG)
+    uri = radosgw.uri(f"{bucket}/run")
+    assert "grant s3:ListBucket and s3:GetObject, or" in refused(uri)
+    assert "s3:PutObject" in refused(uri, write=True)
+    read_only(radosgw.client, bucket, "reader")
+    s3.check_access(uri, write=True)
+    with pytest.raises(StorageError, match=r"access is denied .* grant .*s3:PutObject") as caught:
+        s3.put_if(uri, b"", etag=None)
+    assert WRONG not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ((400, "ExpiredToken"), "session token has expired"),
+        ((301, "PermanentRedirect"), "another region"),
+        ((403, "RequestTimeTooSkewed"), "clock"),
+        ((418, "Teapot"), "answers Teapot"),
+    ],
+)
+def test_other_refusals(s3_server, answer, text):
+    with FaultProxy(s3_server.port) as proxy:
+        proxy.on_request = lambda method, path: answer if method == "GET" else None
+        assert text in refused(s3_server.uri(f"{s3_server.bucket()}/run", port=proxy.port))
+
+
+def test_an_endpoint_that_nobody_listens_at():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "testkey")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        uri = f"s3://bucket/run?endpoint_override=127.0.0.1:{port}&scheme=http"
+        message = refused(uri)
+    assert f"http://127.0.0.1:{port}: the endpoint cannot be reached" in message
+    assert "times over" in message
+
+
+@pytest.mark.slow
+def test_an_endpoint_that_never_answers(moto):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        message = refused(moto.uri("bucket/run", port=silent.getsockname()[1]))
+    assert "the endpoint cannot be reached" in message
+
+
+def test_a_server_that_is_no_store(moto):
+    with HTTPServer(("127.0.0.1", 0), Website) as server, ThreadPoolExecutor(1) as pool:
+        pool.submit(server.serve_forever)
+        message = refused(moto.uri("bucket/run", port=server.server_port))
+        server.shutdown()
+    assert "what answers there is no S3 store" in message
+
+
+class Website(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>hello<p>")
+
+    def log_message(self, *_):
+        pass
+
+
+def test_https_to_a_server_without_it(moto):
+    message = refused(moto.uri("bucket/run").replace("scheme=http", "scheme=https"))
+    assert "?scheme=http" in message
+
+
+def test_an_outage_is_called_one(s3_server, monkeypatch):
+    monkeypatch.setattr(s3, "_CHECK_PATIENCE", 0.5)
+    with FaultProxy(s3_server.port, busy=1) as proxy:
+        uri = s3_server.uri(f"{s3_server.bucket()}/run", port=proxy.port)
+        with pytest.raises(UnavailableError, match=r"the store answers SlowDown.*the same command resumes"):
+            s3.check_access(uri)
+
+
+def test_bad_uris_are_refused_before_anything_is_asked():
+    for uri in ("s3://bucket/a?secret_key=hunter2", "s3://u:hunter2@bucket/a", "s3://bucket/a?nope=1", "gs://bucket/a"):
+        with pytest.raises(LocationError) as caught:
+            s3.client_of(uri)
+        assert "hunter2" not in str(caught.value)

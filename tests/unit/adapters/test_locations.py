@@ -1,0 +1,309 @@
+"""URIs to filesystems: options from a list, no secrets, and errors told apart into those that pass and those that stay."""
+
+import os
+import socket
+import threading
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pyarrow.fs as pafs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icce_ray.adapters import locations
+from icce_ray.adapters.locations import (
+    LocationError,
+    StorageError,
+    UnavailableError,
+    is_transient,
+    refuse_secrets,
+    resolve,
+    retried,
+)
+from icce_ray.adapters.uris import s3_location
+from tests.servers.proxy import FaultProxy
+from tests.servers.s3 import forget_clients
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"s3://AKIA:{SECRET}@bucket/a",
+        f"s3://AKIA:{SECRET}/with/slash@bucket/a",
+        f"gs://AKIA:{SECRET}@bucket/a",
+        f"https://user:{SECRET}@host/a.png",
+        f"https://{SECRET}@host/a.png",
+        f"abfs://container:{SECRET}@account.dfs.core.windows.net/a",
+        f"https://host/a.png?X-Amz-Signature={SECRET}&X-Amz-Credential=x",
+        f"https://host/a.png?x-amz-security-token={SECRET}",
+        f"https://host/a.png?sv=2024&sig={SECRET}",
+        f"https://host/a.png#access_token={SECRET}",
+        f"https://[{SECRET}",
+        *(
+            f"s3://bucket/a?region=x&{name}={SECRET}"
+            for name in (
+                *("access_key", "secret_key", "session_token", "signature", "token", "account_key", "SECRET_KEY"),
+                *("aws_secret_access_key", "AWSAccessKeyId", "password", "sas_token", "secret%5Fkey", "AccountKey"),
+            )
+        ),
+    ],
+)
+def test_credentials_are_refused_without_repeating_them(uri):
+    for call in (refuse_secrets, resolve):
+        with pytest.raises(LocationError) as caught:
+            call(uri)
+        assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "/home/a@b:c/token=1",
+        "s3://bucket/token=1/a@b?region=us-east-1",
+        "gs://anonymous@bucket/a",
+        "abfs://container@account.dfs.core.windows.net/a",
+        "https://host:8080/key/a.png?width=100&design=2",
+        "file:///home/a@b",
+    ],
+)
+def test_what_only_looks_like_a_credential_is_let_through(uri):
+    assert refuse_secrets(uri) == uri
+
+
+@given(st.text())
+def test_any_text_is_a_location_or_a_location_error(text):
+    for uri in (f"s3://{text}", f"s3://bucket/{text}", f"https://{text}"):
+        try:
+            refuse_secrets(uri)
+            place = s3_location(uri)
+        except LocationError:
+            continue
+        assert place.bucket
+
+
+@pytest.mark.parametrize(
+    ("uri", "part"),
+    [
+        ("s3://bucket/a?colour=secretish", r"unknown option \['colour'\] .* known ones are region, scheme"),
+        ("s3://bucket/a?scheme=ftp", "must be http or https"),
+        ("s3://bucket/a?anonymous=maybe", "must be true or false"),
+        ("s3://bucket/a b", "percent-encode"),
+        ("s3://bucket/a%2", "percent-encode"),
+        ("s3://bucket/a#b", "%23"),
+        ("s3:///a", "BUCKET"),
+        ("az://container/a", "pip install adlfs"),
+    ],
+)
+def test_malformed_locations_say_what_to_do(uri, part):
+    with pytest.raises(LocationError, match=part) as caught:
+        resolve(uri)
+    assert "secretish" not in str(caught.value)
+
+
+def test_keys_are_decoded_and_clients_shared():
+    options = (
+        "?region=us-east-1&endpoint_override=localhost:1&scheme=http&force_virtual_addressing=false&anonymous=true"
+    )
+    filesystem, path = resolve(f"s3://bucket/run/a%20b%25%2Bc%3F=1/{options}")
+    assert path == "bucket/run/a b%+c?=1"
+    assert isinstance(filesystem, pafs.S3FileSystem)
+    assert resolve(f"s3://other/x{options}")[0] is filesystem
+
+
+def test_an_endpoint_of_the_environment(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://localhost:1")
+    assert s3_location("s3://bucket/a").options.endpoint_url == "http://localhost:1"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://localhost:2/")
+    assert s3_location("s3://bucket/a").options.endpoint_url == "https://localhost:2"
+    given_too = s3_location("s3://bucket/a?endpoint_override=localhost:3&scheme=http").options
+    assert given_too.endpoint_url == "http://localhost:3"
+    for name in ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"):
+        monkeypatch.setenv(name, "")  # so that both are taken back afterwards
+        monkeypatch.delenv(name)
+    forget_clients()
+    assert isinstance(resolve("s3://bucket/a")[0], pafs.S3FileSystem)
+    assert os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] == "when_required"
+
+
+@pytest.fixture
+def website(tmp_path):
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    (tmp_path / "a b.bin").write_bytes(b"0123456789")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def read(uri):
+    filesystem, path = resolve(uri)
+    with filesystem.open_input_stream(path) as file:
+        return file.read()
+
+
+def test_http_can_be_read(website):
+    assert read(f"http://127.0.0.1:{website}/a%20b.bin") == b"0123456789"
+    with pytest.raises(FileNotFoundError):
+        read(f"http://127.0.0.1:{website}/none")
+
+
+@pytest.mark.parametrize("fault", ["busy", "broken", "cut_down"])
+def test_faults_of_http_pass(website, fault):
+    with FaultProxy(website) as proxy:
+        faults = iter([fault] * 3)
+        proxy.on_request = lambda method, path: next(faults, None)
+        assert retried(lambda: read(f"http://127.0.0.1:{proxy.port}/a%20b.bin")) == b"0123456789"
+        assert proxy.done[fault] == 3
+
+
+def error_of(call):
+    with pytest.raises(OSError, match=".") as caught:
+        call()
+    return caught.value
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Arrow's own client asks once, so that its errors are seen and soon."""
+    once = pafs.AwsStandardS3RetryStrategy(max_attempts=1)
+    monkeypatch.setattr(pafs, "AwsStandardS3RetryStrategy", lambda max_attempts: once)
+    forget_clients()
+    yield
+    forget_clients()
+
+
+@pytest.mark.parametrize("fault", ["busy", "broken", "cut_up", "cut_down"])
+def test_arrows_words_for_faults_that_pass(s3_server, impatient, fault):
+    bucket = s3_server.bucket()
+    s3_server.client.put_object(Bucket=bucket, Key="a", Body=b"1" * 300_000)
+    with FaultProxy(s3_server.port, **{fault: 1.0}) as proxy:
+        filesystem, path = resolve(s3_server.uri(f"{bucket}/a", port=proxy.port))
+        calls = {
+            "head": lambda: filesystem.get_file_info(path),
+            "read": lambda: filesystem.open_input_file(path).read(),
+            "list": lambda: filesystem.get_file_info(pafs.FileSelector(bucket)),
+            "write": lambda: write(filesystem, path, 300_000),
+            "long write": lambda: write(filesystem, path, 12_000_000),
+        }
+        meant = {"cut_up": ["write", "long write"], "cut_down": ["read", "list"]}.get(fault, list(calls))
+        for name in meant:
+            error = error_of(calls[name])
+            assert is_transient(error), (name, str(error))
+
+
+def write(filesystem, path, size):
+    with filesystem.open_output_stream(path, compression=None) as file:
+        file.write(b"2" * size)
+
+
+def test_nobody_there_passes_missing_does_not(s3_server, impatient):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    filesystem, path = resolve(s3_server.uri("bucket/a", port=port))
+    assert is_transient(error_of(lambda: filesystem.get_file_info(path)))
+    filesystem, path = resolve(s3_server.uri(f"{s3_server.bucket()}/none"))
+    assert not is_transient(error_of(lambda: filesystem.open_input_file(path)))
+    filesystem, path = resolve(s3_server.uri("no-such-bucket/a"))
+    assert not is_transient(error_of(lambda: write(filesystem, path, 10)))
+
+
+def test_a_wrong_key_does_not_pass(radosgw, impatient, monkeypatch):
+    bucket = radosgw.bucket()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    forget_clients()
+    filesystem, path = resolve(radosgw.uri(f"{bucket}/a"))
+    for call in (lambda: filesystem.get_file_info(path), lambda: write(filesystem, path, 10)):
+        error = error_of(call)
+        assert not is_transient(error)
+        assert SECRET not in str(error)
+
+
+class Clock:
+    """time.monotonic and time.sleep without waiting."""
+
+    def __init__(self):
+        self.now, self.pauses = 100.0, []
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.pauses.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(locations, "time", clock)
+    return clock
+
+
+def test_patience_is_in_seconds(clock):
+    def busy():
+        raise OSError("AWS Error SLOW_DOWN")
+
+    with pytest.raises(
+        UnavailableError, match=r"s3://b/a did not answer: tried \d+ times over \d+ s, .*SLOW_DOWN"
+    ) as it:
+        retried(busy, patience=60, what="s3://b/a")
+    assert "the same command resumes" in str(it.value)
+    assert 54 < clock.now - 100 <= 60
+    assert clock.pauses[0] <= 0.1
+    assert 2.5 <= max(clock.pauses) <= 5
+    assert len(set(clock.pauses)) == len(clock.pauses)  # no two clients in step
+
+
+def test_waiting_is_not_nested(clock):
+    def outer():
+        return retried(inner, patience=1)
+
+    def inner():
+        raise ConnectionResetError("by peer")
+
+    with pytest.raises(UnavailableError):
+        retried(outer)
+    assert clock.now < 102
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (TimeoutError("x"), True),
+        (ConnectionRefusedError(111, "refused"), True),
+        (OSError("AWS Error UNKNOWN (HTTP status 429) during"), True),
+        (OSError("AWS Error UNKNOWN (HTTP status 501) during"), False),
+        (OSError("AWS Error NETWORK_CONNECTION during X: curlCode: 60, SSL peer certificate"), False),
+        (OSError("google::cloud::Status(UNAVAILABLE: try again)"), True),
+        (OSError("AWS Error ACCESS_DENIED during ListObjectsV2 operation"), False),
+        (OSError(28, "No space left on device"), False),
+        (FileNotFoundError("SLOW_DOWN"), False),
+        (UnavailableError("SLOW_DOWN"), False),
+        (StorageError("a.parquet is not a readable Parquet file"), False),
+    ],
+)
+def test_which_errors_pass(error, passes):
+    assert is_transient(error) is passes
+
+
+def test_a_refused_region_is_a_storage_error(monkeypatch):
+    def unknown(bucket):
+        raise OSError(f"Bucket '{bucket}' not found")
+
+    locations._region.cache_clear()
+    monkeypatch.setattr(pafs, "resolve_s3_region", unknown)
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    begin = time.monotonic()
+    with pytest.raises(StorageError, match=r"region of s3://nowhere-bucket .*\?region="):
+        resolve("s3://nowhere-bucket/a")
+    assert time.monotonic() - begin < 5
