@@ -84,6 +84,12 @@ class Holder:
         last = datetime.datetime.fromisoformat(self.renewed)
         return max(0.0, (datetime.datetime.now(datetime.UTC) - last).total_seconds())
 
+    def state(self) -> str:
+        """One line for a person who looks at the run."""
+        if self.process.has_ended():
+            return f"left by {self}, which is dead: the next command goes on"
+        return f"in use by {self}; last sign of life {self.silent_for():.0f} s ago"
+
     def __str__(self) -> str:
         return f"{self.process}, `{self.command}`, since {self.started}"
 
