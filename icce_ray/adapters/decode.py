@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import struct
 import threading
 import warnings
@@ -78,6 +79,8 @@ _one_large = threading.Lock()
 # Small files that keep a decoder busy for minutes. Progressive JPEGs have some 10 scans, 256 would refine each bit of
 # each coefficient; Pillow reads comments of plain PPM byte by byte.
 _MOST_SCANS, _MOST_COMMENTS = 256, 1000
+# Between the segments of a JPEG lie a scan's bytes, in which 0xff is followed by 0, a restart or another 0xff.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 class Reject(Exception):
@@ -161,11 +164,19 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 def _check_effort(data: bytes) -> None:
     """Raise Reject for what takes a decoder much longer than its size and its pixels say."""
-    # The marker of a scan cannot occur within one.
-    if data.startswith(b"\xff\xd8") and (scans := data.count(b"\xff\xda")) > _MOST_SCANS:
-        raise Reject("decode_error", f"a JPEG of {scans} scans; the limit is {_MOST_SCANS}")
+    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > _MOST_SCANS and _scans(data) > _MOST_SCANS:
+        raise Reject("decode_error", f"a JPEG of more than {_MOST_SCANS} scans")
     if data.startswith((b"P1", b"P2", b"P3")) and (comments := data.count(b"#")) > _MOST_COMMENTS:
         raise Reject("decode_error", f"a plain PPM with {comments} comments; the limit is {_MOST_COMMENTS}")
+
+
+def _scans(data: bytes) -> int:
+    """Scans of a JPEG up to its end, counted to just above the limit; what lies behind, a film perhaps, is not read."""
+    found, at = 0, 2
+    while found <= _MOST_SCANS and (marker := _MARKER.search(data, at)) and marker[0] != b"\xff\xd9":
+        found += marker[0] == b"\xff\xda"
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    return found
 
 
 def _check_tile(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:

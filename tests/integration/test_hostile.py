@@ -5,7 +5,7 @@ import threading
 
 import pyarrow as pa
 import pytest
-from hostile import MAX_PIXELS, write
+from hostile import MAX_PIXELS, contents, write
 
 from icce_ray import pipeline
 from icce_ray.stages.verify import violations
@@ -92,3 +92,16 @@ def test_what_was_left_out_was_not_opened(source):
     pipe = os.open(folder / "pipe.jpg", os.O_RDONLY | os.O_NONBLOCK)
     assert os.read(pipe, 1) == b""
     os.close(pipe)
+
+
+def test_what_predict_writes_can_be_verified(finished, tmp_path):
+    folder, out = tmp_path / "new", Store(str(tmp_path / "out"))
+    write_digits(folder, 12, first=400)
+    for name in ("text.jpg", "nothing.png", "cut-10.png"):
+        (folder / name).write_bytes(contents()[name].data)
+    with pytest.raises(pipeline.RejectBudgetError):
+        pipeline.predict_source(finished.root, str(folder), out.root, verbose=False)
+    assert list(violations(out)) == []
+    (path, *_) = (name for name, _ in out.storage.list("rejects") if name.endswith(".parquet"))
+    out.storage.delete(path)
+    assert list(violations(out)) == [f"predict: {path} is missing"]

@@ -280,6 +280,8 @@ def test_a_tile_is_limited_like_the_picture():
 def test_scans_are_limited():
     assert squash(scans(200)).shape == (8, 8, 3)
     assert reason(scans(300)) == "decode_error"
+    film = b"\xff\xda" * 1000  # behind the picture, as telephones keep them, it is not counted
+    assert squash(SAMPLES["progressive"] + film).shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "LA", "I;16", "I", "F"])
