@@ -180,12 +180,7 @@ def listed(source: ContainerSource, container: str, parquet: pq.ParquetFile, key
     """Tables of `LISTED` of one file, its keys from the columns `keys` (`a.b` is a field of a struct)."""
     name, rows = source.name_of(container), parquet.metadata.num_rows
     for key in keys:
-        check_column(
-            name,
-            parquet.schema_arrow,
-            key if key in parquet.schema_arrow.names else key.rpartition(".")[0],
-            lambda _: True,
-        )
+        check_column(name, parquet.schema_arrow, _parent(parquet.schema_arrow, key), lambda _: True)
     if not keys:
         for first in range(0, rows, TABLE_ROWS):
             yield numbered(name, container, first, min(TABLE_ROWS, rows - first))
@@ -216,7 +211,11 @@ def field_of(structs: pa.Array, field: str) -> pa.Array:
 
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
-    if name in batch.schema.names:
-        return batch.column(name)
-    column, field = name.rsplit(".", 1)
-    return field_of(batch.column(column), field)
+    parent = _parent(batch.schema, name)
+    column = batch.column(parent)
+    return column if parent == name else field_of(column, name.removeprefix(f"{parent}."))
+
+
+def _parent(schema: pa.Schema, name: str) -> str:
+    """The column that `name` is, or is a field of."""
+    return name if name in schema.names or "." not in name else name.rpartition(".")[0]

@@ -205,13 +205,13 @@ def _left_out(member: tarfile.TarInfo) -> str | None:
 def _damage(file: StoreFile, position: int) -> Reject:
     """Why a tar's listing ended at `position`."""
     head = file.read_at(position, _BLOCK)
+    packed = next((name for start, name in _PACKED.items() if position == 0 and head.startswith(start)), None)
+    if packed:
+        return Reject("format_not_allowed", f"compressed with {packed}; decompress it to a plain .tar")
     if len(head) < _BLOCK:
         return Reject(
             "truncated", f"the tar ends at byte {file.size} without its end marker; what was to follow is missing"
         )
-    packed = next((name for start, name in _PACKED.items() if position == 0 and head.startswith(start)), None)
-    if packed:
-        return Reject("format_not_allowed", f"compressed with {packed}; decompress it to a plain .tar")
     return Reject(
         "decode_error",
         f"no tar header at byte {position} of {file.size}, but {head[:8]!r}; what follows cannot be listed",
