@@ -9,16 +9,17 @@ stands and a killed run is resumed by the same command. `icce`, the jobs and `ic
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from icce_ray.adapters.progress import Display, StageProgress, silent
-from icce_ray.adapters.sources import list_images
-from icce_ray.settings import ResourceSettings, Settings
+from icce_ray.adapters.progress import Display, Silent, StageProgress, silent
+from icce_ray.adapters.sources import Source, SourceSpec, find_source
+from icce_ray.lock import RunLock
+from icce_ray.settings import ListSettings, ResourceSettings, Settings
 from icce_ray.stages import classifier, consensus, embed, evaluate, heads, listing, neighbors, predict
 from icce_ray.stages.cluster import Resources, check_device, connected, resources
-from icce_ray.stages.embed import described_backbone
+from icce_ray.stages.embed import described_input
 from icce_ray.stages.truth import read_truth
 from icce_ray.store import ARTIFACTS, Marker, RejectBudgetError, RunError, Store, fingerprint
 
@@ -39,71 +40,93 @@ def run(
     first: str = "embed",
     last: str = "predict",
     redo: str | None = None,
+    take_over: bool = False,
     verbose: bool = True,
 ) -> dict[str, Any]:
     """Run the stages `first` to `last` that are not complete; returns the content of `metrics.json`.
 
-    `redo` repeats the run from that stage on, and may come with other settings for it and what follows. Raises
-    SourceError, BackboneError, RunError before any work where the fault can be known; RejectBudgetError at the
-    end, when every stage is complete but too many inputs were rejected.
+    `redo` repeats the run from that stage on, and may come with other settings for it and what follows. `take_over`
+    ends whoever else works on the run. Raises SourceError, BackboneError, RunError before any work where the fault
+    can be known; RejectBudgetError at the end, when every stage is complete but too many inputs were rejected.
     """
     shown: Shown = Display if verbose else silent
     store = Store(settings.out)
     wanted = _between(first, last)
-    _prepare(settings, store, redo, shown)
-    todo = _todo(store, wanted)
-    if todo:
-        with connected():
-            available = resources(settings.resources)
-            for stage in todo:
-                _run_stage(stage, settings, store, available, shown)
-    else:
-        with shown("run") as progress:
-            progress.say(f"nothing to do: {first} to {last} of {store.root} are complete")
+    source = _check_inputs(settings)
+    with _locked(store, "icce run", take_over=take_over, redo=redo, verbose=verbose) as lock:
+        _prepare(settings, source, store, redo, shown, lock)
+        todo = _todo(store, wanted)
+        if todo:
+            with connected():
+                available = resources(settings.resources)
+                for stage in todo:
+                    _run_stage(stage, settings, store, available, shown, lock)
+        else:
+            with shown("run") as progress:
+                progress.say(f"nothing to do: {first} to {last} of {store.root} are complete")
     _check_budget(store.marker("embed"), settings.embed.reject_budget)
     return store.metrics()
 
 
 def predict_source(
-    run_root: str, source: str, out: str, *, limits: ResourceSettings | None = None, verbose: bool = True
+    run_root: str,
+    source: str,
+    out: str,
+    *,
+    kind: ListSettings | None = None,
+    limits: ResourceSettings | None = None,
+    take_over: bool = False,
+    verbose: bool = True,
 ) -> dict[str, Any]:
     """Label the images of a new source with a run's classifier; predictions and rejects go to `out`.
 
-    Returns the summary. Resumes like a run. Raises as `run` does.
+    `kind` says how to read the source, which need not be of the run's own format. Returns the summary. Resumes like a
+    run. Raises as `run` does.
     """
     shown: Shown = Display if verbose else silent
     run_store, out_store, limits = Store(run_root), Store(out), limits or ResourceSettings()
     settings = run_store.settings()
     classifier_marker = run_store.require("classifier")
-    described_backbone(settings.embed)
     check_device(limits)
     if out_store.root == run_store.root:
         raise RunError(f"--out {out} is the run itself, whose predictions are of its own images; give another --out")
-    list_images(source)
+    kind = kind or ListSettings()
+    found = find_source(SourceSpec(source, **kind.model_dump()))
+    predict.check_source(found, run_store)
+    described_input(found, settings.embed)
     purpose = {"run": run_store.root, "classifier": classifier_marker.fingerprint, "source": source}
-    out_store.claim_prediction(purpose)
-    listed = out_store.marker("list")
-    if listed is not None:
-        listing.check_unchanged(source, listed.summary)
-    else:
-        _list(source, out_store, shown, settings.embed.rows_per_shard, classifier_marker.fingerprint)
-    marker = out_store.marker("predict")
-    if marker is None:
-        with connected(), shown("predict") as progress:
-            started = time.monotonic()
-            files, summary = predict.run_source(run_store, source, out_store, limits, resources(limits), progress)
-            fingerprint_ = classifier_marker.fingerprint
-            seconds = time.monotonic() - started
-            marker = out_store.commit("predict", files, fingerprint=fingerprint_, summary=summary, seconds=seconds)
-    else:
-        with shown("predict") as progress:
-            progress.say(f"nothing to do: {out_store.root} is complete")
+    digest = classifier_marker.fingerprint
+    with _locked(out_store, "icce predict", take_over=take_over, verbose=verbose) as lock:
+        out_store.claim_prediction(purpose | kind.model_dump(exclude_defaults=True))
+        listed = out_store.marker("list")
+        if listed is not None:
+            listing.check_unchanged(found, listed.summary)
+        else:
+            listed = _list(found, out_store, shown, settings.embed.rows_per_shard, digest, lock)
+        marker = out_store.marker("predict")
+        if marker is None:
+            with connected(), shown("predict") as progress:
+                started = time.monotonic()
+                spec = listing.found_source(source, listed.summary)
+                files, summary = predict.run_source(run_store, spec, out_store, limits, resources(limits), progress)
+                seconds = time.monotonic() - started
+                lock.check()
+                marker = out_store.commit("predict", files, fingerprint=digest, summary=summary, seconds=seconds)
+        else:
+            with shown("predict") as progress:
+                progress.say(f"nothing to do: {out_store.root} is complete")
     _check_budget(marker, settings.embed.reject_budget)
     return marker.summary
 
 
 def evaluate_run(
-    run_root: str, labels: str, *, predictions: str | None = None, kmeans: bool = False, verbose: bool = True
+    run_root: str,
+    labels: str,
+    *,
+    predictions: str | None = None,
+    kmeans: bool = False,
+    take_over: bool = False,
+    verbose: bool = True,
 ) -> dict[str, Any]:
     """Scores of everything the run holds against true labels, also kept in `metrics.json`; see `stages.evaluate`."""
     store = Store(run_root)
@@ -113,31 +136,52 @@ def evaluate_run(
     if predictions is not None:
         Store(predictions).require("predict")
     shown: Shown = Display if verbose else silent
-    with connected(), shown("evaluate") as progress:
-        figures = evaluate.run(
-            store, labels, resources(settings.resources), progress, predictions=predictions, kmeans=kmeans
-        )
-    store.record("evaluation", figures)
+    with _locked(store, "icce evaluate", take_over=take_over, verbose=verbose) as lock:
+        with connected(), shown("evaluate") as progress:
+            figures = evaluate.run(
+                store, labels, resources(settings.resources), progress, predictions=predictions, kmeans=kmeans
+            )
+        lock.check()
+        store.record("evaluation", figures)
     return figures
 
 
-def _prepare(settings: Settings, store: Store, redo: str | None, shown: Shown) -> None:
-    """Everything that can be found wrong before work starts; binds the run to the settings and lists the source."""
-    list_images(settings.source)
-    described_backbone(settings.embed)
+@contextmanager
+def _locked(
+    store: Store, command: str, *, take_over: bool, redo: str | None = None, verbose: bool
+) -> Iterator[RunLock]:
+    """The only process that writes to the store; its first write. RunError if another one does."""
+    say = (Display("lock") if verbose else Silent()).say
+    with RunLock(store.root, command=command, take_over=take_over, say=say) as lock:
+        if redo is not None and lock.settle:  # else its workers would write into the place that is cleared
+            say(f"waiting {lock.settle:.0f} s for the end of what the former holder started, before --redo deletes")
+            time.sleep(lock.settle)
+        yield lock
+
+
+def _check_inputs(settings: Settings) -> Source:
+    """What can be found wrong before anything is written; the source."""
+    source = find_source(SourceSpec(settings.source, **settings.list.model_dump()))
+    described_input(source, settings.embed)
     check_device(settings.resources)
     if settings.neighbors.labels is not None:
         read_truth(settings.neighbors.labels)
+    return source
+
+
+def _prepare(settings: Settings, source: Source, store: Store, redo: str | None, shown: Shown, lock: RunLock) -> None:
+    """What can be found wrong before work starts; binds the run to the settings and lists the source."""
     listed = store.marker("list") if redo != "list" else None
     if listed is not None:  # before `redo` deletes anything
         _check_clusters(settings, listed)
     new = store.claim(settings, redo=redo)
     try:
         if listed is None:
-            listed = _list(settings.source, store, shown, settings.embed.rows_per_shard, fingerprint(settings, "list"))
+            digest = fingerprint(settings, "list")
+            listed = _list(source, store, shown, settings.embed.rows_per_shard, digest, lock)
             _check_clusters(settings, listed)
         else:
-            listing.check_unchanged(settings.source, listed.summary)
+            listing.check_unchanged(source, listed.summary)
     except (ValueError, RunError):
         if new:  # nothing was done yet: other settings may take the place
             store.abandon()
@@ -152,14 +196,14 @@ def _check_clusters(settings: Settings, listed: Marker) -> None:
         )
 
 
-def _list(source: str, store: Store, shown: Shown, rows_per_shard: int, digest: str) -> Marker:
+def _list(source: Source, store: Store, shown: Shown, rows_per_shard: int, digest: str, lock: RunLock) -> Marker:
     with shown("list") as progress:
         started = time.monotonic()
         store.storage.delete_tree(ARTIFACTS["list"])
         files, summary = listing.run(source, store, progress, rows_per_shard=rows_per_shard)
-        progress.say(
-            f"{summary['images']:,} images, {summary['bytes']:,} bytes; {summary['other_files']:,} other files"
-        )
+        left_out = ", ".join(f"{count:,} {kind}" for kind, count in summary["left_out"].items()) or "nothing"
+        progress.say(f"{summary['images']:,} images ({summary['source']['format']}); left out: {left_out}")
+        lock.check()
         return store.commit("list", files, fingerprint=digest, summary=summary, seconds=time.monotonic() - started)
 
 
@@ -183,13 +227,14 @@ def _todo(store: Store, wanted: list[str]) -> list[str]:
     return [stage for stage in wanted if store.marker(stage) is None]
 
 
-def _run_stage(stage: str, settings: Settings, store: Store, available: Resources, shown: Shown) -> None:
+def _run_stage(stage: str, settings: Settings, store: Store, available: Resources, shown: Shown, lock: RunLock) -> None:
     if stage != "embed":
         embed.check_enough(store, settings.clusters)
     started = time.monotonic()
     with shown(stage) as progress:
         files, summary = STAGES[stage](settings, store, available, progress)
         seconds = time.monotonic() - started
+        lock.check()
         store.commit(stage, files, fingerprint=fingerprint(settings, stage), summary=summary, seconds=seconds)
         store.record(stage, summary | {"seconds": round(seconds, 3)})
 

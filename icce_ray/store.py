@@ -41,7 +41,7 @@ METRICS_FILE = "metrics.json"
 
 #: Settings a stage depends on by itself; those of the stages before it come through their fingerprints.
 _DEPENDS = {
-    "list": ("source",),
+    "list": ("source", "list"),
     "embed": ("embed",),
     "neighbors": ("clusters", "neighbors"),
     "heads": ("clusters", "seed", "heads"),

@@ -27,7 +27,18 @@ Set = Annotated[
 ]
 Config = Annotated[str | None, typer.Option(help="YAML file of settings; --set and options win over it.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="End whoever else writes there: a run that you know is dead.")
+]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Directory or URI of a run.")]
+Kind = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="files, webdataset, img2dataset, parquet, uris or features; by default found by looking at SOURCE.",
+    ),
+]
+SOURCE_HELP = "Folder or prefix of images, .tar or .parquet files, .txt list of URIs, or .npy features; local or URI."
 
 
 def _version(wanted: bool) -> None:
@@ -47,13 +58,14 @@ def _root(
 
 @app.command()
 def run(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder or prefix of images.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)],
     out: Annotated[str, typer.Option(help="Directory or URI of the run.")],
     clusters: Annotated[int | None, typer.Option("--clusters", "-k", help="Number of classes K.")] = None,
     backbone: Annotated[
         str | None,
         typer.Option(help="facebook/dinov2-{small,base,large,giant}, a local directory, or hog (no download)."),
     ] = None,
+    kind: Kind = None,
     seed: Annotated[int | None, typer.Option(help="Of all random numbers.")] = None,
     config: Config = None,
     overrides: Set = None,
@@ -62,6 +74,7 @@ def run(
     redo: Annotated[
         str | None, typer.Option(metavar="STAGE", help="Delete this stage and all after it, and run them again.")
     ] = None,
+    take_over: TakeOver = False,
     quiet: Quiet = False,
 ) -> None:
     """Cluster the images of SOURCE into K classes and train a classifier for more.
@@ -77,10 +90,11 @@ def run(
 
     values: dict[str, Any] = {"source": source, "out": out, "clusters": clusters, "seed": seed}
     extra = [f"embed.backbone={backbone}"] if backbone else []
+    extra += [f"list.format={kind}"] if kind else []
     settings = load(values, config=config, overrides=[*(overrides or []), *extra])
     console = Console()
     try:
-        metrics = pipeline.run(settings, first=first, last=last, redo=redo, verbose=not quiet)
+        metrics = pipeline.run(settings, first=first, last=last, redo=redo, take_over=take_over, verbose=not quiet)
     except RejectBudgetError:
         show_rejects(_embedded(settings.out), console)
         raise
@@ -101,25 +115,32 @@ def _embedded(root: str) -> dict[str, Any]:
 @app.command()
 def predict(
     run: Run,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder or prefix of new images.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)],
     out: Annotated[str, typer.Option(help="Directory or URI for the predictions; not the run itself.")],
+    kind: Kind = None,
+    column: Annotated[str | None, typer.Option(help="Of Parquet files: what to read.")] = None,
+    key_column: Annotated[str | None, typer.Option(help="Of Parquet files: what names an image.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    take_over: TakeOver = False,
     quiet: Quiet = False,
 ) -> None:
     """Label new images with the classifier of a run.
 
-    Writes `predictions/part-*.parquet` (image_id, uri, label, confidence) and rejects; resumes when killed.
+    Writes `predictions/part-*.parquet` (image_id, uri, key, label, confidence) and rejects; resumes when killed.
 
     Example: icce predict runs/photos new-photos/ --out runs/photos-new
     """
     from icce_ray import pipeline
     from icce_ray.cli.tables import show_rejects
-    from icce_ray.settings import ResourceSettings, SettingsError
+    from icce_ray.settings import load
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise SettingsError(f"--device {device}: use auto, cpu or cuda")
-    limits = ResourceSettings.model_validate({"device": device})
-    summary = pipeline.predict_source(run, source, out, limits=limits, verbose=not quiet)
+    # Through the same door as a run's settings, for the same errors.
+    listed = {"format": kind or "auto", "column": column, "key_column": key_column}
+    values = {"source": source, "out": out, "clusters": 2, "list": listed, "resources": {"device": device}}
+    settings = load(values)
+    summary = pipeline.predict_source(
+        run, source, out, kind=settings.list, limits=settings.resources, take_over=take_over, verbose=not quiet
+    )
     if not quiet:
         show_rejects(summary, Console())
         Console().print(
@@ -133,6 +154,7 @@ def evaluate(
     labels: Annotated[str, typer.Option(help="CSV or Parquet with label and one of uri, path, image_id.")],
     predictions: Annotated[str | None, typer.Option(help="Output of `icce predict`, scored as unseen images.")] = None,
     kmeans: Annotated[bool, typer.Option("--kmeans", help="Also k-means on the same features (best of 10).")] = False,
+    take_over: TakeOver = False,
     quiet: Quiet = False,
 ) -> None:
     """Score a run against true labels: ACC (Hungarian), NMI, ARI.
@@ -146,23 +168,29 @@ def evaluate(
     from icce_ray.stages.evaluate import headline
     from icce_ray.store import Store
 
-    figures = pipeline.evaluate_run(run, labels, predictions=predictions, kmeans=kmeans, verbose=not quiet)
+    figures = pipeline.evaluate_run(
+        run, labels, predictions=predictions, kmeans=kmeans, take_over=take_over, verbose=not quiet
+    )
     store = Store(run)
     Console().print(scores_table(headline(store.settings(), store, figures)))
 
 
 @app.command()
 def status(run: Run) -> None:
-    """Show which stages of a run are complete.
+    """Show which stages of a run are complete, and who works on it.
 
     Example: icce status runs/photos
     """
     from icce_ray.cli.tables import stages_table
+    from icce_ray.lock import holder_of
     from icce_ray.store import Store
 
     store = Store(run)
     store.run_file()
     Console().print(stages_table(store))
+    holder = holder_of(run)
+    if holder is not None:
+        Console().print(holder.state(), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

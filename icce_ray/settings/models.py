@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from icce_ray.adapters.uris import refuse_secrets
 from icce_ray.core.recipe import LEARNING_RATES
 
+Format = Literal["auto", "files", "webdataset", "img2dataset", "parquet", "uris", "features"]
 FeatureKind = Literal["cls", "cls+patch_mean", "hog", "hog+color"]
 Method = Literal["cspa", "hgpa", "mcla", "hbgf"]
 Positive = Annotated[int, Field(ge=1)]
@@ -21,6 +22,18 @@ Location = Annotated[str, Field(min_length=1), AfterValidator(refuse_secrets)]
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class ListSettings(_Frozen):
+    """What kind of source the images come from."""
+
+    format: Format = "auto"
+    """`files` (a folder or prefix), `webdataset` (tar files), `img2dataset` (its output), `parquet` (images in a
+    column), `uris` (a list of them), `features` (.npy or Parquet, computed elsewhere); `auto` looks at what is there."""
+    column: str | None = None
+    """Of Parquet files: the column with images, URIs or features; by default the only one that can be meant."""
+    key_column: str | None = None
+    """Of Parquet files: the column that names each image; by default a usual one (key, id, path ...), else the row."""
 
 
 class EmbedSettings(_Frozen):
@@ -39,6 +52,8 @@ class EmbedSettings(_Frozen):
     """`squash` to the square (the paper), or `crop` its centre after resizing by 256/224 (DINOv2's evaluation)."""
     max_pixels: Positive = 100_000_000
     """Larger images are rejected before they are decoded: decompression bombs."""
+    max_bytes: Positive = 256 * 2**20
+    """Larger files are rejected before they are read."""
     reject_budget: float = Field(default=0.05, ge=0.0, le=1.0)
     """Share of inputs that may be rejected before the run stops with an error."""
     rows_per_shard: Positive = 1024
@@ -180,13 +195,14 @@ class Settings(_Frozen):
     """Everything a run is defined by."""
 
     source: Location
-    """Folder or prefix of images."""
+    """Images: a folder or prefix, tar or Parquet files, a list of URIs, or features; a local path or a URI."""
     clusters: int = Field(ge=2)
     """Number of classes K, at least 2."""
     out: Location
     """The run: a local directory or a URI."""
     seed: int = Field(default=0, ge=0)
     """Of every random number in the run."""
+    list: ListSettings = ListSettings()
     embed: EmbedSettings = EmbedSettings()
     neighbors: NeighborsSettings = NeighborsSettings()
     heads: HeadsSettings = HeadsSettings()

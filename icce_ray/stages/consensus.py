@@ -97,13 +97,9 @@ def _keep(root: str, method: str, clusters: int) -> tuple[list[FileInfo], dict[s
     rows = FeatureRows.of(store)
     files = []
     for index, (start, stop) in enumerate(rows.blocks()):
-        part = pa.table(
-            {
-                "image_id": rows.image_ids(start, stop),
-                "label": settled.label[start:stop],
-                "agreement": settled.agreement[start:stop],
-            }
-        )
+        part = rows.table(start, stop, ["image_id", "uri", "key"])
+        part = part.append_column("label", pa.array(settled.label[start:stop]))
+        part = part.append_column("agreement", pa.array(settled.agreement[start:stop]))
         files.append(store.storage.write_table(Store.part(ARTIFACT, index), part))
     sizes = np.bincount(settled.label, minlength=clusters)
     summary = {

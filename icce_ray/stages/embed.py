@@ -12,10 +12,12 @@ import ray
 
 from icce_ray.adapters.backbones import BackboneInfo, describe_backbone
 from icce_ray.adapters.progress import StageProgress
+from icce_ray.adapters.sources import FeatureSource, Source, SourceSpec, open_source
 from icce_ray.adapters.storage import FileInfo
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
 from icce_ray.stages import images
 from icce_ray.stages.cluster import Resources, run_bounded
+from icce_ray.stages.listing import found_source
 from icce_ray.stages.rows import OK, REJECT
 from icce_ray.store import RunError, Store
 
@@ -24,9 +26,10 @@ def run(
     settings: Settings, store: Store, resources: Resources, progress: StageProgress
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Embed every chunk of the manifest whose shard is not there yet. Returns the files and a summary."""
-    info = described_backbone(settings.embed)
+    source = found_source(settings.source, store.require("list").summary)
+    info = described_input(open_source(source), settings.embed)
     found, summary = through_backbone(
-        settings.source,
+        source,
         store,
         settings.embed,
         settings.resources,
@@ -40,7 +43,7 @@ def run(
 
 
 def through_backbone(
-    source: str,
+    source: SourceSpec,
     store: Store,
     embed: EmbedSettings,
     limits: ResourceSettings,
@@ -70,7 +73,7 @@ def through_backbone(
             root=store.root,
             chunks=missing,
             embed=embed,
-            image_size=described_backbone(embed).image_size,
+            image_size=described_input(open_source(source), embed).image_size,
             resources=resources,
             actors=limits.embed_actors,
             batch=limits.embed_batch,
@@ -98,8 +101,14 @@ def through_backbone(
     return found, summary
 
 
-def described_backbone(embed: EmbedSettings) -> BackboneInfo:
-    """What the chosen backbone gives, without its weights. Raises BackboneError if it cannot be used."""
+def described_input(source: Source, embed: EmbedSettings) -> BackboneInfo:
+    """What the chosen backbone gives, without its weights, or what a source of features holds.
+
+    Raises BackboneError if the backbone cannot be used.
+    """
+    if isinstance(source, FeatureSource):
+        layout = {"features": (0, source.dim)}
+        return BackboneInfo(name="", features="features", dim=source.dim, image_size=0, layout=layout, block_dim=0)
     return describe_backbone(
         embed.backbone, embed.feature_kind, n_last_blocks=embed.n_last_blocks, image_size=embed.image_size
     )
@@ -133,7 +142,7 @@ def _write_one(
 ) -> dict[str, Any]:
     storage = Store(root).storage
     ok = table.filter(pc.field("reason").is_null()).drop_columns(list(dropped))
-    bad = table.filter(pc.field("reason").is_valid()).select(["image_id", "uri", "reason", "detail"])
+    bad = table.filter(pc.field("reason").is_valid()).select(["image_id", "uri", "key", "reason", "detail"])
     files = []
     if len(bad):
         files.append(storage.write_table(Store.part(reject_artifact, chunk), bad))

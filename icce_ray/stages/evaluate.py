@@ -37,13 +37,12 @@ def run(
     settings = store.settings()
     progress.begin(2 + kmeans + (predictions is not None), unit="steps")
     truth = read_truth(labels)
-    if predictions is not None and pa.types.is_integer(truth["key"].type):
+    if predictions is not None and "image_id" in truth.column_names:
         raise RunError(
             f"{labels} labels by image_id, which in {predictions} numbers other images than in the run; label by uri"
         )
     rows = FeatureRows.of(store)
-    table = rows.table(0, len(rows), ["image_id", "uri"])
-    seen = labels_for(truth, table["image_id"], table["uri"])
+    seen = labels_for(truth, rows.table(0, len(rows), ["image_id", "uri", "key"]))
     if not (seen >= 0).any():
         raise RunError(f"{labels} has labels of none of the {len(rows)} images of {store.root}; check its uri column")
     figures: Figures = {"labels": labels, "images": int((seen >= 0).sum())}
@@ -82,7 +81,7 @@ def _of_stages(root: str, truth: np.ndarray) -> Figures:
 @ray.remote(num_cpus=0.5)
 def _of_predictions(location: str, truth: pa.Table) -> Figures:
     table = predictions_of(Store(location))
-    labels = labels_for(truth, table["image_id"], table["uri"])
+    labels = labels_for(truth, table)
     known = labels >= 0
     if not known.any():
         raise RunError(f"the labels know none of the {len(table)} images of {location}; check their uri column")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,6 @@ CHECKPOINT = checkpoint_of("heads")
 HEADS = "heads/heads.safetensors"
 LOSSES = "heads/losses.parquet"
 LABELS = "head_labels"
-_TRAIN_STATE = "heads/_train"  # Ray Train's own notes, deleted at the end
 
 
 def run(
@@ -40,7 +40,12 @@ def run(
             "sample is not built yet; raise heads.max_images if the device's memory holds their features, or give "
             "fewer images"
         )
-    with relayed(progress, settings.heads.epochs, unit="epochs") as board:
+    with (
+        relayed(progress, settings.heads.epochs, unit="epochs") as board,
+        # Ray Train's own notes, which nobody needs: our checkpoints are files of the run, and Ray Train does not ask a
+        # store a second time.
+        tempfile.TemporaryDirectory(prefix="icce-train-", ignore_cleanup_errors=True) as notes,
+    ):
         trainer = TorchTrainer(
             _train,
             train_loop_config={
@@ -57,15 +62,9 @@ def run(
                 use_gpu=resources.device == "cuda",
                 resources_per_worker={"CPU": 1} | ({"GPU": 1} if resources.device == "cuda" else {}),
             ),
-            run_config=RunConfig(
-                name=_TRAIN_STATE.rsplit("/", 1)[1],
-                storage_path=store.storage.full_path(_TRAIN_STATE.rsplit("/", 1)[0]),
-                storage_filesystem=store.storage.filesystem,
-                failure_config=FailureConfig(max_failures=3),
-            ),
+            run_config=RunConfig(name="heads", storage_path=notes, failure_config=FailureConfig(max_failures=3)),
         )
         trainer.fit()
-    store.storage.delete_tree(_TRAIN_STATE)
     names = [HEADS, LOSSES, *(name for name, _ in store.storage.list(LABELS))]
     files = [store.storage.describe(name) for name in names]
     summary = summary_of(store.storage.read_table(LOSSES))
@@ -144,5 +143,5 @@ def _finish(store: Store, rows: FeatureRows, trainer: HeadTrainer, history: np.n
     save_tensors(store.storage, HEADS, trainer.teacher.stacked() | inputs)
     for index, (start, stop) in enumerate(rows.blocks()):
         labels = trainer.labels(trainer.features[start:stop]).cpu().numpy()
-        part = pa.table({"image_id": rows.image_ids(start, stop), "labels": list_column(labels)})
+        part = rows.table(start, stop, ["image_id", "key"]).append_column("labels", list_column(labels))
         store.storage.write_table(Store.part(LABELS, index), part)

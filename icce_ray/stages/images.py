@@ -1,4 +1,4 @@
-"""The stream from image files to features, one numbered chunk of the manifest at a time (Ray Data).
+"""The stream from images to features, one numbered chunk of the manifest at a time (Ray Data).
 
 Chunk c is `manifest/part-c.parquet`. Decoding runs as tasks, the backbone in actors, writing as tasks again, and the
 rows of a chunk stay in one block all the way (small chunks may share one), so that what is written has a deterministic
@@ -9,6 +9,7 @@ the driver.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
@@ -19,10 +20,10 @@ import ray
 import ray.data
 
 from icce_ray.adapters.decode import Reject, decode
-from icce_ray.adapters.sources import read_image_bytes
+from icce_ray.adapters.sources import FeatureSource, SourceSpec, open_source
 from icce_ray.settings import EmbedSettings
 from icce_ray.stages.cluster import Resources
-from icce_ray.stages.rows import list_column
+from icce_ray.stages.rows import list_column, matrix
 from icce_ray.store import ARTIFACTS, Store
 
 READ_THREADS = 8  # a task waits for storage most of the time; Pillow releases the interpreter's lock as well
@@ -31,7 +32,7 @@ MAX_CPU_ACTORS = 4  # each holds the weights
 
 def stream(
     *,
-    source: str,
+    source: SourceSpec,
     root: str,
     chunks: Sequence[int],
     embed: EmbedSettings,
@@ -44,7 +45,8 @@ def stream(
 ) -> Iterator[dict[str, Any]]:
     """Embed the chunks and yield the row that `write(table, root=...)` returns for each, as they are done.
 
-    `labeller` is a run whose classifier labels the features in the actor; without it they are written.
+    `image_size` is 0 for a source of features. `labeller` is a run whose classifier labels the features in the actor;
+    without it they are written.
     """
     cluster_cpus = ray.cluster_resources().get("CPU", 1)
     count = actors or (resources.gpus if resources.device == "cuda" else min(MAX_CPU_ACTORS, resources.cores))
@@ -55,7 +57,7 @@ def stream(
         dataset = (
             ray.data.range(len(chunks), override_num_blocks=len(chunks))
             .map_batches(
-                cast(Any, _decode_chunk),
+                cast(Any, _read_chunk),
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=0.5,
@@ -66,6 +68,7 @@ def stream(
                     "size": image_size,
                     "resize": embed.resize,
                     "max_pixels": embed.max_pixels,
+                    "max_bytes": embed.max_bytes,
                 },
             )
             .map_batches(
@@ -77,7 +80,7 @@ def stream(
                 num_cpus=actor_cpus,
                 num_gpus=resources.gpu_share or None,
                 fn_constructor_kwargs={
-                    "embed": embed.model_dump(),
+                    "embed": embed.model_dump() if image_size else None,
                     "device": resources.device,
                     "threads": max(1, resources.cores // count),
                     "labeller": labeller,
@@ -100,77 +103,96 @@ def _whole_blocks() -> Iterator[None]:
         context.target_max_block_size, context.enable_progress_bars = before
 
 
-def _decode_chunk(
-    batch: pa.Table, *, chunks: np.ndarray, source: str, root: str, size: int, resize: Any, max_pixels: int
+def _read_chunk(
+    batch: pa.Table, *, chunks: np.ndarray, source: SourceSpec, root: str, max_bytes: int, **decoding: Any
 ) -> pa.Table:
-    """One chunk of the manifest with its pictures: chunk, chunk_rows, image_id, uri, pixels, reason, detail."""
+    """One chunk of the manifest with its pictures: chunk, chunk_rows, image_id, uri, key, reason, detail, pixels.
+
+    Of a source of features it has them instead of the pixels.
+    """
     if batch.num_rows != 1:
         raise RuntimeError(f"{batch.num_rows} chunks came as one block; chunks must stay apart")
     chunk = int(chunks[batch["id"][0].as_py()])
-    rows = Store(root).storage.read_table(Store.part(ARTIFACTS["list"], chunk), ["image_id", "uri"])
+    rows = Store(root).storage.read_table(Store.part(ARTIFACTS["list"], chunk))
+    table = rows.select(["image_id", "uri", "key"])
+    table = table.add_column(0, "chunk_rows", pa.array([len(rows)] * len(rows), pa.int64()))
+    table = table.add_column(0, "chunk", pa.array([chunk] * len(rows), pa.int64()))
+    opened = open_source(source)
+    if isinstance(opened, FeatureSource):
+        nothing = pa.nulls(len(rows), pa.string())
+        table = table.append_column("reason", nothing).append_column("detail", nothing)
+        return table.append_column("features", list_column(opened.features(rows)))
 
-    def picture(uri: str) -> tuple[bytes | None, str | None, str | None]:
-        try:
-            data = read_image_bytes(source, uri)
-        except OSError as error:
-            return None, "unreadable", f"{type(error).__name__}: {error}"
-        try:
-            return decode(data, size=size, resize=resize, max_pixels=max_pixels).tobytes(), None, None
-        except Reject as reject:
-            return None, reject.reason, reject.detail
+    def pictures(span: tuple[int, int]) -> list[tuple[bytes | None, str | None, str | None]]:
+        part = rows.slice(span[0], span[1] - span[0])
+        return [_picture(data, **decoding) for data in opened.read(part, max_bytes=max_bytes)]
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        pixels, reasons, details = zip(*pool.map(picture, rows["uri"].to_pylist()), strict=True)
-    return pa.table(
-        {
-            "chunk": pa.array([chunk] * len(rows), pa.int64()),
-            "chunk_rows": pa.array([len(rows)] * len(rows), pa.int64()),
-            "image_id": rows["image_id"],
-            "uri": rows["uri"],
-            "pixels": pa.array(pixels, pa.binary(size * size * 3)),
-            "reason": pa.array(reasons, pa.string()),
-            "detail": pa.array(details, pa.string()),
-        }
-    )
+        read = itertools.chain.from_iterable(pool.map(pictures, opened.spans(rows)))
+        pixels, reasons, details = zip(*read, strict=True)
+    table = table.append_column("reason", pa.array(reasons, pa.string()))
+    table = table.append_column("detail", pa.array(details, pa.string()))
+    return table.append_column("pixels", pa.array(pixels, pa.binary(decoding["size"] ** 2 * 3)))
+
+
+def _picture(data: bytes | Reject, **decoding: Any) -> tuple[bytes | None, str | None, str | None]:
+    """Pixels, reason, detail: either the first or the others."""
+    try:
+        if isinstance(data, Reject):
+            raise data
+        return decode(data, **decoding).tobytes(), None, None
+    except Reject as reject:
+        return None, reject.reason, reject.detail
 
 
 class _Embedder:
-    """Actor: a batch of pictures to features, or through a run's classifier to labels."""
+    """Actor: a batch of pictures to features, or through a run's classifier to labels. `embed` is None for features."""
 
-    def __init__(self, *, embed: dict[str, Any], device: str, threads: int, labeller: str | None) -> None:
+    def __init__(self, *, embed: dict[str, Any] | None, device: str, threads: int, labeller: str | None) -> None:
         import torch  # here and below: the tasks of this module never need it, and importing it takes seconds
 
         from icce_ray.adapters.backbones import load_backbone
         from icce_ray.stages.labelling import Labeller
 
-        settings = EmbedSettings.model_validate(embed)
         torch.set_num_threads(threads)
-        self.backbone = load_backbone(
-            settings.backbone,
-            features=settings.feature_kind,
-            n_last_blocks=settings.n_last_blocks,
-            image_size=settings.image_size,
-            device=device,
-            dtype="bfloat16" if device == "cuda" else "float32",
-        )
         self.labeller = Labeller(labeller, device=device) if labeller else None
+        self.backbone = None
+        if embed is not None:
+            settings = EmbedSettings.model_validate(embed)
+            self.backbone = load_backbone(
+                settings.backbone,
+                features=settings.feature_kind,
+                n_last_blocks=settings.n_last_blocks,
+                image_size=settings.image_size,
+                device=device,
+                dtype="bfloat16" if device == "cuda" else "float32",
+            )
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        good = np.flatnonzero(table["reason"].is_null().to_numpy(zero_copy_only=False))
-        main = np.zeros((len(table), self.backbone.dim), np.float16)
-        blocks = np.zeros((len(table), self.backbone.block_dim), np.float16)
-        if len(good):
-            features = self.backbone.embed(_pictures(table["pixels"].combine_chunks().take(pa.array(good))))
-            with np.errstate(over="ignore"):  # beyond float16 becomes inf, which is a reject below
-                main[good] = features.main
-                if features.cls_blocks is not None:
-                    blocks[good] = features.cls_blocks
-        table = _reject_bad_features(table.drop_columns("pixels"), main, blocks)
+        main, blocks = self._features(table)
+        table = table.drop_columns([name for name in ("pixels", "features") if name in table.column_names])
+        table = _reject_bad_features(table, main, blocks)
         if self.labeller is not None:
             label, confidence = self.labeller(main, blocks)
             return table.append_column("label", pa.array(label)).append_column("confidence", pa.array(confidence))
         table = table.append_column("features", list_column(main))
         return table.append_column("cls_blocks", list_column(blocks)) if blocks.shape[1] else table
+
+    def _features(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        """float16 [n, D] and [n, D_blocks], zero where there is no picture; beyond float16 is inf: a reject later."""
+        if self.backbone is None:
+            with np.errstate(over="ignore"):
+                return matrix(table["features"]).astype(np.float16), np.zeros((len(table), 0), np.float16)
+        good = np.flatnonzero(table["reason"].is_null().to_numpy(zero_copy_only=False))
+        main = np.zeros((len(table), self.backbone.dim), np.float16)
+        blocks = np.zeros((len(table), self.backbone.block_dim), np.float16)
+        if len(good):
+            features = self.backbone.embed(_pictures(table["pixels"].combine_chunks().take(pa.array(good))))
+            with np.errstate(over="ignore"):
+                main[good] = features.main
+                if features.cls_blocks is not None:
+                    blocks[good] = features.cls_blocks
+        return main, blocks
 
 
 def _pictures(pixels: pa.FixedSizeBinaryArray) -> np.ndarray:
@@ -187,11 +209,11 @@ def _reject_bad_features(table: pa.Table, main: np.ndarray, blocks: np.ndarray) 
     details = table["detail"].to_pylist()
     finite = np.isfinite(main).all(1) & np.isfinite(blocks).all(1)
     for row in np.flatnonzero(~finite):
-        reasons[row], details[row] = "nonfinite_feature", "the backbone's output is not finite in float16"
+        reasons[row], details[row] = "nonfinite_feature", "the feature is not finite in float16"
     zero = ~main.any(1)
     for row in np.flatnonzero(zero):
         if reasons[row] is None:
-            reasons[row], details[row] = "zero_feature", "the backbone's output is zero: a picture without structure"
+            reasons[row], details[row] = "zero_feature", "the feature is zero: a picture without structure"
     main[~finite] = 0
     blocks[~finite] = 0
     table = table.set_column(table.column_names.index("reason"), "reason", pa.array(reasons, pa.string()))

@@ -1,72 +1,77 @@
-"""Stage `list`: the inputs, listed once into a Parquet manifest (image_id, uri, size)."""
+"""Stage `list`: the inputs, listed once into a Parquet manifest."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from icce_ray.adapters.locations import is_local, resolve
 from icce_ray.adapters.progress import StageProgress
-from icce_ray.adapters.sources import list_images
+from icce_ray.adapters.sources import Source, SourceSpec
+from icce_ray.adapters.sources.base import LISTED
 from icce_ray.adapters.storage import FileInfo
 from icce_ray.store import ARTIFACTS, RunError, Store
 
-SCHEMA = pa.schema([("image_id", pa.int64()), ("uri", pa.string()), ("size", pa.int64())])
+SCHEMA = pa.schema([pa.field("image_id", pa.int64()), *LISTED])
 
 
 def run(
-    source: str, store: Store, progress: StageProgress, *, rows_per_shard: int
+    source: Source, store: Store, progress: StageProgress, *, rows_per_shard: int
 ) -> tuple[list[FileInfo], dict[str, Any]]:
-    """List `source` in the order of its keys and number the images. Returns the files written and a summary.
+    """List `source` in its own order and number the images. Returns the files written and a summary.
 
-    The digest over keys and sizes lets a later run see that the source has changed. Raises SourceError for a
-    source that is missing or has no image.
+    The summary holds what was found of the source (format, columns), so that no later stage looks again, and a digest
+    over its files by which a later start sees that it has changed. Memory does not grow with the number of images.
+    Raises SourceError for a source that cannot be listed or has no image.
     """
-    listing = list_images(source)
-    digest = hashlib.sha256()
     files, first, size_total = [], 0, 0
     progress.begin(0, unit="images")
-    for chunk, rows in enumerate(_chunks(listing, rows_per_shard)):
-        for key, size in rows:
-            digest.update(f"{key}\0{size}\0".encode())
-            size_total += max(size, 0)
-        ids = range(first, first + len(rows))
-        columns = [pa.array(ids, pa.int64()), *(pa.array(values) for values in zip(*rows, strict=True))]
-        table = pa.table(columns, names=SCHEMA.names).cast(SCHEMA)
-        files.append(store.storage.write_table(Store.part(ARTIFACTS["list"], chunk), table))
-        first += len(rows)
+    for chunk, table in enumerate(_shards(source.listing(), rows_per_shard)):
+        numbered = table.add_column(0, SCHEMA.field(0), pa.array(range(first, first + len(table)), pa.int64()))
+        files.append(store.storage.write_table(Store.part(ARTIFACTS["list"], chunk), numbered.cast(SCHEMA)))
+        first += len(table)
+        size_total += pc.call_function("sum", [table["size"]]).as_py() or 0
         progress.update(first)
+    found = {name: value for name, value in asdict(source.spec).items() if name != "location"}
     summary = {
         "images": first,
         "bytes": size_total,
-        "other_files": listing.other,
-        "hidden": listing.hidden,
-        "names_not_utf8": listing.undecodable,
-        "digest": digest.hexdigest(),
+        "left_out": dict(source.left_out),
+        "source": found,
+        "digest": source.digest(),
     }
     return files, summary
 
 
-def check_unchanged(source: str, summary: dict[str, Any]) -> None:
-    """Raise RunError if a source on a local disk no longer lists as it did when the run began."""
-    if "://" in source:  # listing a bucket again costs as much as the first time
+def found_source(location: str, summary: dict[str, Any]) -> SourceSpec:
+    """The source of a run that has been listed, with all that was found of it."""
+    return SourceSpec(location, **summary["source"])
+
+
+def check_unchanged(source: Source, summary: dict[str, Any]) -> None:
+    """Raise RunError if a source on a local disk no longer holds the files that it held when the run began."""
+    if not is_local(resolve(source.spec.location)[0]):  # listing a bucket again costs as much as the first time
         return
-    digest, images = hashlib.sha256(), 0
-    for key, size in list_images(source):
-        digest.update(f"{key}\0{size}\0".encode())
-        images += 1
-    if digest.hexdigest() != summary["digest"]:
+    files = sum(1 for _ in source.files())
+    if source.digest() != summary["digest"]:
         raise RunError(
-            f"{source} has changed since the run began: {images:,} images now, {summary['images']:,} then"
-            f"{' (names or sizes differ)' if images == summary['images'] else ''}; "
-            "give another --out for the images as they are now (or `icce run --redo list` to repeat a run on them)"
+            f"{source.spec.location} has changed since the run began: it holds {files:,} files now, whose names and "
+            f"sizes are not those of the {summary['images']:,} images listed then; give another --out for the images as they "
+            "are now (or `icce run --redo list` to repeat a run on them)"
         )
 
 
-def _chunks(rows: Iterable[tuple[str, int]], size: int) -> Iterator[list[tuple[str, int]]]:
-    iterator = iter(rows)
-    while chunk := list(itertools.islice(iterator, size)):
-        yield chunk
+def _shards(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows as tables of `rows`, the last one shorter."""
+    waiting = LISTED.empty_table()
+    for table in tables:
+        waiting = pa.concat_tables([waiting, table])
+        while len(waiting) >= rows:
+            yield waiting.slice(0, rows).combine_chunks()
+            waiting = waiting.slice(rows)
+    if len(waiting):
+        yield waiting.combine_chunks()

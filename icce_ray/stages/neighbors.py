@@ -95,7 +95,7 @@ def _search(
         start, stop = blocks[index]
         queries = _unit_rows.remote(rows, start, stop)
         lists = [shard.search.remote(queries, start, limits) for shard in shards]
-        return write.remote(store.root, index, start, image_ids, limits, *lists)
+        return write.remote(rows, index, start, image_ids, limits, *lists)
 
     return submit
 
@@ -103,10 +103,10 @@ def _search(
 def _ground_truth(settings: Settings, store: Store, rows: FeatureRows, blocks: list[tuple[int, int]]) -> Any:
     truth = ray.put(truth_of_rows(store, rows, settings.neighbors.labels or ""))
     write: Any = _write_ground_truth
-    return lambda index: write.remote(store.root, index, rows, *blocks[index], truth)
+    return lambda index: write.remote(rows, index, *blocks[index], truth)
 
 
-@ray.remote
+@ray.remote(max_restarts=4, max_task_retries=4)
 class _Shard:
     """One shard of the index: unit features of rows start ... stop - 1 on the device."""
 
@@ -149,30 +149,29 @@ def _image_ids(rows: FeatureRows) -> np.ndarray:
 
 
 @ray.remote(num_cpus=0.25)
-def _write(root: str, index: int, start: int, image_ids: np.ndarray, limits: dict[str, Any], *lists: Any) -> FileInfo:
+def _write(
+    rows: FeatureRows, index: int, start: int, image_ids: np.ndarray, limits: dict[str, Any], *lists: Any
+) -> FileInfo:
     """Merge the shards' lists of one block and write its file."""
     parts = [core.Neighbors(*(torch.tensor(array) for array in shard)) for shard in lists]
-    return write_lists(root, index, start, image_ids, core.merge(parts, **limits))
+    return write_lists(rows, index, start, image_ids, core.merge(parts, **limits))
 
 
-def write_lists(root: str, index: int, start: int, image_ids: np.ndarray, lists: core.Neighbors) -> FileInfo:
+def write_lists(rows: FeatureRows, index: int, start: int, image_ids: np.ndarray, lists: core.Neighbors) -> FileInfo:
     """`neighbors/part-index.parquet` of the lists of rows start, start + 1, ..., with row numbers as image_ids."""
     offsets = pa.array(lists.offsets.numpy(), pa.int64())
-    table = pa.table(
-        {
-            "image_id": image_ids[start : start + len(offsets) - 1],
-            "neighbor_ids": pa.LargeListArray.from_arrays(offsets, pa.array(image_ids[lists.ids.numpy()])),
-            "similarities": pa.LargeListArray.from_arrays(offsets, pa.array(lists.similarities.numpy())),
-        }
-    )
-    return Store(root).storage.write_table(Store.part(ARTIFACT, index), table)
+    neighbor_ids = pa.LargeListArray.from_arrays(offsets, pa.array(image_ids[lists.ids.numpy()]))
+    similarities = pa.LargeListArray.from_arrays(offsets, pa.array(lists.similarities.numpy()))
+    table = rows.table(start, start + len(offsets) - 1, ["image_id", "key"])
+    table = table.append_column("neighbor_ids", neighbor_ids).append_column("similarities", similarities)
+    return Store(rows.root).storage.write_table(Store.part(ARTIFACT, index), table)
 
 
 @ray.remote
-def _write_ground_truth(root: str, index: int, rows: FeatureRows, start: int, stop: int, truth: np.ndarray) -> FileInfo:
+def _write_ground_truth(rows: FeatureRows, index: int, start: int, stop: int, truth: np.ndarray) -> FileInfo:
     features = torch.from_numpy(rows.features())
     lists = exact.ground_truth(torch.tensor(truth), features, first_query=start, n_queries=stop - start)
-    return write_lists(root, index, start, rows.image_ids(), lists)
+    return write_lists(rows, index, start, rows.image_ids(), lists)
 
 
 @ray.remote(num_cpus=0.25)

@@ -9,13 +9,14 @@ import pyarrow as pa
 import ray
 
 from icce_ray.adapters.progress import StageProgress
+from icce_ray.adapters.sources import FeatureSource, Source, SourceSpec
 from icce_ray.adapters.storage import FileInfo
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
 from icce_ray.stages.cluster import Resources, run_files
 from icce_ray.stages.embed import described, through_backbone, write_chunk
 from icce_ray.stages.labelling import Labeller
 from icce_ray.stages.rows import OK, FeatureRows, matrix
-from icce_ray.store import ARTIFACTS, Store
+from icce_ray.store import ARTIFACTS, RunError, Store
 
 ARTIFACT = ARTIFACTS["predict"]
 REJECTS = "rejects"
@@ -44,9 +45,14 @@ def run(
 
 
 def run_source(
-    run_store: Store, source: str, out: Store, limits: ResourceSettings, resources: Resources, progress: StageProgress
+    run_store: Store,
+    source: SourceSpec,
+    out: Store,
+    limits: ResourceSettings,
+    resources: Resources,
+    progress: StageProgress,
 ) -> tuple[list[FileInfo], dict[str, Any]]:
-    """Label the images listed in `out`'s manifest with the classifier of `run_store`, straight from the pictures."""
+    """Label the images listed in `out`'s manifest with the classifier of `run_store`, straight from the source."""
     labeller = Labeller(run_store.root, device="cpu")
     found, counts = through_backbone(
         source,
@@ -74,13 +80,30 @@ def write_predictions(table: pa.Table, *, root: str) -> pa.Table:
     )
 
 
+def check_source(source: Source, run_store: Store) -> None:
+    """Raise RunError if a run's classifier cannot read this source: features where it reads images, or the reverse."""
+    embedded = run_store.require("embed").summary
+    precomputed = "features" in embedded["layout"]
+    if isinstance(source, FeatureSource) != precomputed:
+        has, wants = ("images", "features") if precomputed else ("features", "images")
+        raise RunError(
+            f"{source.spec.location} holds {has}, but the classifier of {run_store.root} reads {wants}; give a source of "
+            f"{wants}"
+        )
+    if isinstance(source, FeatureSource) and source.dim != embedded["dim"]:
+        raise RunError(
+            f"{source.spec.location} has features of {source.dim} numbers, the classifier of {run_store.root} reads "
+            f"{embedded['dim']}; give features of the same model"
+        )
+
+
 @ray.remote
 def _label_shard(root: str, path: str, index: int, device: str) -> FileInfo:
     store = Store(root)
     table = store.storage.read_table(path)
     blocks = matrix(table["cls_blocks"]) if "cls_blocks" in table.column_names else None
     label, confidence = Labeller(root, device=device)(matrix(table["features"]), blocks)
-    part = table.select(["image_id", "uri"]).append_column("label", pa.array(label))
+    part = table.select(["image_id", "uri", "key"]).append_column("label", pa.array(label))
     return store.storage.write_table(
         Store.part(ARTIFACT, index), part.append_column("confidence", pa.array(confidence))
     )

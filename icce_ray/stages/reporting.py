@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
 from icce_ray.adapters.progress import StageProgress
 
@@ -24,9 +25,9 @@ class Report:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1)
 class Board:
-    """Holds the last report."""
+    """Holds the last report; after its process was lost, none until the next one is posted."""
 
     def __init__(self) -> None:
         self.last: Report | None = None
@@ -49,7 +50,10 @@ def relayed(progress: StageProgress, total: int, *, unit: str) -> Iterator[Any]:
 
     def show() -> None:
         nonlocal begun
-        last: Report | None = ray.get(board.read.remote())
+        try:
+            last: Report | None = ray.get(board.read.remote())
+        except RayActorError:  # its process was lost and is being replaced: the work itself goes on
+            return
         if last is None:
             return
         if not begun:

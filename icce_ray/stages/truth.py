@@ -10,18 +10,18 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from icce_ray.adapters.storage import Storage
+from icce_ray.adapters.locations import resolve, retried
 from icce_ray.stages.rows import FeatureRows
 from icce_ray.store import RunError, Store
 
-KEYS = ("uri", "path", "image_id")
+KEYS = ("uri", "key", "path", "image_id")
 
 
 def read_truth(location: str) -> pa.Table:
-    """Table with columns `key` (a uri as in the run, or an image_id) and `label` (int64 classes numbered from 0).
+    """Table with `label` (int64 classes numbered from 0) and what images are told by: uri, key or image_id.
 
-    The file is CSV or Parquet with a column `label` (numbers or names) and one of uri, path, image_id. Raises
-    RunError for any other, for a row without label or key, and for a key that is there twice.
+    The file is CSV or Parquet with a column `label` (numbers or names) and one of uri, key, path (the same as uri),
+    image_id. Raises RunError for any other, for a row without label or name, and for a name that is there twice.
     """
     table = _read(location)
     name = next((column for column in KEYS if column in table.column_names), None)
@@ -37,19 +37,26 @@ def read_truth(location: str) -> pa.Table:
         raise RunError(f"labels = {location}: {bare} of {len(table)} rows have no label or no {name}; leave them out")
     if len(key.unique()) != len(key):
         raise RunError(f"labels = {location}: {len(key)} rows, but {len(key.unique())} distinct {name}")
-    return pa.table({"key": key, "label": _place(label, label.unique().sort()).cast(pa.int64())})
+    classes = _place(label, label.unique().sort()).cast(pa.int64())
+    return pa.table({"uri" if name == "path" else name: key, "label": classes})
 
 
 def _read(location: str) -> pa.Table:
-    folder, _, name = location.rpartition("/")
+    filesystem, path = resolve(location)
+
+    def read() -> bytes:
+        with filesystem.open_input_file(path) as file:
+            return file.read()
+
     try:
-        data = Storage(folder or ("/" if location.startswith("/") else ".")).read_bytes(name)
+        data = retried(read)
     except FileNotFoundError:
         raise RunError(f"labels = {location}: no such file; give CSV or Parquet with columns uri and label") from None
-    names = pa_csv.ConvertOptions(column_types={"uri": pa.string(), "path": pa.string()})  # also those of digits only
+    # Columns of names as text, also those of digits only.
+    options = pa_csv.ConvertOptions(column_types=dict.fromkeys(("uri", "key", "path"), pa.string()))
     try:
-        if name.lower().endswith(".csv"):
-            return pa_csv.read_csv(io.BytesIO(data), convert_options=names)
+        if path.lower().endswith(".csv"):
+            return pa_csv.read_csv(io.BytesIO(data), convert_options=options)
         return pq.read_table(io.BytesIO(data))
     except (pa.ArrowInvalid, OSError) as error:
         raise RunError(f"labels = {location}: neither CSV (by its name) nor Parquet: {error}") from error
@@ -72,10 +79,16 @@ def _empty(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.call_function("or", [nothing, pc.call_function("equal", [values.fill_null(""), ""])])
 
 
-def labels_for(truth: pa.Table, image_ids: pa.Array | pa.ChunkedArray, uris: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Class of each image, int64, -1 where the file has none."""
-    key = image_ids if pa.types.is_integer(truth["key"].type) else uris
-    place = _place(key.cast(truth["key"].type), truth["key"].combine_chunks())
+def labels_for(truth: pa.Table, images: pa.Table) -> np.ndarray:
+    """Class of each row of `images` (image_id, uri, key), int64, -1 where the file has none.
+
+    Raises RunError if several images bear a name, as members of different tar files may: which one is meant?
+    """
+    by = truth.column_names[0]
+    place = _place(images[by].cast(truth[by].type), truth[by].combine_chunks())
+    known = place.drop_null()
+    if len(known.unique()) != len(known):
+        raise RunError(f"the labels are by {by}, which several images share; label by uri or image_id")
     return truth["label"].take(place).fill_null(-1).to_numpy()
 
 
@@ -86,8 +99,8 @@ def _place(values: pa.Array | pa.ChunkedArray, among: pa.Array) -> pa.Array | pa
 
 def truth_of_rows(store: Store, rows: FeatureRows, location: str) -> np.ndarray:
     """Class of every accepted image, int64[N]. Raises RunError unless all have one."""
-    table = rows.table(0, len(rows), ["image_id", "uri"])
-    labels = labels_for(read_truth(location), table["image_id"], table["uri"])
+    table = rows.table(0, len(rows), ["image_id", "uri", "key"])
+    labels = labels_for(read_truth(location), table)
     if (labels < 0).any():
         first = table["uri"][int(np.flatnonzero(labels < 0)[0])].as_py()
         raise RunError(

@@ -34,7 +34,7 @@ def test_a_source_that_grew_after_it_was_predicted_is_an_error(finished, tmp_pat
     job = (finished.root, str(tmp_path / "new"), str(tmp_path / "out"))
     pipeline.predict_source(*job, verbose=False)
     write_digits(tmp_path / "new", 5, first=1010)
-    with pytest.raises(RunError, match="15 images now, 10 then"):
+    with pytest.raises(RunError, match="it holds 15 files now"):
         pipeline.predict_source(*job, verbose=False)
 
 

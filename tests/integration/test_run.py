@@ -59,17 +59,18 @@ def settings_of(store, **changes):
 # -- what a run writes -------------------------------------------------------------------------------------------------
 
 
+NAMES = {"image_id": pa.int64(), "uri": pa.string(), "key": pa.string()}
 SCHEMAS = {
-    "manifest": {"image_id": pa.int64(), "uri": pa.string(), "size": pa.int64()},
-    "features/status=ok": {"image_id": pa.int64(), "uri": pa.string(), "features": pa.list_(pa.float16(), D)},
+    "features/status=ok": NAMES | {"features": pa.list_(pa.float16(), D)},
     "neighbors": {
         "image_id": pa.int64(),
+        "key": pa.string(),
         "neighbor_ids": pa.large_list(pa.int64()),
         "similarities": pa.large_list(pa.float32()),
     },
-    "head_labels": {"image_id": pa.int64(), "labels": pa.list_(pa.int32(), TINY["heads"]["heads"])},
-    "consensus": {"image_id": pa.int64(), "label": pa.int32(), "agreement": pa.float32()},
-    "predictions": {"image_id": pa.int64(), "uri": pa.string(), "label": pa.int32(), "confidence": pa.float32()},
+    "head_labels": {"image_id": pa.int64(), "key": pa.string(), "labels": pa.list_(pa.int32(), TINY["heads"]["heads"])},
+    "consensus": NAMES | {"label": pa.int32(), "agreement": pa.float32()},
+    "predictions": NAMES | {"label": pa.int32(), "confidence": pa.float32()},
 }
 
 
@@ -78,6 +79,7 @@ def test_artifacts_have_their_columns_and_all_ids(finished, artifact):
     table = read(finished, artifact)
     assert {field.name: field.type for field in table.schema} == SCHEMAS[artifact]
     assert table["image_id"].to_pylist() == list(range(IMAGES))
+    assert table["key"].to_pylist() == [f"{index:04d}.png" for index in range(IMAGES)]
     assert sum(column.null_count for column in table.columns) == 0
 
 
@@ -259,7 +261,7 @@ def test_predicting_the_runs_own_images_gives_its_own_labels(finished, digits, t
     summary = pipeline.predict_source(finished.root, str(digits[0]), str(tmp_path / "out"), verbose=False)
     mine, own = read(Store(str(tmp_path / "out")), "predictions"), read(finished, "predictions")
     assert mine.schema.equals(own.schema)
-    for name in ("image_id", "uri", "label"):
+    for name in ("image_id", "uri", "key", "label"):
         assert mine[name].to_pylist() == own[name].to_pylist()
     np.testing.assert_allclose(mine["confidence"], own["confidence"], rtol=1e-5)
     assert summary["labelled"] == IMAGES
@@ -334,10 +336,10 @@ def test_a_changed_source_is_an_error(tmp_path):
     settings = tiny(tmp_path / "images", tmp_path / "run", embed={"rows_per_shard": 30})
     pipeline.run(settings, last="embed", verbose=False)
     write_digits(tmp_path / "images", 1, first=30)
-    with pytest.raises(RunError, match=r"has changed since the run began: 31 images now, 30 then.*--redo list"):
+    with pytest.raises(RunError, match=r"has changed since the run began: it holds 31 files now.*--redo list"):
         pipeline.run(settings, verbose=False)
     (tmp_path / "images/0030.png").rename(tmp_path / "images/0007.png")
-    with pytest.raises(RunError, match=r"30 images now, 30 then \(names or sizes differ\)"):
+    with pytest.raises(RunError, match="it holds 30 files now, whose names and sizes are not"):
         pipeline.run(settings, verbose=False)
     metrics = pipeline.run(settings, redo="list", last="embed", verbose=False)
     assert metrics["embed"]["images"] == 30

@@ -69,7 +69,7 @@ def test_columns_are_the_backbones_own_output(run):
     tables = shards(store)
     assert [len(table) for table in tables] == [25, 25, 10]
     for table in tables:
-        assert table.schema.names == ["image_id", "uri", "features", "cls_blocks"]
+        assert table.schema.names == ["image_id", "uri", "key", "features", "cls_blocks"]
         options = {"size": SIZE, "resize": "squash", "max_pixels": 10**6}
         pixels = np.stack([decode((images / uri).read_bytes(), **options) for uri in table["uri"].to_pylist()])
         expected = backbone.embed(pixels)

@@ -164,7 +164,7 @@ def test_a_source_without_images(error, tmp_path, out, make):
     elif make == "file":
         source.write_text("no folder")
     status, message = error("run", source, "-k", 2, "--out", out, "--backbone", "hog", "-q")
-    says = {"missing": "does not exist", "empty": "0 images among 1 files", "file": "is a file; give the folder"}
+    says = {"missing": "does not exist", "empty": "0 images in", "file": "is a file; give the folder"}
     assert status == cli.EXIT_ERROR
     assert says[make] in message
     assert not Store(str(out)).storage.list()
@@ -199,7 +199,7 @@ def test_after_too_many_clusters_the_same_out_takes_the_right_number(error, phot
     (out.parent / "photos" / "new.png").write_bytes(b"one more")
     status, message = error("run", photos, "-k", 2, "--out", out, "--backbone", "hog", "-q")
     assert status == cli.EXIT_ERROR
-    assert "has changed since the run began: 5 images now, 4 then; give another --out" in message
+    assert "has changed since the run began: it holds 5 files now" in message
 
 
 @pytest.mark.parametrize("taken", ["features/mine.png", "heads"])
@@ -229,9 +229,17 @@ def test_what_is_no_run(error, tmp_path, arguments):
     assert not (tmp_path / "nothing").exists()
 
 
-def test_predict_takes_known_devices_only(error, tmp_path):
-    status, message = error("predict", tmp_path, "photos", "--out", tmp_path / "x", "--device", "tpu")
-    assert (status, message) == (cli.EXIT_USAGE, "--device tpu: use auto, cpu or cuda")
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--device", "tpu", "resources.device = 'tpu': give 'auto', 'cpu' or 'cuda'"),
+        ("--format", "tar", "list.format = 'tar': give 'auto', 'files', 'webdataset'"),
+    ],
+)
+def test_predict_takes_known_values_only(error, tmp_path, option, value, says):
+    status, message = error("predict", tmp_path, "photos", "--out", tmp_path / "x", option, value)
+    assert status == cli.EXIT_USAGE
+    assert message.startswith(says)
 
 
 def test_an_error_of_a_task_comes_without_the_tasks_trace(error, monkeypatch, tmp_path):

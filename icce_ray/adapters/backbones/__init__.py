@@ -32,7 +32,8 @@ class Features:
 class BackboneInfo:
     """What a backbone will give, known before its weights are loaded.
 
-    layout names the slices of the main feature, for example {"cls": (0, d), "patch_mean": (d, 2 d)}.
+    image_size is 0 where features come from elsewhere and no image is read. layout names the slices of the main
+    feature, for example {"cls": (0, d), "patch_mean": (d, 2 d)}.
     block_dim is n_last_blocks * d, and 0 where only the last block is wanted.
     """
 

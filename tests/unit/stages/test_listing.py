@@ -3,7 +3,7 @@
 import pytest
 
 from icce_ray.adapters.progress import Silent
-from icce_ray.adapters.sources import SourceError
+from icce_ray.adapters.sources import SourceError, SourceSpec, find_source, open_source
 from icce_ray.stages import listing
 from icce_ray.store import RunError, Store
 
@@ -25,8 +25,12 @@ def store(tmp_path):
     return Store(str(tmp_path / "run"))
 
 
+def found(source):
+    return find_source(SourceSpec(str(source)))
+
+
 def listed(source, store, rows_per_shard=2):
-    return listing.run(str(source), store, Silent(), rows_per_shard=rows_per_shard)
+    return listing.run(found(source), store, Silent(), rows_per_shard=rows_per_shard)
 
 
 @pytest.mark.parametrize("rows_per_shard", [1, 2, 5, 100])
@@ -35,14 +39,17 @@ def test_images_are_numbered_in_the_order_of_their_keys(source, store, rows_per_
     tables = [store.storage.read_table(info.path) for info in files]
     assert all(table.schema == listing.SCHEMA for table in tables)
     assert [row for table in tables for row in table.to_pylist()] == [
-        {"image_id": index, "uri": name, "size": index} for index, name in enumerate(NAMES)
+        {"image_id": index, "uri": name, "key": name, "size": index, "container": None, "position": None}
+        for index, name in enumerate(NAMES)
     ]
     assert [info.path for info in files] == [Store.part("manifest", index) for index in range(len(files))]
     assert all(len(table) == rows_per_shard for table in tables[:-1])
     assert [info.rows for info in files] == [len(table) for table in tables]
     digest = summary.pop("digest")
     assert digest == listed(source, store, 3)[1]["digest"]  # of the images, not of their shards
-    assert summary == {"images": 5, "bytes": 10, "other_files": 1, "hidden": 1, "names_not_utf8": 0}
+    kind = {"format": "files", "column": None, "key_column": None}
+    assert summary == {"images": 5, "bytes": 10, "left_out": {"other files": 1, "hidden": 1}, "source": kind}
+    assert listing.found_source(str(source), summary) == found(source).spec
 
 
 def test_a_dangling_link_is_listed_and_weighs_nothing(source, store):
@@ -53,35 +60,39 @@ def test_a_dangling_link_is_listed_and_weighs_nothing(source, store):
 
 def test_a_source_without_images_is_an_error(tmp_path, store):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match="0 images among 0 files"):
+    with pytest.raises(SourceError, match="0 images in .*nothing at all"):
         listed(tmp_path / "empty", store)
 
 
 def test_an_unchanged_source_passes(source, store):
     _, summary = listed(source, store)
     (source / "more notes.txt").write_text("no image")
-    listing.check_unchanged(str(source), summary)
+    listing.check_unchanged(found(source), summary)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda folder: (folder / "c.png").write_bytes(b""), "6 images now, 5 then; give another --out"),
-        (lambda folder: (folder / "a.png").unlink(), "4 images now, 5 then; give another --out"),
+        (
+            lambda folder: (folder / "c.png").write_bytes(b""),
+            "it holds 6 files now, .*the 5 images listed then; give another --out",
+        ),
+        (lambda folder: (folder / "a.png").unlink(), "it holds 4 files now, "),
         (
             lambda folder: (folder / "a.png").rename(folder / "0.png"),
-            r"5 images now, 5 then \(names or sizes differ\);",
+            "it holds 5 files now, whose names and sizes are not",
         ),
-        (lambda folder: (folder / "a.png").write_bytes(b"xyz"), r"5 images now, 5 then \(names or sizes differ\);"),
+        (lambda folder: (folder / "a.png").write_bytes(b"xyz"), "it holds 5 files now, whose names and sizes are not"),
     ],
 )
 def test_a_changed_source_is_named_with_both_ways_out(source, store, change, says):
     _, summary = listed(source, store)
     change(source)
     with pytest.raises(RunError, match=f"^{source} has changed since the run began: {says}") as caught:
-        listing.check_unchanged(str(source), summary)
+        listing.check_unchanged(found(source), summary)
     assert "--redo list" in str(caught.value)
 
 
 def test_a_bucket_is_not_listed_twice():
-    listing.check_unchanged("s3://no-such-bucket/photos", {"digest": "", "images": 3})
+    source = open_source(SourceSpec("fsspec+memory://no-such-bucket/photos", format="files"))
+    listing.check_unchanged(source, {"digest": "", "images": 3})

@@ -13,6 +13,12 @@ URIS = pa.array(["b/1.png", "a/1.png", "new.png"])
 IDS = pa.array([2, 0, 7], pa.int64())
 
 
+def images(image_ids, uris):
+    """Rows as a run has them; the key is the name without its folders."""
+    keys = pa.array([uri.rpartition("/")[2] for uri in uris.to_pylist()], pa.string())
+    return pa.table({"image_id": image_ids, "uri": uris, "key": keys})
+
+
 def written(tmp_path, name, content):
     path = tmp_path / name
     if isinstance(content, pa.Table):
@@ -49,14 +55,14 @@ def written(tmp_path, name, content):
 def test_classes_are_numbered_and_found_by_key(tmp_path, name, content):
     truth = read_truth(written(tmp_path, name, content))
     assert truth["label"].to_pylist() == [0, 1, 0]
-    labels = labels_for(truth, IDS, URIS)
+    labels = labels_for(truth, images(IDS, URIS))
     assert labels.dtype == np.int64
     assert labels.tolist() == [1, 0, -1]
 
 
 def test_a_name_of_digits_is_a_name(tmp_path):
     truth = read_truth(written(tmp_path, "t.csv", "uri,label\n0,cat\n2,dog\n"))
-    assert labels_for(truth, pa.array([0, 2]), pa.array(["2", "0"])).tolist() == [1, 0]
+    assert labels_for(truth, images(pa.array([0, 2]), pa.array(["2", "0"]))).tolist() == [1, 0]
 
 
 def test_a_relative_file(tmp_path, monkeypatch):
@@ -68,15 +74,23 @@ def test_a_relative_file(tmp_path, monkeypatch):
 def test_chunked_columns_and_no_images(tmp_path):
     truth = read_truth(written(tmp_path, "t.csv", "uri,label\na/1.png,3\nb/1.png,9\n"))
     chunked = pa.chunked_array([URIS.slice(0, 1), URIS.slice(1)])
-    assert labels_for(truth, IDS, chunked).tolist() == [1, 0, -1]
-    assert labels_for(truth, IDS.slice(0, 0), URIS.slice(0, 0)).tolist() == []
+    assert labels_for(truth, images(IDS, chunked)).tolist() == [1, 0, -1]
+    assert labels_for(truth, images(IDS.slice(0, 0), URIS.slice(0, 0))).tolist() == []
+
+
+def test_labels_by_key_need_keys_that_tell_images_apart(tmp_path):
+    truth = read_truth(written(tmp_path, "t.csv", "key,label\nnew.png,x\nother.png,y\n"))
+    assert labels_for(truth, images(IDS, URIS)).tolist() == [-1, -1, 0]
+    truth = read_truth(written(tmp_path, "t.csv", "key,label\n1.png,x\n"))
+    with pytest.raises(RunError, match="labels are by key, which several images share"):
+        labels_for(truth, images(IDS, URIS))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
         ("t.csv", "uri,class\na,1\n", r"has columns \['uri', 'class'\]; needs label and one of"),
-        ("t.csv", "file,label\na,1\n", r"has columns \['file', 'label'\]; needs label and one of \['uri', 'path'"),
+        ("t.csv", "file,label\na,1\n", r"has columns \['file', 'label'\]; needs label and one of \['uri', 'key'"),
         ("t.csv", "uri,label\na,1\na,1\nb,2\n", "3 rows, but 2 distinct uri"),
         ("t.csv", "uri,label\na,1\nb,\n", "1 of 2 rows have no label or no uri"),
         ("t.csv", "image_id,label\n0,1\n,2\n", "1 of 2 rows have no label or no image_id"),
@@ -109,8 +123,8 @@ def run(tmp_path):
     """A run with features of three images in two files."""
     store = Store(str(tmp_path / "run"))
     tables = [
-        pa.table({"image_id": IDS.slice(1, 1), "uri": URIS.slice(1, 1)}),
-        pa.table({"image_id": [2, 7], "uri": ["b/1.png", "new.png"]}),
+        images(IDS.slice(1, 1), URIS.slice(1, 1)),
+        images(pa.array([2, 7]), pa.array(["b/1.png", "new.png"])),
     ]
     files = [
         store.storage.write_table(Store.part("features/status=ok", index), one) for index, one in enumerate(tables)

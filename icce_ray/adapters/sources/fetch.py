@@ -1,0 +1,106 @@
+"""The bytes of one file or of a part of it, or why there are none."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from icce_ray.adapters.decode import Reject
+from icce_ray.adapters.locations import UnavailableError, child, is_local, resolve, retried
+from icce_ray.adapters.s3 import check_access, is_s3
+
+_BLOCK = 1 << 20
+
+
+def fetch(location: str, path: str = "", *, max_bytes: int) -> bytes | Reject:
+    """The whole file at `path` below `location`, or the file `location` itself.
+
+    A Reject if it is missing, forbidden, no regular file, or larger than `max_bytes`. Raises UnavailableError where the
+    store does not answer, StorageError where it refuses the whole location: neither says anything about this file.
+    """
+    try:
+        filesystem, full = _full(location, path)
+        return retried(lambda: _whole(filesystem, full, max_bytes))
+    except Reject as reject:
+        return reject
+    except UnavailableError:
+        raise
+    except (OSError, ValueError, pa.ArrowInvalid) as error:  # a bucket may hold keys that Arrow takes for no paths
+        return _unreadable(location, error)
+
+
+def open_file(location: str, path: str = "") -> pa.NativeFile | Reject:
+    """The file at `path` below `location`, or the file `location` itself, for reading at any place.
+
+    Rejects and raises as `fetch` does.
+    """
+    try:
+        filesystem, full = _full(location, path)
+        if is_local(filesystem) and not stat.S_ISREG(os.stat(full).st_mode):
+            return Reject("unreadable", "not a regular file")
+        return retried(lambda: filesystem.open_input_file(full))
+    except UnavailableError:
+        raise
+    except (OSError, ValueError, pa.ArrowInvalid) as error:
+        return _unreadable(location, error)
+
+
+def fetch_range(file: pa.NativeFile, location: str, position: int, size: int, *, max_bytes: int) -> bytes | Reject:
+    """`size` bytes of an open file from `position` on. Rejects and raises as `fetch` does; short bytes are a Reject."""
+    if size > max_bytes:
+        return too_large(size, max_bytes)
+    try:
+        data = retried(lambda: file.read_at(size, position))
+    except UnavailableError:
+        raise
+    except (OSError, ValueError, pa.ArrowInvalid) as error:
+        return _unreadable(location, error)
+    return data if len(data) == size else Reject("truncated", f"{len(data)} of {size} bytes are there")
+
+
+def too_large(size: int, max_bytes: int) -> Reject:
+    """The reject of an image of more bytes than allowed."""
+    return Reject("too_many_bytes", f"{size} bytes are more than the limit of {max_bytes}")
+
+
+def _full(location: str, path: str) -> tuple[pafs.FileSystem, str]:
+    filesystem, base = resolve(location)
+    if not path:
+        return filesystem, base
+    return filesystem, f"{base.rstrip('/')}/{child(path) if is_local(filesystem) else path}"
+
+
+def _whole(filesystem: pafs.FileSystem, full: str, max_bytes: int) -> bytes:
+    if is_local(filesystem) and not stat.S_ISREG(os.stat(full).st_mode):
+        raise Reject("unreadable", "not a regular file")  # opening a pipe would wait for ever
+    if filesystem.type_name.startswith("py::"):  # web servers may not know a size before the end
+        return _to_the_end(filesystem, full, max_bytes)
+    with filesystem.open_input_file(full) as file:
+        size = file.size()
+        if size > max_bytes:
+            raise too_large(size, max_bytes)
+        data = file.read(size)
+    if len(data) != size:
+        raise OSError(f"unexpected end of {full}: {len(data)} of {size} bytes came")
+    return data
+
+
+def _to_the_end(filesystem: pafs.FileSystem, full: str, max_bytes: int) -> bytes:
+    blocks, size = [], 0
+    with filesystem.open_input_stream(full, compression=None) as file:
+        while block := file.read(_BLOCK):
+            blocks.append(block)
+            size += len(block)
+            if size > max_bytes:
+                raise too_large(size, max_bytes)
+    return b"".join(blocks)
+
+
+def _unreadable(location: str, error: Exception) -> Reject:
+    """A Reject for one file; StorageError if it is the store that refuses, as after credentials have expired."""
+    if is_s3(location) and "ACCESS_DENIED" in str(error):
+        check_access(location)
+    return Reject("unreadable", f"{type(error).__name__}: {error}"[:300])

@@ -1,0 +1,142 @@
+"""Every file below a location, sorted, one folder or a few pages in memory at a time."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import pyarrow.fs as pafs
+
+from icce_ray.adapters.locations import is_local, resolve, retried
+from icce_ray.adapters.s3 import is_s3
+from icce_ray.adapters.sources.base import SourceError
+from icce_ray.adapters.sources.bucket import keys_below
+
+Found = tuple[str, int | None]
+
+
+def walk(location: str, left_out: Counter[str]) -> Iterator[Found]:
+    """(path below `location`, bytes) of everything there, in the order of the paths' UTF-8 bytes.
+
+    Bytes are None for what is no regular file (a pipe, a hidden folder, which is not entered), -1 for a dangling link.
+    Links are followed; one to a folder above itself is counted in `left_out` and not entered. Keys of S3 are listed by
+    several prefixes at a time; memory stays at some pages, elsewhere at one folder and those above it.
+
+    Raises SourceError where something cannot be listed.
+    """
+    filesystem, base = resolve(location)
+    try:
+        if is_local(filesystem):
+            yield from _local(base, left_out)
+        elif is_s3(location):
+            yield from keys_below(location)
+        else:
+            yield from _store(filesystem, base)
+    except OSError as error:
+        raise SourceError(f"the source {location!r} cannot be listed: {error}") from error
+
+
+def select(found: Iterable[Found], endings: tuple[str, ...], left_out: Counter[str]) -> Iterator[Found]:
+    """Files whose names end as wanted, in any case; what else there was is counted in `left_out`.
+
+    Kinds: `hidden` (names with a leading dot; a hidden folder counts once), `not UTF-8` (names that cannot stand in a
+    table), `other files`.
+    """
+    last_hidden = ""
+    for path, size in found:
+        hidden = _hidden_part(path)
+        if hidden:
+            left_out["hidden"] += hidden != last_hidden
+            last_hidden = hidden
+        elif size is None or not path.lower().endswith(endings):
+            left_out["other files"] += 1
+        elif not _is_utf8(path):
+            left_out["not UTF-8"] += 1
+        else:
+            yield path, size if size >= 0 else None
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _hidden_part(path: str) -> str:
+    """The path up to and with the first part that starts with a dot, "" if there is none."""
+    if not path.startswith(".") and "/." not in path:
+        return ""
+    start = 0 if path.startswith(".") else path.index("/.") + 1
+    end = path.find("/", start)
+    return path if end < 0 else path[:end]
+
+
+def _local(base: str, left_out: Counter[str]) -> Iterator[Found]:
+    stack: list[tuple[str, Iterator[os.DirEntry[str]], frozenset[tuple[int, int]]]] = []
+
+    def enter(relative: str, above: frozenset[tuple[int, int]]) -> None:
+        path = os.path.join(base, relative)
+        status = os.stat(path)
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            left_out["link loops"] += 1
+            return
+        with os.scandir(path) as found:
+            # A folder sorts as "name/": the order of the walk is then the order of the full paths.
+            entries = sorted(found, key=lambda entry: entry.name + "/" if _is_folder(entry) else entry.name)
+        stack.append((relative, iter(entries), above | {identity}))
+
+    enter("", frozenset())
+    while stack:
+        relative, entries, identities = stack[-1]
+        entry = next(entries, None)
+        if entry is None:
+            stack.pop()
+        elif _is_folder(entry):
+            enter(relative + entry.name + "/", identities)
+        else:
+            yield relative + entry.name, _size(entry)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # A hidden folder is left closed: it is one hidden entry.
+    try:
+        return not entry.name.startswith(".") and entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _size(entry: os.DirEntry[str]) -> int | None:
+    """Bytes of a file, -1 for a link that leads nowhere, None for sockets, pipes and hidden folders."""
+    try:
+        if entry.is_file():
+            return entry.stat().st_size
+    except OSError:  # a link to itself: listed, so that reading it becomes a reject
+        return -1
+    return -1 if entry.is_symlink() and not os.path.exists(entry.path) else None
+
+
+def _store(filesystem: pafs.FileSystem, base: str) -> Iterator[Found]:
+    """Stores whose client lists a folder at once and no page of it: gs://, az:// and those of fsspec."""
+    start = len(base.rstrip("/")) + 1
+
+    def names(folder: str) -> Iterator[pafs.FileInfo]:
+        found = retried(lambda: filesystem.get_file_info(pafs.FileSelector(folder)))
+        folders = pafs.FileType.Directory
+        return iter(sorted(found, key=lambda info: info.path + "/" if info.type == folders else info.path))
+
+    stack = [names(base)]
+    while stack:
+        info = next(stack[-1], None)
+        if info is None:
+            stack.pop()
+        elif info.type == pafs.FileType.Directory:
+            if not info.base_name.startswith("."):
+                stack.append(names(info.path))
+            else:
+                yield info.path[start:], None
+        else:
+            yield info.path[start:], info.size
