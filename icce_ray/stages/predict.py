@@ -87,8 +87,8 @@ def check_source(source: Source, run_store: Store) -> None:
     if isinstance(source, FeatureSource) != precomputed:
         has, wants = ("images", "features") if precomputed else ("features", "images")
         raise RunError(
-            f"{source.spec.location} holds {has}, but the classifier of {run_store.root} reads {wants}; give a source of "
-            f"{wants}"
+            f"{source.spec.location} holds {has}, but the classifier of {run_store.root} reads {wants}; give a source "
+            f"of {wants}"
         )
     if isinstance(source, FeatureSource) and source.dim != embedded["dim"]:
         raise RunError(

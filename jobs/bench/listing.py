@@ -1,7 +1,7 @@
 """Listing a source into the manifest: seconds, and the driver's memory, which must not grow with the number of keys.
 
-    python jobs/bench/listing.py                                        # 20,000 and 200,000 files on a local disk
-    python jobs/bench/listing.py --s3 's3://bucket/prefix' --fill 20000   # and keys of a bucket, put there first
+    python jobs/bench/listing.py                              # 20,000 and 200,000 files on a local disk
+    python jobs/bench/listing.py --s3 URI --fill 20000        # and keys below a prefix of a bucket, put there first
 
 Each case runs in a process of its own; its peak memory counts, imports included. Against it stands the same listing held
 whole, as Arrow gives it.
@@ -105,9 +105,8 @@ def main() -> None:
             for case in CASES:
                 row = measured(case, source)
                 rate = row["images"] / row["seconds"]
-                print(
-                    f"| {name} | {row['images']:,.0f} | {case} | {row['seconds']:.2f} | {rate:,.0f} | {row['peak']:.0f} |"
-                )
+                figures = f"{row['seconds']:.2f} | {rate:,.0f} | {row['peak']:.0f}"
+                print(f"| {name} | {row['images']:,.0f} | {case} | {figures} |")
 
 
 if __name__ == "__main__":

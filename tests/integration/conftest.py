@@ -14,6 +14,7 @@ from icce_ray import pipeline
 from icce_ray.settings import load
 from icce_ray.stages.cluster import QUIET
 from icce_ray.store import Store
+from tests.servers.s3 import aws_environment
 
 IMAGES, CLUSTERS = 320, 10
 TINY = {
@@ -56,9 +57,10 @@ def cluster():
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-    ray.init(address="local", num_cpus=6, num_gpus=0, object_store_memory=250 * 2**20, **options)
-    yield
-    ray.shutdown()
+    with aws_environment():  # Ray's workers take the environment of now: servers that tests start later have these keys
+        ray.init(address="local", num_cpus=6, num_gpus=0, object_store_memory=250 * 2**20, **options)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="package")

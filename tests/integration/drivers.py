@@ -64,7 +64,7 @@ def wait_for(condition, what, poll=POLL):
 
 
 class Driver:
-    """`icce run` in a session of its own: with a Ray cluster of its own, or, given an `address`, on one that is there."""
+    """`icce run` in a session of its own, with a Ray cluster of its own or on the one at `address`."""
 
     def __init__(self, settings, folder, agents, address=None):
         self.agents, self.alone = agents, address is None
