@@ -164,11 +164,9 @@ def _azure(uri: str) -> tuple[pafs.FileSystem, str]:
 
 @lru_cache(maxsize=1)
 def _http() -> pafs.FileSystem:
-    import aiohttp
-    from fsspec.implementations.http import HTTPFileSystem
+    from icce_ray.adapters.web import WebHandler
 
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
-    return pafs.PyFileSystem(pafs.FSSpecHandler(HTTPFileSystem(client_kwargs={"timeout": timeout})))
+    return pafs.PyFileSystem(WebHandler())
 
 
 def is_local(filesystem: pafs.FileSystem) -> bool:

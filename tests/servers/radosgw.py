@@ -99,6 +99,14 @@ class RadosGateway:
 
     def create(self) -> RadosGateway:
         """Make the cluster and its first user, and start it."""
+        try:
+            self._create()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def _create(self) -> None:
         fsid = str(uuid.uuid4())
         for name in ("log", "crash", "mon.a", "osd.0"):
             (self.folder / name).mkdir(parents=True)
@@ -114,7 +122,6 @@ class RadosGateway:
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
         self._start_disk_and_gateway()
         self.add_user("t", ACCESS_KEY, SECRET_KEY)
-        return self
 
     def start(self) -> None:
         """Start again after `kill` or `stop`, on the same port."""
@@ -134,17 +141,21 @@ class RadosGateway:
         self._run("radosgw-admin", *user, f"--access-key={access_key}", f"--secret-key={secret_key}")
 
     def _start_disk_and_gateway(self) -> None:
-        self._spawn("ceph-osd", "-i", "0")
-        self._spawn("radosgw", "-n", "client.rgw")
-        end = time.monotonic() + 60
+        disk = self._spawn("ceph-osd", "-i", "0")
+        gateway = self._spawn("radosgw", "-n", "client.rgw")
+        end = time.monotonic() + 120
         while time.monotonic() < end:
-            died = [daemon.args for daemon in self._daemons if daemon.poll() is not None]
-            if died:
-                raise RuntimeError(f"{died} ended by itself; see {self.folder}/log")
+            if gateway.poll() is not None:
+                break
+            if disk.poll() is not None:
+                # On a busy machine it may ask the monitor before it knows the cluster's id ("wrong fsid"), and gives up.
+                self._daemons.remove(disk)
+                time.sleep(0.3)
+                disk = self._spawn("ceph-osd", "-i", "0")
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
             time.sleep(0.05)
-        raise RuntimeError(f"radosgw did not answer within 60 s; see {self.folder}/log")
+        raise RuntimeError(f"radosgw ended or did not answer within 120 s; see {self.folder}/log")
 
     def _run(self, program: str, *arguments: str, conf: bool = True) -> None:
         command = [program, *(self._conf if conf else []), *arguments]
@@ -152,10 +163,12 @@ class RadosGateway:
         if done.returncode:
             raise RuntimeError(f"{command} failed: {done.stderr[-2000:]}")
 
-    def _spawn(self, program: str, *arguments: str) -> None:
+    def _spawn(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         command = [program, *self._conf, "-f", *arguments]
         with (self.folder / "log" / f"{program}.out").open("ab") as out:
-            self._daemons.append(subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL))
+            daemon = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+        self._daemons.append(daemon)
+        return daemon
 
     def _end(self, how: signal.Signals) -> None:
         for daemon in reversed(self._daemons):

@@ -1,4 +1,4 @@
-"""URIs to filesystems: options from a list, no secrets, and errors told apart into those that pass and those that stay."""
+"""URIs to filesystems: options from a list, no secrets, and which errors pass and which stay."""
 
 import os
 import socket
@@ -132,8 +132,8 @@ def test_an_endpoint_of_the_environment(monkeypatch):
 @pytest.fixture
 def website(tmp_path):
     class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
+        def log_message(self, format, *args):
+            """Say nothing."""
 
     (tmp_path / "a b.bin").write_bytes(b"0123456789")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path)) as server:
@@ -151,22 +151,55 @@ def read(uri):
 
 
 def test_http_can_be_read(website):
-    assert read(f"http://127.0.0.1:{website}/a%20b.bin") == b"0123456789"
+    url = f"http://127.0.0.1:{website}/a%20b.bin"
+    assert read(url) == b"0123456789"
+    filesystem, path = resolve(url)
+    assert filesystem.get_file_info(path).size == 10
+    with filesystem.open_input_file(path) as file:
+        file.seek(3)
+        assert file.read(4) == b"3456"
+    none = f"http://127.0.0.1:{website}/none"
     with pytest.raises(FileNotFoundError):
-        read(f"http://127.0.0.1:{website}/none")
+        read(none)
+    assert filesystem.get_file_info(none).type == pafs.FileType.NotFound
 
 
 @pytest.mark.parametrize("fault", ["busy", "broken", "cut_down"])
-def test_faults_of_http_pass(website, fault):
+def test_faults_of_http_pass_and_are_not_a_missing_file(website, fault):
     with FaultProxy(website) as proxy:
         faults = iter([fault] * 3)
         proxy.on_request = lambda method, path: next(faults, None)
         assert retried(lambda: read(f"http://127.0.0.1:{proxy.port}/a%20b.bin")) == b"0123456789"
         assert proxy.done[fault] == 3
+        assert proxy.done["requests"] == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "passes"),
+    [
+        (403, PermissionError, False),
+        (410, FileNotFoundError, False),
+        (418, StorageError, False),
+        (429, StorageError, True),
+    ],
+)
+def test_answers_of_web_servers(website, status, error, passes):
+    with FaultProxy(website) as proxy:
+        proxy.on_request = lambda method, path: (status, "Because")
+        with pytest.raises(error, match=f"127.0.0.1:{proxy.port}/a") as caught:
+            read(f"http://127.0.0.1:{proxy.port}/a")
+        assert is_transient(caught.value) is passes
+
+
+def test_nobody_at_a_web_address():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with pytest.raises(UnavailableError, match="did not answer"):
+        retried(lambda: read(f"http://127.0.0.1:{port}/a"), patience=0.2)
 
 
 def error_of(call):
-    with pytest.raises(OSError, match=".") as caught:
+    with pytest.raises(OSError, match=r"\w") as caught:
         call()
     return caught.value
 
@@ -185,7 +218,8 @@ def impatient(monkeypatch):
 def test_arrows_words_for_faults_that_pass(s3_server, impatient, fault):
     bucket = s3_server.bucket()
     s3_server.client.put_object(Bucket=bucket, Key="a", Body=b"1" * 300_000)
-    with FaultProxy(s3_server.port, **{fault: 1.0}) as proxy:
+    with FaultProxy(s3_server.port) as proxy:
+        proxy.shares[fault] = 1.0
         filesystem, path = resolve(s3_server.uri(f"{bucket}/a", port=proxy.port))
         calls = {
             "head": lambda: filesystem.get_file_info(path),

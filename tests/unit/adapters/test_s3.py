@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -10,11 +11,12 @@ import pytest
 
 from icce_ray.adapters import s3
 from icce_ray.adapters.locations import LocationError, StorageError, UnavailableError
-from tests.servers.proxy import FaultProxy
+from tests.servers.proxy import Fault, FaultProxy
 from tests.servers.radosgw import read_only
 from tests.servers.s3 import SECRET_KEY, forget_clients
 
 WRONG = "hunter2hunter2"
+CUT: Fault = "cut_down"
 
 
 def test_put_if_absent_or_unchanged(s3_server):
@@ -53,7 +55,7 @@ def test_one_of_eight_writers_wins_where_answers_get_lost(radosgw):
     bucket = radosgw.bucket()
     with FaultProxy(radosgw.port) as proxy, ThreadPoolExecutor(8) as pool:
         chance = iter([True, False, True, False, False] * 1000)
-        proxy.on_request = lambda method, path: "cut_down" if method == "PUT" and next(chance) else None
+        proxy.on_request = lambda method, path: CUT if method == "PUT" and next(chance) else None
         for number in range(10):
             uri = radosgw.uri(f"{bucket}/lock-{number}", port=proxy.port)
             etags = list(pool.map(lambda n, uri=uri: s3.put_if(uri, b"writer %d" % n, etag=None), range(8)))
@@ -69,7 +71,7 @@ def test_a_put_whose_answer_got_lost_is_known_as_ones_own(s3_server):
         behind = uri.replace(str(s3_server.port), str(proxy.port))
         etag = None
         for data in (b"first", b"second"):
-            faults = iter(["cut_down"])
+            faults: Iterator[Fault] = iter([CUT])
             proxy.on_request = lambda method, path, faults=faults: next(faults, None)
             etag = s3.put_if(behind, data, etag=etag)
             assert s3.get_with_etag(uri) == (data, etag)
@@ -248,8 +250,8 @@ class Website(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"<html>hello<p>")
 
-    def log_message(self, *_):
-        pass
+    def log_message(self, format, *args):
+        """Say nothing."""
 
 
 def test_https_to_a_server_without_it(moto):
