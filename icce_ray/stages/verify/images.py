@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from icce_ray.stages.rows import OK, REJECT
-from icce_ray.stages.verify.reading import Manifest, Unfit, columns, is_matrix, rows
+from icce_ray.stages.verify.reading import NAMES, Manifest, Unfit, columns, is_matrix, rows
 from icce_ray.store import Marker, Store
 
 
@@ -23,6 +23,8 @@ def check_manifest(manifest: Manifest, marker: Marker) -> Iterator[str]:
             for name in part.column_names:
                 if part[name].null_count:
                     yield f"list: {path} has {part[name].null_count} rows without {name!r}"
+            if not set(NAMES) <= set(part.column_names):
+                yield f"list: {path} has no column {[name for name in NAMES if name not in part.column_names]}"
     except Unfit as error:
         yield str(error)
         return
@@ -84,6 +86,10 @@ def _shard(store: Store, path: str, summary: dict[str, Any]) -> pa.Table:
 
 def check_names(stage: str, path: str, table: pa.Table, manifest: Manifest) -> Iterator[str]:
     """The rows have the names that the manifest gives their image_ids; ids that it does not list are told elsewhere."""
+    missing = [name for name in NAMES if name not in table.column_names]
+    if missing:
+        yield f"{stage}: {path} has no column {missing}"
+        return
     ids = table["image_id"].to_numpy()
     known = (ids >= 0) & (ids < len(manifest))
     wrong = manifest.misnamed(table.filter(pa.array(known)))

@@ -107,11 +107,8 @@ class Manifest:
             listed = part.take(pa.array(ids[mine] - start))
             here = table.take(pa.array(mine))
             for name in NAMES:
-                if name in part.column_names and name in table.column_names:
-                    different = np.array(
-                        [a != b for a, b in zip(here[name].to_pylist(), listed[name].to_pylist(), strict=True)], bool
-                    )
-                    wrong[mine] |= different
+                pairs = zip(here[name].to_pylist(), listed[name].to_pylist(), strict=True)
+                wrong[mine] |= np.array([one != other for one, other in pairs], bool)
         return ids[wrong]
 
     def _part(self, index: int) -> pa.Table:

@@ -414,6 +414,15 @@ def test_swapped_names(store, name, stage, what, path, table):
     ]
 
 
+@pytest.mark.parametrize("name", ["uri", "key"])
+def test_names_that_are_missing(store, name):
+    path = Store.part("predictions", 1)
+    replaced(store, "predict", path, labels([4, 5], [1, 1]).drop_columns(name))
+    assert lines(store) == [f"predictions: {path} has no column ['{name}']"]
+    replaced(store, "list", MANIFEST, manifest(range(4)).drop_columns(name))
+    assert lines(store) == [f"list: {MANIFEST} has no column ['{name}']"]
+
+
 def test_a_changed_manifest_shows_where_the_images_went_on(store):
     table = manifest(range(4))
     replaced(store, "list", MANIFEST, table.set_column(1, "uri", pa.array(["a", "b", "c", "d"])))
