@@ -124,7 +124,7 @@ class FeatureFiles(ContainerSource, FeatureSource):
         """Rows of one file together."""
         containers = rows["container"].to_pylist()
         starts = [row for row, container in enumerate(containers) if row == 0 or container != containers[row - 1]]
-        return list(zip(starts, [*starts[1:], len(rows)], strict=True))
+        return list(zip(starts, [*starts[1:], len(rows)], strict=False))
 
     def features(self, rows: pa.Table) -> np.ndarray:
         """Features of these rows, float32 [rows, dim]; NaN where a Parquet row or a number in it is null.

@@ -15,15 +15,16 @@ from icce_ray.adapters.s3 import check_access, is_s3
 _BLOCK = 1 << 20
 
 
-def fetch(location: str, path: str = "", *, max_bytes: int) -> bytes | Reject:
+def fetch(location: str, path: str = "", *, max_bytes: int, patience: float = 60.0) -> bytes | Reject:
     """The whole file at `path` below `location`, or the file `location` itself.
 
     A Reject if it is missing, forbidden, no regular file, or larger than `max_bytes`. Raises UnavailableError where the
-    store does not answer, StorageError where it refuses the whole location: neither says anything about this file.
+    store does not answer for `patience` seconds, StorageError where it refuses the whole location: neither says
+    anything about this file.
     """
     try:
         filesystem, full = _full(location, path)
-        return retried(lambda: _whole(filesystem, full, max_bytes))
+        return retried(lambda: _whole(filesystem, full, max_bytes), patience=patience)
     except Reject as reject:
         return reject
     except UnavailableError:

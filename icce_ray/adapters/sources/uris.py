@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 
 from icce_ray.adapters.decode import Reject
-from icce_ray.adapters.locations import is_local, resolve
+from icce_ray.adapters.locations import UnavailableError, is_local, resolve
 from icce_ray.adapters.sources import columns
 from icce_ray.adapters.sources.base import TABLE_ROWS, Row, SourceError, SourceSpec, tables_of
 from icce_ray.adapters.sources.containers import ContainerSource, one_ahead
@@ -30,6 +30,8 @@ _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 #: Bytes of a line, at most: a longer one is no URI.
 _LONGEST = 16 << 10
 _READ_AHEAD = 1 << 20
+#: Seconds that a web server is asked again.
+_WEB_PATIENCE = 5.0
 
 
 class UriList(ContainerSource):
@@ -137,7 +139,7 @@ class UriList(ContainerSource):
                 location, path = _place(entry)
                 if not path:
                     raise LocationError("the URI names no file")
-                if not location.startswith("http"):
+                if not _is_web(location):
                     resolve(location)  # once a store and bucket
         except ValueError as error:
             raise SourceError(f"{where} in {self.spec.location!r}: {error}") from error
@@ -150,7 +152,11 @@ class UriList(ContainerSource):
             )
 
     def read(self, rows: pa.Table, *, max_bytes: int) -> Iterator[bytes | Reject]:
-        """The files' bytes, one request each; one client for each store and bucket."""
+        """The files' bytes, one request each; stores with equal options share a client.
+
+        A web server that does not answer is a Reject after some seconds: on the web that is the fate of single images,
+        not of the source.
+        """
         for uri, container in zip(rows["uri"].to_pylist(), rows["container"].to_pylist(), strict=True):
             if container is not None:
                 yield Reject("unreadable", "the list has no URI in this row")
@@ -161,7 +167,11 @@ class UriList(ContainerSource):
                 location, path = "/", os.path.abspath(os.path.join(resolve(self._base)[1], uri)).lstrip("/")
             else:
                 location, path = self._base, uri
-            yield fetch(location, path, max_bytes=max_bytes)
+            yield (
+                _from_web(location, path, max_bytes)
+                if _is_web(location)
+                else fetch(location, path, max_bytes=max_bytes)
+            )
 
     @cached_property
     def _base(self) -> str:
@@ -171,6 +181,17 @@ class UriList(ContainerSource):
             location, mark, query = resolve(self.spec.location)[1], "", ""
         is_file = location.lower().endswith((".txt", ".lst")) or first_file(self) == ""
         return (location.rpartition("/")[0] or "/" if is_file else location) + mark + query
+
+
+def _is_web(location: str) -> bool:
+    return location.startswith(("http://", "https://"))
+
+
+def _from_web(location: str, path: str, max_bytes: int) -> bytes | Reject:
+    try:
+        return fetch(location, path, max_bytes=max_bytes, patience=_WEB_PATIENCE)
+    except UnavailableError as error:
+        return Reject("unreadable", str(error)[:300])
 
 
 def _is_absolute(entry: str) -> bool:
