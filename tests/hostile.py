@@ -87,6 +87,19 @@ def scans(count):
     return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * count + b"\xff\xd9"
 
 
+def planes(count):
+    """A JPEG without progression that gives each component a scan of its own, the last one again and again."""
+    grey = encode(scene(64, 64)[:, :, 0], "JPEG")
+    frame, scan = grey.index(b"\xff\xc0"), grey.index(b"\xff\xda")
+    sides = grey[frame + 4 : frame + 9]
+    components = b"".join(bytes([number, 0x11, 0]) for number in (1, 2, 3))
+    header = b"\xff\xc0" + struct.pack(">H", 17) + sides + b"\x03" + components
+    tables = grey[frame + 2 + struct.unpack(">H", grey[frame + 2 : frame + 4])[0] : scan]
+    pixels = grey[scan + 10 : -2]
+    alone = [b"\xff\xda\x00\x08\x01" + bytes([number, 0]) + b"\x00\x3f\x00" + pixels for number in (1, 2, 3)]
+    return grey[:frame] + header + tables + b"".join(alone) + alone[-1] * count + b"\xff\xd9"
+
+
 # -- contents ----------------------------------------------------------------------------------------------------
 
 
@@ -123,6 +136,7 @@ def _good():
         "big.tif": encode(rgb, "TIFF", big_tiff=True),
         "comment.gif": encode(rgb.quantize(8), "GIF", comment=b"c" * 100_000),
         "many-scans.jpg": scans(100),
+        "planes.jpg": planes(0),
     }
     single = {
         "one-pixel.png": encode(scene(1, 1), "PNG"),
@@ -180,6 +194,7 @@ def _bombs():
         "bomb-tile-inflates.tif": Content(tiff(inflates, packed), TOO_MANY),
         "bomb-text.png": Content(png(24, 24, zlib.compress(rows(scene()[:, :, 0])), *text), DAMAGED),
         "bomb-scans.jpg": Content(scans(1000), DAMAGED),
+        "bomb-planes.jpg": Content(planes(1000), DAMAGED),
         "bomb-comments.ppm": Content(b"P3\n9 9\n255\n" + b"#\n" * 1_000_000, DAMAGED),
     }
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import re
 import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import numpy as np
@@ -80,6 +82,7 @@ _one_large = threading.Lock()
 # each coefficient; Pillow reads comments of plain PPM byte by byte.
 _MOST_SCANS, _MOST_COMMENTS = 256, 1000
 # Between the segments of a JPEG lie a scan's bytes, in which 0xff is followed by 0, a restart or another 0xff.
+_SCAN = b"\xff\xda"
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
@@ -143,7 +146,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     """The image with its header read and its size checked, nothing decoded."""
     if not data:
         raise Reject("empty", "the file has 0 bytes")
-    _check_effort(data)
+    if data.startswith((b"P1", b"P2", b"P3")) and (comments := data.count(b"#")) > _MOST_COMMENTS:
+        raise Reject("decode_error", f"a plain PPM with {comments} comments; the limit is {_MOST_COMMENTS}")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -157,26 +161,33 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise Reject("too_many_pixels", f"{width} x {height} pixels are more than the limit of {max_pixels}")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tile(image, max_pixels)
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        _check_scans(image, data)
     if width < 1 or height < 1:
         raise Reject("decode_error", f"{width} x {height} pixels")
     return image
 
 
-def _check_effort(data: bytes) -> None:
-    """Raise Reject for what takes a decoder much longer than its size and its pixels say."""
-    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > _MOST_SCANS and _scans(data) > _MOST_SCANS:
+def _check_scans(image: JpegImagePlugin.JpegImageFile, data: bytes) -> None:
+    """Raise Reject for a JPEG that takes much longer than its size and its pixels say."""
+    if "progressive" not in image.info:
+        first = next((end for marker, end in _markers(data) if marker == _SCAN), None)
+        # A first scan of all components is the only one.
+        if first is not None and data[first + 2 : first + 3] >= bytes([image.layers]):
+            return
+    if data.count(_SCAN) <= _MOST_SCANS:
+        return
+    scans = (marker for marker, _ in _markers(data) if marker == _SCAN)
+    if sum(1 for _ in itertools.islice(scans, _MOST_SCANS + 1)) > _MOST_SCANS:
         raise Reject("decode_error", f"a JPEG of more than {_MOST_SCANS} scans")
-    if data.startswith((b"P1", b"P2", b"P3")) and (comments := data.count(b"#")) > _MOST_COMMENTS:
-        raise Reject("decode_error", f"a plain PPM with {comments} comments; the limit is {_MOST_COMMENTS}")
 
 
-def _scans(data: bytes) -> int:
-    """Scans of a JPEG up to its end, counted to just above the limit; what lies behind, a film perhaps, is not read."""
-    found, at = 0, 2
-    while found <= _MOST_SCANS and (marker := _MARKER.search(data, at)) and marker[0] != b"\xff\xd9":
-        found += marker[0] == b"\xff\xda"
-        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
-    return found
+def _markers(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """(marker, place behind it) of a JPEG up to its end; what lies behind, a film perhaps, is not read."""
+    at = 2
+    while (found := _MARKER.search(data, at)) and found[0] != b"\xff\xd9":
+        yield found[0], found.end()
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
 
 
 def _check_tile(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:
