@@ -29,7 +29,7 @@ class ListSettings(_Frozen):
 
     format: Format = "auto"
     """`files` (a folder or prefix), `webdataset` (tar files), `img2dataset` (its output), `parquet` (images in a
-    column), `uris` (a list of them), `features` (.npy or Parquet, computed elsewhere); `auto` looks at what there is."""
+    column), `uris` (a list of them), `features` (.npy or Parquet, computed elsewhere), or `auto`: look at it."""
     column: str | None = None
     """Of Parquet files: the column with images, URIs or features; by default the only one that can be meant."""
     key_column: str | None = None

@@ -60,8 +60,8 @@ def check_unchanged(source: Source, summary: dict[str, Any]) -> None:
     if source.digest() != summary["digest"]:
         raise RunError(
             f"{source.spec.location} has changed since the run began: it holds {files:,} files now, whose names and "
-            f"sizes are not those of the {summary['images']:,} images listed then; give another --out for the images as "
-            "they are now (or `icce run --redo list` to repeat a run on them)"
+            f"sizes are not those of the {summary['images']:,} images listed then; give another --out for the images "
+            "as they are now (or `icce run --redo list` to repeat a run on them)"
         )
 
 

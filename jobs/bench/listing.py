@@ -3,8 +3,8 @@
     python jobs/bench/listing.py                              # 20,000 and 200,000 files on a local disk
     python jobs/bench/listing.py --s3 URI --fill 20000        # and keys below a prefix of a bucket, put there first
 
-Each case runs in a process of its own; its peak memory counts, imports included. Against it stands the same listing held
-whole, as Arrow gives it.
+Each case runs in a process of its own; its peak memory counts, imports included. Against it stands the same listing
+held whole, as Arrow gives it.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def test_a_dangling_link_is_listed_and_weighs_nothing(source, store):
 
 def test_a_source_without_images_is_an_error(tmp_path, store):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match="0 images in .*nothing at all"):
+    with pytest.raises(SourceError, match=r"0 images in .*nothing at all"):
         listed(tmp_path / "empty", store)
 
 

@@ -1,0 +1,118 @@
+"""Runs whose images and artifacts lie in a bucket: killed at every point, behind a line that fails, without a server."""
+
+import threading
+import time
+
+import pytest
+import ray
+
+from icce_ray import pipeline
+from icce_ray.store import Store
+from tests.servers.proxy import FaultProxy
+from tests.servers.radosgw import RadosGateway, available
+from tests.servers.s3 import S3Server, aws_environment
+
+from .conftest import tiny, write_digits
+from .drivers import assert_as_if_unbroken, end, wait_for
+from .test_kills import IMAGES, SLOW, assert_every_stage_was_hit, kill_at_every_point
+
+OK = "features/status=ok"
+KEY, SECRET = "testkey", "testsecret"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bucket") / "images"
+    write_digits(folder, IMAGES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(folder, tmp_path_factory):
+    settings = tiny(folder, tmp_path_factory.mktemp("unbroken") / "run", **SLOW)
+    pipeline.run(settings, verbose=False)
+    return Store(settings.out)
+
+
+def filled(server, folder):
+    """A new bucket with the images under `in/`."""
+    bucket = server.bucket()
+    for path in sorted(folder.iterdir()):
+        server.client.put_object(Bucket=bucket, Key=f"in/{path.name}", Body=path.read_bytes())
+    return bucket
+
+
+@pytest.fixture
+def agents():
+    found = {}
+    yield found
+    end(found)
+
+
+def test_a_run_killed_at_every_point(radosgw, folder, unbroken, tmp_path, agents):
+    """On a cluster that outlives the driver, as under `ray job submit`."""
+    bucket = filled(radosgw, folder)
+    settings = tiny(radosgw.uri(f"{bucket}/in"), radosgw.uri(f"{bucket}/run"), **SLOW)
+    address = ray.get_runtime_context().gcs_address
+    assert_every_stage_was_hit(kill_at_every_point(settings, tmp_path, agents, address, poll=0.02))
+    store = Store(settings.out)
+    assert_as_if_unbroken(store, unbroken, IMAGES)
+    assert not radosgw.client.list_multipart_uploads(Bucket=bucket).get("Uploads")
+    assert not store.storage.exists("lock.json")
+    assert_no_secret(store, (tmp_path / "log.txt").read_bytes())
+
+
+def assert_no_secret(store, *texts):
+    """Neither key in anything that the run has written, in any file's plain bytes or table."""
+    names = [name for name, _ in store.storage.list()]
+    assert "run.yaml" in names
+    for text in [*texts, *(store.storage.read_bytes(name) for name in names)]:
+        assert KEY.encode() not in text
+        assert SECRET.encode() not in text
+    for name in names:
+        if name.endswith(".parquet"):
+            assert SECRET not in str(store.storage.read_table(name).to_pylist())
+
+
+def test_a_line_that_fails(radosgw, folder, unbroken):
+    """503 on 20 % of the requests, bodies cut up and down on 10 %."""
+    bucket = filled(radosgw, folder)
+    proxy = FaultProxy(radosgw.port, busy=0.2, cut_up=0.1, cut_down=0.1).start()
+    try:
+        settings = tiny(*(radosgw.uri(f"{bucket}/{name}", port=proxy.port) for name in ("in", "run")), **SLOW)
+        pipeline.run(settings, verbose=False)
+        done = dict(proxy.done)
+    finally:
+        proxy.stop()
+    assert min(done[fault] for fault in ("busy", "cut_up", "cut_down")) >= 10, done
+    assert_as_if_unbroken(Store(radosgw.uri(f"{bucket}/run")), unbroken, IMAGES)
+
+
+def test_a_server_killed_and_started_again(folder, unbroken, tmp_path):
+    if reason := available():
+        pytest.skip(reason)
+    gateway = RadosGateway(tmp_path / "ceph", "bluestore").create()
+    try:
+        with aws_environment():
+            server = S3Server("radosgw", gateway.endpoint)
+            bucket = filled(server, folder)
+            settings = tiny(server.uri(f"{bucket}/in"), server.uri(f"{bucket}/run"), **SLOW)
+            away = []
+
+            def kill_and_start():
+                store = Store(settings.out)
+                wait_for(lambda: len(store.parts(OK)) >= 3, "the third shard of features", poll=0.05)
+                gateway.kill()
+                away.append(time.monotonic())
+                time.sleep(20)
+                gateway.start()
+                away.append(time.monotonic())
+
+            killer = threading.Thread(target=kill_and_start)
+            killer.start()
+            pipeline.run(settings, verbose=False)
+            killer.join()
+            assert away[1] - away[0] >= 20
+            assert_as_if_unbroken(Store(settings.out), unbroken, IMAGES)
+    finally:
+        gateway.kill()
