@@ -195,7 +195,7 @@ def status(run: Run) -> None:
 
 @app.command()
 def verify(run: Run) -> None:
-    """Check everything a run has written: counts, ids, checksums, neighbour lists, labels.
+    """Check everything that `icce run` or `icce predict` has written: checksums, counts, ids, names, lists, labels.
 
     One line for each violation, and exit status 4 if there is any.
 
