@@ -148,7 +148,7 @@ class RadosGateway:
             if gateway.poll() is not None:
                 break
             if disk.poll() is not None:
-                # On a busy machine it may ask the monitor before it knows the cluster's id ("wrong fsid"), and gives up.
+                # On a busy machine it may ask the monitor before it knows the cluster: "wrong fsid", and it gives up.
                 self._daemons.remove(disk)
                 time.sleep(0.3)
                 disk = self._spawn("ceph-osd", "-i", "0")

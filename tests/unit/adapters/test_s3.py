@@ -3,7 +3,6 @@
 import os
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -71,7 +70,7 @@ def test_a_put_whose_answer_got_lost_is_known_as_ones_own(s3_server):
         behind = uri.replace(str(s3_server.port), str(proxy.port))
         etag = None
         for data in (b"first", b"second"):
-            faults: Iterator[Fault] = iter([CUT])
+            faults = iter((CUT,))
             proxy.on_request = lambda method, path, faults=faults: next(faults, None)
             etag = s3.put_if(behind, data, etag=etag)
             assert s3.get_with_etag(uri) == (data, etag)

@@ -11,14 +11,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from icce_ray.adapters import locations
-from icce_ray.adapters.locations import resolve, retried
+from icce_ray.adapters.locations import UnavailableError, resolve, retried
+from icce_ray.adapters.s3 import abort_uploads
 from icce_ray.adapters.storage import FileInfo, Storage, StorageError
+from tests.servers.proxy import FaultProxy
 
 TABLE = pa.table({"image_id": pa.array([1, 2, 3], pa.int64()), "uri": ["a", "b", "c"]})
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "moto", "radosgw"])
 def storage(request, tmp_path):
+    if request.param in ("moto", "radosgw"):
+        server = request.getfixturevalue(request.param)
+        return Storage(server.uri(f"{server.bucket()}/a%20run"))
     return Storage(tmp_path / "a run" if request.param == "local" else f"fsspec+memory://{tmp_path.name}/run")
 
 
@@ -92,7 +97,7 @@ def test_errors_name_the_file(storage):
             read("none.parquet")
     storage.write_bytes("bad.parquet", b"no parquet")
     for read in (storage.read_table, storage.describe):
-        with pytest.raises(StorageError, match=r"bad\.parquet is not a readable Parquet file"):
+        with pytest.raises(StorageError, match=r"bad\.parquet.* is not a readable Parquet file"):
             read("bad.parquet")
     storage.write_table("a.parquet", TABLE)
     with pytest.raises(ValueError, match=r"no column \['label'\]; it has \['image_id', 'uri'\]"):
@@ -167,7 +172,7 @@ def test_transient_errors_are_tried_again_others_are_not(monkeypatch):
             retried(lambda answers=answers: raise_or_return(answers))
         assert answers == [b"data"]
     answers = [OSError("SLOW_DOWN")] * 9
-    with pytest.raises(locations.UnavailableError, match=r"SLOW_DOWN.*the same command resumes"):
+    with pytest.raises(UnavailableError, match=r"SLOW_DOWN.*the same command resumes"):
         retried(lambda: raise_or_return(answers), patience=0)
     assert len(answers) == 8
 
@@ -199,3 +204,59 @@ def test_any_flipped_byte_is_seen_and_named(tmp_path, monkeypatch):
             continue
         unreadable += 1
     assert unreadable > 10
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000, 12_000_000])
+def test_files_of_any_size(s3_server, size):
+    storage = Storage(s3_server.uri(f"{s3_server.bucket()}/run"))
+    data = os.urandom(size)
+    storage.write_bytes("a", data)
+    assert storage.read_bytes("a") == data
+    assert storage.describe("a").sha256 == hashlib.sha256(data).hexdigest()
+    assert abort_uploads(storage.root) == 0
+
+
+@pytest.mark.parametrize("size", [200_000, 12_000_000])
+def test_a_cut_upload_leaves_what_was_there_before(s3_server, size, monkeypatch):
+    bucket = s3_server.bucket()
+    Storage(s3_server.uri(f"{bucket}/run")).write_bytes("a", b"old")
+    monkeypatch.setattr(locations.retried, "__kwdefaults__", {"patience": 0.0, "what": "it"})
+    with FaultProxy(s3_server.port) as proxy:
+        proxy.on_request = lambda method, path: "cut_up" if method == "PUT" else None
+        storage = Storage(s3_server.uri(f"{bucket}/run", port=proxy.port))
+        with pytest.raises(UnavailableError, match=r"/run/a\?.* did not answer.*the same command resumes"):
+            storage.write_bytes("a", b"new" * (size // 3))
+        assert storage.read_bytes("a") == b"old"
+        assert storage.list() == [("a", 3)]
+    assert abort_uploads(storage.root.replace(str(proxy.port), str(s3_server.port))) == (size > 10_000_000)
+
+
+def test_a_short_body_is_not_a_file(storage, monkeypatch):
+    storage.write_bytes("a", b"12345")
+    monkeypatch.setattr(locations.retried, "__kwdefaults__", {"patience": 0.0, "what": "it"})
+    whole = storage._open
+    monkeypatch.setattr(storage, "_open", lambda path: Short(whole(path)))
+    for read in (storage.read_bytes, storage.describe):
+        with pytest.raises(UnavailableError, match="gave 4 of its 5 bytes"):
+            read("a")
+
+
+class Short:
+    """A file that ends one byte early and does not say so."""
+
+    def __init__(self, file):
+        self.file, self.left = file, file.size() - 1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def size(self):
+        return self.file.size()
+
+    def read(self, size=None):
+        data = self.file.read(self.left if size is None else min(size, self.left))
+        self.left -= len(data)
+        return data
