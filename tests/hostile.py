@@ -317,7 +317,7 @@ def _links_and_pipes(folder, picture, found):
         file.write(picture)
     (folder / "forbidden.png").write_bytes(picture)
     (folder / "forbidden.png").chmod(0)
-    readable = os.access(folder / "forbidden.png", os.R_OK)  # by root
+    readable = os.access(folder / "forbidden.png", os.R_OK, effective_ids=True)  # by root
     found |= dict.fromkeys(("folder.jpg/inside.png", "linked/inside.png", "copy.png", "link.png"), "ok")
     found |= {"forbidden.png": "ok" if readable else "unreadable", "dangling.png": "unreadable"}
     found |= {"loop.png": "unreadable"}
