@@ -49,19 +49,6 @@ def open_file(location: str, path: str = "") -> pa.NativeFile | Reject:
         return _unreadable(location, error)
 
 
-def fetch_range(file: pa.NativeFile, location: str, position: int, size: int, *, max_bytes: int) -> bytes | Reject:
-    """`size` bytes of an open file from `position` on. Rejects and raises as `fetch` does; short bytes are a Reject."""
-    if size > max_bytes:
-        return too_large(size, max_bytes)
-    try:
-        data = retried(lambda: file.read_at(size, position))
-    except UnavailableError:
-        raise
-    except (OSError, ValueError, pa.ArrowInvalid) as error:
-        return _unreadable(location, error)
-    return data if len(data) == size else Reject("truncated", f"{len(data)} of {size} bytes are there")
-
-
 def too_large(size: int, max_bytes: int) -> Reject:
     """The reject of an image of more bytes than allowed."""
     return Reject("too_many_bytes", f"{size} bytes are more than the limit of {max_bytes}")
