@@ -17,6 +17,8 @@ from icce_ray.adapters import conditional
 from icce_ray.adapters.storage import Storage, StorageError
 from icce_ray.lock import LOCK_FILE, WORKERS_END, Holder, RunLock, holder_of
 from icce_ray.store import RunError
+from tests.servers.radosgw import read_only
+from tests.servers.s3 import forget_clients
 
 CONTENDERS = 16
 #: Seconds; both shortened so that tests need not wait.
@@ -459,3 +461,20 @@ def test_a_missing_bucket_is_named_at_once(s3_server):
     with pytest.raises(StorageError, match="no such bucket"), RunLock(s3_server.uri("nobody-made-this/run")):
         pass
     assert time.monotonic() - before < 10
+
+
+def test_a_bucket_that_may_only_be_read_is_named_at_once(radosgw, monkeypatch):
+    bucket, secret = radosgw.bucket(), "only-to-read"
+    radosgw.gateway.add_user("looker", "lookerkey", secret)
+    read_only(radosgw.client, bucket, "looker")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "lookerkey")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    forget_clients()
+    before = time.monotonic()
+    try:
+        with pytest.raises(StorageError, match=r"access is denied .*s3:PutObject") as caught:
+            RunLock(radosgw.uri(f"{bucket}/run")).__enter__()
+    finally:
+        forget_clients()
+    assert time.monotonic() - before < 10
+    assert secret not in str(caught.value)
