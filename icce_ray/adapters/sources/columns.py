@@ -19,8 +19,8 @@ KEY_NAMES = ("key", "__key__", "id", "image_id", "path", "file_name", "filename"
 URI_NAMES = ("uri", "url", "path", "file", "file_name", "image", "image_path")
 FEATURE_NAMES = ("features", "embedding", "embeddings", "feature", "image_embedding")
 
-# Bytes asked for at a time while a column is streamed.
-_BUFFER = 4 << 20
+# Bytes asked for at a time while a column is streamed: of keys, and of images or features.
+_SMALL, _BUFFER = 1 << 20, 4 << 20
 
 
 def is_image(kind: pa.DataType) -> bool:
@@ -133,9 +133,9 @@ def numbered(name: str, container: str, first: int, count: int, keys: Sequence[p
     )
 
 
-def parquet_of(file: StoreFile, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+def parquet_of(file: StoreFile, metadata: pq.FileMetaData | None = None, *, buffer: int = _BUFFER) -> pq.ParquetFile:
     """The file as Parquet, to be streamed: a column is read a few MiB at a time, not a row group at a time."""
-    return pq.ParquetFile(file, metadata=metadata, pre_buffer=False, buffer_size=_BUFFER)
+    return pq.ParquetFile(file, metadata=metadata, pre_buffer=False, buffer_size=buffer)
 
 
 def opened(source: ContainerSource, container: str) -> pq.ParquetFile:
@@ -145,7 +145,7 @@ def opened(source: ContainerSource, container: str) -> pq.ParquetFile:
     if isinstance(file, Reject):
         raise SourceError(f"{name} in {source.spec.location!r} cannot be read: {file}")
     try:
-        return parquet_of(file)
+        return parquet_of(file, buffer=_SMALL)
     except StorageError:
         raise
     except (pa.ArrowException, OSError) as error:
