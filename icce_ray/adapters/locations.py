@@ -87,6 +87,8 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
         return _azure(uri)
     if scheme in ("http", "https"):
         return _http(), uri
+    if scheme == "gs" and "retry_limit_seconds=" not in uri:  # Arrow's own limit is 15 minutes
+        uri += ("&" if "?" in uri else "?") + "retry_limit_seconds=15"
     try:
         return pafs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, ImportError, ValueError) as error:

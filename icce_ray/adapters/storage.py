@@ -96,7 +96,8 @@ class Storage:
         if not path:
             return self.root
         parts = urlsplit(self.root)
-        return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(child(path), safe='/=')}"))
+        name = child(path) if parts.scheme.startswith("fsspec+") else quote(child(path), safe="/=")  # taken as it is
+        return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
 
     def exists(self, path: str) -> bool:
         """Whether `path` is a file (a folder or a prefix is not)."""
@@ -195,11 +196,16 @@ class Storage:
     def delete_tree(self, path: str) -> None:
         """Remove a folder or prefix with all it holds; none there is fine. Never the root itself."""
         full = self.full_path(child(path))
+
+        def remove() -> None:
+            if self._fs.get_file_info(full).type != pafs.FileType.NotFound:  # for gs:// such a folder is an OSError
+                self._fs.delete_dir(full)
+
         with contextlib.suppress(FileNotFoundError):
             if self._local:
                 shutil.rmtree(full)
             else:
-                self._retried(path, lambda: self._fs.delete_dir(full))
+                self._retried(path, remove)
 
     def _retried(self, path: str, call: Callable[[], T]) -> T:
         return retried(call, what=self.uri(path))

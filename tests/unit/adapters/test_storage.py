@@ -37,8 +37,10 @@ def test_bytes_round_trip(storage):
     with storage.open_input("deep/er/file.bin") as file:
         file.seek(2)
         assert file.read() == b"her"
-    with resolve_input(storage.uri("deep/er/file.bin")) as file:
-        assert file.read() == b"other"
+    storage.write_bytes("deep/a b%20=1.bin", b"third")
+    for path, data in (("deep/er/file.bin", b"other"), ("deep/a b%20=1.bin", b"third")):
+        with resolve_input(storage.uri(path)) as file:
+            assert file.read() == data
 
 
 def resolve_input(uri):
