@@ -1,10 +1,11 @@
 """One torch thread, and S3 servers that start when the first test asks for them."""
 
+import pyarrow.fs as pafs
 import pytest
 import torch
 
 from tests.servers import radosgw as ceph
-from tests.servers.s3 import S3Server, aws_environment
+from tests.servers.s3 import S3Server, aws_environment, forget_clients
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -44,3 +45,13 @@ def radosgw(tmp_path_factory):
 def s3_server(request):
     """Both servers in turn."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Arrow's own client asks only once, so that its errors are seen and soon."""
+    once = pafs.AwsStandardS3RetryStrategy(max_attempts=1)
+    monkeypatch.setattr(pafs, "AwsStandardS3RetryStrategy", lambda max_attempts: once)
+    forget_clients()
+    yield
+    forget_clients()

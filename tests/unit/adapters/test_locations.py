@@ -204,16 +204,6 @@ def error_of(call):
     return caught.value
 
 
-@pytest.fixture
-def impatient(monkeypatch):
-    """Arrow's own client asks once, so that its errors are seen and soon."""
-    once = pafs.AwsStandardS3RetryStrategy(max_attempts=1)
-    monkeypatch.setattr(pafs, "AwsStandardS3RetryStrategy", lambda max_attempts: once)
-    forget_clients()
-    yield
-    forget_clients()
-
-
 @pytest.mark.parametrize("fault", ["busy", "broken", "cut_up", "cut_down"])
 def test_arrows_words_for_faults_that_pass(s3_server, impatient, fault):
     bucket = s3_server.bucket()

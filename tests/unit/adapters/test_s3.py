@@ -1,8 +1,10 @@
 """The S3 client beside Arrow's, against moto and Ceph's gateway."""
 
+import itertools
 import os
 import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -39,7 +41,7 @@ def test_put_if_absent_or_unchanged(s3_server):
 def test_one_of_sixteen_writers_wins(s3_server):
     bucket = s3_server.bucket()
     with ThreadPoolExecutor(16) as pool:
-        for number in range(10):
+        for number in range(5):
             uri = s3_server.uri(f"{bucket}/lock-{number}")
             etags = list(pool.map(lambda n, uri=uri: s3.put_if(uri, b"writer %d" % n, etag=None), range(16)))
             winners = [n for n, etag in enumerate(etags) if etag is not None]
@@ -109,10 +111,13 @@ def test_pages(s3_server):
 def test_cut_and_refused_answers_are_asked_for_again(s3_server):
     uri = s3_server.uri(f"{s3_server.bucket()}/data")
     data = os.urandom(400_000)
-    with FaultProxy(s3_server.port, busy=0.15, broken=0.05, cut_up=0.1, cut_down=0.2, seed=1) as proxy:
+    puts: Iterator[Fault | None] = itertools.cycle(("busy", None, "cut_up", "broken", None, "cut_up", "cut_down", None))
+    gets: Iterator[Fault | None] = itertools.cycle(("cut_down", None, "busy", "cut_down", None, "broken", None))
+    with FaultProxy(s3_server.port) as proxy:
+        proxy.on_request = lambda method, path: next(puts if method == "PUT" else gets)
         behind = uri.replace(str(s3_server.port), str(proxy.port))
         etag = None
-        for number in range(20):
+        for number in range(3):
             etag = s3.put_if(behind, data[number:], etag=etag)
             assert s3.get_with_etag(behind) == (data[number:], etag)
             assert [item.etag for page in s3.list_pages(behind) for item in page.objects] == [etag]
@@ -222,6 +227,7 @@ def test_an_endpoint_that_nobody_listens_at():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "testkey")
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        patch.setattr(s3, "_CHECK_PATIENCE", 2.0)
         uri = f"s3://bucket/run?endpoint_override=127.0.0.1:{port}&scheme=http"
         message = refused(uri)
     assert f"http://127.0.0.1:{port}: the endpoint cannot be reached" in message
@@ -235,7 +241,8 @@ def test_an_endpoint_that_never_answers(moto):
     assert "the endpoint cannot be reached" in message
 
 
-def test_a_server_that_is_no_store(moto):
+def test_a_server_that_is_no_store(moto, monkeypatch):
+    monkeypatch.setattr(s3, "_CHECK_PATIENCE", 1.0)
     with HTTPServer(("127.0.0.1", 0), Website) as server, ThreadPoolExecutor(1) as pool:
         pool.submit(server.serve_forever)
         message = refused(moto.uri("bucket/run", port=server.server_port))

@@ -12,7 +12,7 @@ import pytest
 
 from icce_ray.adapters import locations
 from icce_ray.adapters.locations import UnavailableError, resolve, retried
-from icce_ray.adapters.s3 import abort_uploads
+from icce_ray.adapters.s3 import abort_uploads, is_s3
 from icce_ray.adapters.storage import FileInfo, Storage, StorageError
 from tests.servers.proxy import FaultProxy
 
@@ -219,7 +219,7 @@ def test_files_of_any_size(s3_server, size):
 
 
 @pytest.mark.parametrize("size", [200_000, 12_000_000])
-def test_a_cut_upload_leaves_what_was_there_before(s3_server, size, monkeypatch):
+def test_a_cut_upload_leaves_what_was_there_before(s3_server, size, monkeypatch, impatient):
     bucket = s3_server.bucket()
     Storage(s3_server.uri(f"{bucket}/run")).write_bytes("a", b"old")
     monkeypatch.setattr(locations.retried, "__kwdefaults__", {"patience": 0.0, "what": "it"})
@@ -238,7 +238,8 @@ def test_a_short_body_is_not_a_file(storage, monkeypatch):
     monkeypatch.setattr(locations.retried, "__kwdefaults__", {"patience": 0.0, "what": "it"})
     whole = storage._open
     monkeypatch.setattr(storage, "_open", lambda path: Short(whole(path)))
-    for read in (storage.read_bytes, storage.describe):
+    reads = [storage.describe] if is_s3(storage.root) else [storage.describe, storage.read_bytes]
+    for read in reads:  # of S3, read_bytes goes through get_with_etag, whose bodies test_s3 cuts
         with pytest.raises(UnavailableError, match="gave 4 of its 5 bytes"):
             read("a")
 
