@@ -15,6 +15,7 @@ _REASONS = {
     "ExpiredToken": "the session token has expired; log in again, or renew AWS_SESSION_TOKEN with both keys",
     "InvalidToken": "the session token is not valid; renew AWS_SESSION_TOKEN, or unset it for long-lived keys",
     "NoSuchBucket": "there is no such bucket; create it, or correct its name, region or endpoint",
+    "404": "there is no such bucket, or what answers there is no S3 store; correct the bucket or endpoint_override",
     "AccessDenied": "access is denied to these credentials; grant {needs}, or use others",
     "RequestTimeTooSkewed": "this machine's clock differs too much from the store's; set it by NTP",
     "PermanentRedirect": "the bucket lies in another region; add ?region=... or correct it",
@@ -24,7 +25,7 @@ _REASONS = {
     "500": "the server failed, or what answers there is no S3 store; look at the server, or correct endpoint_override",
     "QuotaExceeded": "the store's quota is used up; free space or raise the quota",
 }
-_REASONS |= {"403": _REASONS["AccessDenied"], "404": _REASONS["NoSuchBucket"], "301": _REASONS["PermanentRedirect"]}
+_REASONS |= {"403": _REASONS["AccessDenied"], "301": _REASONS["PermanentRedirect"]}
 _REASONS |= {"AllAccessDisabled": _REASONS["AccessDenied"], "ExpiredTokenException": _REASONS["ExpiredToken"]}
 
 _READ = "s3:ListBucket and s3:GetObject"
@@ -69,7 +70,7 @@ def _without_answer(error: Exception) -> str:
         ),
         (
             (known.HTTPClientError, known.EndpointConnectionError),
-            "the endpoint cannot be reached; correct endpoint_override, or start the store",
+            "the endpoint cannot be reached; look at the network and endpoint_override, or start the store",
         ),
     ]
     for kind, reason in kinds:

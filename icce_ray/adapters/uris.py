@@ -30,8 +30,9 @@ def refuse_secrets(uri: str) -> str:
         return uri
     try:
         parts = urlsplit(uri)
-    except ValueError as error:  # such as an unclosed [; the reason may quote the URI
-        raise LocationError("the location is no URI; its part before the path cannot be read") from error
+    except ValueError:  # such as an unclosed [
+        # Not `from` the reason, which may quote a secret.
+        raise LocationError("the location is no URI; its part before the path cannot be read") from None
     user = parts.netloc.rpartition("@")[0]
     # abfs://container@account and gs://anonymous@bucket are no secrets. A secret may hold a "/", which then ends the
     # host early.

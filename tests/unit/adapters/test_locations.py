@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import time
+import traceback
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -43,6 +44,7 @@ SECRET = "hunter2"
         f"https://host/a.png?sv=2024&sig={SECRET}",
         f"https://host/a.png#access_token={SECRET}",
         f"https://[{SECRET}",
+        f"https://a:{SECRET}\u2100@host/a",  # whose normal form holds a "/", which urlsplit refuses and quotes
         *(
             f"s3://bucket/a?region=x&{name}={SECRET}"
             for name in (
@@ -56,7 +58,7 @@ def test_credentials_are_refused_without_repeating_them(uri):
     for call in (refuse_secrets, resolve):
         with pytest.raises(LocationError) as caught:
             call(uri)
-        assert SECRET not in str(caught.value)
+        assert SECRET not in "".join(traceback.format_exception(caught.value)).replace(__file__, "")
 
 
 @pytest.mark.parametrize(
