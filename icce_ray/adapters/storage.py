@@ -31,6 +31,7 @@ from icce_ray.adapters.locations import (
     resolve,
     retried,
 )
+from icce_ray.adapters.s3 import get_with_etag, is_s3
 
 __all__ = ["FileInfo", "Storage", "StorageError"]
 
@@ -109,7 +110,12 @@ class Storage:
         return self._retried(path, lambda: self._open(path))
 
     def read_bytes(self, path: str) -> bytes:
-        """The whole file."""
+        """The whole file, as it was at one moment, also while another process replaces it."""
+        if is_s3(self.root):  # Arrow asks for the size first and then for so many bytes, of whatever is there by then
+            found = get_with_etag(self.uri(path))
+            if found is None:
+                raise FileNotFoundError(f"there is no file {self.uri(path)}")
+            return found[0]
 
         def read() -> bytes:
             with self._open(path) as file:

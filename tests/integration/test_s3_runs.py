@@ -1,4 +1,4 @@
-"""Runs whose images and artifacts lie in a bucket: killed at every point, behind a line that fails, without a server."""
+"""Runs in a bucket: killed at every point, behind a line that fails, with a server that dies."""
 
 import threading
 import time
