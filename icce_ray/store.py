@@ -33,7 +33,8 @@ ARTIFACTS = {
     "predict": "predictions",
 }
 #: Directories that a stage writes besides the one with its marker.
-FURTHER_ARTIFACTS = {"heads": ("head_labels",)}
+HEAD_LABELS = "head_labels"
+FURTHER_ARTIFACTS = {"heads": (HEAD_LABELS,)}
 MARKER = "_manifest.json"
 RUN_FILE = "run.yaml"
 PREDICTION_FILE = "prediction.yaml"

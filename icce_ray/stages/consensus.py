@@ -20,10 +20,9 @@ from icce_ray.core.consensus.clusters import collapse
 from icce_ray.core.consensus.ensemble import best_method, candidate, settle
 from icce_ray.core.consensus.partitioning import ConsensusSizeError
 from icce_ray.settings import Settings
-from icce_ray.stages import heads
 from icce_ray.stages.cluster import Resources, run_bounded
 from icce_ray.stages.rows import FeatureRows, matrix
-from icce_ray.store import ARTIFACTS, RunError, Store
+from icce_ray.store import ARTIFACTS, HEAD_LABELS, RunError, Store
 
 ARTIFACT = ARTIFACTS["consensus"]
 SCORES = "consensus/scores.json"
@@ -114,7 +113,7 @@ def _keep(root: str, method: str, clusters: int) -> tuple[list[FileInfo], dict[s
 
 def head_labels(store: Store) -> np.ndarray:
     """Labels of all images under all heads, int32[N, H], in the order of image_id."""
-    files = store.require("heads").rows_of(heads.LABELS)
+    files = store.require("heads").rows_of(HEAD_LABELS)
     return np.concatenate([matrix(store.storage.read_table(info.path, ["labels"])["labels"]) for info in files])
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import ray
 
 from icce_ray.adapters.backbones import BackboneInfo, describe_backbone
 from icce_ray.adapters.progress import StageProgress
@@ -16,9 +13,10 @@ from icce_ray.adapters.sources import FeatureSource, Source, SourceSpec, open_so
 from icce_ray.adapters.storage import FileInfo
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
 from icce_ray.stages import images
-from icce_ray.stages.cluster import Resources, run_bounded
+from icce_ray.stages.cluster import Resources
 from icce_ray.stages.listing import found_source
 from icce_ray.stages.rows import OK, REJECT
+from icce_ray.stages.shards import described, files_of, rejects, write_chunk
 from icce_ray.store import RunError, Store
 
 
@@ -119,76 +117,6 @@ def write_features(table: pa.Table, *, root: str) -> pa.Table:
     return write_chunk(
         table, root=root, ok_artifact=OK, reject_artifact=REJECT, dropped=("chunk", "chunk_rows", "reason", "detail")
     )
-
-
-def write_chunk(
-    table: pa.Table, *, root: str, ok_artifact: str, reject_artifact: str, dropped: tuple[str, ...]
-) -> pa.Table:
-    """Write accepted and rejected rows of each chunk; returns its row of counts and files for the driver.
-
-    A chunk of which rows are missing is an error: its shard would look complete without them.
-    """
-    written = []
-    for chunk in table["chunk"].unique().to_pylist():
-        rows = table.filter(pc.field("chunk") == chunk)
-        if len(rows) != rows["chunk_rows"][0].as_py():
-            raise RunError(f"chunk {chunk} came with {len(rows)} of {rows['chunk_rows'][0]} images; report this")
-        written.append(_write_one(rows, chunk, root, ok_artifact, reject_artifact, dropped))
-    return pa.Table.from_pylist(written)
-
-
-def _write_one(
-    table: pa.Table, chunk: int, root: str, ok_artifact: str, reject_artifact: str, dropped: tuple[str, ...]
-) -> dict[str, Any]:
-    storage = Store(root).storage
-    ok = table.filter(pc.field("reason").is_null()).drop_columns(list(dropped))
-    bad = table.filter(pc.field("reason").is_valid()).select(["image_id", "uri", "key", "reason", "detail"])
-    files = []
-    if len(bad):
-        files.append(storage.write_table(Store.part(reject_artifact, chunk), bad))
-    files.append(storage.write_table(Store.part(ok_artifact, chunk), ok))
-    return {
-        "ok": len(ok),
-        "rejected": len(bad),
-        "path": [info.path for info in files],
-        "rows": [info.rows for info in files],
-        "bytes": [info.bytes for info in files],
-        "sha256": [info.sha256 for info in files],
-    }
-
-
-def files_of(row: dict[str, Any]) -> list[FileInfo]:
-    """The files that a row of `write_chunk` tells of."""
-    columns = zip(row["path"], row["rows"], row["bytes"], row["sha256"], strict=True)
-    return [FileInfo(path=path, rows=int(rows), bytes=int(size), sha256=digest) for path, rows, size, digest in columns]
-
-
-@ray.remote(num_cpus=0.25)
-def _describe(root: str, path: str) -> FileInfo:
-    return Store(root).storage.describe(path)
-
-
-def described(store: Store, artifacts: list[str], known: set[str]) -> list[FileInfo]:
-    """Files of earlier, killed attempts: there already, so hashed by reading them."""
-    paths = [name for artifact in artifacts for name, _ in store.storage.list(artifact)]
-    paths = [path for path in paths if path.endswith(".parquet") and path not in known]
-    found: list[FileInfo] = []
-    run_bounded(
-        lambda index: _describe.remote(store.root, paths[index]), range(len(paths)), limit=32, on_result=found.append
-    )
-    return found
-
-
-def rejects(store: Store, paths: list[str], most: int = 20) -> tuple[Counter[str], list[dict[str, Any]]]:
-    """Rejects by reason, and the first few of them by image_id."""
-    reasons: Counter[str] = Counter()
-    first: list[dict[str, Any]] = []
-    for path in sorted(paths):
-        table = store.storage.read_table(path)
-        reasons.update(table["reason"].to_pylist())
-        if len(first) < most:
-            first += table.slice(0, most - len(first)).to_pylist()
-    return reasons, first
 
 
 def check_enough(store: Store, clusters: int) -> None:

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, get_device
 
 from icce_ray.adapters.progress import StageProgress
 from icce_ray.adapters.storage import FileInfo
@@ -21,18 +19,20 @@ from icce_ray.stages import neighbors
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.reporting import Report, relayed
 from icce_ray.stages.rows import FeatureRows, list_column
-from icce_ray.store import RunError, Store, checkpoint_of
+from icce_ray.store import HEAD_LABELS, RunError, Store, checkpoint_of
 
 CHECKPOINT = checkpoint_of("heads")
 HEADS = "heads/heads.safetensors"
 LOSSES = "heads/losses.parquet"
-LABELS = "head_labels"
 
 
 def run(
     settings: Settings, store: Store, resources: Resources, progress: StageProgress
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Train all heads, from the last checkpoint if there is one, and label all images with each."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig  # two seconds, which no other stage should pay
+    from ray.train.torch import TorchTrainer
+
     rows = FeatureRows.of(store)
     if len(rows) > settings.heads.max_images:
         raise RunError(
@@ -65,7 +65,7 @@ def run(
             run_config=RunConfig(name="heads", storage_path=notes, failure_config=FailureConfig(max_failures=3)),
         )
         trainer.fit()
-    names = [HEADS, LOSSES, *(name for name, _ in store.storage.list(LABELS))]
+    names = [HEADS, LOSSES, *(name for name, _ in store.storage.list(HEAD_LABELS))]
     files = [store.storage.describe(name) for name in names]
     summary = summary_of(store.storage.read_table(LOSSES))
     best = summary["best_head"]
@@ -89,6 +89,8 @@ def summary_of(losses: pa.Table) -> dict[str, Any]:
 
 def _train(config: dict[str, Any]) -> None:
     """Worker of Ray Train: everything in the device's memory, a checkpoint every few epochs."""
+    from ray.train.torch import get_device
+
     torch.set_num_threads(config["threads"])
     store, rows, settings = Store(config["root"]), config["rows"], dict(config["heads"])
     every = settings.pop("checkpoint_epochs")
@@ -144,4 +146,4 @@ def _finish(store: Store, rows: FeatureRows, trainer: HeadTrainer, history: np.n
     for index, (start, stop) in enumerate(rows.blocks()):
         labels = trainer.labels(trainer.features[start:stop]).cpu().numpy()
         part = rows.table(start, stop, ["image_id", "key"]).append_column("labels", list_column(labels))
-        store.storage.write_table(Store.part(LABELS, index), part)
+        store.storage.write_table(Store.part(HEAD_LABELS, index), part)

@@ -16,8 +16,6 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import ray
-import ray.data
 
 from icce_ray.adapters.decode import Reject, decode
 from icce_ray.adapters.sources import FeatureSource, SourceSpec, open_source
@@ -48,6 +46,8 @@ def stream(
     `image_size` is 0 for a source of features. `labeller` is a run whose classifier labels the features in the actor;
     without it they are written.
     """
+    import ray.data  # here and below: workers of other stages import this module's neighbours, and this takes a second
+
     cluster_cpus = ray.cluster_resources().get("CPU", 1)
     count = actors or (resources.gpus if resources.device == "cuda" else min(MAX_CPU_ACTORS, resources.cores))
     count = max(1, min(count, len(chunks)))
@@ -94,6 +94,8 @@ def stream(
 @contextlib.contextmanager
 def _whole_blocks() -> Iterator[None]:
     """Ray Data neither splits nor reports on blocks while a chunk must stay one."""
+    import ray.data
+
     context = ray.data.DataContext.get_current()
     before = (context.target_max_block_size, context.enable_progress_bars)
     context.target_max_block_size, context.enable_progress_bars = None, False

@@ -20,8 +20,8 @@ from icce_ray.core import neighbors as core
 from icce_ray.core import search as exact
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources, run_files
-from icce_ray.stages.embed import described
 from icce_ray.stages.rows import FeatureRows
+from icce_ray.stages.shards import described
 from icce_ray.stages.truth import truth_of_rows
 from icce_ray.store import ARTIFACTS, Store
 

@@ -13,9 +13,10 @@ from icce_ray.adapters.sources import FeatureSource, Source, SourceSpec
 from icce_ray.adapters.storage import FileInfo
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
 from icce_ray.stages.cluster import Resources, run_files
-from icce_ray.stages.embed import described, through_backbone, write_chunk
+from icce_ray.stages.embed import through_backbone
 from icce_ray.stages.labelling import Labeller
 from icce_ray.stages.rows import OK, FeatureRows, matrix
+from icce_ray.stages.shards import described, write_chunk
 from icce_ray.store import ARTIFACTS, RunError, Store
 
 ARTIFACT = ARTIFACTS["predict"]

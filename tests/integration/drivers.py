@@ -82,11 +82,16 @@ class Driver:
             )
 
     def kill_when(self, condition, what, poll=POLL):
-        """Kill the driver the moment something happens; a cluster of its own must go with it."""
+        """Kill the driver the moment something happens; False if it ended before that was seen.
+
+        A cluster of its own must go with it.
+        """
 
         def happened():
-            assert self.process.poll() is None, f"the driver ended before {what}:\n{self.log.read_text()}"
-            return condition()
+            if self.process.poll() is None:
+                return condition()
+            assert condition(), f"the driver ended before {what}:\n{self.log.read_text()}"
+            return True
 
         try:
             wait_for(happened, what, poll)
@@ -96,6 +101,7 @@ class Driver:
             self.agents |= {pid: theirs.pop(pid) for pid in list(theirs) if name_of(pid).startswith(AGENTS)}
             self.process.wait()
         wait_for(lambda: not left_of(theirs), f"the end of the killed driver's processes {theirs}")
+        return self.process.returncode == -signal.SIGKILL
 
     def finish(self):
         assert self.process.wait(timeout=PATIENCE) == 0, self.log.read_text()

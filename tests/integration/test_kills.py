@@ -111,8 +111,8 @@ def kill_at_every_point(settings, folder, agents, address=None, poll=0.004):
     for what, happened in points(store, folder):
         if happened():  # the driver before got further than where it should have died
             continue
-        Driver(settings, folder, agents, address).kill_when(happened, what, poll)
-        reached.append(what)
+        if Driver(settings, folder, agents, address).kill_when(happened, what, poll):
+            reached.append(what)
         changed = {path for path, stamp in kept.items() if stamps(store).get(path) != stamp}
         assert not changed, f"written again, though finished before {what}: {changed}"
         kept = stamps(store)

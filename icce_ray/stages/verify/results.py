@@ -14,7 +14,7 @@ from icce_ray.stages import consensus, heads
 from icce_ray.stages.labelling import DESCRIPTION, WEIGHTS
 from icce_ray.stages.verify.images import check_names, same_ids
 from icce_ray.stages.verify.reading import Manifest, Unfit, columns, document, fit, is_matrix, rows
-from icce_ray.store import Marker, Store
+from icce_ray.store import HEAD_LABELS, Marker, Store
 
 #: Artifacts of one label an image: their stage, the share that comes with it, and the marker's figure of class sizes.
 LABELLED = {
@@ -27,20 +27,20 @@ _ROUNDING = 1e-5  # a float32 probability may come out a little above one
 def check_head_labels(store: Store, marker: Marker, ids: np.ndarray, settings: Settings) -> Iterator[str]:
     """A label in range from every head for every image."""
     seen = [np.empty(0, np.int64)]
-    for info in marker.rows_of(f"{heads.LABELS}/"):
+    for info in marker.rows_of(f"{HEAD_LABELS}/"):
         try:
             table = columns(
-                store, heads.LABELS, info.path, image_id=pa.types.is_int64, labels=is_matrix(pa.types.is_int32)
+                store, HEAD_LABELS, info.path, image_id=pa.types.is_int64, labels=is_matrix(pa.types.is_int32)
             )
         except Unfit as error:
             yield str(error)
             return
         seen.append(table["image_id"].to_numpy())
         if table["labels"].type.list_size != settings.heads.heads:
-            yield f"{heads.LABELS}: {info.path} has {table['labels'].type.list_size} labels, not {settings.heads.heads}"
+            yield f"{HEAD_LABELS}: {info.path} has {table['labels'].type.list_size} labels, not {settings.heads.heads}"
         elif len(table):
-            yield from _in_range(heads.LABELS, info.path, rows(table["labels"]), settings.clusters)
-    yield from same_ids(heads.LABELS, np.concatenate(seen), ids)
+            yield from _in_range(HEAD_LABELS, info.path, rows(table["labels"]), settings.clusters)
+    yield from same_ids(HEAD_LABELS, np.concatenate(seen), ids)
 
 
 def check_labels(
