@@ -56,6 +56,7 @@ def cluster():
     """Ray for this package: more logical CPUs than the machine has, since Ray's helpers hold fractions of them."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    os.environ |= {"RAY_prestart_worker_first_driver": "0"}  # else six workers start at once on two cores
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     with aws_environment():  # Ray's workers take the environment of now: servers that tests start later have these keys
         ray.init(address="local", num_cpus=6, num_gpus=0, object_store_memory=250 * 2**20, **options)

@@ -64,18 +64,16 @@ def wait_for(condition, what, poll=POLL):
 
 
 class Driver:
-    """`icce run` in a session of its own, with a Ray cluster of its own or on the one at `address`."""
+    """`icce run` in a process group and with a Ray cluster of its own."""
 
-    def __init__(self, settings, folder, agents, address=None):
-        self.agents, self.alone = agents, address is None
+    def __init__(self, settings, folder, agents):
+        self.agents = agents
         config = settings.model_dump(mode="json", exclude={"source", "out", "clusters", "seed"})
         (folder / "settings.yaml").write_text(yaml.safe_dump(config))
         self.log = folder / "log.txt"
         command = [Path(sys.executable).with_name("icce"), "run", settings.source, "--out", settings.out]
         options = ["--clusters", str(settings.clusters), "--config", str(folder / "settings.yaml")]
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        if address:
-            environment["RAY_ADDRESS"] = address
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, *options], stdout=log, stderr=log, env=environment, start_new_session=True

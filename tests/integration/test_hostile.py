@@ -68,6 +68,22 @@ def test_every_file_ends_as_it_must(source, embedded):
     assert all(row["detail"] for row in rows(embedded, "reject"))
 
 
+def test_every_file_ends_as_it_must_in_a_bucket_too(source, embedded, radosgw):
+    folder, corpus = source
+    bucket = radosgw.bucket()
+    expected = {key: outcome for key, outcome in corpus.outcomes.items() if (folder / key).is_file()}
+    for key in expected:
+        radosgw.client.put_object(Bucket=bucket, Key=f"in/{key}", Body=(folder / key).read_bytes())
+    changes = {"max_pixels": MAX_PIXELS, "reject_budget": 1.0, "rows_per_shard": 50}
+    settings = tiny(radosgw.uri(f"{bucket}/in"), radosgw.uri(f"{bucket}/run"), embed=changes)
+    pipeline.run(settings, last="embed", verbose=False)
+    store = Store(settings.out)
+    found = {row["key"]: "ok" for row in rows(store, "ok")}
+    found |= {row["key"]: row["reason"] for row in rows(store, "reject")}
+    assert found == expected
+    assert list(violations(store)) == []
+
+
 def test_inputs_are_ok_or_rejected_and_nothing_else(source, embedded):
     _, corpus = source
     listed, summary = embedded.require("list").summary, embedded.require("embed").summary

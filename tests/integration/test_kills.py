@@ -25,7 +25,7 @@ OK = "features/status=ok"
 SLOW = {
     "embed": {"image_size": 384, "rows_per_shard": ROWS},
     "neighbors": {"rows_per_shard": 3},
-    "heads": {"epochs": 300, "batch_size": 32, "checkpoint_epochs": 1},
+    "heads": {"epochs": 120, "batch_size": 32, "checkpoint_epochs": 1},
 }
 KEPT = ("manifest", "features", "neighbors", "predictions")
 
@@ -73,9 +73,6 @@ def points(store, folder):
     def has(artifact, count):
         return lambda: len(store.parts(artifact)) >= count
 
-    def there(prefix):
-        return lambda: bool(store.storage.list(prefix))
-
     return [
         ("list, middle", has("manifest", 3)),
         ("embed, start", marked("list")),
@@ -88,10 +85,10 @@ def points(store, folder):
         ("heads, middle", lambda: epoch_of(store, folder) >= 10),
         ("heads, end", has("head_labels", 2)),
         ("consensus, start", marked("heads")),
-        ("consensus, middle", there("consensus/candidates")),
+        ("consensus, middle", lambda: bool(store.storage.list("consensus/candidates"))),
         ("consensus, end", has("consensus", 2)),
         ("classifier, start", marked("consensus")),
-        ("classifier, end", there("classifier/classifier.safetensors")),
+        ("classifier, end", lambda: store.storage.exists("classifier/classifier.safetensors")),
         ("predict, start", marked("classifier")),
         ("predict, middle", has("predictions", 2)),
         ("predict, end", has("predictions", shards)),
@@ -105,18 +102,21 @@ def stamps(store):
     return {info.path: info.mtime_ns for info in store.storage.filesystem.get_file_info(paths)} if paths else {}
 
 
-def kill_at_every_point(settings, folder, agents, address=None, poll=0.004):
-    """Kill one driver after another; the names of the points at which it was one's turn to die."""
+def kill_at_every_point(settings, folder, agents, poll=0.004, only=""):
+    """Kill one driver after another; the points at which it was one's turn to die. `only`: those that end so."""
     store, reached, kept = Store(settings.out), [], {}
     for what, happened in points(store, folder):
+        if not what.endswith(only):
+            continue
         if happened():  # the driver before got further than where it should have died
             continue
-        if Driver(settings, folder, agents, address).kill_when(happened, what, poll):
+        if Driver(settings, folder, agents).kill_when(happened, what, poll):
             reached.append(what)
-        changed = {path for path, stamp in kept.items() if stamps(store).get(path) != stamp}
+        now = stamps(store)
+        changed = {path for path, stamp in kept.items() if now.get(path) != stamp}
         assert not changed, f"written again, though finished before {what}: {changed}"
-        kept = stamps(store)
-    Driver(settings, folder, agents, address).finish()
+        kept = now
+    Driver(settings, folder, agents).finish()
     return reached
 
 

@@ -4,7 +4,6 @@ import threading
 import time
 
 import pytest
-import ray
 
 from icce_ray import pipeline
 from icce_ray.store import Store
@@ -49,12 +48,14 @@ def agents():
     end(found)
 
 
-def test_a_run_killed_at_every_point(radosgw, folder, unbroken, tmp_path, agents):
-    """On a cluster that outlives the driver, as under `ray job submit`."""
+@pytest.mark.parametrize("only", ["middle", pytest.param("", marks=pytest.mark.exhaustive)])
+def test_a_run_killed_at_every_point(radosgw, folder, unbroken, tmp_path, agents, only):
     bucket = filled(radosgw, folder)
     settings = tiny(radosgw.uri(f"{bucket}/in"), radosgw.uri(f"{bucket}/run"), **SLOW)
-    address = ray.get_runtime_context().gcs_address
-    assert_every_stage_was_hit(kill_at_every_point(settings, tmp_path, agents, address, poll=0.02))
+    reached = kill_at_every_point(settings, tmp_path, agents, poll=0.02, only=only)
+    assert len(reached) >= 5
+    if not only:
+        assert_every_stage_was_hit(reached)
     store = Store(settings.out)
     assert_as_if_unbroken(store, unbroken, IMAGES)
     assert not radosgw.client.list_multipart_uploads(Bucket=bucket).get("Uploads")
