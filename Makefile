@@ -13,7 +13,7 @@ demo: $(READY)
 	$(BIN)/icce demo --out demo-run
 
 test: $(READY)
-	$(BIN)/python -m pytest tests/unit tests/numerics \
+	$(BIN)/python -m pytest tests/unit tests/numerics -n 2 --dist loadfile \
 		--cov=icce_ray.core --cov-report=term:skip-covered --cov-fail-under=95
 	$(BIN)/python -m pytest tests/integration tests/e2e
 

@@ -16,6 +16,8 @@ from icce_ray.stages.cluster import QUIET
 from icce_ray.store import Store
 from tests.servers.s3 import aws_environment
 
+from .drivers import end
+
 IMAGES, CLUSTERS = 320, 10
 TINY = {
     "clusters": CLUSTERS,
@@ -33,6 +35,13 @@ TINY = {
         "checkpoint_epochs": 5,
     },
     "classifier": {"iterations": 120, "batch_size": 64},
+}
+SLOW_IMAGES = 160
+# Stages long enough to be killed in: many small shards, large pictures, a checkpoint every epoch.
+SLOW = {
+    "embed": {"image_size": 384, "rows_per_shard": 8},
+    "neighbors": {"rows_per_shard": 3},
+    "heads": {"epochs": 120, "batch_size": 32, "checkpoint_epochs": 1},
 }
 
 
@@ -87,3 +96,27 @@ def copy(finished, tmp_path):
     """The finished run as a test's own."""
     shutil.copytree(finished.root, tmp_path / "run")
     return Store(str(tmp_path / "run"))
+
+
+@pytest.fixture(scope="package")
+def slow_source(tmp_path_factory):
+    """Folder of the images of runs that are killed."""
+    folder = tmp_path_factory.mktemp("slow") / "images"
+    write_digits(folder, SLOW_IMAGES)
+    return folder
+
+
+@pytest.fixture(scope="package")
+def unbroken(cluster, slow_source, tmp_path_factory):
+    """The same run, which nobody disturbed."""
+    settings = tiny(slow_source, tmp_path_factory.mktemp("unbroken") / "run", **SLOW)
+    pipeline.run(settings, verbose=False)
+    return Store(settings.out)
+
+
+@pytest.fixture
+def agents():
+    """Processes that a test must not leave behind."""
+    found = {}
+    yield found
+    end(found)

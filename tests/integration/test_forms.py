@@ -1,6 +1,6 @@
 """The same 500 images in every form of a source, on a local disk and on S3: the same features by key, the same labels.
 
-`test_features...` embeds all of them; the whole run of each is `python -m pytest -m exhaustive tests/integration`.
+Some of them each time, all with `python -m pytest -m "exhaustive or not exhaustive" tests/integration/test_forms.py`.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,15 @@ IMAGES = 500
 SMALL = {"embed": {"rows_per_shard": 128}, "resources": {"embed_actors": 1}}
 PRECOMPUTED = ("features npy", "features parquet")
 ALL = [*forms.FORMS, *PRECOMPUTED]
-#: What is run to its end in every test run; the rest of it is `exhaustive`.
+PLACES = [(where, form) for where in ("local", "s3") for form in ALL]
+#: What is embedded, and what is run to its end, in every test run; all of both are `exhaustive`.
+EMBEDDED = [
+    ("local", "uri table"),
+    ("local", "features parquet"),
+    ("s3", "files"),
+    ("s3", "webdataset"),
+    ("s3", "uris"),
+]
 WHOLE = [("local", "img2dataset"), ("s3", "hugging face"), ("s3", "features npy")]
 
 
@@ -104,9 +112,12 @@ def assert_same_features(store, reference, form):
         assert ours == theirs
 
 
-@pytest.mark.parametrize(
-    ("where", "form"), [(where, form) for where in ("local", "s3") for form in ALL if (where, form) not in WHOLE]
-)
+def some(often):
+    """Every place and form, those that are not run often marked so."""
+    return [pytest.param(*one, marks=[] if one in often else pytest.mark.exhaustive) for one in PLACES]
+
+
+@pytest.mark.parametrize(("where", "form"), some(EMBEDDED))
 def test_features_of_every_form(form, where, images, reference, tmp_path, request):
     source, out = placed(where, form, images, reference, tmp_path, request)
     pipeline.run(tiny(source, out, **SMALL), last="embed", verbose=False)
@@ -114,14 +125,7 @@ def test_features_of_every_form(form, where, images, reference, tmp_path, reques
     assert list(violations(Store(out))) == []
 
 
-@pytest.mark.parametrize(
-    ("where", "form"),
-    [
-        pytest.param(where, form, marks=[] if (where, form) in WHOLE else pytest.mark.exhaustive)
-        for where in ("local", "s3")
-        for form in ALL
-    ],
-)
+@pytest.mark.parametrize(("where", "form"), some(WHOLE))
 def test_labels_of_a_form(form, where, images, reference, tmp_path, request):
     source, out = placed(where, form, images, reference, tmp_path, request)
     pipeline.run(tiny(source, out, **SMALL), verbose=False)

@@ -14,42 +14,14 @@ from safetensors import safe_open
 from icce_ray import pipeline
 from icce_ray.store import ARTIFACTS, Store, checkpoint_of
 
-from .conftest import tiny, write_digits
-from .drivers import Driver, assert_as_if_unbroken, descendants, end, name_of, rows, wait_for
+from .conftest import SLOW, SLOW_IMAGES, tiny
+from .drivers import Driver, assert_as_if_unbroken, descendants, name_of, rows, wait_for
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find processes")
 
-IMAGES, ROWS = 160, 8
 OK = "features/status=ok"
-# Stages long enough to be hit: many small shards, large pictures, a checkpoint every epoch.
-SLOW = {
-    "embed": {"image_size": 384, "rows_per_shard": ROWS},
-    "neighbors": {"rows_per_shard": 3},
-    "heads": {"epochs": 120, "batch_size": 32, "checkpoint_epochs": 1},
-}
+IMAGES, ROWS = SLOW_IMAGES, SLOW["embed"]["rows_per_shard"]
 KEPT = ("manifest", "features", "neighbors", "predictions")
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("kills") / "images"
-    write_digits(folder, IMAGES)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def unbroken(source, tmp_path_factory):
-    settings = tiny(source, tmp_path_factory.mktemp("unbroken") / "run", **SLOW)
-    pipeline.run(settings, verbose=False)
-    return Store(settings.out)
-
-
-@pytest.fixture
-def agents():
-    """Processes that the test must not leave behind."""
-    found = {}
-    yield found
-    end(found)
 
 
 def epoch_of(store, folder):
@@ -125,17 +97,17 @@ def assert_every_stage_was_hit(reached):
     assert {what.split(",")[0] for what in reached} == set(ARTIFACTS), reached
 
 
-def test_a_run_killed_at_every_point(source, unbroken, tmp_path, agents):
-    settings = tiny(source, tmp_path / "run", **SLOW)
+def test_a_run_killed_at_every_point(slow_source, unbroken, tmp_path, agents):
+    settings = tiny(slow_source, tmp_path / "run", **SLOW)
     assert_every_stage_was_hit(kill_at_every_point(settings, tmp_path, agents))
     assert_as_if_unbroken(Store(settings.out), unbroken, IMAGES)
     assert "images were done before" in (tmp_path / "log.txt").read_text()
     assert not list(Path(settings.out).rglob("*.tmp"))
 
 
-def test_killed_workers_are_replaced(source, unbroken, tmp_path):
+def test_killed_workers_are_replaced(slow_source, unbroken, tmp_path):
     """An embedding actor, a task's worker, a shard of the index, the training worker: one of each, while it works."""
-    settings, store = tiny(source, tmp_path / "run", **SLOW), Store(str(tmp_path / "run"))
+    settings, store = tiny(slow_source, tmp_path / "run", **SLOW), Store(str(tmp_path / "run"))
     killed = []
 
     def kill(name, condition, what):

@@ -11,26 +11,12 @@ from tests.servers.proxy import FaultProxy
 from tests.servers.radosgw import RadosGateway, available
 from tests.servers.s3 import S3Server, aws_environment
 
-from .conftest import tiny, write_digits
-from .drivers import assert_as_if_unbroken, end, wait_for
-from .test_kills import IMAGES, SLOW, assert_every_stage_was_hit, kill_at_every_point
+from .conftest import SLOW, tiny
+from .drivers import assert_as_if_unbroken, wait_for
+from .test_kills import IMAGES, assert_every_stage_was_hit, kill_at_every_point
 
 OK = "features/status=ok"
 KEY, SECRET = "testkey", "testsecret"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bucket") / "images"
-    write_digits(folder, IMAGES)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def unbroken(folder, tmp_path_factory):
-    settings = tiny(folder, tmp_path_factory.mktemp("unbroken") / "run", **SLOW)
-    pipeline.run(settings, verbose=False)
-    return Store(settings.out)
 
 
 def filled(server, folder):
@@ -41,16 +27,9 @@ def filled(server, folder):
     return bucket
 
 
-@pytest.fixture
-def agents():
-    found = {}
-    yield found
-    end(found)
-
-
 @pytest.mark.parametrize("only", ["middle", pytest.param("", marks=pytest.mark.exhaustive)])
-def test_a_run_killed_at_every_point(radosgw, folder, unbroken, tmp_path, agents, only):
-    bucket = filled(radosgw, folder)
+def test_a_run_killed_at_every_point(radosgw, slow_source, unbroken, tmp_path, agents, only):
+    bucket = filled(radosgw, slow_source)
     settings = tiny(radosgw.uri(f"{bucket}/in"), radosgw.uri(f"{bucket}/run"), **SLOW)
     reached = kill_at_every_point(settings, tmp_path, agents, poll=0.02, only=only)
     assert len(reached) >= 5
@@ -75,9 +54,9 @@ def assert_no_secret(store, *texts):
             assert SECRET not in str(store.storage.read_table(name).to_pylist())
 
 
-def test_a_line_that_fails(radosgw, folder, unbroken):
+def test_a_line_that_fails(radosgw, slow_source, unbroken):
     """503 on 20 % of the requests, bodies cut up and down on 10 %."""
-    bucket = filled(radosgw, folder)
+    bucket = filled(radosgw, slow_source)
     proxy = FaultProxy(radosgw.port, busy=0.2, cut_up=0.1, cut_down=0.1).start()
     try:
         settings = tiny(*(radosgw.uri(f"{bucket}/{name}", port=proxy.port) for name in ("in", "run")), **SLOW)
@@ -89,14 +68,14 @@ def test_a_line_that_fails(radosgw, folder, unbroken):
     assert_as_if_unbroken(Store(radosgw.uri(f"{bucket}/run")), unbroken, IMAGES)
 
 
-def test_a_server_killed_and_started_again(folder, unbroken, tmp_path):
+def test_a_server_killed_and_started_again(slow_source, unbroken, tmp_path):
     if reason := available():
         pytest.skip(reason)
     gateway = RadosGateway(tmp_path / "ceph", "bluestore").create()
     try:
         with aws_environment():
             server = S3Server("radosgw", gateway.endpoint)
-            bucket = filled(server, folder)
+            bucket = filled(server, slow_source)
             settings = tiny(server.uri(f"{bucket}/in"), server.uri(f"{bucket}/run"), **SLOW)
             away = []
 

@@ -78,7 +78,7 @@ def _divided(uri: str, segment: _Segment) -> list[_Segment]:
 def _in_order(uri: str, segments: list[_Segment]) -> Iterator[Key]:
     """All keys, segment after segment, while those that follow are being listed."""
     stop, todo = threading.Event(), iter(segments)
-    with ThreadPoolExecutor(WIDTH) as pool:
+    with ThreadPoolExecutor(WIDTH, thread_name_prefix="prefix") as pool:
         running: deque[_Segment | _Pages] = deque()
 
         def start() -> None:
