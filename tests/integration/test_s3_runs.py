@@ -54,12 +54,20 @@ def assert_no_secret(store, *texts):
             assert SECRET not in str(store.storage.read_table(name).to_pylist())
 
 
+# The same run in fewer requests: another number of shards or checkpoints changes no label.
+LARGE_SHARDS = {
+    "embed": SLOW["embed"] | {"rows_per_shard": 40},
+    "neighbors": {"rows_per_shard": 80},
+    "heads": SLOW["heads"] | {"checkpoint_epochs": 40},
+}
+
+
 def test_a_line_that_fails(radosgw, slow_source, unbroken):
     """503 on 20 % of the requests, bodies cut up and down on 10 %."""
     bucket = filled(radosgw, slow_source)
     proxy = FaultProxy(radosgw.port, busy=0.2, cut_up=0.1, cut_down=0.1).start()
     try:
-        settings = tiny(*(radosgw.uri(f"{bucket}/{name}", port=proxy.port) for name in ("in", "run")), **SLOW)
+        settings = tiny(*(radosgw.uri(f"{bucket}/{name}", port=proxy.port) for name in ("in", "run")), **LARGE_SHARDS)
         pipeline.run(settings, verbose=False)
         done = dict(proxy.done)
     finally:
