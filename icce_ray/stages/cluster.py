@@ -26,7 +26,7 @@ MIN_LOGICAL_CPUS = 4
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Ray Train looks for the end of a worker this often, not every 2 s
     # Threads of one product wait for each other. Ray's workers yield to every other process (niceness 15) and spin
@@ -47,7 +47,7 @@ def connected() -> Iterator[None]:
     else:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what ends a run is raised, and shown once
         with _stderr_of_c_closed():
             ray.init(
                 address="local",  # else Ray takes the cluster that somebody's `ray start` left on this machine

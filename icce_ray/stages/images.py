@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+from ray.exceptions import RayTaskError
 
 from icce_ray.adapters.decode import Reject, decode
 from icce_ray.adapters.sources import FeatureSource, SourceSpec, open_source
 from icce_ray.settings import EmbedSettings
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.rows import list_column, matrix
-from icce_ray.store import ARTIFACTS, Store
+from icce_ray.store import ARTIFACTS, RunError, Store
 
 READ_THREADS = 8  # a task waits for storage most of the time; Pillow releases the interpreter's lock as well
 MAX_CPU_ACTORS = 4  # each holds the weights
@@ -88,7 +90,16 @@ def stream(
             )
             .map_batches(write, batch_size=None, batch_format="pyarrow", num_cpus=0.25, fn_kwargs={"root": root})
         )
-        yield from dataset.iter_rows()
+        try:
+            yield from dataset.iter_rows()
+        except RayTaskError as error:
+            raise _as_it_was(error) from error
+
+
+def _as_it_was(error: RayTaskError) -> Exception:
+    """The error of ours that ended a task, which Ray Data hands on as text only; any other as it came."""
+    told = re.findall(r"^icce_ray\.[\w.]+Error: (.+)$", str(error), re.MULTILINE)
+    return RunError(told[-1]) if told else error
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ def fetch(location: str, path: str = "", *, max_bytes: int, patience: float = 60
     """
     try:
         filesystem, full = _full(location, path)
-        return retried(lambda: _whole(filesystem, full, max_bytes), patience=patience)
+        return retried(lambda: _whole(filesystem, full, max_bytes), patience=patience, what=path or location)
     except Reject as reject:
         return reject
     except UnavailableError:
