@@ -147,6 +147,9 @@ class RunLock:
         self._mine = Holder.new(self._command)
         self._version = self._acquire()
         self._confirmed = time.monotonic()
+        self._deaf = self._on_main and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        if self._deaf:  # as a shell starts commands in the background
+            signal.signal(signal.SIGINT, self._heed_loss)
         self._heart = threading.Thread(target=self._beat, name="run-lock", daemon=True)
         self._heart.start()
         try:
@@ -261,6 +264,11 @@ class RunLock:
         if self._on_main and not self._over.is_set():
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
+    def _heed_loss(self, *_: object) -> None:
+        """SIGINT where it was ignored: still ignored, but for our own."""
+        if self._lost is not None:
+            raise KeyboardInterrupt
+
     def _renew(self) -> None:
         with self._turn:
             if self._lost is not None:
@@ -296,6 +304,8 @@ class RunLock:
     def _release(self) -> None:
         self._over.set()
         self._heart.join(timeout=self._renew_every)
+        if self._deaf:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         for _ in range(3):  # a renewal on its way may still change the version
             if self._lost is not None or conditional.remove(self._uri, self._version):
                 return

@@ -26,7 +26,9 @@ QUICK = {"renew_every": 0.1, "expiry": 0.6}
 
 #: Holds the lock of a run until it is killed, its standard input ends, or the lock is lost.
 HOLD = """
-import sys
+import signal, sys
+# A shell has commands in the background ignore Ctrl-C; whoever runs these tests may be one.
+signal.signal(signal.SIGINT, signal.SIG_IGN if sys.argv[3] == "background" else signal.default_int_handler)
 from icce_ray.lock import RunLock
 from icce_ray.store import RunError
 try:
@@ -76,8 +78,8 @@ def holding():
     """Starts processes that hold a run."""
     started = []
 
-    def hold(root, renew_every=0.2):
-        command = [sys.executable, "-c", HOLD, root, str(renew_every)]
+    def hold(root, renew_every=0.2, where="foreground"):
+        command = [sys.executable, "-c", HOLD, root, str(renew_every), where]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         started.append(process)
         return process
@@ -273,8 +275,9 @@ def test_one_of_many_takes_what_has_expired(root):
 # -- taking over ---------------------------------------------------------------------------------------------------
 
 
-def test_the_first_stops_when_it_is_taken_over(shared_root, holding):
-    process, said = holding(shared_root), []
+@pytest.mark.parametrize("where", ["foreground", "background"])
+def test_the_first_stops_when_it_is_taken_over(shared_root, holding, where):
+    process, said = holding(shared_root, where=where), []
     assert process.stdout.readline() == "held\n"
     with RunLock(shared_root, take_over=True, say=said.append, command="icce predict") as lock:
         last = process.stdout.readline()  # it was waiting for something else and is interrupted
