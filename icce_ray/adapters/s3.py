@@ -119,6 +119,15 @@ def get_with_etag(uri: str) -> tuple[bytes, str] | None:
             answer = client.get_object(Bucket=bucket, Key=key)
         except client.exceptions.NoSuchKey:
             return None
+        except client.exceptions.ClientError as error:
+            status = error.response["ResponseMetadata"].get("HTTPStatusCode")
+            if status != 404 or code_of(error) == "NoSuchBucket":
+                raise
+            # A 404 without its reason, as when the answer's body is cut: the listing knows whether it is the key.
+            listed = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+            if not listed or listed[0]["Key"] != key:
+                return None
+            raise ConnectionError(f"404 for {uri}, which the listing has") from error
         # Not `with answer["Body"]`: that is the bare stream, whose errors for a body that was cut botocore cannot name.
         with closing(answer["Body"]) as body:
             return body.read(), answer["ETag"].strip('"')

@@ -278,3 +278,14 @@ def test_bad_uris_are_refused_before_anything_is_asked():
         with pytest.raises(LocationError) as caught:
             s3.client_of(uri)
         assert "hunter2" not in str(caught.value)
+
+
+def test_a_missing_object_whose_answer_is_cut(s3_server):
+    """The body of a 404 says whether it is the key or the bucket that is missing; without it the listing is asked."""
+    bucket = s3_server.bucket()
+    proxy = FaultProxy(s3_server.port).start()
+    try:
+        proxy.on_request = lambda method, path: (404, "") if "nothing" in path.split("?")[0] else None
+        assert s3.get_with_etag(s3_server.uri(f"{bucket}/nothing", port=proxy.port)) is None
+    finally:
+        proxy.stop()
