@@ -155,6 +155,7 @@ class RunLock:
         try:
             if self.settle and s3.is_s3(self._uri):  # what the former holder was uploading is still paid for
                 s3.abort_uploads(self._folder())
+            Storage(self.root).sweep()
         except BaseException:
             self._release()
             raise

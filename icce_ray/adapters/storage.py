@@ -39,6 +39,7 @@ T = TypeVar("T")
 Listing = list[tuple[str, int]]
 
 _TEMPORARY = re.compile(r"^\..*\.tmp$")
+_UNFINISHED = re.compile(r"^\.[0-9a-f]{32}\.tmp$")
 _CHUNK = 8 << 20
 
 
@@ -198,6 +199,18 @@ class Storage:
         """Remove one file; none there is fine, so that a clean-up may run twice."""
         with contextlib.suppress(FileNotFoundError):
             self._retried(path, lambda: self._fs.delete_file(self.full_path(path)))
+
+    def sweep(self) -> int:
+        """Delete what killed writers left under temporary names on a local disk; returns how many files.
+
+        Only for who alone writes here: a write that is under way loses its file.
+        """
+        if not self._local:
+            return 0
+        left = [path for path in Path(self._path).rglob(".*.tmp") if _UNFINISHED.match(path.name)]
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
 
     def delete_tree(self, path: str) -> None:
         """Remove a folder or prefix with all it holds; none there is fine. Never the root itself."""

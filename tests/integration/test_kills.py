@@ -102,6 +102,7 @@ def test_a_run_killed_at_every_point(slow_source, unbroken, tmp_path, agents):
     assert_every_stage_was_hit(kill_at_every_point(settings, tmp_path, agents))
     assert_as_if_unbroken(Store(settings.out), unbroken, IMAGES)
     assert "images were done before" in (tmp_path / "log.txt").read_text()
+    assert not list(Path(settings.out).rglob("*.tmp"))
 
 
 def test_killed_workers_are_replaced(slow_source, unbroken, tmp_path):

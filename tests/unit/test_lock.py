@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -289,6 +290,19 @@ def test_the_first_stops_when_it_is_taken_over(shared_root, holding, where):
     assert len(said) == 1
     assert "--take-over ends: taken over" in said[0]
     assert files(shared_root) == []
+
+
+def test_what_a_killed_writer_left_is_swept(local, holding):
+    process = holding(local)
+    assert process.stdout.readline() == "held\n"
+    process.kill()
+    process.wait()
+    for folder, name in (("", ".0123456789abcdef0123456789abcdef.tmp"), ("features", f".{'f' * 32}.tmp")):
+        (Path(local) / folder).mkdir(exist_ok=True)
+        (Path(local) / folder / name).write_bytes(b"half of a shard")
+    (Path(local) / ".notes.tmp").write_bytes(b"somebody's own")
+    with RunLock(local):
+        assert [path.name for path in Path(local).rglob("*.tmp") if "guard" not in path.name] == [".notes.tmp"]
 
 
 def test_the_first_learns_of_it_at_its_next_check(root):
