@@ -151,7 +151,7 @@ def predict(
 @app.command()
 def evaluate(
     run: Run,
-    labels: Annotated[str, typer.Option(help="CSV or Parquet with label and one of uri, path, image_id.")],
+    labels: Annotated[str, typer.Option(help="CSV or Parquet with label and one of uri, key, path, image_id.")],
     predictions: Annotated[str | None, typer.Option(help="Output of `icce predict`, scored as unseen images.")] = None,
     kmeans: Annotated[bool, typer.Option("--kmeans", help="Also k-means on the same features (best of 10).")] = False,
     take_over: TakeOver = False,
