@@ -1,6 +1,6 @@
 """The whole run, stage by stage, in the order of the paper. Read this first.
 
-    list -> embed -> neighbors -> heads -> consensus -> classifier -> predict          (evaluate, where labels exist)
+    list -> embed -> sample -> neighbors -> heads -> consensus -> classifier -> predict   (evaluate, with labels)
 
 Stages hand over artifacts under the run's directory and nothing else, so that each may be skipped when its marker
 stands and a killed run is resumed by the same command. `icce`, the jobs and `icce_ray.run` all come here.
@@ -17,7 +17,7 @@ from icce_ray.adapters.progress import Display, Silent, StageProgress, silent
 from icce_ray.adapters.sources import Source, SourceSpec, find_source
 from icce_ray.lock import RunLock
 from icce_ray.settings import ListSettings, ResourceSettings, Settings
-from icce_ray.stages import classifier, consensus, embed, evaluate, heads, listing, neighbors, predict
+from icce_ray.stages import classifier, consensus, embed, evaluate, heads, listing, neighbors, predict, sample
 from icce_ray.stages.cluster import Resources, check_device, connected, resources
 from icce_ray.stages.embed import described_input
 from icce_ray.stages.truth import read_truth
@@ -25,6 +25,7 @@ from icce_ray.store import ARTIFACTS, Marker, RejectBudgetError, RunError, Store
 
 STAGES = {
     "embed": embed.run,
+    "sample": sample.run,
     "neighbors": neighbors.run,
     "heads": heads.run,
     "consensus": consensus.run,

@@ -26,6 +26,7 @@ from icce_ray.version import __version__
 ARTIFACTS = {
     "list": "manifest",
     "embed": "features",
+    "sample": "sample",
     "neighbors": "neighbors",
     "heads": "heads",
     "consensus": "consensus",
@@ -44,6 +45,7 @@ METRICS_FILE = "metrics.json"
 _DEPENDS = {
     "list": ("source", "list"),
     "embed": ("embed",),
+    "sample": ("heads.max_images", "heads.sample_seed"),
     "neighbors": ("clusters", "neighbors"),
     "heads": ("clusters", "seed", "heads"),
     "consensus": ("clusters", "seed", "consensus"),
@@ -144,6 +146,11 @@ class Store:
             for artifact in (ARTIFACTS[later], *FURTHER_ARTIFACTS.get(later, ())):
                 self.storage.delete_tree(artifact)
 
+    def sampled(self) -> bool:
+        """Whether stages after `embed` work on a sample of the images (`heads.max_images`)."""
+        marker = self.marker("sample")
+        return marker is not None and bool(marker.files)
+
     # -- settings ----------------------------------------------------------------------------------------------
 
     def claim(self, settings: Settings, *, redo: str | None = None) -> bool:
@@ -163,7 +170,7 @@ class Store:
         if redo is not None:
             kept = list(ARTIFACTS)[: list(ARTIFACTS).index(redo)]
             bound = {name for stage in kept for name in _DEPENDS[stage]}
-            differences = [item for item in differences if item[0].split(".")[0] in bound]
+            differences = [item for item in differences if any(f"{item[0]}.".startswith(f"{name}.") for name in bound)]
         if differences:
             lines = "\n".join(f"  {name}: {old!r} in the run, {new!r} now" for name, old, new in differences)
             raise RunError(
@@ -261,10 +268,17 @@ def fingerprint(settings: Settings, stage: str) -> str:
     values = settings.defining()
     digest = hashlib.sha256()
     for name in ARTIFACTS:
-        digest.update(json.dumps({key: values[key] for key in _DEPENDS[name]}, sort_keys=True).encode())
+        digest.update(json.dumps({key: _value(values, key) for key in _DEPENDS[name]}, sort_keys=True).encode())
         if name == stage:
             return digest.hexdigest()[:16]
     raise ValueError(f"unknown stage {stage!r}; stages are {', '.join(ARTIFACTS)}")
+
+
+def _value(values: dict[str, Any], name: str) -> Any:
+    """The setting of a dotted name."""
+    for part in name.split("."):
+        values = values[part]
+    return values
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

@@ -77,8 +77,17 @@ class NeighborsSettings(_Frozen):
     """At least this many neighbours, the nearest (paper)."""
     k_max: Positive | None = None
     """At most this many; by default ceil(N / K), at least k_min (ours, after the paper's Table 11)."""
-    search: Literal["torch", "faiss"] = "torch"
-    """Which exact search proposes candidates; both give the same neighbours."""
+    search: Literal["torch", "faiss", "ivf"] = "torch"
+    """`torch` and `faiss` are exact and give the same neighbours; `ivf` is FAISS's inverted file, which looks at a part
+    of the images only, for samples where exact search takes too long."""
+    recall: float = Field(default=0.95, gt=0.0, le=1.0)
+    """Of `ivf`: the share of the exact neighbours it must find, or the run stops."""
+    recall_queries: Positive = 1000
+    """Of `ivf`: images, drawn at random, on which the recall is measured before the others are searched."""
+    ivf_lists: Positive | None = None
+    """Of `ivf`: inverted lists of each shard; by default 4 times the square root of its images (FAISS's guideline)."""
+    ivf_probes: Positive | None = None
+    """Of `ivf`: lists looked at for each query; by default a sixteenth of them, at least 16."""
     rows_per_shard: Positive = 4096
     """Images a Parquet shard of neighbour lists."""
     labels: Location | None = None
@@ -96,7 +105,7 @@ class NeighborsSettings(_Frozen):
 
 
 class HeadsSettings(_Frozen):
-    """Multi-head training (paper 3.1 and 4.2; TEMI). Fields but the last two are `core.recipe.Recipe`'s."""
+    """Multi-head training (paper 3.1 and 4.2; TEMI). Fields but the last four are `core.recipe.Recipe`'s."""
 
     heads: Positive = 50
     """Clustering heads (paper)."""
@@ -134,8 +143,14 @@ class HeadsSettings(_Frozen):
     """Batch normalisation (paper) or standardisation over the set (TEMI)."""
     smoothing_neighbors: Positive = 1
     """Neighbours whose teacher outputs are averaged (paper Table 3); 1 is off."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the matrix products of the heads; losses, Sinkhorn and optimiser stay in float32. `auto` is bfloat16 on CUDA,
+    float32 elsewhere."""
     max_images: Positive = 2_000_000
-    """Features are held in the device's memory up to this many images."""
+    """Of more images, neighbours, heads, consensus and classifier see a uniform sample of this size, and the classifier
+    labels all (paper 3.3)."""
+    sample_seed: int = Field(default=0, ge=0)
+    """Of that sample; not the run's seed, so that heads of several seeds share one sample and its neighbours."""
     checkpoint_epochs: Positive = 10
     """A killed run goes on from the last checkpoint."""
 
@@ -149,7 +164,7 @@ class HeadsSettings(_Frozen):
 
     def recipe(self) -> dict[str, Any]:
         """The fields of `core.recipe.Recipe`."""
-        return self.model_dump(exclude={"max_images", "checkpoint_epochs"})
+        return self.model_dump(exclude={"precision", "max_images", "sample_seed", "checkpoint_epochs"})
 
 
 class ConsensusSettings(_Frozen):
@@ -189,6 +204,15 @@ class ResourceSettings(_Frozen):
     """Images a forward pass."""
     neighbor_shards: Positive | None = None
     """Actors that hold a shard of the features each; by default one a GPU, else one a node."""
+    head_workers: Positive | None = None
+    """Processes that train the heads together; by default one a GPU, else one."""
+    parallelism: Literal["heads", "data"] = "heads"
+    """How they share the work. `heads`: each trains its share of the heads on the same batches and only w(x, x') is
+    exchanged, one float a pair. `data`: each takes its share of every batch, and all gradients are exchanged (DDP)."""
+    compile: bool | None = None
+    """Whether torch.compile fuses the training step; by default on CUDA only."""
+    wait_minutes: float = Field(default=15.0, ge=0.0)
+    """How long to wait for an autoscaling cluster to bring the GPUs that `device: cuda` asks for."""
 
 
 class Settings(_Frozen):

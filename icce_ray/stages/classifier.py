@@ -47,7 +47,7 @@ def _train(
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     torch.set_num_threads(threads)
     settings, store = Settings.model_validate(values), Store(root)
-    rows = FeatureRows.of(store)
+    rows = FeatureRows.training(store)
     embedded = store.require("embed").summary
     inputs = classifier_inputs(embedded["layout"], embedded["dim"], embedded["block_dim"])
     blocks = rows.features(column="cls_blocks") if embedded["block_dim"] else None

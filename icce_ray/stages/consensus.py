@@ -93,7 +93,7 @@ def _keep(root: str, method: str, clusters: int) -> tuple[list[FileInfo], dict[s
     store = Store(root)
     label = store.storage.read_table(f"{CANDIDATES}/{method}.parquet")["label"].to_numpy()
     settled = settle(collapse(head_labels(store)), label, clusters)
-    rows = FeatureRows.of(store)
+    rows = FeatureRows.training(store)
     files = []
     for index, (start, stop) in enumerate(rows.blocks()):
         part = rows.table(start, stop, ["image_id", "uri", "key"])

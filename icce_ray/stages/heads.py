@@ -14,12 +14,12 @@ from icce_ray.adapters.storage import FileInfo
 from icce_ray.adapters.weights import load_tensors, save_tensors
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.training import HeadTrainer
-from icce_ray.settings import Settings
+from icce_ray.settings import HeadsSettings, Settings
 from icce_ray.stages import neighbors
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.reporting import Report, relayed
 from icce_ray.stages.rows import FeatureRows, list_column
-from icce_ray.store import HEAD_LABELS, RunError, Store, checkpoint_of
+from icce_ray.store import HEAD_LABELS, Store, checkpoint_of
 
 CHECKPOINT = checkpoint_of("heads")
 HEADS = "heads/heads.safetensors"
@@ -33,13 +33,7 @@ def run(
     from ray.train import FailureConfig, RunConfig, ScalingConfig  # two seconds, which no other stage should pay
     from ray.train.torch import TorchTrainer
 
-    rows = FeatureRows.of(store)
-    if len(rows) > settings.heads.max_images:
-        raise RunError(
-            f"{len(rows):,} images are more than heads.max_images = {settings.heads.max_images:,}, and training on a "
-            "sample is not built yet; raise heads.max_images if the device's memory holds their features, or give "
-            "fewer images"
-        )
+    rows = FeatureRows.training(store)
     with (
         relayed(progress, settings.heads.epochs, unit="epochs") as board,
         # Ray Train's own notes, which nobody needs: our checkpoints are files of the run, and Ray Train does not ask a
@@ -92,16 +86,14 @@ def _train(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     torch.set_num_threads(config["threads"])
-    store, rows, settings = Store(config["root"]), config["rows"], dict(config["heads"])
-    every = settings.pop("checkpoint_epochs")
-    settings.pop("max_images")
+    store, rows, settings = Store(config["root"]), config["rows"], HeadsSettings(**config["heads"])
     device = get_device()
     features = torch.from_numpy(rows.features()).to(device)
     trainer = HeadTrainer(
         features,
         neighbors.load(store.root, rows).to(device),
         n_clusters=config["clusters"],
-        recipe=Recipe(**settings),
+        recipe=Recipe(**settings.recipe()),
         seed=config["seed"],
     )
     history = _restored(store, trainer)
@@ -112,7 +104,7 @@ def _train(config: dict[str, Any]) -> None:
         history.append(torch.stack([losses.temi, losses.cross_entropy]).cpu())
         facts = {"mean_loss": float(history[-1][0].mean())}
         config["board"].post.remote(Report(trainer.epoch, earlier, facts))
-        if trainer.epoch % every == 0 and trainer.epoch < epochs:
+        if trainer.epoch % settings.checkpoint_epochs == 0 and trainer.epoch < epochs:
             save_tensors(store.storage, CHECKPOINT, trainer.state() | {"history": torch.stack(history)})
     save_tensors(store.storage, CHECKPOINT, trainer.state() | {"history": torch.stack(history)})
     _finish(store, rows, trainer, torch.stack(history).numpy())

@@ -32,7 +32,7 @@ def run(
     settings: Settings, store: Store, resources: Resources, progress: StageProgress
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Mine the neighbours of every block of images whose shard is not there yet."""
-    rows = FeatureRows.of(store)
+    rows = FeatureRows.training(store)
     size = settings.neighbors.rows_per_shard
     blocks = [(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
     done = store.parts(ARTIFACT)

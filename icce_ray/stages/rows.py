@@ -26,6 +26,15 @@ class FeatureRows:
         """Rows of a run whose features are complete."""
         return cls(store.root, tuple(store.require("embed").rows_of(OK)))
 
+    @classmethod
+    def training(cls, store: Store) -> FeatureRows:
+        """Rows that neighbours, heads, consensus and classifier are made from: the sample, or all (stage `sample`)."""
+        return (
+            cls(store.root, tuple(store.require("sample").rows_of("sample/part-")))
+            if store.sampled()
+            else cls.of(store)
+        )
+
     def __len__(self) -> int:
         return sum(info.rows or 0 for info in self.files)
 

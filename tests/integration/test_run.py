@@ -211,7 +211,7 @@ def test_until_and_then_the_rest(finished, copy):
     copy.discard_from("neighbors")
     settings = settings_of(copy)
     pipeline.run(settings, last="neighbors", verbose=False)
-    assert [stage for stage in ARTIFACTS if copy.marker(stage)] == ["list", "embed", "neighbors"]
+    assert [stage for stage in ARTIFACTS if copy.marker(stage)] == ["list", "embed", "sample", "neighbors"]
     with pytest.raises(RunError, match=r"stage heads of .* is not complete"):
         pipeline.run(settings, first="consensus", verbose=False)
     before = stamps(copy, "features", "neighbors")

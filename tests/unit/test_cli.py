@@ -137,7 +137,7 @@ def test_a_bad_command_line_ends_with_status_2(error, photos, out, arguments, sa
         (["--backbone", "facebook/dino-typo"], "not in the local cache, and the model hub cannot be reached"),
         (["--backbone", "./no/such/folder"], "backbone './no/such/folder' is neither 'hog', nor a directory"),
         (["--set", "embed.features=cls"], "features 'cls' do not exist for the backbone 'hog'"),
-        (["--from", "embedding"], "there is no stage 'embedding'; stages are embed, neighbors"),
+        (["--from", "embedding"], "there is no stage 'embedding'; stages are embed, sample, neighbors"),
         (["--until", "heds"], "there is no stage 'heds'"),
         (["--from", "heads", "--until", "embed"], "--from heads comes after --until embed"),
         (["--redo", "heds"], "--redo heds: there is no such stage"),

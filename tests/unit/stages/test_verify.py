@@ -86,6 +86,7 @@ def agreed(ids, values, share=0.5):
 TABLES = {
     "list": {MANIFEST: manifest(range(4)), Store.part("manifest", 1): manifest([4, 5])},
     "embed": {OK_0: features([0, 1, 2]), OK_1: features([4, 5]), REJECTS: rejects([3])},
+    "sample": {},
     "neighbors": {
         NEIGHBORS: neighbors([0, 1, 2], [[1, 2], [0, 2, 4], [1, 4, 0]]),
         Store.part("neighbors", 1): neighbors([4, 5], [[5, 2, 1], [4, 2]]),
@@ -117,6 +118,7 @@ SCORES = {"method": "hbgf", "scores": {"hbgf": 0.5}, "cluster_sizes": [3, 2]}
 SUMMARIES = {
     "list": {"images": INPUTS},
     "embed": COUNTS | {"dim": DIM, "block_dim": 0},
+    "sample": {"images": 5, "of": 5},
     "neighbors": {"threshold": 0.5, "k_min": 2, "k_max": 3},
     "consensus": SCORES,
     "predict": {"class_sizes": [2, 3]},
