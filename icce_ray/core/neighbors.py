@@ -8,10 +8,14 @@ are ordered by id, so a neighbour list is a function of the features alone. `cor
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+#: Pairs that `narrow` looks at in one step: some 600 MB of numbers beside the lists, however many pairs they have.
+_BLOCK_PAIRS = 2**25
 
 
 @dataclass(frozen=True)
@@ -102,3 +106,48 @@ def concatenate(blocks: list[Neighbors]) -> Neighbors:
         torch.cat([block.ids for block in blocks]),
         torch.cat([block.similarities for block in blocks]),
     )
+
+
+def narrow(lists: Neighbors, *, threshold: float, k_min: int, k_max: int) -> Neighbors:
+    """Lists mined with a threshold as low, a k_min and a k_max as large, or more so, cut to these limits.
+
+    The result is what mining with these limits gives, so that one search serves every threshold above its own. A list
+    descends, so what is kept of it is its beginning, and nothing is sorted or padded; ids keep their type.
+
+    Raises ValueError for bad limits, and for lists without similarities.
+    """
+    check_limits(threshold, k_min, k_max)
+    if len(lists.similarities) != len(lists.ids):
+        raise ValueError(
+            f"{len(lists.ids)} neighbours with {len(lists.similarities)} similarities: only lists that kept their "
+            "similarities can be cut to another threshold; load them with similarities"
+        )
+    offsets = torch.zeros_like(lists.offsets)
+    lengths = offsets[1:]
+    for rows, pairs in _blocks(lists.offsets):
+        reached = torch.zeros(pairs.stop - pairs.start + 1, dtype=torch.int64, device=offsets.device)
+        torch.cumsum(lists.similarities[pairs] >= threshold, 0, out=reached[1:])
+        edges = lists.offsets[rows.start : rows.stop + 1] - pairs.start
+        counts = edges.diff()
+        lengths[rows] = torch.maximum(reached[edges].diff(), counts.clamp_max(k_min)).clamp_max(k_max)
+    torch.cumsum(lengths.clone(), 0, out=lengths)
+    ids, similarities = (kept.new_empty(int(offsets[-1])) for kept in (lists.ids, lists.similarities))
+    for rows, _ in _blocks(lists.offsets):
+        first = offsets[rows.start : rows.stop + 1]
+        counts = first.diff()
+        moved = torch.repeat_interleave(lists.offsets[rows] - first[:-1], counts)
+        source = moved + torch.arange(int(first[0]), int(first[-1]), device=offsets.device)
+        kept = slice(int(first[0]), int(first[-1]))
+        ids[kept], similarities[kept] = lists.ids[source], lists.similarities[source]
+    return Neighbors(offsets, ids, similarities)
+
+
+def _blocks(offsets: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Consecutive rows and their pairs, as many as `_BLOCK_PAIRS` hold, at least one row a time."""
+    first, n_rows = 0, len(offsets) - 1
+    while first < n_rows:
+        start = int(offsets[first])
+        last = int(torch.searchsorted(offsets, start + _BLOCK_PAIRS, right=True)) - 1
+        last = min(max(last, first + 1), n_rows)
+        yield slice(first, last), slice(start, int(offsets[last]))
+        first = last

@@ -5,6 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from icce_ray.adapters.faiss_index import FaissCandidates
 from icce_ray.core import neighbors, search
@@ -211,12 +214,35 @@ def test_a_pair_has_one_score_in_both_directions():
     assert np.abs(scores).max() <= 1.0
 
 
-def test_a_set_mined_low_serves_every_higher_threshold():
-    features = gaussian(80, 12, seed=8) + 0.4
-    low = mine(features, threshold=0.0, k_min=5, k_max=79)
-    high = mine(features, threshold=0.4, k_min=5, k_max=79)
-    cut = neighbors.select(low.offsets, low.ids, low.similarities, threshold=0.4, k_min=5, k_max=79)
-    assert same(cut, high)
+@given(data=st.data())
+@hypothesis_settings(max_examples=150, deadline=None)
+def test_lists_narrowed_are_lists_mined_with_those_limits(data):
+    """Ties, duplicates and pairs exactly at the threshold included, whatever the block."""
+    n = data.draw(st.integers(2, 45), "n")
+    k_max = data.draw(st.integers(1, 50), "k_max")
+    k_min = data.draw(st.integers(1, k_max), "k_min")
+    steps = [-1.0, -0.5, 0.0, 0.25, 0.3, 0.5, 0.75, 1.0]
+    low, high = sorted([data.draw(st.sampled_from(steps)), data.draw(st.sampled_from(steps))])
+    wide = {"threshold": low, "k_max": data.draw(st.integers(k_max, 60), "wide k_max")}
+    wide["k_min"] = data.draw(st.integers(k_min, wide["k_max"]), "wide k_min")
+    rows = torch.from_numpy(lattice(n, 8, seed=data.draw(st.integers(0, 5), "seed")))
+    mined = mine(rows, **wide)
+    mined = Neighbors(mined.offsets, mined.ids.int(), mined.similarities)
+    limits = {"threshold": high, "k_min": k_min, "k_max": k_max}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbors, "_BLOCK_PAIRS", data.draw(st.sampled_from([1, 30, 2**25]), "block"))
+        cut = neighbors.narrow(mined, **limits)
+    assert cut.ids.dtype == torch.int32
+    assert same(Neighbors(cut.offsets, cut.ids.long(), cut.similarities), mine(rows, **limits))
+
+
+def test_lists_without_similarities_cannot_be_narrowed():
+    mined = mine(gaussian(9, 4, seed=8), threshold=0.0, k_min=2, k_max=8)
+    bare = Neighbors(mined.offsets, mined.ids, torch.empty(0))
+    with pytest.raises(ValueError, match=r"neighbours with 0 similarities.*load them with similarities"):
+        neighbors.narrow(bare, threshold=0.3, k_min=2, k_max=8)
+    with pytest.raises(ValueError, match="k_max = 1 is below k_min = 2"):
+        neighbors.narrow(mined, threshold=0.3, k_min=2, k_max=1)
 
 
 def test_unit_rows_do_not_depend_on_the_block():
