@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -230,7 +231,7 @@ def demo(
     run_demo(out, seed=seed, quiet=quiet)
 
 
-def main() -> None:
+def main(command: Callable[..., Any] = app, **options: Any) -> None:
     """Entry point: every foreseen error is one message and an exit status, never a trace."""
     from icce_ray.adapters.backbones import BackboneError
     from icce_ray.adapters.locations import LocationError
@@ -239,7 +240,7 @@ def main() -> None:
     from icce_ray.store import RejectBudgetError, RunError
 
     try:
-        app(standalone_mode=True)
+        command(standalone_mode=True, **options)
     except RejectBudgetError as error:
         _fail(error, EXIT_REJECTS)
     except (SettingsError, LocationError) as error:

@@ -1,0 +1,11 @@
+"""Stage `classifier` as a Ray job: linear classifiers on the consensus labels.
+
+The stages before it must be complete. Give the settings of the whole run: they belong to it.
+
+Example: ray job submit --working-dir . -- python jobs/classifier.py s3://bucket/images -k 1000 --out s3://bucket/run
+"""
+
+from icce_ray.cli.job import job
+
+if __name__ == "__main__":
+    job("run", __doc__, first="classifier", last="classifier")

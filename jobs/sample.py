@@ -1,0 +1,11 @@
+"""Stage `sample` as a Ray job: a uniform sample, where there are more images than are learned from.
+
+The stages before it must be complete. Give the settings of the whole run: they belong to it.
+
+Example: ray job submit --working-dir . -- python jobs/sample.py s3://bucket/images -k 1000 --out s3://bucket/run
+"""
+
+from icce_ray.cli.job import job
+
+if __name__ == "__main__":
+    job("run", __doc__, first="sample", last="sample")
