@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from botocore.client import BaseClient
 
 __all__ = ["Page", "abort_uploads", "check_access", "client_of", "explain", "get_with_etag", "is_s3", "list_pages"]
-__all__ += ["put_if"]
+__all__ += ["get_tail", "put_if"]
 
 _log = logging.getLogger(__name__)
 
@@ -112,15 +112,35 @@ def _condition_failed(error: Any, etag: str | None) -> bool:
 
 def get_with_etag(uri: str) -> tuple[bytes, str] | None:
     """The whole object and its ETag (no quotes), or None if there is none. Raises StorageError."""
+    found = _get(uri)
+    return None if found is None else (found[0], found[1]["ETag"].strip('"'))
+
+
+def get_tail(uri: str, most: int) -> tuple[bytes, int] | None:
+    """At most the last `most` bytes of the object and how many it has in all, by one request; None if there is none.
+
+    For what is read from its end, such as Parquet: a small file is there at once. Raises StorageError.
+    """
+    found = _get(uri, Range=f"bytes=-{most}")
+    if found is None:
+        return None
+    data, answer = found
+    return data, int(answer["ContentRange"].rpartition("/")[2]) if "ContentRange" in answer else len(data)
+
+
+def _get(uri: str, **options: Any) -> tuple[bytes, Any] | None:
+    """The body that was asked for, and the answer's fields."""
     client, bucket, key = client_of(uri)
 
-    def get() -> tuple[bytes, str] | None:
+    def get() -> tuple[bytes, Any] | None:
         try:
-            answer = client.get_object(Bucket=bucket, Key=key)
+            answer = client.get_object(Bucket=bucket, Key=key, **options)
         except client.exceptions.NoSuchKey:
             return None
         except client.exceptions.ClientError as error:
             status = error.response["ResponseMetadata"].get("HTTPStatusCode")
+            if status == 416:  # a range of an object without bytes
+                return b"", {"ETag": "", "ContentRange": "*/0"}
             if status != 404 or code_of(error) == "NoSuchBucket":
                 raise
             # A 404 without its reason, as when the answer's body is cut: the listing knows whether it is the key.
@@ -130,7 +150,7 @@ def get_with_etag(uri: str) -> tuple[bytes, str] | None:
             raise ConnectionError(f"404 for {uri}, which the listing has") from error
         # Not `with answer["Body"]`: that is the bare stream, whose errors for a body that was cut botocore cannot name.
         with closing(answer["Body"]) as body:
-            return body.read(), answer["ETag"].strip('"')
+            return body.read(), answer
 
     return _call(uri, get)
 

@@ -31,7 +31,7 @@ from icce_ray.adapters.locations import (
     resolve,
     retried,
 )
-from icce_ray.adapters.s3 import get_with_etag, is_s3
+from icce_ray.adapters.s3 import get_tail, get_with_etag, is_s3
 
 __all__ = ["FileInfo", "Storage", "StorageError"]
 
@@ -41,6 +41,8 @@ Listing = list[tuple[str, int]]
 _TEMPORARY = re.compile(r"^\..*\.tmp$")
 _UNFINISHED = re.compile(r"^\.[0-9a-f]{32}\.tmp$")
 _CHUNK = 8 << 20
+#: Up to this many bytes a Parquet file in a bucket is one request; of a larger one only the columns asked for are read.
+_WHOLE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +115,7 @@ class Storage:
     def read_bytes(self, path: str) -> bytes:
         """The whole file, as it was at one moment, also while another process replaces it."""
         if is_s3(self.root):  # Arrow asks for the size first and then for so many bytes, of whatever is there by then
-            found = get_with_etag(self.uri(path))
-            if found is None:
-                raise FileNotFoundError(f"there is no file {self.uri(path)}")
-            return found[0]
+            return self._found(path, get_with_etag(self.uri(path)))[0]
 
         def read() -> bytes:
             with self._open(path) as file:
@@ -181,16 +180,15 @@ class Storage:
         """What the file holds now, its bytes hashed again; `rows` for names that end in `.parquet`."""
 
         def read() -> FileInfo:
-            digest, size = hashlib.sha256(), 0
+            digest, size, rows = hashlib.sha256(), 0, None
             with self._open(path) as file:
                 while chunk := file.read(_CHUNK):
                     digest.update(chunk)
                     size += len(chunk)
                 self._require_whole(path, size, file)
-            rows = None
-            if path.endswith(".parquet"):
-                with self._parquet(path) as parquet:
-                    rows = parquet.metadata.num_rows
+                if path.endswith(".parquet"):
+                    with self._readable(path):
+                        rows = pq.ParquetFile(file).metadata.num_rows
             return FileInfo(path=path, rows=rows, bytes=size, sha256=digest.hexdigest())
 
         return self._retried(path, read)
@@ -235,21 +233,32 @@ class Storage:
         except FileNotFoundError as error:
             raise FileNotFoundError(f"there is no file {self.uri(path)}") from error
 
+    def _found(self, path: str, found: tuple[bytes, T] | None) -> tuple[bytes, T]:
+        if found is None:
+            raise FileNotFoundError(f"there is no file {self.uri(path)}")
+        return found
+
     def _require_whole(self, path: str, read: int, file: pa.NativeFile) -> None:
         if read != file.size():  # as after a replacement between the look at its size and the read
             raise ConnectionError(f"{self.uri(path)} gave {read} of its {file.size()} bytes")
 
     @contextlib.contextmanager
     def _parquet(self, path: str) -> Iterator[pq.ParquetFile]:
-        with self._open(path) as file:
-            try:
-                yield pq.ParquetFile(file)
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, OSError) as error:
-                if is_transient(error):  # the store's fault, not the file's
-                    raise
-                raise StorageError(
-                    f"{self.uri(path)} is not a readable Parquet file ({error}); delete it and run the stage again"
-                ) from error
+        data, size = self._found(path, get_tail(self.uri(path), _WHOLE)) if is_s3(self.root) else (b"", -1)
+        with pa.BufferReader(data) if len(data) == size else self._open(path) as file, self._readable(path):
+            yield pq.ParquetFile(file)
+
+    @contextlib.contextmanager
+    def _readable(self, path: str) -> Iterator[None]:
+        """Errors of Arrow as the file's."""
+        try:
+            yield
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, OSError) as error:
+            if is_transient(error):  # the store's fault, not the file's
+                raise
+            raise StorageError(
+                f"{self.uri(path)} is not a readable Parquet file ({error}); delete it and run the stage again"
+            ) from error
 
 
 def _write_local(full: str, data: bytes | pa.Buffer) -> None:

@@ -280,6 +280,14 @@ def test_bad_uris_are_refused_before_anything_is_asked():
         assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 5000])
+def test_the_tail_of_an_object(s3_server, size):
+    bucket, data = s3_server.bucket(), os.urandom(size)
+    s3_server.client.put_object(Bucket=bucket, Key="a", Body=data)
+    assert s3.get_tail(s3_server.uri(f"{bucket}/a"), 100) == (data[-100:], size)
+    assert s3.get_tail(s3_server.uri(f"{bucket}/b"), 100) is None
+
+
 def test_a_missing_object_whose_answer_is_cut(s3_server):
     """The body of a 404 says whether it is the key or the bucket that is missing; without it the listing is asked."""
     bucket = s3_server.bucket()

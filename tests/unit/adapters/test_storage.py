@@ -6,6 +6,7 @@ import os
 import pickle
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -216,6 +217,19 @@ def test_files_of_any_size(s3_server, size):
     assert storage.read_bytes("a") == data
     assert storage.describe("a").sha256 == hashlib.sha256(data).hexdigest()
     assert abort_uploads(storage.root) == 0
+
+
+@pytest.mark.parametrize(("rows", "requests"), [(1000, 1), (400_000, 4)])
+def test_a_small_table_is_one_request_and_of_a_large_one_only_the_columns_are_read(s3_server, rows, requests):
+    storage = Storage(s3_server.uri(f"{s3_server.bucket()}/run"))
+    numbers = np.random.default_rng(0).integers(0, 2**62, (2, rows))
+    storage.write_table("a.parquet", pa.table({"a": numbers[0], "b": numbers[1]}))
+    with FaultProxy(s3_server.port) as proxy:
+        behind = Storage(storage.root.replace(str(s3_server.port), str(proxy.port)))
+        assert behind.read_table("a.parquet", ["b"]) == storage.read_table("a.parquet").select(["b"])
+        assert proxy.done["requests"] <= requests
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*/run/b\.parquet"):
+        storage.read_table("b.parquet")
 
 
 @pytest.mark.parametrize("size", [200_000, 12_000_000])
