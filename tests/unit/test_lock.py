@@ -242,7 +242,7 @@ def test_a_clock_that_is_wrong_ends_nobodys_run(root, monkeypatch):
     monkeypatch.setattr(Holder, "silent_for", lambda self: 1000.0)
     with RunLock(root, **QUICK) as first:
         said = []
-        monkeypatch.setattr("icce_ray.lock._ATTEMPTS", 2)
+        monkeypatch.setattr("icce_ray.lock.run_lock._ATTEMPTS", 2)
         with pytest.raises(RunError), RunLock(root, say=said.append, **QUICK):
             pass
         assert "looking for" in said[0]

@@ -1,81 +1,31 @@
-"""The run on storage: the only file that knows artifact names, completion markers and fingerprints.
-
-A run is a directory at a URI. Every stage writes its files, each whole or not at all, and last its marker,
-`<artifact>/_manifest.json`: a stage is complete when the marker stands. `run.yaml` holds the settings the run was
-started with; the same directory never serves two.
-"""
+"""One run's directory: names of shards, markers, the settings it is bound to, and its figures."""
 
 from __future__ import annotations
 
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import platform
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import yaml
 
 from icce_ray.adapters.storage import FileInfo, Storage
 from icce_ray.settings import Settings, SettingsError, load
+from icce_ray.store.fingerprints import DEPENDS, differences, fingerprint
+from icce_ray.store.markers import Marker, RunError
+from icce_ray.store.names import (
+    ARTIFACTS,
+    FURTHER_ARTIFACTS,
+    MARKER,
+    METRICS_FILE,
+    PREDICTION_FILE,
+    RUN_FILE,
+    checkpoint_of,
+)
 from icce_ray.version import __version__
-
-#: Stages in the order of the run, and the artifact (directory) that carries each one's marker.
-ARTIFACTS = {
-    "list": "manifest",
-    "embed": "features",
-    "sample": "sample",
-    "neighbors": "neighbors",
-    "heads": "heads",
-    "consensus": "consensus",
-    "classifier": "classifier",
-    "predict": "predictions",
-}
-#: Directories that a stage writes besides the one with its marker.
-HEAD_LABELS = "head_labels"
-FURTHER_ARTIFACTS = {"heads": (HEAD_LABELS,)}
-MARKER = "_manifest.json"
-RUN_FILE = "run.yaml"
-PREDICTION_FILE = "prediction.yaml"
-METRICS_FILE = "metrics.json"
-
-#: Settings a stage depends on by itself; those of the stages before it come through their fingerprints.
-_DEPENDS = {
-    "list": ("source", "list"),
-    "embed": ("embed",),
-    "sample": ("heads.max_images", "heads.sample_seed"),
-    "neighbors": ("clusters", "neighbors"),
-    "heads": ("clusters", "seed", "heads"),
-    "consensus": ("clusters", "seed", "consensus"),
-    "classifier": ("clusters", "seed", "classifier"),
-    "predict": (),
-}
-
-
-class RunError(RuntimeError):
-    """A run that cannot go on as asked; the message says what stands in the way and what to do."""
-
-
-class RejectBudgetError(RunError):
-    """More inputs were rejected than the budget allows; what the others gave is complete."""
-
-
-@dataclass(frozen=True)
-class Marker:
-    """What `_manifest.json` says of a complete stage."""
-
-    stage: str
-    fingerprint: str
-    files: list[FileInfo]
-    summary: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-    finished: str = ""
-
-    def rows_of(self, prefix: str) -> list[FileInfo]:
-        """The files below a directory of the artifact, in the order of their names."""
-        return sorted((info for info in self.files if info.path.startswith(prefix)), key=lambda info: info.path)
 
 
 class Store:
@@ -166,13 +116,13 @@ class Store:
             self._write_run_file(settings)
             return True
         before = self.settings()
-        differences = _differences(before.defining(), settings.defining())
+        found = differences(before.defining(), settings.defining())
         if redo is not None:
             kept = list(ARTIFACTS)[: list(ARTIFACTS).index(redo)]
-            bound = {name for stage in kept for name in _DEPENDS[stage]}
-            differences = [item for item in differences if any(f"{item[0]}.".startswith(f"{name}.") for name in bound)]
-        if differences:
-            lines = "\n".join(f"  {name}: {old!r} in the run, {new!r} now" for name, old, new in differences)
+            bound = {name for stage in kept for name in DEPENDS[stage]}
+            found = [item for item in found if any(f"{item[0]}.".startswith(f"{name}.") for name in bound)]
+        if found:
+            lines = "\n".join(f"  {name}: {old!r} in the run, {new!r} now" for name, old, new in found)
             raise RunError(
                 f"{self.root} is a run of other settings:\n{lines}\n"
                 "give another --out, or the run's own settings, or --redo STAGE to repeat it from that stage on"
@@ -187,9 +137,9 @@ class Store:
         """Bind a directory to predicting one source with one classifier. Raises RunError if it serves another."""
         if self.storage.exists(PREDICTION_FILE):
             before = yaml.safe_load(self.storage.read_bytes(PREDICTION_FILE))
-            differences = _differences(before, purpose)
-            if differences:
-                lines = "\n".join(f"  {name}: {old!r} there, {new!r} now" for name, old, new in differences)
+            found = differences(before, purpose)
+            if found:
+                lines = "\n".join(f"  {name}: {old!r} there, {new!r} now" for name, old, new in found)
                 raise RunError(f"{self.root} holds other predictions:\n{lines}\ngive another --out")
             return
         self._check_free()
@@ -256,39 +206,6 @@ class Store:
     def record(self, section: str, figures: dict[str, Any]) -> None:
         """Set one section of `metrics.json`."""
         self.storage.write_bytes(METRICS_FILE, _json(self.metrics() | {section: figures}))
-
-
-def checkpoint_of(stage: str) -> str:
-    """Where a stage keeps what it needs to go on after a kill; deleted once its marker stands, never before."""
-    return f"{ARTIFACTS[stage]}/checkpoint.safetensors"
-
-
-def fingerprint(settings: Settings, stage: str) -> str:
-    """Digest of all settings that the stage's result depends on, those of the stages before it included."""
-    values = settings.defining()
-    digest = hashlib.sha256()
-    for name in ARTIFACTS:
-        digest.update(json.dumps({key: _value(values, key) for key in _DEPENDS[name]}, sort_keys=True).encode())
-        if name == stage:
-            return digest.hexdigest()[:16]
-    raise ValueError(f"unknown stage {stage!r}; stages are {', '.join(ARTIFACTS)}")
-
-
-def _value(values: dict[str, Any], name: str) -> Any:
-    """The setting of a dotted name."""
-    for part in name.split("."):
-        values = values[part]
-    return values
-
-
-def _differences(before: Any, now: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """(dotted name, old, new) of all leaves that differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        found = []
-        for key in now | before:
-            found += _differences(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else key)
-        return found
-    return [] if before == now else [(prefix, before, now)]
 
 
 def _installed(package: str) -> str | None:

@@ -1,104 +1,26 @@
-"""One run, one process: `lock.json` at the root of a run's directory says who writes there.
-
-It is written by compare-and-swap (`adapters.conditional`), so that of any number of processes exactly one gets it, and
-renewed by its holder every 15 s. It ends in one of four ways:
-
-- its holder removes it, also when it ends with an error;
-- its holder was killed, and whoever comes next on the same machine sees that the process is gone;
-- it expires: nothing of it has changed for 90 s *on the clock of who waits for it*. The time in the file only decides
-  whether waiting makes sense (below 90 s an error says when it will), since clocks of two machines may differ;
-- somebody takes it over (`--take-over`), whoever holds it. The former holder learns of it at its next renewal, which
-  interrupts it, or when it wants to complete a stage.
-
-Reading a run needs no lock.
-"""
+"""Taking the lock of a run, keeping it by renewals, and giving it back."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import datetime
-import json
 import random
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 
 from icce_ray.adapters import conditional, s3
-from icce_ray.adapters.process import Process
 from icce_ray.adapters.storage import Storage
+from icce_ray.lock.holder import LOCK_FILE, Holder, understood
 from icce_ray.store import RunError
 
-LOCK_FILE = "lock.json"
 #: Seconds between two renewals, and without one until the lock expires.
 RENEW_EVERY, EXPIRY = 15.0, 90.0
 #: Seconds that workers of a killed driver may go on writing.
 WORKERS_END = 5.0
 
 _ATTEMPTS = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Holder:
-    """What `lock.json` says: which process holds the run, and when it last said so. It holds no arguments."""
-
-    token: str
-    command: str
-    process: Process
-    started: str
-    """UTC, ISO 8601, as `renewed`."""
-    renewed: str
-    renewals: int = 0
-
-    @classmethod
-    def new(cls, command: str) -> Holder:
-        """This process, from now on."""
-        now = _now()
-        return cls(token=uuid.uuid4().hex, command=command, process=Process.this(), started=now, renewed=now)
-
-    @classmethod
-    def read(cls, data: bytes) -> Holder:
-        """From the file's content. Raises ValueError if it is none, or of a version with other fields."""
-        try:
-            content = json.loads(data)
-            holder = cls(**content | {"process": Process(**content["process"])})
-            datetime.datetime.fromisoformat(holder.renewed)
-        except (TypeError, KeyError) as error:
-            raise ValueError(str(error)) from error
-        return holder
-
-    def data(self) -> bytes:
-        """The file's content."""
-        return json.dumps(dataclasses.asdict(self), indent=1).encode()
-
-    def once_more(self) -> Holder:
-        """The same, renewed now."""
-        return dataclasses.replace(self, renewed=_now(), renewals=self.renewals + 1)
-
-    def silent_for(self) -> float:
-        """Seconds since the last renewal by the clocks of two machines, which may differ; at least 0."""
-        last = datetime.datetime.fromisoformat(self.renewed)
-        return max(0.0, (datetime.datetime.now(datetime.UTC) - last).total_seconds())
-
-    def state(self) -> str:
-        """One line for a person who looks at the run."""
-        if self.process.has_ended():
-            return f"left by {self}, which is dead: the next command goes on"
-        return f"in use by {self}; last sign of life {self.silent_for():.0f} s ago"
-
-    def __str__(self) -> str:
-        return f"{self.process}, `{self.command}`, since {self.started}"
-
-
-def holder_of(root: str) -> Holder | None:
-    """Who holds a run now, or held it when it was killed. Raises RunError if its lock cannot be understood."""
-    uri = Storage(root).uri(LOCK_FILE)
-    found = conditional.current(uri)
-    return None if found is None else _holder(uri, found[0])
 
 
 class RunLock:
@@ -216,7 +138,7 @@ class RunLock:
             with contextlib.suppress(ValueError):
                 self.taken_from = Holder.read(data)
             return f"the run was held by {self.taken_from or 'somebody unknown'}, which --take-over ends"
-        self.taken_from = holder = _holder(self._uri, data)
+        self.taken_from = holder = understood(self._uri, data)
         if holder.process.has_ended():
             self.settle = WORKERS_END
             return f"the run was left by {holder}, which is dead"
@@ -318,17 +240,3 @@ class RunLock:
     def _folder(self) -> str:
         before, _, query = self._uri.rpartition(LOCK_FILE)
         return before + query
-
-
-def _holder(uri: str, data: bytes) -> Holder:
-    try:
-        return Holder.read(data)
-    except ValueError as error:
-        raise RunError(
-            f"{uri} is damaged or of another version ({error}), so that nobody knows who holds the run; if it is "
-            "nobody, give --take-over"
-        ) from error
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,27 @@
+"""Names of the files of a run, stage by stage."""
+
+from __future__ import annotations
+
+#: Stages in the order of the run, and the artifact (directory) that carries each one's marker.
+ARTIFACTS = {
+    "list": "manifest",
+    "embed": "features",
+    "sample": "sample",
+    "neighbors": "neighbors",
+    "heads": "heads",
+    "consensus": "consensus",
+    "classifier": "classifier",
+    "predict": "predictions",
+}
+#: Directories that a stage writes besides the one with its marker.
+HEAD_LABELS = "head_labels"
+FURTHER_ARTIFACTS = {"heads": (HEAD_LABELS,)}
+MARKER = "_manifest.json"
+RUN_FILE = "run.yaml"
+PREDICTION_FILE = "prediction.yaml"
+METRICS_FILE = "metrics.json"
+
+
+def checkpoint_of(stage: str) -> str:
+    """Where a stage keeps what it needs to go on after a kill; deleted once its marker stands, never before."""
+    return f"{ARTIFACTS[stage]}/checkpoint.safetensors"
