@@ -107,8 +107,21 @@ def scores(labels: ArrayLike, truth: ArrayLike) -> dict[str, float]:
 
     Arguments and errors as for `matching`.
     """
-    table = _table(labels, truth)
-    return {"acc": _accuracy(table), "nmi": nmi(table, "arithmetic"), "ari": ari(table)}
+    return table_scores(_table(labels, truth))
+
+
+def table_scores(table: ArrayLike) -> dict[str, float]:
+    """`scores` of a contingency table, clusters by classes: of the sum of the tables of shards, for instance.
+
+    Args:
+        table: int[n_clusters, n_classes] counts; empty clusters and classes change nothing.
+
+    Raises:
+        ValueError: an empty table.
+    """
+    counts = np.asarray(table)
+    information = nmi(counts, "arithmetic")
+    return {"acc": _accuracy(counts), "nmi": information, "ari": ari(counts)}
 
 
 def head_contingency(

@@ -13,6 +13,7 @@ from icce_ray.core.metrics import (
     matching,
     nmi,
     scores,
+    table_scores,
 )
 
 
@@ -49,6 +50,14 @@ def test_edge_cases_are_scikit_learns(a, b):
         expected = normalized_mutual_info_score(a, b, average_method=average)
         assert nmi(table, average) == pytest.approx(expected, abs=1e-12)
     assert ari(table) == pytest.approx(adjusted_rand_score(a, b), abs=1e-12)
+
+
+def test_scores_of_the_tables_of_shards_are_scores_of_the_whole():
+    a, b = labellings(1)
+    shards = zip(np.array_split(a, 7), np.array_split(b, 7), strict=True)
+    assert table_scores(sum(contingency(x, y, 9, 8) for x, y in shards)) == pytest.approx(scores(a, b), abs=1e-12)
+    with pytest.raises(ValueError, match="count no image"):
+        table_scores(np.zeros((3, 2), int))
 
 
 def test_contingency_counts_pairs_and_adds_over_shards():
