@@ -17,7 +17,8 @@ from icce_ray.adapters.progress import Display, Silent, StageProgress, silent
 from icce_ray.adapters.sources import Source, SourceSpec, find_source
 from icce_ray.lock import RunLock
 from icce_ray.settings import ListSettings, ResourceSettings, Settings
-from icce_ray.stages import classifier, consensus, embed, evaluate, heads, listing, neighbors, predict, sample
+from icce_ray.settings.sweep import Sweep, trials
+from icce_ray.stages import classifier, consensus, embed, evaluate, heads, listing, neighbors, predict, sample, sweep
 from icce_ray.stages.cluster import Resources, check_device, connected, resources
 from icce_ray.stages.embed import described_input
 from icce_ray.stages.truth import read_truth
@@ -59,8 +60,10 @@ def run(
         todo = _todo(store, wanted)
         if todo:
             with connected():
-                available = resources(settings.resources)
+                device = None
                 for stage in todo:
+                    available = resources(settings.resources, device=device, say=_says("cluster", verbose))
+                    device = available.device
                     _run_stage(stage, settings, store, available, shown, lock)
         else:
             with shown("run") as progress:
@@ -109,7 +112,8 @@ def predict_source(
             with connected(), shown("predict") as progress:
                 started = time.monotonic()
                 spec = listing.found_source(source, listed.summary)
-                files, summary = predict.run_source(run_store, spec, out_store, limits, resources(limits), progress)
+                available = resources(limits, say=progress.say)
+                files, summary = predict.run_source(run_store, spec, out_store, limits, available, progress)
                 seconds = time.monotonic() - started
                 lock.check()
                 marker = out_store.commit("predict", files, fingerprint=digest, summary=summary, seconds=seconds)
@@ -139,12 +143,46 @@ def evaluate_run(
     shown: Shown = Display if verbose else silent
     with _locked(store, "icce evaluate", take_over=take_over, verbose=verbose) as lock:
         with connected(), shown("evaluate") as progress:
-            figures = evaluate.run(
-                store, labels, resources(settings.resources), progress, predictions=predictions, kmeans=kmeans
-            )
+            available = resources(settings.resources, say=progress.say)
+            figures = evaluate.run(store, labels, available, progress, predictions=predictions, kmeans=kmeans)
         lock.check()
         store.record("evaluation", figures)
     return figures
+
+
+def sweep_run(
+    run_root: str,
+    asked: Sweep,
+    *,
+    name: str | None = None,
+    at_once: int | None = None,
+    take_over: bool = False,
+    verbose: bool = True,
+) -> Any:
+    """Run every trial of a sweep that has not ended; the pyarrow table of all, as `sweeps/NAME/results.parquet`.
+
+    Raises SettingsError for trials that cannot be, RunError for a run that is not embedded or a name that is taken.
+    """
+    shown: Shown = Display if verbose else silent
+    store = Store(run_root)
+    settings = store.settings()
+    points = trials(settings, asked)
+    sweep.check(store, points)
+    if asked.labels is not None:
+        read_truth(asked.labels)
+    record = sweep.Record(store, name or asked.default_name)
+    with _locked(store, "icce sweep", take_over=take_over, verbose=verbose) as lock:
+        record.claim(settings, asked)
+        with connected():
+            available = resources(settings.resources, say=_says("cluster", verbose))
+            with shown("neighbors") as progress:
+                lists = sweep.lists_for(settings, points, record, available, progress)
+            with shown("sweep") as progress:
+                return sweep.run(asked, points, record, lists, available, progress, lock.check, at_once=at_once)
+
+
+def _says(what: str, verbose: bool) -> Callable[[str], None]:
+    return (Display(what) if verbose else Silent()).say
 
 
 @contextmanager
@@ -152,7 +190,7 @@ def _locked(
     store: Store, command: str, *, take_over: bool, redo: str | None = None, verbose: bool
 ) -> Iterator[RunLock]:
     """The only process that writes to the store; its first write. RunError if another one does."""
-    say = (Display("lock") if verbose else Silent()).say
+    say = _says("lock", verbose)
     with RunLock(store.root, command=command, take_over=take_over, say=say) as lock:
         if redo is not None and lock.settle:  # else its workers would write into the place that is cleared
             say(f"waiting {lock.settle:.0f} s for the end of what the former holder started, before --redo deletes")

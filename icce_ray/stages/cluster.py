@@ -6,11 +6,14 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import median_low
+from typing import Any, NoReturn
 
 import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from icce_ray.adapters.progress import StageProgress
 from icce_ray.adapters.storage import FileInfo
@@ -21,6 +24,12 @@ from icce_ray.store import RunError
 #: of several operators must never wait for a CPU that another of its operators holds.
 MIN_LOGICAL_CPUS = 4
 
+#: Seconds between two looks at a cluster that is to grow, and between two lines that say so.
+WAIT_POLL_SECONDS, WAIT_LINE_SECONDS = 2.0, 60.0
+
+Say = Callable[[str], None]
+#: Of tasks at a time; a function is asked again and again, for a cluster that grows.
+Limit = int | Callable[[], int]
 
 #: For Ray's own processes on a laptop; whoever sets one of these is obeyed.
 QUIET = {
@@ -42,7 +51,7 @@ def connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if os.environ.get("RAY_ADDRESS"):
+    if others_cluster():
         ray.init(log_to_driver=False)
     else:
         for name, value in QUIET.items():
@@ -81,7 +90,7 @@ def check_device(settings: ResourceSettings) -> None:
     """Raise RunError if a GPU is asked for on a machine that has none and is its own cluster: before Ray starts."""
     import torch  # heavy, and most processes that import this module never ask
 
-    alone = not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
+    alone = not ray.is_initialized() and not others_cluster()
     if settings.device == "cuda" and alone and not torch.cuda.is_available():
         raise _no_gpu("this machine")
 
@@ -95,14 +104,15 @@ def _no_gpu(where: str) -> RunError:
 
 @dataclass(frozen=True)
 class Resources:
-    """What the stages may ask Ray for, decided once a run."""
+    """What a stage may ask Ray for, decided when it begins: nodes of a cluster come and go."""
 
     device: str
     """`cuda` or `cpu`, where tensors live."""
     gpus: int
     nodes: int
+    """Those that can work: a head without CPUs is none."""
     cores: int
-    """Physical parallelism of one node, for threads."""
+    """CPUs of a typical node, of those with GPUs where the device is `cuda`: for threads."""
 
     @property
     def gpu_share(self) -> float:
@@ -110,38 +120,118 @@ class Resources:
         return 1.0 if self.device == "cuda" else 0.0
 
 
-def resources(settings: ResourceSettings) -> Resources:
-    """What the cluster has for this run. Raises RunError if GPUs are asked for and there are none.
+def resources(settings: ResourceSettings, *, device: str | None = None, say: Say = lambda text: None) -> Resources:
+    """What the cluster has for a stage, once it has what the settings ask for.
 
-    Without this check Ray would wait for a GPU that never comes.
+    `device` is that of the stages before: a run that began on GPUs waits for one, rather than go on without. Raises
+    RunError if GPUs, or any CPUs at all, are not there and do not come in `wait_minutes`. Without this check Ray would
+    wait for them for ever, and say nothing.
     """
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    if settings.device == "cuda" and gpus == 0:
+    wanted = device or settings.device
+    if wanted == "cuda":
+        least = max(settings.embed_actors or 1, settings.neighbor_shards or 1, settings.head_workers or 1)
+        await_capacity("GPU", least, settings.wait_minutes, say)
+    await_capacity("CPU", 1, settings.wait_minutes, say)
+    return of_nodes([node["Resources"] for node in ray.nodes() if node["Alive"]], wanted)
+
+
+def of_nodes(nodes: Sequence[Mapping[str, float]], device: str) -> Resources:
+    """`resources` from what each node has; `device` may be `auto`."""
+    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    device = "cuda" if gpus and device != "cpu" else "cpu"
+    workers = [node for node in nodes if node.get("CPU", 0) >= 1]
+    typical = [node for node in workers if node.get("GPU", 0) >= 1] if device == "cuda" else workers
+    cores = int(median_low([node["CPU"] for node in typical or workers or [{"CPU": 1}]]))
+    if len(nodes) == 1:  # a laptop's logical CPUs are more than it has, for Ray's own helpers
+        cores = min(cores, os.cpu_count() or 1)
+    return Resources(device=device, gpus=gpus, nodes=max(1, len(workers)), cores=cores)
+
+
+def threads_here(sharers: int) -> int:
+    """Threads for one of so many actors that share the CPUs of the node this process runs on."""
+    here = ray.get_runtime_context().get_node_id()
+    told = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here]
+    # In a container the machine has more CPUs than the node may use; on a laptop Ray was told of more than there are.
+    return max(1, int(min(*told, os.cpu_count() or 1)) // sharers)
+
+
+def others_cluster() -> bool:
+    """Whether this process works on a cluster that was there before it, which may grow and shrink."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def await_capacity(kind: str, least: int, minutes: float, say: Say) -> None:
+    """Return when the cluster has `least` GPUs or CPUs; RunError if they do not come.
+
+    What is missing is asked for by a placement group, which the autoscaler sees as it sees tasks that wait, and which
+    is gone when this process is.
+    """
+    has = _capacity(kind)
+    if has >= least:
+        return
+    minutes = minutes if others_cluster() else 0.0
+    if minutes:
+        group = placement_group([{kind: 1.0}] * least, strategy="PACK")
+        try:
+            has = _wait(kind, least, minutes, say)
+        finally:
+            remove_placement_group(group)
+    if has < least:
+        _too_little(kind, has, least, minutes)
+
+
+def _wait(kind: str, least: int, minutes: float, say: Say) -> int:
+    """What the cluster has of it when that is enough, or when the minutes are over."""
+    begun = told = time.monotonic()
+    say(f"the cluster has {_capacity(kind)} of {least} {kind}s: asked for, waiting up to {minutes:g} min")
+    while (has := _capacity(kind)) < least and (now := time.monotonic()) < begun + 60 * minutes:
+        if now >= told + WAIT_LINE_SECONDS:
+            told = now
+            say(f"{has} of {least} {kind}s, {(now - begun) / 60:.0f} of {minutes:g} min waited")
+        time.sleep(min(WAIT_POLL_SECONDS, 60 * minutes))
+    return has
+
+
+def _too_little(kind: str, has: int, least: int, minutes: float) -> NoReturn:
+    waited = f" after {minutes:g} min (resources.wait_minutes)" if minutes else ""
+    if kind == "GPU" and not has and not minutes:
         raise _no_gpu("the cluster")
-    device = "cuda" if gpus and settings.device != "cpu" else "cpu"
-    nodes = max(1, sum(node["Alive"] for node in ray.nodes()))
-    return Resources(device=device, gpus=gpus, nodes=nodes, cores=os.cpu_count() or 1)
+    remedy = (
+        "add nodes with GPUs, ask for fewer (embed_actors, neighbor_shards, head_workers), wait longer, or set "
+        "resources.device=cpu"
+        if kind == "GPU"
+        else "add nodes, or wait longer"
+    )
+    raise RunError(f"the run needs {least} {kind}s, but the cluster has {has}{waited}; {remedy}")
+
+
+def _capacity(kind: str) -> int:
+    return int(ray.cluster_resources().get(kind, 0))
+
+
+def room_for(cpus: float) -> Callable[[], int]:
+    """How many tasks of so many CPUs to have under way: twice what fits, so that an autoscaler sees those that wait."""
+    return lambda: max(2, int(2 * ray.cluster_resources().get("CPU", 1) / cpus))
 
 
 def run_bounded(
-    submit: Callable[[int], Any], indices: Sequence[int], *, limit: int, on_result: Callable[[Any], None]
+    submit: Callable[[int], Any], indices: Sequence[int], *, limit: Limit, on_result: Callable[[Any], None]
 ) -> None:
     """Run one remote task for each index, at most `limit` at a time, and hand every result over as it comes.
 
     `submit(index)` returns the reference of the task whose result ends the work on that index.
     """
     pending: set[Any] = set()
-    todo: Iterable[int] = iter(indices)
-    for index in todo:
+    for index in indices:
         pending.add(submit(index))
-        if len(pending) >= limit:
+        while len(pending) >= (limit if isinstance(limit, int) else limit()):
             pending = _drain(pending, on_result)
     while pending:
         pending = _drain(pending, on_result)
 
 
 def run_files(
-    submit: Callable[[int], Any], indices: Sequence[int], *, limit: int, finished: int, progress: StageProgress
+    submit: Callable[[int], Any], indices: Sequence[int], *, limit: Limit, finished: int, progress: StageProgress
 ) -> list[FileInfo]:
     """`run_bounded` for tasks that each write a shard; `finished` rows were there before. Returns the files."""
     found: list[FileInfo] = []

@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +22,38 @@ from ray.exceptions import RayTaskError
 from icce_ray.adapters.decode import Reject, decode
 from icce_ray.adapters.sources import FeatureSource, SourceSpec, open_source
 from icce_ray.settings import EmbedSettings
-from icce_ray.stages.cluster import Resources
+from icce_ray.stages.cluster import Resources, others_cluster, threads_here
 from icce_ray.stages.rows import list_column, matrix
 from icce_ray.store import ARTIFACTS, RunError, Store
 
 READ_THREADS = 8  # a task waits for storage most of the time; Pillow releases the interpreter's lock as well
-MAX_CPU_ACTORS = 4  # each holds the weights
+MAX_CPU_ACTORS = 4  # of a node; each holds the weights
+
+
+class Pool(NamedTuple):
+    """Actors of the backbone: how many at least and at most, the CPUs each holds, how many share a node."""
+
+    least: int
+    most: int
+    cpus: float
+    sharers: int
+
+
+def pool_of(resources: Resources, cluster: Mapping[str, float], *, asked: int | None, chunks: int) -> Pool:
+    """One actor a GPU, else a few on every node; on a cluster that may grow as many as find a place, unless `asked`.
+
+    Actors hold their CPUs for good: on CPUs half of all there are, the rest is for decoding, or nothing ever moves.
+    """
+    gpu = resources.device == "cuda"
+    default = resources.gpus if gpu else min(MAX_CPU_ACTORS, resources.cores) * resources.nodes
+    count = max(1, min(asked or default, chunks))
+    cpus = 0.1 if gpu else 0.5 * cluster.get("CPU", 1) / max(count, asked or default)
+    return Pool(
+        least=count,
+        most=chunks if asked is None and others_cluster() else count,
+        cpus=float(int(cpus)) if cpus > 1 else cpus,
+        sharers=-(-count // resources.nodes),
+    )
 
 
 def stream(
@@ -50,11 +76,7 @@ def stream(
     """
     import ray.data  # here and below: workers of other stages import this module's neighbours, and this takes a second
 
-    cluster_cpus = ray.cluster_resources().get("CPU", 1)
-    count = actors or (resources.gpus if resources.device == "cuda" else min(MAX_CPU_ACTORS, resources.cores))
-    count = max(1, min(count, len(chunks)))
-    # Actors hold their CPUs for good: together they must leave some to decoding, or nothing ever moves.
-    actor_cpus = 0.1 if resources.device == "cuda" else min(1.0, 0.5 * cluster_cpus / count)
+    pool = pool_of(resources, ray.cluster_resources(), asked=actors, chunks=len(chunks))
     with _whole_blocks():
         dataset = (
             ray.data.range(len(chunks), override_num_blocks=len(chunks))
@@ -78,13 +100,13 @@ def stream(
                 batch_size=batch,
                 batch_format="pyarrow",
                 zero_copy_batch=True,
-                compute=ray.data.ActorPoolStrategy(size=count),
-                num_cpus=actor_cpus,
+                compute=ray.data.ActorPoolStrategy(min_size=pool.least, max_size=pool.most),
+                num_cpus=pool.cpus,
                 num_gpus=resources.gpu_share or None,
                 fn_constructor_kwargs={
                     "embed": embed.model_dump() if image_size else None,
                     "device": resources.device,
-                    "threads": max(1, resources.cores // count),
+                    "sharers": pool.sharers,
                     "labeller": labeller,
                 },
             )
@@ -161,13 +183,13 @@ def _picture(data: bytes | Reject, **decoding: Any) -> tuple[bytes | None, str |
 class _Embedder:
     """Actor: a batch of pictures to features, or through a run's classifier to labels. `embed` is None for features."""
 
-    def __init__(self, *, embed: dict[str, Any] | None, device: str, threads: int, labeller: str | None) -> None:
+    def __init__(self, *, embed: dict[str, Any] | None, device: str, sharers: int, labeller: str | None) -> None:
         import torch  # here and below: the tasks of this module never need it, and importing it takes seconds
 
         from icce_ray.adapters.backbones import load_backbone
         from icce_ray.stages.labelling import Labeller
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads_here(sharers))
         self.labeller = Labeller(labeller, device=device) if labeller else None
         self.backbone = None
         if embed is not None:

@@ -1,0 +1,134 @@
+"""What stages ask Ray for on clusters of several shapes: from what the nodes say, without Ray."""
+
+import os
+
+import pytest
+
+from icce_ray.settings import ResourceSettings
+from icce_ray.stages import cluster
+from icce_ray.stages.cluster import Resources, of_nodes, resources, room_for, run_bounded
+from icce_ray.stages.images import Pool, pool_of
+from icce_ray.store import RunError
+
+HEAD = {"node:__internal_head__": 1.0}
+SMALL, LARGE, GPU = {"CPU": 2.0}, {"CPU": 32.0}, {"CPU": 16.0, "GPU": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "expected"),
+    [
+        ([HEAD | SMALL, LARGE, LARGE, LARGE], "auto", Resources("cpu", gpus=0, nodes=4, cores=32)),
+        ([HEAD | {"CPU": 0.0}, LARGE, LARGE], "auto", Resources("cpu", gpus=0, nodes=2, cores=32)),
+        ([HEAD | SMALL, LARGE, LARGE, GPU], "auto", Resources("cuda", gpus=4, nodes=4, cores=16)),
+        ([HEAD | SMALL, LARGE, LARGE, GPU], "cpu", Resources("cpu", gpus=4, nodes=4, cores=16)),
+        ([HEAD | SMALL, GPU, GPU], "cuda", Resources("cuda", gpus=8, nodes=3, cores=16)),
+        ([HEAD], "auto", Resources("cpu", gpus=0, nodes=1, cores=1)),
+    ],
+)
+def test_resources_are_those_of_the_nodes_not_of_the_driver(nodes, device, expected):
+    assert of_nodes(nodes, device) == expected
+
+
+def test_a_laptop_has_the_cpus_it_has_whatever_ray_was_told():
+    assert of_nodes([HEAD | {"CPU": 1000.0}], "auto").cores == os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("found", "cpus", "asked", "chunks", "others", "expected"),
+    [
+        (Resources("cpu", 0, nodes=1, cores=2), 4, None, 9, False, Pool(2, 2, 1.0, sharers=2)),  # a laptop
+        (Resources("cpu", 0, nodes=1, cores=2), 4, None, 1, False, Pool(1, 1, 1.0, sharers=1)),
+        (Resources("cpu", 0, nodes=4, cores=32), 128, None, 999, True, Pool(16, 999, 4.0, sharers=4)),
+        (Resources("cpu", 0, nodes=4, cores=32), 128, 8, 999, True, Pool(8, 8, 8.0, sharers=2)),
+        (Resources("cpu", 0, nodes=3, cores=2), 5, 3, 20, True, Pool(3, 3, pytest.approx(5 / 6), sharers=1)),
+        (Resources("cuda", 8, nodes=2, cores=16), 32, None, 999, True, Pool(8, 999, 0.1, sharers=4)),
+        (Resources("cuda", 8, nodes=2, cores=16), 32, None, 999, False, Pool(8, 8, 0.1, sharers=4)),
+        (Resources("cuda", 8, nodes=2, cores=16), 32, 2, 999, True, Pool(2, 2, 0.1, sharers=1)),
+    ],
+)
+def test_the_pool_of_backbones_fills_the_cluster_and_leaves_room_to_decode(
+    found, cpus, asked, chunks, others, expected, monkeypatch
+):
+    monkeypatch.setattr("icce_ray.stages.images.others_cluster", lambda: others)
+    pool = pool_of(found, {"CPU": cpus}, asked=asked, chunks=chunks)
+    assert pool == expected
+    assert pool.least * pool.cpus <= 0.5 * cpus
+
+
+class FakeRay:
+    """A cluster that gets `grown` after so many looks at it."""
+
+    def __init__(self, monkeypatch, first, grown=None, looks=3):
+        self.first, self.grown, self.left, self.groups = first, grown or first, looks, []
+        monkeypatch.setattr(cluster.ray, "cluster_resources", self.resources)
+        monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": self.grown}])
+        monkeypatch.setattr(cluster, "placement_group", self.ask)
+        monkeypatch.setattr(cluster, "remove_placement_group", self.groups.remove)
+        monkeypatch.setattr(cluster, "WAIT_POLL_SECONDS", 0.001)
+        self.asked = []
+
+    def resources(self):
+        self.left -= 1
+        return self.first if self.left > 0 else self.grown
+
+    def ask(self, bundles, strategy):
+        self.asked.append(bundles)
+        self.groups.append("group")
+        return "group"
+
+
+def test_gpus_of_an_autoscaling_cluster_are_asked_for_and_waited_for(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "cluster:6379")
+    fake, lines = FakeRay(monkeypatch, {"CPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}, looks=5), []
+    monkeypatch.setattr(cluster, "WAIT_LINE_SECONDS", 0.0)
+    found = resources(ResourceSettings(device="cuda", head_workers=2, wait_minutes=1), say=lines.append)
+    assert (found.device, found.gpus) == ("cuda", 2)
+    assert fake.asked == [[{"GPU": 1.0}, {"GPU": 1.0}]]
+    assert fake.groups == []
+    assert lines[0] == "the cluster has 0 of 2 GPUs: asked for, waiting up to 1 min"
+    assert "0 of 2 GPUs, 0 of 1 min waited" in lines
+
+
+@pytest.mark.parametrize(
+    ("address", "first", "asked", "said"),
+    [
+        ("", {"CPU": 2.0}, {"device": "cuda"}, "resources.device = cuda, but the cluster has 0 GPUs"),
+        ("it:1", {"CPU": 2.0}, {"device": "cuda"}, "needs 1 GPUs, but the cluster has 0 after 0.0001 min"),
+        ("", {"CPU": 2.0, "GPU": 1.0}, {"device": "cuda", "embed_actors": 3}, "needs 3 GPUs, but the cluster has 1; "),
+        ("it:1", {}, {}, "needs 1 CPUs, but the cluster has 0 after"),
+    ],
+)
+def test_what_does_not_come_is_an_error_with_its_remedy(address, first, asked, said, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    fake = FakeRay(monkeypatch, first)
+    with pytest.raises(RunError, match="add nodes|use a machine with one") as error:
+        resources(ResourceSettings(wait_minutes=0.0001, **asked))
+    assert said in str(error.value)
+    assert fake.groups == []
+
+
+def test_a_run_that_began_on_gpus_waits_for_one(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "cluster:6379")
+    FakeRay(monkeypatch, {"CPU": 2.0})
+    assert resources(ResourceSettings()).device == "cpu"
+    with pytest.raises(RunError, match="needs 1 GPUs"):
+        resources(ResourceSettings(wait_minutes=0.0001), device="cuda")
+
+
+def test_tasks_under_way_grow_with_the_cluster(monkeypatch):
+    room = {"CPU": 1.0}
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: room)
+    limit = room_for(0.5)
+    assert limit() == 4
+    most, results = [], []
+
+    def wait(references, num_returns):
+        most.append(len(references))
+        room["CPU"] = 2.0
+        return references[:1], references[1:]
+
+    monkeypatch.setattr(cluster.ray, "wait", wait)
+    monkeypatch.setattr(cluster.ray, "get", lambda reference: reference)
+    run_bounded(lambda index: index, range(20), limit=limit, on_result=results.append)
+    assert sorted(results) == list(range(20))
+    assert (most[0], max(most)) == (4, 8)
