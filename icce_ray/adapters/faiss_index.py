@@ -17,7 +17,8 @@ from icce_ray.core.search import rounding_margin
 
 _SPARE = 8  # asked for beyond k, so that a row without ties needs one search
 _BLOCK = 2**25  # answers of one search: 400 MB of similarities and ids
-_GPU_MAX_K = 2048
+#: Of answers a query, and of inverted lists looked at, in FAISS on a GPU.
+GPU_MAX = 2048
 
 
 class FaissCandidates:
@@ -26,18 +27,22 @@ class FaissCandidates:
     Args:
         base: the rows to search; copied into the index.
         gpu: hold the index on the first visible GPU.
+        threads: of FAISS in this process from now on; by default as they are.
 
     Raises ValueError for rows of another type or shape, RuntimeError where a GPU is asked for and FAISS has none.
     """
 
-    def __init__(self, base: np.ndarray, *, gpu: bool = False) -> None:
-        _check_rows("base", base, None)
+    def __init__(self, base: np.ndarray, *, gpu: bool = False, threads: int | None = None) -> None:
+        check_rows("base", base, None)
         self.n, self.dim = base.shape
-        index: Any = faiss.IndexFlatIP(self.dim)
+        if threads is not None:
+            faiss.omp_set_num_threads(threads)
+        self._index = faiss.IndexFlatIP(self.dim)
         if gpu:
-            index = _to_gpu(index)
-        index.add(np.ascontiguousarray(base))
-        self._index, self._max_k = index, min(_GPU_MAX_K, self.n) if gpu else self.n
+            self._index = to_gpu(self._index)
+        self._index.add(np.ascontiguousarray(base))
+        self._max_k = min(GPU_MAX, self.n) if gpu else self.n
+        self._expect_more = False
 
     def pairs(
         self,
@@ -62,49 +67,61 @@ class FaissCandidates:
         Raises ValueError for bad arguments, and on a GPU when more than 2,048 answers a query are needed.
         """
         check_limits(threshold, k_min, k_max)
-        _check_rows("queries", queries, self.dim)
+        check_rows("queries", queries, self.dim)
         own = np.full(len(queries), -1, np.int64) if own is None else np.asarray(own, np.int64)
-        found: list[np.ndarray] = [np.empty(0, np.int64)] * len(queries)
-        todo, k = np.arange(len(queries)), min(k_min + 1 + _SPARE, self._max_k)
-        while len(todo):
-            rows = max(1, _BLOCK // max(k, 1))
+        rows, ids = self._found(queries, own, (threshold, k_min, k_max))
+        order = np.argsort(rows * self.n + ids)
+        crow = np.zeros(len(queries) + 1, np.int64)
+        np.cumsum(np.bincount(rows, minlength=len(queries)), out=crow[1:])
+        return crow, ids[order]
+
+    def _found(
+        self, queries: np.ndarray, own: np.ndarray, limits: tuple[float, int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Candidates as two columns, the query and the base row, in any order.
+
+        The k nearest of each query are asked for, and more where they do not settle its candidates.
+        """
+        _, k_min, k_max = limits
+        enough = k_max + 1 + _SPARE
+        settled = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+        todo, k = np.arange(len(queries)), min(enough if self._expect_more else k_min + 1 + _SPARE, self._max_k)
+        while len(todo) and k:
+            rows = max(1, _BLOCK // k)
             unfinished = []
             for start in range(0, len(todo), rows):
                 block = todo[start : start + rows]
-                unfinished.append(self._search(queries, own, block, k, found, (threshold, k_min, k_max)))
+                done, row, ids = self._settled(queries[block], own[block], k, limits)
+                settled.append((block[row], ids))
+                unfinished.append(block[~done])
             todo = np.concatenate(unfinished)
-            wanted = max(2 * k, k_max + 1 + _SPARE)
+            if k < enough:  # where most queries want more, those of the next block will
+                self._expect_more = 2 * len(todo) > len(queries)
             if len(todo) and k == self._max_k:
                 raise ValueError(
                     f"FAISS gives at most {k} answers a query on a GPU, {len(todo)} queries need more "
                     f"(k_max {k_max}, ties included); lower k_max, or use the index on the CPU or the core's own search"
                 )
-            k = min(wanted, self._max_k)
-        crow = np.zeros(len(queries) + 1, np.int64)
-        np.cumsum([len(ids) for ids in found], out=crow[1:])
-        return crow, np.concatenate([*found, np.empty(0, np.int64)])
+            k = min(max(2 * k, enough), self._max_k)
+        rows, ids = (np.concatenate(column) for column in zip(*settled, strict=True))
+        return rows, ids
 
-    def _search(
-        self,
-        queries: np.ndarray,
-        own: np.ndarray,
-        block: np.ndarray,
-        k: int,
-        found: list[np.ndarray],
-        limits: tuple[float, int, int],
-    ) -> np.ndarray:
-        """Fill `found` for the queries `block` whose k nearest settle their candidates; return the other queries."""
-        if k == 0:
-            return block[:0]
-        similarities, ids = self._index.search(np.ascontiguousarray(queries[block]), k)
+    def _settled(
+        self, queries: np.ndarray, own: np.ndarray, k: int, limits: tuple[float, int, int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which queries' candidates are all among their k nearest, bool [b]; and these, as `_found` gives them."""
+        similarities, ids = self._nearest(np.ascontiguousarray(queries), k)
         # Nothing that was not returned is above this.
-        bound = similarities[:, -1].copy() if k < self.n else np.full(len(block), -np.inf, np.float32)
-        similarities[ids == own[block][:, None]] = -np.inf
+        bound = similarities[:, -1].copy() if k < self.n else np.full(len(queries), -np.inf, np.float32)
+        similarities[ids == own[:, None]] = -np.inf
         cut = _cut(similarities, rounding_margin(self.dim), *limits)
         done = bound < cut
-        for row in np.flatnonzero(done):
-            found[block[row]] = np.sort(ids[row, similarities[row] >= cut[row]])
-        return block[~done]
+        chosen = (similarities >= cut[:, None]) & done[:, None]
+        return done, chosen.nonzero()[0], ids[chosen]
+
+    def _nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Similarities and ids [b, k], descending; ids of -1, below every similarity, where there are not so many."""
+        return self._index.search(queries, k)
 
 
 def _cut(similarities: np.ndarray, margin: float, threshold: float, k_min: int, k_max: int) -> np.ndarray:
@@ -124,13 +141,15 @@ def _cut(similarities: np.ndarray, margin: float, threshold: float, k_min: int, 
     return np.maximum(cut, -2.0)  # a query's own -inf stays below
 
 
-def _check_rows(name: str, rows: np.ndarray, dim: int | None) -> None:
+def check_rows(name: str, rows: np.ndarray, dim: int | None) -> None:
+    """Raise ValueError unless `rows` is float32 [n, dim], of any width where `dim` is None."""
     if rows.dtype != np.float32 or rows.ndim != 2 or (dim is not None and rows.shape[1] != dim):
         wanted = f"[n, {'D' if dim is None else dim}]"
         raise ValueError(f"{name} is {rows.dtype} {list(rows.shape)}; it must be float32 {wanted} with unit rows")
 
 
-def _to_gpu(index: Any) -> Any:
+def to_gpu(index: Any) -> Any:
+    """The same index on the first visible GPU. Raises RuntimeError where FAISS has none."""
     if not hasattr(faiss, "StandardGpuResources"):
         raise RuntimeError(
             "the index is asked for on a GPU, but this FAISS is built for CPUs; install the package's 'gpu' extra, or "

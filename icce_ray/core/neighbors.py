@@ -142,6 +142,17 @@ def narrow(lists: Neighbors, *, threshold: float, k_min: int, k_max: int) -> Nei
     return Neighbors(offsets, ids, similarities)
 
 
+def found_among(found: Neighbors, exact: Neighbors) -> tuple[int, int]:
+    """How many entries of the lists `exact` are in the lists `found` of the same rows, and how many there are.
+
+    The first over the second is the recall of the search that gave `found`.
+    """
+    rows = torch.arange(len(exact.counts), device=exact.ids.device)
+    width = 1 + max((int(lists.ids.max()) for lists in (found, exact) if len(lists.ids)), default=0)
+    mine, theirs = (torch.repeat_interleave(rows, lists.counts) * width + lists.ids for lists in (found, exact))
+    return int(torch.isin(theirs, mine).sum()), len(theirs)
+
+
 def _blocks(offsets: Tensor) -> Iterator[tuple[slice, slice]]:
     """Consecutive rows and their pairs, as many as `_BLOCK_PAIRS` hold, at least one row a time."""
     first, n_rows = 0, len(offsets) - 1

@@ -109,20 +109,20 @@ def search_shard(
     queries: Tensor,
     base: Tensor,
     *,
-    first_query: int,
+    query_rows: Tensor,
     first_base: int,
     threshold: float,
     k_min: int,
     k_max: int,
     propose: Proposer | None = None,
 ) -> Neighbors:
-    """Neighbours of a block of queries among one shard of the base, with ids counted over all shards.
+    """Neighbours of some queries among one shard of the base, with ids counted over all shards.
 
-    `queries` float32[b, D] are rows first_query, first_query + 1, ... of the whole set, `base` float32[n, D] rows
-    first_base, ... The result is what `merge` needs from this shard; alone it is exact for this shard. `propose` takes
-    the place of the blocked product: another search over the whole of `base` that over-selects as much.
+    `queries` float32[b, D] are the rows `query_rows` int64[b] of the whole set, `base` float32[n, D] its rows
+    first_base, first_base + 1, ... The result is what `merge` needs from this shard; alone it is exact for this shard.
+    `propose` takes the place of the blocked product: another search over the whole of `base` that over-selects as much.
     """
-    own = torch.arange(first_query - first_base, first_query - first_base + len(queries), device=base.device)
+    own = query_rows.to(base.device) - first_base
     own[(own < 0) | (own >= len(base))] = -1
     limits = {"threshold": threshold, "k_min": k_min, "k_max": k_max}
     if propose is not None:
@@ -156,7 +156,7 @@ def mine(features: Tensor, *, threshold: float, k_min: int, k_max: int, block_ro
             search_shard(
                 unit[start : start + block_rows],
                 unit,
-                first_query=start,
+                query_rows=torch.arange(start, min(start + block_rows, len(unit)), device=unit.device),
                 first_base=0,
                 threshold=threshold,
                 k_min=k_min,
@@ -167,25 +167,20 @@ def mine(features: Tensor, *, threshold: float, k_min: int, k_max: int, block_ro
     )
 
 
-def ground_truth(truth: Tensor, features: Tensor, *, first_query: int, n_queries: int) -> Neighbors:
-    """Neighbours by the true classes, for the upper bound of the paper's Table 4: all images of the same class.
+def same_class(classes: Tensor, base_classes: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs (query, base row) of one true class, a `Proposer`'s for the upper bound of the paper's Table 4.
 
-    `truth` int64[N] over all images, `features` float[N, D] for the similarities; lists are given for the rows
-    first_query ... first_query + n_queries - 1. Raises ValueError if one of them is alone in its class.
+    `classes` int64[b] are the queries' classes, `base_classes` int64[n] the base's; `own` as in `candidate_pairs`.
+    Returns (crow int64[b + 1], cols int64), ids ascending within a row. The memory is that of the pairs.
     """
-    own = torch.arange(first_query, first_query + n_queries, device=truth.device)
-    same = truth[own, None] == truth[None, :]
-    same[torch.arange(n_queries, device=truth.device), own] = False
-    counts = same.sum(1)
-    if (counts == 0).any():
-        alone = own[counts == 0]
-        raise ValueError(
-            f"image {int(alone[0])} is alone in its class {int(truth[alone[0]])}: it has no ground-truth neighbour; "
-            "give every class at least 2 images"
-        )
-    crow = torch.zeros(n_queries + 1, dtype=torch.int64, device=truth.device)
-    torch.cumsum(counts, 0, out=crow[1:])
-    cols = same.nonzero()[:, 1]
-    unit = unit_rows(features)
-    scores = rescore(unit[own], unit, crow, cols)
-    return select(crow, cols, scores, threshold=-1.0, k_min=1, k_max=len(truth))
+    order = torch.argsort(base_classes, stable=True)
+    ordered = base_classes[order]
+    first = torch.searchsorted(ordered, classes)
+    counts = torch.searchsorted(ordered, classes, right=True) - first
+    row = torch.repeat_interleave(torch.arange(len(classes), device=own.device), counts)
+    place = torch.arange(len(row), device=own.device) - (counts.cumsum(0) - counts)[row]
+    cols = order[first[row] + place]
+    others = cols != own[row]
+    crow = torch.zeros(len(classes) + 1, dtype=torch.int64, device=own.device)
+    torch.cumsum(torch.bincount(row[others], minlength=len(classes)), 0, out=crow[1:])
+    return crow, cols[others]

@@ -128,13 +128,13 @@ def test_killed_workers_are_replaced(slow_source, unbroken, tmp_path):
     def kill_one_of_each():
         kill("_Embedder", lambda: store.parts(OK), "the first shard of features")
         kill("_read_chunk", lambda: len(store.parts(OK)) >= 4, "the fourth shard of features")
-        kill("_Shard", lambda: store.parts("neighbors"), "the first shard of neighbours")
+        kill("Shard", lambda: store.parts("neighbors"), "the first shard of neighbours")
         kill("TrainWorker", lambda: store.storage.exists(checkpoint_of("heads")), "the first checkpoint")
 
     killer = threading.Thread(target=kill_one_of_each)
     killer.start()
     pipeline.run(settings, verbose=False)
     killer.join()
-    assert killed == ["_Embedder", "_read_chunk", "_Shard", "TrainWorker"]
+    assert killed == ["_Embedder", "_read_chunk", "Shard", "TrainWorker"]
     assert rows(store, OK) == rows(unbroken, OK)
     assert_as_if_unbroken(store, unbroken, IMAGES)

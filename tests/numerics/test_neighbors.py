@@ -60,9 +60,8 @@ def sharded(features, n_shards, limits, block_rows=17):
     blocks = []
     for start in range(0, len(unit), block_rows):
         queries = unit[start : start + block_rows]
-        parts = [
-            search_shard(queries, unit[a:b], first_query=start, first_base=a, **limits) for a, b in pairwise(edges)
-        ]
+        rows = torch.arange(start, start + len(queries))
+        parts = [search_shard(queries, unit[a:b], query_rows=rows, first_base=a, **limits) for a, b in pairwise(edges)]
         blocks.append(merge(parts, **limits))
     return concatenate(blocks)
 
@@ -193,10 +192,11 @@ def by_faiss(base):
 @pytest.mark.parametrize("features", [packed(33), torch.from_numpy(lattice(90, 8, seed=12))], ids=["packed", "ties"])
 def test_another_search_proposes_and_the_core_decides(search, features):
     unit = unit_rows(features)
+    rows = torch.arange(len(unit))
     for threshold, k_min, k_max in [(0.3, 1, 90), (0.3, 1, 40), (0.25, 5, 10), (1.0, 20, 20)]:
         limits = {"threshold": threshold, "k_min": k_min, "k_max": k_max}
         parts = [
-            search_shard(unit, unit[a:b], first_query=0, first_base=a, **limits, propose=search(unit[a:b]))
+            search_shard(unit, unit[a:b], query_rows=rows, first_base=a, **limits, propose=search(unit[a:b]))
             for a, b in pairwise([0, 31, len(unit)])
         ]
         assert same(merge(parts, **limits), mine(features, **limits))
@@ -287,15 +287,22 @@ def test_default_k_max_is_a_balanced_class():
     assert default_k_max(1000, 100, 50) == 50
 
 
-def test_ground_truth_lists_the_class():
-    truth = torch.tensor([0, 1, 0, 1, 0, 0])
-    features = gaussian(6, 8, seed=11)
-    scores = all_scores(features)
-    found = search.ground_truth(truth, features, first_query=2, n_queries=3)
-    expected = [sorted((-scores[i][j], j) for j in range(6) if j != i and truth[j] == truth[i]) for i in (2, 3, 4)]
-    assert as_lists(found) == [[(j, -negative) for negative, j in row] for row in expected]
-    with pytest.raises(ValueError, match="image 1 is alone in its class 1"):
-        search.ground_truth(torch.tensor([0, 1, 0]), features[:3], first_query=0, n_queries=3)
+def test_pairs_of_one_class():
+    truth = torch.randint(0, 6, (70,), generator=torch.Generator().manual_seed(0))
+    queries = torch.tensor([3, 69, 20, 40, 21])
+    for first, last in [(0, 70), (15, 40), (40, 41)]:
+        own = torch.where((queries >= first) & (queries < last), queries - first, -1)
+        crow, cols = search.same_class(truth[queries], truth[first:last], own)
+        lists = [cols[a:b].tolist() for a, b in pairwise(crow.tolist())]
+        expected = [[j - first for j in range(first, last) if truth[j] == truth[i] and j != i] for i in queries]
+        assert lists == expected
+
+
+def test_recall_counts_the_entries_of_the_exact_lists():
+    exact = Neighbors(torch.tensor([0, 3, 3, 5]), torch.tensor([7, 2, 9, 0, 7]), torch.zeros(5))
+    found = Neighbors(torch.tensor([0, 2, 3, 5]), torch.tensor([9, 7, 7, 3, 0]), torch.zeros(5))
+    assert neighbors.found_among(found, exact) == (3, 5)
+    assert neighbors.found_among(exact, exact) == (5, 5)
 
 
 def test_lists_that_are_all_empty():
