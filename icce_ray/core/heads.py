@@ -45,17 +45,22 @@ class HeadChunk:
     def __len__(self) -> int:
         return len(self.parameters["prototypes"])
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Cosines to the prototypes, [h, rows, K], of inputs `x` [rows, D] that all heads share."""
+    def logits(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Cosines to the prototypes, float32[h, rows, K], of inputs `x` [rows, D] that all heads share.
+
+        The products and the activation are computed in `dtype`, float32 or bfloat16; the norms always in float32.
+        """
         p = self.parameters
         n_heads, hidden, dim = p["hidden.weight"].shape
-        # The first layer sees the same input in every head: one product for all of them.
-        first = F.gelu(
-            torch.addmm(p["hidden.bias"].reshape(-1), x, p["hidden.weight"].reshape(n_heads * hidden, dim).T)
-        )
-        first = first.view(len(x), n_heads, hidden).transpose(0, 1)
-        second = torch.baddbmm(p["bottleneck.bias"][:, None], first, p["bottleneck.weight"].transpose(1, 2))
-        return F.normalize(second, dim=-1) @ F.normalize(p["prototypes"], dim=-1).transpose(1, 2)
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            # The first layer sees the same input in every head: one product for all of them.
+            first = F.gelu(
+                torch.addmm(p["hidden.bias"].reshape(-1), x, p["hidden.weight"].reshape(n_heads * hidden, dim).T)
+            )
+            first = first.view(len(x), n_heads, hidden).transpose(0, 1)
+            second = torch.baddbmm(p["bottleneck.bias"][:, None], first, p["bottleneck.weight"].transpose(1, 2))
+            unit = F.normalize(second.float(), dim=-1)
+            return (unit @ F.normalize(p["prototypes"], dim=-1).transpose(1, 2)).float()
 
 
 class HeadBank:

@@ -1,6 +1,7 @@
 """Losses of the clustering heads, batched over heads (paper 3.1, eq. 1-3; TEMI, arXiv 2303.17896, section 3).
 
-Shapes: h heads of a chunk, B anchors, K clusters. The views are the anchors x and one neighbour x' of each.
+Shapes: h heads of a chunk, B anchors, K clusters. The views are the anchors x and one neighbour x' of each. Means are
+over `pairs` of them, B by default: a worker that holds a part of a batch gives its share of the whole batch's mean.
 """
 
 from __future__ import annotations
@@ -46,17 +47,20 @@ def temi_loss(
     marginal: Tensor,
     weight: Tensor,
     beta: float,
+    pairs: int | None = None,
 ) -> Tensor:
     """TEMI loss of each head, `mean over pairs of -1/2 w(x, x') (pmi(x, x') + pmi(x', x))`, float32[h]."""
     both = pmi(log_student_x, teacher_n, marginal, beta) + pmi(log_student_n, teacher_x, marginal, beta)
-    return -0.5 * (both * weight).mean(dim=1)
+    return -0.5 * ((both * weight).sum(dim=1) / (pairs or len(weight)))
 
 
-def cross_entropy_loss(log_student_x: Tensor, log_student_n: Tensor, teacher_x: Tensor, teacher_n: Tensor) -> Tensor:
+def cross_entropy_loss(
+    log_student_x: Tensor, log_student_n: Tensor, teacher_x: Tensor, teacher_n: Tensor, *, pairs: int | None = None
+) -> Tensor:
     """Cross-entropy of each view against the teacher's pseudo-label of the other, float32[h] (paper eq. 1-2)."""
     label_n, label_x = teacher_n.argmax(-1, keepdim=True), teacher_x.argmax(-1, keepdim=True)
     picked = log_student_x.gather(-1, label_n) + log_student_n.gather(-1, label_x)
-    return -0.5 * picked.mean(dim=(1, 2))
+    return -0.5 * (picked.sum(dim=(1, 2)) / (pairs or picked.shape[1]))
 
 
 def log_probabilities(logits: Tensor, temperature: float) -> Tensor:

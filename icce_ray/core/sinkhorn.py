@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from icce_ray.core.collectives import ALONE, Collectives, logsumexp_together, sum_together
 
 
 def sinkhorn(scores: Tensor, *, iterations: int = 3) -> Tensor:
@@ -16,9 +20,24 @@ def sinkhorn(scores: Tensor, *, iterations: int = 3) -> Tensor:
     The first round is done on the logarithms: however low the temperature, no row underflows to nothing. After it
     every entry is at most 1 and every row holds one of at least 1 / K, which no later round can lose.
     """
-    q = scores.log_softmax(dim=1).softmax(dim=2)
-    tiny = torch.finfo(q.dtype).tiny
+    return sinkhorn_together([scores], ALONE, iterations=iterations)[0]
+
+
+def sinkhorn_together(chunks: Sequence[Tensor], workers: Collectives, *, iterations: int) -> list[Tensor]:
+    """`sinkhorn` of several chunks of heads whose rows are spread over workers; a worker may have none.
+
+    Rows are a worker's own, columns span all: each round exchanges one sum a column, of all chunks at once.
+    """
+    if workers.size == 1:
+        first = [scores.log_softmax(dim=1) for scores in chunks]
+    else:
+        columns = logsumexp_together([scores.logsumexp(dim=1) for scores in chunks], workers, "sinkhorn")
+        first = [scores - column[:, None] for scores, column in zip(chunks, columns, strict=True)]
+    matrices = [q.softmax(dim=2) for q in first]
+    tiny = torch.finfo(torch.float32).tiny
     for _ in range(iterations - 1):
-        q /= q.sum(dim=1, keepdim=True).clamp_min_(tiny)
-        q /= q.sum(dim=2, keepdim=True)
-    return q
+        masses = sum_together([q.sum(dim=1) for q in matrices], workers, "sinkhorn")
+        for q, mass in zip(matrices, masses, strict=True):
+            q.div_(mass[:, None].clamp_min_(tiny))
+            q.div_(q.sum(dim=2, keepdim=True))
+    return matrices

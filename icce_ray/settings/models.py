@@ -234,6 +234,16 @@ class Settings(_Frozen):
     classifier: ClassifierSettings = ClassifierSettings()
     resources: ResourceSettings = ResourceSettings()
 
+    @model_validator(mode="after")
+    def _workers(self) -> Settings:
+        count, heads = self.resources.head_workers, self.heads.heads
+        if self.resources.parallelism == "heads" and count is not None and count > heads:
+            raise ValueError(
+                f"resources.head_workers = {count} is more than heads.heads = {heads}, which they are to share; lower "
+                f"it to at most {heads}, or set resources.parallelism=data"
+            )
+        return self
+
     def defining(self) -> dict[str, Any]:
         """What the results depend on, as plain values: not where they go, what they may use, what is tolerated."""
         return self.model_dump(mode="json", exclude={"out": True, "resources": True, "embed": {"reject_budget"}})

@@ -28,7 +28,7 @@ def build(chunk, **switches):
     trainer = HeadTrainer(features, neighbors, n_clusters=K, recipe=recipe, seed=3, chunk=chunk)
     generator = torch.Generator().manual_seed(9)
     moved = {}  # away from the start, where all heads are nearly uniform and the class marginal hardly matters
-    for name, tensor in trainer.student.stacked().items():
+    for name, tensor in trainer.networks.student.stacked().items():
         moved[name] = tensor + 0.3 * torch.randn(tensor.shape, generator=generator)
     state = trainer.state()
     trainer.restore(state | {f"{who}.{name}": t for who in ("student", "teacher") for name, t in moved.items()})
@@ -44,14 +44,15 @@ def batches(trainer, steps=3):
 
 def spied_steps(monkeypatch, trainer):
     """Losses and gradients (by name, [H, ...]) of each step."""
-    update, gradients = trainer._update, {}
+    networks, gradients = trainer.networks, {}
+    update = networks.update
 
-    def spy(step):
+    def spy(learning_rate, step):
         for name in PARAMETERS:
-            gradients[name] = torch.cat([chunk.parameters[name].grad for chunk in trainer.student])
-        update(step)
+            gradients[name] = torch.cat([chunk.parameters[name].grad for chunk in networks.student])
+        update(learning_rate, step)
 
-    monkeypatch.setattr(trainer, "_update", spy)
+    monkeypatch.setattr(networks, "update", spy)
     for batch in batches(trainer):
         yield trainer.step(*batch), gradients
 
@@ -60,7 +61,7 @@ def reference_steps(trainer):
     """The same of the loop over modules, float64, and the reference at the end."""
     reference = ReferenceTrainer(
         trainer.features,
-        trainer.student.stacked(),
+        trainer.networks.student.stacked(),
         trainer.recipe,
         n_clusters=K,
         total_steps=trainer.recipe.epochs * trainer.steps_per_epoch,
@@ -89,7 +90,7 @@ def stack(heads):
 @pytest.mark.parametrize("smoothing", [1, 3])
 def test_losses_gradients_and_updates_of_three_steps(monkeypatch, teacher, input_norm, ce_weight, smoothing):
     switches = {"teacher": teacher, "input_norm": input_norm, "ce_weight": ce_weight, "smoothing_neighbors": smoothing}
-    start = build(HEADS, **switches).student.stacked()
+    start = build(HEADS, **switches).networks.student.stacked()
     expected, reference = reference_steps(build(HEADS, **switches))
     for chunk in (1, 3, HEADS):
         trainer = build(chunk, **switches)
@@ -100,8 +101,8 @@ def test_losses_gradients_and_updates_of_three_steps(monkeypatch, teacher, input
                 torch.testing.assert_close(found.double(), exact, rtol=RELATIVE, atol=1e-7)
             for name in PARAMETERS:
                 assert_near(gradients[name], exact_gradients[name])
-        assert_near(trainer.marginal, torch.stack(reference.marginals))
-        students, teachers = trainer.student.stacked(), trainer.teacher.stacked()
+        assert_near(trainer.networks.marginal, torch.stack(reference.marginals))
+        students, teachers = trainer.networks.student.stacked(), trainer.networks.teacher.stacked()
         for name, exact in stack(reference.students).items():
             # The update is what must agree; it is far smaller than the parameter, and Adam divides by its size.
             assert_near(students[name] - start[name], exact - start[name], relative=1e-4)
@@ -113,7 +114,7 @@ def test_the_teacher_gets_no_gradient():
     trainer = build(2)
     anchors = torch.arange(16)
     trainer.step(anchors, trainer.draw(anchors, torch.Generator().manual_seed(0)), 0)
-    assert all(not tensor.requires_grad and tensor.grad is None for tensor in trainer.teacher.tensors())
+    assert all(not tensor.requires_grad and tensor.grad is None for tensor in trainer.networks.teacher.tensors())
 
 
 def test_logits_are_cosines_of_each_head():

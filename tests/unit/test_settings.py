@@ -109,6 +109,15 @@ def test_a_fault_names_field_value_limit_and_remedy(override, parts):
     assert [part for part in parts if part not in message] == []
 
 
+def test_workers_that_share_heads_are_no_more_than_these():
+    overrides = ("heads.heads=3", "resources.head_workers=4")
+    assert fault(*overrides) == (
+        "resources.head_workers = 4 is more than heads.heads = 3, which they are to share; lower it to at most 3, or "
+        "set resources.parallelism=data"
+    )
+    assert changed(*overrides, "resources.parallelism=data").resources.head_workers == 4
+
+
 def test_a_missing_setting_says_what_it_is():
     with pytest.raises(SettingsError, match=r"^clusters: missing.*Number of classes K, at least 2"):
         load({"source": "photos", "out": "run", "clusters": None})

@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 import torch
 
+from icce_ray.core.inputs import feature_statistics
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.search import mine
-from icce_ray.core.training import HeadTrainer, feature_statistics
+from icce_ray.core.training import HeadTrainer
 
 N, DIM, K = 60, 6, 3
 RECIPE = Recipe(
@@ -41,7 +42,7 @@ def test_one_seed_one_result():
     for trainer in (first, second, other):
         run(trainer, 3)
     assert identical(first.state(), second.state())
-    assert not torch.equal(first.marginal, other.marginal)
+    assert not torch.equal(first.networks.marginal, other.networks.marginal)
 
 
 def test_training_finds_separated_blobs():

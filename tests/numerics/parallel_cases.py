@@ -1,0 +1,120 @@
+"""Cases of head training that several processes work on together, and what one process of them reports.
+
+    python tests/numerics/parallel_cases.py RANK SIZE FILE
+
+runs all cases as one of SIZE workers over gloo and, as worker 0, writes what it found as safetensors to FILE.
+"""
+
+import dataclasses
+import sys
+import warnings
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from icce_ray.adapters.collectives import joined
+from icce_ray.core.collectives import ALONE
+from icce_ray.core.recipe import Recipe
+from icce_ray.core.search import mine
+from icce_ray.core.training import HeadTrainer
+
+N, DIM, K = 150, 12, 5
+#: 7 heads and batches of 30 are uneven shares for 2 and for 4 workers; 5 steps an epoch, 50 in all.
+RECIPE = Recipe(
+    heads=7,
+    hidden=16,
+    bottleneck=8,
+    epochs=10,
+    batch_size=30,
+    warmup_epochs=2,
+    learning_rate=5e-3,
+    teacher_momentum=0.9,
+)
+#: Switches of the recipe. The first case is trained to the end, the others for an epoch.
+VARIANTS = {
+    "icce": {},
+    "softmax": {"teacher": "softmax"},
+    "standardize": {"input_norm": "standardize", "ce_weight": 0.0},
+    "smoothing": {"smoothing_neighbors": 3},
+    "one_round": {"sinkhorn_iterations": 1},
+    "tiny_batch": {"batch_size": 3},  # with 4 workers one has no pair at all
+}
+PARALLELISMS = ("heads", "data")
+
+
+def features():
+    generator = torch.Generator().manual_seed(0)
+    centres = 2 * torch.randn(K, DIM, generator=generator)
+    return centres.repeat(N // K, 1) + torch.randn(N, DIM, generator=generator)
+
+
+def build(workers=ALONE, parallelism="heads", chunk=3, precision="auto", compiled=False, **switches):
+    """A trainer whose heads are in several chunks, of several sizes, on every worker but those with few."""
+    rows = features()
+    lists = mine(rows, threshold=0.5, k_min=3, k_max=20)
+    recipe = dataclasses.replace(RECIPE, **switches)
+    options = {"parallelism": parallelism, "chunk": chunk, "precision": precision, "compiled": compiled}
+    return HeadTrainer(rows, lists, n_clusters=K, recipe=recipe, seed=4, workers=workers, **options)
+
+
+def losses(trainer, epochs):
+    """Losses of epochs, [epochs, 2, heads]."""
+    found = [trainer.run_epoch() for _ in range(epochs)]
+    return torch.stack([torch.stack([one.temi, one.cross_entropy]) for one in found])
+
+
+def counted(workers):
+    """{purpose: (exchanges, bytes)} so far, and the counters begin anew."""
+    found = {purpose: torch.tensor([calls, workers.exchanged[purpose]]) for purpose, calls in workers.calls.items()}
+    workers.calls.clear()
+    workers.exchanged.clear()
+    return found
+
+
+def run_cases(workers, start):
+    """Everything to compare, by name; `start` is the state of one process after an epoch, to go on from."""
+    found = {}
+    for parallelism in PARALLELISMS if workers.size > 1 else ["alone"]:
+        for name, switches in VARIANTS.items():
+            trainer = build(workers, parallelism, **switches)
+            key = f"{parallelism}.{name}"
+            found[f"{key}.losses"] = losses(trainer, RECIPE.epochs if name == "icce" else 1)
+            if workers.size > 1:
+                found |= {f"{key}.bytes.{purpose}": pair for purpose, pair in counted(workers).items()}
+            found[f"{key}.labels"] = trainer.labels(trainer.features)
+            if name == "icce":
+                found |= {f"{key}.state.{part}": tensor for part, tensor in trainer.state().items()}
+            if workers.size > 1:
+                counted(workers)
+        if start is not None:
+            restored = build(workers, parallelism, chunk=2)
+            restored.restore(start)
+            restored.check_together()
+            found[f"{parallelism}.restored.losses"] = losses(restored, 2)
+            counted(workers)
+    return found
+
+
+def main(rank, size, path):
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{path}.group", rank=rank, world_size=size)
+    workers = joined()
+    assert (workers.rank, workers.size) == (rank, size)
+    first = build()
+    losses(first, 1)
+    found = run_cases(workers, first.state())
+    odd = build(workers)
+    odd.epoch = rank
+    try:
+        odd.check_together()
+    except RuntimeError as error:
+        found["error"] = torch.tensor(list(str(error).encode()), dtype=torch.uint8)
+    if rank == 0:
+        save_file({name: tensor.contiguous() for name, tensor in found.items()}, path)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

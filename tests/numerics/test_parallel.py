@@ -1,0 +1,161 @@
+"""Head training by 2 and by 4 processes over gloo against one process: losses, labels, states, bytes exchanged.
+
+The processes start once and run all cases of `parallel_cases.py`; importing torch is what they take longest for.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from parallel_cases import DIM, PARALLELISMS, RECIPE, VARIANTS, K, N, build, losses, run_cases
+from safetensors.torch import load_file
+
+from icce_ray.core.collectives import ALONE, share, shares
+from icce_ray.core.heads import head_shapes
+
+SIZES = (2, 4)
+RELATIVE = 1e-5
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What one process finds."""
+    return run_cases(ALONE, None)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """{number of workers: what they found}."""
+    results = {}
+    for size in SIZES:
+        path = tmp_path_factory.mktemp("parallel") / "found"
+        command = [sys.executable, HERE / "parallel_cases.py"]
+        ranks = [subprocess.Popen([*command, str(rank), str(size), path], cwd=HERE.parents[1]) for rank in range(size)]
+        try:
+            codes = [process.wait(timeout=300) for process in ranks]
+        finally:
+            for process in ranks:
+                process.kill()
+        assert codes == [0] * size
+        results[size] = load_file(path)
+    return results
+
+
+def every(test):
+    """For every number of workers, both parallelisms."""
+    return pytest.mark.parametrize("parallelism", PARALLELISMS)(pytest.mark.parametrize("size", SIZES)(test))
+
+
+@every
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_losses_and_labels_of_one_process(alone, found, size, parallelism, variant):
+    key = f"{parallelism}.{variant}"
+    torch.testing.assert_close(
+        found[size][f"{key}.losses"], alone[f"alone.{variant}.losses"], rtol=RELATIVE, atol=RELATIVE / 100
+    )
+    assert torch.equal(found[size][f"{key}.labels"], alone[f"alone.{variant}.labels"])
+
+
+def test_the_cases_learn(alone):
+    """Losses that hardly move would agree whatever the workers did."""
+    steps = RECIPE.epochs * (N // RECIPE.batch_size)
+    first, last = alone["alone.icce.losses"][[0, -1], 0]
+    assert steps == 50
+    assert (last < first - 0.4).all()
+    assert len({tuple(column) for column in alone["alone.icce.labels"].T.tolist()}) > 1  # heads differ
+
+
+@every
+def test_the_state_is_that_of_all_heads(alone, found, size, parallelism):
+    """Whoever wrote it: one process goes on from it as from its own."""
+    prefix, own = f"{parallelism}.icce.state.", "alone.icce.state."
+    states = [
+        {name.removeprefix(start): tensor for name, tensor in results.items() if name.startswith(start)}
+        for results, start in ((found[size], prefix), (alone, own))
+    ]
+    assert {name: tensor.shape for name, tensor in states[0].items()} == {
+        name: tensor.shape for name, tensor in states[1].items()
+    }
+    further = []
+    for state in states:
+        trainer = build(chunk=4)
+        trainer.restore(state)
+        further.append(losses(trainer, 2))
+    torch.testing.assert_close(further[0], further[1], rtol=RELATIVE, atol=RELATIVE / 100)
+
+
+@every
+def test_workers_go_on_from_the_state_of_one_process(alone, found, size, parallelism):
+    expected = alone["alone.icce.losses"][1:3]
+    torch.testing.assert_close(found[size][f"{parallelism}.restored.losses"], expected, rtol=RELATIVE, atol=1e-7)
+
+
+def test_workers_at_different_epochs_say_so(found):
+    for size, results in found.items():
+        message = bytes(results["error"].tolist()).decode()
+        assert message == f"workers stand at epochs {list(range(size))}; restore all of them from one state"
+
+
+def exchanged(found, key):
+    """{purpose: (exchanges, bytes)} of the training of a case."""
+    prefix = f"{key}.bytes."
+    return {name.removeprefix(prefix): tuple(pair.tolist()) for name, pair in found.items() if name.startswith(prefix)}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_bytes_that_workers_with_shares_of_the_heads_exchange(found, size, variant):
+    """B floats a step, and once an epoch two losses a head; the others pad theirs to the largest share."""
+    batch, steps, epochs = sizes(variant)
+    most = shares(RECIPE.heads, size)[0]
+    expected = {"weight": (steps, 4 * batch * steps), "losses": (epochs, 4 * 2 * most * epochs)}
+    assert exchanged(found[size], f"heads.{variant}") == expected
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_bytes_that_workers_with_shares_of_the_batch_exchange(found, size, variant):
+    """Gradients of all heads, one exchange a chunk; one float a head and cluster a round of Sinkhorn, one more for
+    the class marginal; once an epoch two losses a head."""
+    _, steps, epochs = sizes(variant)
+    weights = sum(torch.Size(shape).numel() for shape in head_shapes(DIM, RECIPE.hidden, RECIPE.bottleneck, K).values())
+    switches, heads = VARIANTS[variant], RECIPE.heads
+    rounds = 0 if switches.get("teacher") == "softmax" else switches.get("sinkhorn_iterations", 3)
+    expected = {
+        "gradients": (3 * steps, 4 * weights * heads * steps),
+        "sinkhorn": (rounds * steps, 4 * heads * K * rounds * steps),
+        "marginal": (steps, 4 * heads * K * steps),
+        "losses": (epochs, 4 * 2 * heads * epochs),
+    }
+    assert exchanged(found[size], f"data.{variant}") == {name: pair for name, pair in expected.items() if pair[0]}
+
+
+def sizes(variant):
+    """Batch, steps and epochs that a case was trained for."""
+    batch = VARIANTS[variant].get("batch_size", RECIPE.batch_size)
+    epochs = RECIPE.epochs if variant == "icce" else 1
+    return batch, epochs * (N // batch), epochs
+
+
+class Worker:
+    """One of several, who asks nobody."""
+
+    def __init__(self, rank, size):
+        self.rank, self.size = rank, size
+
+
+@pytest.mark.parametrize(("total", "size"), [(7, 1), (7, 2), (7, 4), (3, 4), (0, 2), (8, 4)])
+def test_shares_are_even_and_complete(total, size):
+    counts = shares(total, size)
+    assert sum(counts) == total
+    assert max(counts) - min(counts) <= 1
+    things = list(range(total))
+    assert [thing for rank in range(size) for thing in things[share(total, Worker(rank, size))]] == things
+
+
+def test_a_worker_without_a_head_is_an_error():
+    with pytest.raises(ValueError, match="8 workers for 7 heads; take at most 7 workers"):
+        build(Worker(0, 8), "heads")

@@ -1,0 +1,41 @@
+"""Products in bfloat16, and passes fused by torch.compile, against plain float32."""
+
+import pytest
+import torch
+from parallel_cases import RECIPE, build, losses
+
+from icce_ray.core.heads import HeadBank, initialise
+
+
+def test_auto_is_float32_on_a_cpu():
+    plain, auto = build(precision="float32"), build()
+    assert torch.equal(losses(plain, 2), losses(auto, 2))
+
+
+def test_bfloat16_is_for_products_only():
+    """Two to three digits in the logits, and so in the first losses; all that is kept is float32."""
+    exact, coarse = build(), build(precision="bfloat16")
+    expected, found = losses(exact, RECIPE.epochs), losses(coarse, RECIPE.epochs)
+    assert not torch.equal(found, expected)
+    torch.testing.assert_close(found[0], expected[0], rtol=0.01, atol=0.0)
+    torch.testing.assert_close(found[-1], expected[-1], rtol=0.1, atol=0.1)
+    assert {tensor.dtype for name, tensor in coarse.state().items() if name != "epoch"} == {torch.float32}
+    same = coarse.labels(coarse.features) == exact.labels(exact.features)
+    assert same.float().mean() > 0.97
+
+
+def test_logits_in_bfloat16_are_rounded_once_a_product():
+    stacked = initialise(range(3), dim=12, n_clusters=5, hidden=16, bottleneck=8, seed=1)
+    x = torch.randn(40, 12, generator=torch.Generator().manual_seed(1))
+    chunk = HeadBank(stacked, chunk=3).chunks[0]
+    exact, coarse = chunk.logits(x), chunk.logits(x, torch.bfloat16)
+    assert coarse.dtype == torch.float32
+    assert 0 < (coarse - exact).abs().max() < 3 * 2**-8
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # in torch's own fuser
+def test_fused_passes_give_the_same_losses():
+    plain, fused = build(chunk=RECIPE.heads), build(chunk=RECIPE.heads, compiled=True)
+    torch.testing.assert_close(losses(fused, 3), losses(plain, 3), rtol=1e-5, atol=1e-6)
+    assert torch.equal(fused.labels(fused.features), plain.labels(plain.features))
