@@ -1,0 +1,254 @@
+"""cluster.yaml and jobs/rayjob.yaml: valid for what reads them, closed to the world, of the versions that are tested.
+
+Ray's launcher is asked itself, against a simulated AWS. KubeRay's schema is not at hand without a cluster: the fields
+that its reference (ray.io/v1) gives to the objects used here are listed below, and no other may be there.
+"""
+
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import boto3
+import jsonschema
+import pytest
+import yaml
+from moto import mock_aws
+from ray.autoscaler._private.aws.config import bootstrap_aws
+from ray.autoscaler._private.util import prepare_config, validate_config
+from typer.testing import CliRunner
+
+from icce_ray.cli.main import app
+
+ROOT = Path(__file__).parents[2]
+PINNED = dict(
+    line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def only(*names, required=(), **schemas):
+    """Schema of an object that has no other fields than these."""
+    fields = {name: {} for name in names} | schemas
+    return {"type": "object", "properties": fields, "required": list(required), "additionalProperties": False}
+
+
+COUNT, TEXT, YES_NO = {"type": "integer", "minimum": 0}, {"type": "string"}, {"type": "boolean"}
+TEXTS = {"type": "object", "additionalProperties": TEXT}
+CONTAINER = only(
+    "securityContext",
+    "volumeMounts",
+    "lifecycle",
+    required=["name", "image", "resources"],
+    name=TEXT,
+    image=TEXT,
+    env={"type": "array", "items": only("valueFrom", required=["name"], name=TEXT, value=TEXT)},
+    ports={"type": "array", "items": only(required=["containerPort"], name=TEXT, containerPort=COUNT)},
+    resources=only(requests=TEXTS, limits=TEXTS),
+)
+TOLERATION = only(key=TEXT, operator={"enum": ["Exists", "Equal"]}, value=TEXT, effect={"enum": ["NoSchedule"]})
+POD = only(
+    "metadata",
+    required=["spec"],
+    spec=only(
+        "volumes",
+        "affinity",
+        required=["containers"],
+        serviceAccountName=TEXT,
+        nodeSelector=TEXTS,
+        tolerations={"type": "array", "items": TOLERATION},
+        containers={"type": "array", "items": CONTAINER, "minItems": 1},
+    ),
+)
+HEAD_GROUP = only(
+    "headService",
+    "enableIngress",
+    required=["template"],
+    serviceType={"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
+    rayStartParams=TEXTS,
+    template=POD,
+)
+WORKER_GROUP = only(
+    "suspend",
+    "scaleStrategy",
+    "numOfHosts",
+    "idleTimeoutSeconds",
+    required=["groupName", "template"],
+    groupName=TEXT,
+    replicas=COUNT,
+    minReplicas=COUNT,
+    maxReplicas=COUNT,
+    rayStartParams=TEXTS,
+    template=POD,
+)
+AUTOSCALER = only(
+    *("resources", "image", "imagePullPolicy", "securityContext", "env", "envFrom", "volumeMounts"),
+    idleTimeoutSeconds=COUNT,
+    upscalingMode={"enum": ["Default", "Aggressive", "Conservative"]},
+    version={"enum": ["v1", "v2"]},
+)
+CLUSTER = only(
+    *("suspend", "managedBy", "headServiceAnnotations", "gcsFaultToleranceOptions"),
+    required=["headGroupSpec", "rayVersion"],
+    rayVersion=TEXT,
+    authOptions=only(mode={"enum": ["disabled", "token"]}, secretName=TEXT),
+    enableInTreeAutoscaling=YES_NO,
+    autoscalerOptions=AUTOSCALER,
+    headGroupSpec=HEAD_GROUP,
+    workerGroupSpecs={"type": "array", "items": WORKER_GROUP},
+)
+RAY_JOB = only(
+    required=["apiVersion", "kind", "metadata", "spec"],
+    apiVersion={"const": "ray.io/v1"},
+    kind={"const": "RayJob"},
+    metadata=only("labels", "annotations", "namespace", required=["name"], name=TEXT),
+    spec=only(
+        *("activeDeadlineSeconds", "clusterSelector", "deletionStrategy", "jobId", "managedBy", "metadata", "suspend"),
+        *("entrypointNumCpus", "entrypointNumGpus", "entrypointResources", "submitterConfig", "submitterPodTemplate"),
+        required=["entrypoint", "rayClusterSpec"],
+        entrypoint=TEXT,
+        runtimeEnvYAML=TEXT,
+        submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
+        backoffLimit=COUNT,
+        shutdownAfterJobFinishes=YES_NO,
+        ttlSecondsAfterFinished=COUNT,
+        rayClusterSpec=CLUSTER,
+    ),
+)
+
+
+@pytest.fixture
+def launcher():
+    return yaml.safe_load((ROOT / "cluster.yaml").read_text())
+
+
+@pytest.fixture
+def job():
+    return yaml.safe_load((ROOT / "jobs/rayjob.yaml").read_text())
+
+
+# -- Ray's cluster launcher --------------------------------------------------------------------------------------------
+
+
+def test_the_launcher_takes_the_file(launcher):
+    validate_config(prepare_config(launcher))
+    launcher["available_node_types"]["gpu"]["spot"] = True
+    with pytest.raises(jsonschema.ValidationError, match="spot"):
+        validate_config(prepare_config(launcher))
+
+
+@mock_aws
+def test_what_the_launcher_makes_on_aws_is_open_for_ssh_only(launcher, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # a key pair is written there
+    (tmp_path / ".ssh").mkdir()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "simulated")
+    region = launcher["provider"]["region"]
+    made = bootstrap_aws(prepare_config(launcher))
+    ec2 = boto3.client("ec2", region_name=region)
+    used = {kind: node["node_config"] for kind, node in made["available_node_types"].items()}
+    [group] = {name for config in used.values() for name in config["SecurityGroupIds"]}
+    [found] = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"]
+    assert found["GroupName"] == "icce-ray"
+    from_outside = [rule for rule in found["IpPermissions"] if rule["IpRanges"] or rule.get("Ipv6Ranges")]
+    assert [(rule["FromPort"], rule["ToPort"]) for rule in from_outside] == [(22, 22)]
+    within = [pair["GroupId"] for rule in found["IpPermissions"] for pair in rule["UserIdGroupPairs"]]
+    assert within == [group]
+    profiles = {kind: config["IamInstanceProfile"]["Name"] for kind, config in used.items()}
+    assert profiles == {"head": "icce-ray-head", "cpu": "icce-ray-worker", "gpu": "icce-ray-worker"}
+
+
+def test_the_launcher_s_cluster_has_the_right_shape(launcher):
+    types = launcher["available_node_types"]
+    assert launcher["head_node_type"] == "head"
+    assert types["head"]["resources"] == {"CPU": 0}
+    assert "--num-cpus=0" in launcher["head_start_ray_commands"][1]
+    market = {
+        kind: node["node_config"].get("InstanceMarketOptions", {}).get("MarketType") for kind, node in types.items()
+    }
+    assert market == {"head": None, "cpu": None, "gpu": "spot"}
+    assert types["gpu"]["resources"]["GPU"] == 1
+    assert all(types[kind]["min_workers"] == 0 < types[kind]["max_workers"] for kind in ("cpu", "gpu"))
+    assert launcher["max_workers"] == types["cpu"]["max_workers"] + types["gpu"]["max_workers"]
+
+
+def test_the_launcher_s_cluster_asks_for_a_token_and_its_dashboard_stays_on_localhost(launcher):
+    assert any("RAY_AUTH_MODE=token" in option for option in launcher["docker"]["run_options"])
+    assert launcher["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"
+    start = " ".join(launcher["head_start_ray_commands"])
+    assert re.findall(r"--dashboard-host=(\S+)", start) == ["127.0.0.1"]
+
+
+# -- KubeRay -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_job_of_kuberay_has_known_fields_only(job):
+    jsonschema.validate(job, RAY_JOB)
+    job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["maxReplica"] = 3
+    with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
+        jsonschema.validate(job, RAY_JOB)
+
+
+def test_the_job_of_kuberay_has_the_right_shape(job):
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert (cluster["enableInTreeAutoscaling"], cluster["headGroupSpec"]["serviceType"]) == (True, "ClusterIP")
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
+    gpus = {
+        name: group["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu")
+        for name, group in groups.items()
+    }
+    assert gpus == {"cpu": None, "gpu": "1"}
+    assert all(group["minReplicas"] == 0 < group["maxReplicas"] for group in groups.values())
+    assert job["spec"]["shutdownAfterJobFinishes"]
+
+
+# -- what both say -----------------------------------------------------------------------------------------------------
+
+
+def commands_of(name):
+    """Every `python .../jobs/X.py ...` that a file shows or runs, continued lines joined, without what surrounds it."""
+    text = re.sub(r"\\?\n#?\s+", " ", (ROOT / name).read_text())
+    found = re.findall(r"python ((?:/home/ray/icce-ray/)?jobs/\w+\.py [^#\n]*?)(?= ray down| submissionMode|$)", text)
+    return [shlex.split(words.removeprefix("/home/ray/icce-ray/")) for words in found]
+
+
+@pytest.mark.parametrize("name", ["cluster.yaml", "jobs/rayjob.yaml"])
+def test_entry_points_exist_and_take_their_arguments(name):
+    commands = commands_of(name)
+    assert commands
+    for script, *arguments in commands:
+        assert (ROOT / script).is_file()
+        done = CliRunner().invoke(app, [Path(script).stem, *arguments, "--help"])
+        assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("name", ["cluster.yaml", "jobs/rayjob.yaml"])
+def test_versions_are_the_pinned_ones(name):
+    text = (ROOT / name).read_text()
+    versions = re.findall(r"(?:rayproject/ray:|icce-ray:|rayVersion: \")([\d.]+)", text)
+    assert len(versions) >= 3
+    assert set(versions) == {PINNED["ray"]}
+    pythons = {f"{major}.{minor}" for major, minor in re.findall(r"-py(\d)(\d+)-", text)}
+    assert pythons == {PROJECT["requires-python"].removeprefix(">=")}
+    assert "-c /home/ray/icce-ray/constraints.txt" in text
+    assert "icce-ray[cluster]" in text
+    assert "cluster" in PROJECT["optional-dependencies"]
+
+
+def test_what_a_job_server_needs_comes_with_the_extra():
+    extra = PROJECT["optional-dependencies"]["cluster"]
+    assert any(entry.startswith("ray[default]") for entry in extra)  # without it `ray start` silently has no job server
+    assert {"aiohttp-cors", "opencensus", "boto3"} <= set(PINNED)
+
+
+@pytest.mark.parametrize("name", ["cluster.yaml", "jobs/rayjob.yaml"])
+def test_there_is_no_credential_in_any_file(name):
+    text = (ROOT / name).read_text()
+    assert not re.search(
+        r"AKIA|aws_secret|SECRET_ACCESS|auth_token:|BEGIN .*KEY", text.replace(".ray/auth_token:", ""), re.I
+    )
+    names = json.dumps(yaml.safe_load(text))
+    assert "RAY_AUTH_TOKEN" not in names.replace("RAY_AUTH_TOKEN_PATH", "")
