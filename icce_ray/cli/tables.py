@@ -11,12 +11,13 @@ from icce_ray.store import ARTIFACTS, Store
 
 
 def scores_table(rows: list[tuple[str, dict[str, Any]]]) -> Table:
-    """ACC, NMI and ARI in percent, a row a labelling."""
+    """ACC, NMI and ARI in percent on how many images, a row a labelling."""
     table = Table("labelling", title="Against the true classes (%)", title_justify="left")
-    for name in ("ACC", "NMI", "ARI"):
+    for name in ("ACC", "NMI", "ARI", "images"):
         table.add_column(name, justify="right")
     for name, scores in rows:
-        table.add_row(name, *(f"{100 * scores[key]:.2f}" for key in ("acc", "nmi", "ari")))
+        percent = (f"{100 * scores[key]:.2f}" for key in ("acc", "nmi", "ari"))
+        table.add_row(name, *percent, f"{scores['images']:,}")
     return table
 
 

@@ -1,7 +1,14 @@
-"""Stage `evaluate`: labels of the run against the truth (paper 4.3)."""
+"""Stage `evaluate`: labels of the run against the truth (paper 4.3).
+
+Heads and consensus are scored on the images they have seen, the sample where there is one; the classifier on all, from
+contingency tables that tasks count shard by shard. The driver reads the file of true labels, which may lie on its own
+disk, and adds up tables: nothing there grows with the images of the run.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,15 +16,17 @@ import pyarrow as pa
 import ray
 
 from icce_ray.adapters.progress import StageProgress
-from icce_ray.core.metrics import scores
+from icce_ray.core.metrics import contingency, scores, table_scores
 from icce_ray.settings import Settings
 from icce_ray.stages import consensus
-from icce_ray.stages.cluster import Resources
+from icce_ray.stages.cluster import Resources, room_for, run_bounded
 from icce_ray.stages.rows import FeatureRows
-from icce_ray.stages.truth import labels_for, read_truth
+from icce_ray.stages.shards import grouped
+from icce_ray.stages.truth import classes_at, labels_for, places_for, read_truth, shared_name
 from icce_ray.store import ARTIFACTS, RunError, Store
 
 Figures = dict[str, Any]
+NAMES = ["image_id", "uri", "key"]
 
 
 def run(
@@ -31,78 +40,174 @@ def run(
 ) -> Figures:
     """ACC, NMI and ARI of mean head, best head, consensus and classifier on the images that `labels` knows.
 
-    `predictions` is the output of `icce predict` on images the run has not seen; `kmeans` adds k-means on the same
-    features as a baseline. Raises RunError if the file knows none of the images.
+    Each says on how many `images`. `classifier_seen` is all images of the run; where it was learned from a sample,
+    `classifier_rest` is those outside it. `predictions` is the output of `icce predict` on images the run has not seen;
+    `kmeans` adds k-means on the features that the heads have seen as a baseline. Raises RunError if the file knows none
+    of the images, or has one label for several of them.
     """
     settings = store.settings()
-    progress.begin(2 + kmeans + (predictions is not None), unit="steps")
     truth = read_truth(labels)
     if predictions is not None and "image_id" in truth.column_names:
         raise RunError(
             f"{labels} labels by image_id, which in {predictions} numbers other images than in the run; label by uri"
         )
-    rows = FeatureRows.of(store)
-    seen = labels_for(truth, rows.table(0, len(rows), ["image_id", "uri", "key"]))
-    if not (seen >= 0).any():
-        raise RunError(f"{labels} has labels of none of the {len(rows)} images of {store.root}; check its uri column")
-    figures: Figures = {"labels": labels, "images": int((seen >= 0).sum())}
-    tasks = {"stages": _of_stages.remote(store.root, seen)}
-    if kmeans:
-        tasks["kmeans"] = _kmeans.remote(rows, settings.clusters, settings.seed, seen)
-    for done, (name, task) in enumerate(tasks.items(), start=1):
-        figures |= ray.get(task) if name == "stages" else {name: ray.get(task)}
-        progress.update(done)
-    if predictions is not None:
-        figures["classifier_unseen"] = ray.get(_of_predictions.remote(predictions, truth))
-    progress.update(2 + kmeans + (predictions is not None))
+    own = _Shards.of(store)
+    unseen = _Shards.of(Store(predictions)) if predictions is not None else None
+    progress.begin(len(own.paths) + (len(unseen.paths) if unseen else 0), unit="shards")
+    shared = ray.put(truth)
+    stages = _of_stages.remote(store.root, shared)
+    baseline = _kmeans.remote(store.root, settings.clusters, settings.seed, shared) if kmeans else None
+    counts = _count(own, truth, shared, progress.update)
+    if not counts.known:
+        raise RunError(f"{labels} has labels of none of the {own.images} images of {store.root}; check its uri column")
+    figures: Figures = {"labels": labels, "images": counts.known}
+    figures |= ray.get(stages) | counts.scores("classifier_seen", "classifier_rest")
+    if store.marker("heads") is not None and "mean_head" not in figures:
+        progress.say("none of the images with a label is in the sample: only the classifier can be scored")
+    if baseline is not None:
+        figures |= ray.get(baseline)
+    if unseen is not None:
+        counts = _count(unseen, truth, shared, lambda done: progress.update(len(own.paths) + done))
+        if not counts.known:
+            raise RunError(
+                f"the labels know none of the {unseen.images} images of {predictions}; check their uri column"
+            )
+        figures |= counts.scores("classifier_unseen", "")
     return figures
 
 
+@dataclass(frozen=True)
+class _Shards:
+    """Files that name images, with the classifier's labels if there are any."""
+
+    root: str
+    paths: list[str]
+    images: int
+    classes: int
+    """Of the classifier; 0 where it has labelled nothing yet."""
+    sampled: bool
+
+    @classmethod
+    def of(cls, store: Store) -> _Shards:
+        """Predictions of a run or of an `icce predict` output, or the images of a run that has none."""
+        marker = store.marker("predict")
+        files = marker.rows_of(f"{ARTIFACTS['predict']}/") if marker else list(FeatureRows.of(store).files)
+        classes = len(marker.summary["class_sizes"]) if marker else 0
+        images = sum(info.rows or 0 for info in files)
+        return cls(store.root, [info.path for info in files], images, classes, store.sampled())
+
+
+@dataclass
+class _Counts:
+    """Images with a true class, and contingency tables of classifier and truth: of all of them, outside the sample."""
+
+    known: int = 0
+    tables: list[np.ndarray] = field(default_factory=list)
+
+    def scores(self, *names: str) -> Figures:
+        """Scores of each table that counts an image."""
+        pairs = zip(names, self.tables, strict=False)
+        return {name: table_scores(table) | {"images": int(table.sum())} for name, table in pairs if table.any()}
+
+
+def _count(shards: _Shards, truth: pa.Table, shared: Any, on_progress: Callable[[int], None]) -> _Counts:
+    """Add up what the tasks count in groups of shards."""
+    groups, counts, done = grouped(shards.paths, room_for(0.5)()), _Counts(), 0
+    sample = _sampled_ids.remote(shards.root) if shards.sampled else None
+    found = np.zeros(len(truth), bool)
+
+    def on_result(result: tuple[int, np.ndarray, list[np.ndarray]]) -> None:
+        nonlocal done
+        paths, places, tables = result
+        if found[places].any():
+            raise shared_name(truth)
+        found[places] = True
+        counts.known += len(places)
+        counts.tables = [one + other for one, other in zip(counts.tables, tables, strict=True)] if done else tables
+        done += paths
+        on_progress(done)
+
+    count: Any = _count_group
+    run_bounded(
+        lambda index: count.remote(shards.root, groups[index], shared, shards.classes, sample),
+        range(len(groups)),
+        limit=room_for(0.5),
+        on_result=on_result,
+    )
+    return counts
+
+
 @ray.remote(num_cpus=0.5)
-def _of_stages(root: str, truth: np.ndarray) -> Figures:
-    """Every labelling that the run holds, on the images with a true label."""
+def _count_group(
+    root: str, paths: list[str], truth: pa.Table, classes: int, sample: np.ndarray | None
+) -> tuple[int, np.ndarray, list[np.ndarray]]:
+    """(shards, rows of the truth that they have, contingency tables) of some shards."""
+    storage = Store(root).storage
+    columns = [*NAMES, "label"] if classes else NAMES
+    table = pa.concat_tables([storage.read_table(path, columns) for path in paths])
+    places = places_for(truth, table)
+    known = places >= 0
+    if not classes:
+        return len(paths), places[known], []
+    label, true = table["label"].to_numpy()[known], classes_at(truth, places[known])
+    true_classes = int(truth["label"].to_numpy().max(initial=-1)) + 1
+    tables = [contingency(label, true, classes, true_classes)]
+    if sample is not None:
+        ids = table["image_id"].to_numpy()[known]
+        rest = sample[np.minimum(np.searchsorted(sample, ids), len(sample) - 1)] != ids
+        tables.append(contingency(label[rest], true[rest], classes, true_classes))
+    return len(paths), places[known], tables
+
+
+@ray.remote(num_cpus=0.25)
+def _sampled_ids(root: str) -> np.ndarray:
+    return FeatureRows.training(Store(root)).image_ids()
+
+
+@ray.remote(num_cpus=0.5)
+def _of_stages(root: str, truth: pa.Table) -> Figures:
+    """Heads and consensus, on the images with a true label among those they were made from."""
     store = Store(root)
-    known = truth >= 0
-    figures: Figures = {}
     heads = store.marker("heads")
-    if heads is not None:
-        each = [scores(column, truth[known]) for column in consensus.head_labels(store)[known].T]
-        figures["mean_head"] = {key: float(np.mean([one[key] for one in each])) for key in each[0]}
-        figures["best_head"] = each[heads.summary["best_head"]] | {"head": heads.summary["best_head"]}
-        figures["highest_head"] = max(each, key=lambda one: one["acc"])
+    if heads is None:
+        return {}
+    true = _of_training(store, truth)
+    known = true >= 0
+    if not known.any():
+        return {}
+    images = {"images": int(known.sum())}
+    each = [scores(column, true[known]) for column in consensus.head_labels(store)[known].T]
+    best = heads.summary["best_head"]
+    figures: Figures = {
+        "mean_head": {key: float(np.mean([one[key] for one in each])) for key in each[0]} | images,
+        "best_head": each[best] | images | {"head": best},
+        "highest_head": max(each, key=lambda one: one["acc"]) | images,
+    }
     if store.marker("consensus") is not None:
-        figures["consensus"] = scores(consensus.labels(store)[known], truth[known])
-    if store.marker("predict") is not None:
-        label = predictions_of(store)["label"].to_numpy()
-        figures["classifier_seen"] = scores(label[known], truth[known])
+        figures["consensus"] = scores(consensus.labels(store)[known], true[known]) | images
     return figures
 
 
-@ray.remote(num_cpus=0.5)
-def _of_predictions(location: str, truth: pa.Table) -> Figures:
-    table = predictions_of(Store(location))
-    labels = labels_for(truth, table)
-    known = labels >= 0
-    if not known.any():
-        raise RunError(f"the labels know none of the {len(table)} images of {location}; check their uri column")
-    return scores(table["label"].to_numpy()[known], labels[known]) | {"images": int(known.sum())}
+def _of_training(store: Store, truth: pa.Table) -> np.ndarray:
+    """Class of each image that the heads have seen, int64, -1 where there is no label."""
+    rows = FeatureRows.training(store)
+    return labels_for(truth, rows.table(0, len(rows), NAMES))
 
 
 @ray.remote(num_cpus=1)
-def _kmeans(rows: FeatureRows, clusters: int, seed: int, truth: np.ndarray) -> dict[str, float]:
-    """k-means, best of 10 starts, on the features as stored: the obvious alternative."""
+def _kmeans(root: str, clusters: int, seed: int, truth: pa.Table) -> Figures:
+    """k-means, best of 10 starts, on the features that the heads have seen: the obvious alternative."""
     from sklearn.cluster import KMeans
 
-    features = rows.features().astype(np.float32)
+    store = Store(root)
+    true = _of_training(store, truth)
+    known = true >= 0
+    if not known.any():
+        return {}
+    features = FeatureRows.training(store).features().astype(np.float32)
     means: Any = KMeans  # its annotations know only n_init="auto"
     label = means(clusters, n_init=10, random_state=seed).fit_predict(features)
-    return scores(label[truth >= 0], truth[truth >= 0])
-
-
-def predictions_of(store: Store) -> pa.Table:
-    """All predictions of a run or of an `icce predict` output, in the order of image_id."""
-    files = store.require("predict").rows_of(ARTIFACTS["predict"])
-    return pa.concat_tables([store.storage.read_table(info.path) for info in files])
+    return {"kmeans": scores(label[known], true[known]) | {"images": int(known.sum())}}
 
 
 def headline(settings: Settings, store: Store, figures: Figures) -> list[tuple[str, Figures]]:
@@ -114,6 +219,7 @@ def headline(settings: Settings, store: Store, figures: Figures) -> list[tuple[s
         "best_head": "best head (lowest loss)",
         "consensus": f"consensus ({kept.summary['method']})" if kept else "consensus",
         "classifier_seen": "classifier, seen images",
+        "classifier_rest": "classifier, images outside the sample",
         "classifier_unseen": "classifier, unseen images",
     }
     return [(text, figures[name]) for name, text in names.items() if name in figures]

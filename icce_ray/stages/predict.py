@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,11 @@ from icce_ray.adapters.progress import StageProgress
 from icce_ray.adapters.sources import FeatureSource, Source, SourceSpec
 from icce_ray.adapters.storage import FileInfo
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
-from icce_ray.stages.cluster import Resources, run_files
+from icce_ray.stages.cluster import Resources, room_for, run_bounded
 from icce_ray.stages.embed import through_backbone
 from icce_ray.stages.labelling import Labeller
-from icce_ray.stages.rows import OK, FeatureRows, matrix
-from icce_ray.stages.shards import described, write_chunk
+from icce_ray.stages.rows import OK, matrix
+from icce_ray.stages.shards import described, grouped, write_chunk
 from icce_ray.store import ARTIFACTS, RunError, Store
 
 ARTIFACT = ARTIFACTS["predict"]
@@ -26,23 +27,28 @@ REJECTS = "rejects"
 def run(
     settings: Settings, store: Store, resources: Resources, progress: StageProgress
 ) -> tuple[list[FileInfo], dict[str, Any]]:
-    """Label the run's own images from their stored features, one task a shard."""
+    """Label the run's own images from their stored features, shard by shard: all of them, whatever the sample."""
     files = store.require("embed").rows_of(OK)
-    rows = FeatureRows.of(store)
     done = store.parts(ARTIFACT)
     missing = [index for index in range(len(files)) if index not in done]
     finished = sum(files[index].rows or 0 for index in done)
-    progress.begin(len(rows), done=finished, unit="images")
-    task = _label_shard.options(num_cpus=0.5, num_gpus=resources.gpu_share)
-    found = run_files(
-        lambda index: task.remote(store.root, files[index].path, index, resources.device),
-        missing,
-        limit=2 * max(1, resources.cores * resources.nodes),
-        finished=finished,
-        progress=progress,
-    )
+    progress.begin(sum(info.rows or 0 for info in files), done=finished, unit="images")
+    groups = grouped(missing, room_for(0.5)())
+    task = _label_shards.options(num_cpus=0.5, num_gpus=resources.gpu_share)
+    found: list[FileInfo] = []
+
+    def submit(index: int) -> Any:
+        return task.remote(store.root, [(shard, files[shard].path) for shard in groups[index]], resources.device)
+
+    def on_result(written: list[FileInfo]) -> None:
+        nonlocal finished
+        found.extend(written)
+        finished += sum(info.rows or 0 for info in written)
+        progress.update(finished)
+
+    run_bounded(submit, range(len(groups)), limit=room_for(0.5), on_result=on_result)
     found += described(store, [ARTIFACT], {info.path for info in found})
-    return found, ray.get(_summarise.remote(store.root, [info.path for info in found], settings.clusters))
+    return found, _summary(store, found, settings.clusters)
 
 
 def run_source(
@@ -66,8 +72,8 @@ def run_source(
         artifacts=(ARTIFACT, REJECTS),
         labeller=run_store.root,
     )
-    paths = [info.path for info in found if info.path.startswith(ARTIFACT)]
-    return found, counts | ray.get(_summarise.remote(out.root, paths, labeller.description["classes"]))
+    labelled = [info for info in found if info.path.startswith(f"{ARTIFACT}/")]
+    return found, counts | _summary(out, labelled, labeller.description["classes"])
 
 
 def write_predictions(table: pa.Table, *, root: str) -> pa.Table:
@@ -99,29 +105,52 @@ def check_source(source: Source, run_store: Store) -> None:
 
 
 @ray.remote
-def _label_shard(root: str, path: str, index: int, device: str) -> FileInfo:
-    store = Store(root)
-    table = store.storage.read_table(path)
-    blocks = matrix(table["cls_blocks"]) if "cls_blocks" in table.column_names else None
-    label, confidence = Labeller(root, device=device)(matrix(table["features"]), blocks)
-    part = table.select(["image_id", "uri", "key"]).append_column("label", pa.array(label))
-    return store.storage.write_table(
-        Store.part(ARTIFACT, index), part.append_column("confidence", pa.array(confidence))
+def _label_shards(root: str, shards: list[tuple[int, str]], device: str) -> list[FileInfo]:
+    """Predictions of some shards, (number, path) of their features, by a classifier that is loaded once."""
+    storage, labeller = Store(root).storage, Labeller(root, device=device)
+    written = []
+    for index, path in shards:
+        table = storage.read_table(path)
+        blocks = matrix(table["cls_blocks"]) if "cls_blocks" in table.column_names else None
+        label, confidence = labeller(matrix(table["features"]), blocks)
+        part = table.select(["image_id", "uri", "key"]).append_column("label", pa.array(label))
+        part = part.append_column("confidence", pa.array(confidence))
+        written.append(storage.write_table(Store.part(ARTIFACT, index), part))
+    return written
+
+
+def _summary(store: Store, files: list[FileInfo], classes: int) -> dict[str, Any]:
+    """Sizes of the classes and mean confidence over all shards, in parts whose sums are added up here."""
+    groups = grouped(sorted(info.path for info in files), room_for(0.25)())
+    sizes, sums = np.zeros(classes, np.int64), []
+
+    def on_result(result: tuple[np.ndarray, list[float]]) -> None:
+        nonlocal sizes
+        sizes = sizes + result[0]
+        sums.extend(result[1])
+
+    count: Any = _count
+    run_bounded(
+        lambda index: count.remote(store.root, groups[index], classes),
+        range(len(groups)),
+        limit=room_for(0.25),
+        on_result=on_result,
     )
-
-
-@ray.remote(num_cpus=0.25)
-def _summarise(root: str, paths: list[str], classes: int) -> dict[str, Any]:
-    """Sizes of the classes and mean confidence over all shards."""
-    storage, sizes, confidence = Store(root).storage, np.zeros(classes, np.int64), 0.0
-    for path in paths:
-        table = storage.read_table(path, ["label", "confidence"])
-        sizes += np.bincount(table["label"].to_numpy(), minlength=classes)
-        confidence += float(table["confidence"].to_numpy().sum(dtype=np.float64))
     total = int(sizes.sum())
     return {
         "labelled": total,
         "class_sizes": sizes.tolist(),
         "empty_classes": int((sizes == 0).sum()),
-        "mean_confidence": confidence / max(1, total),
+        "mean_confidence": math.fsum(sums) / max(1, total),  # exact: the order in which tasks end changes nothing
     }
+
+
+@ray.remote(num_cpus=0.25)
+def _count(root: str, paths: list[str], classes: int) -> tuple[np.ndarray, list[float]]:
+    """Images of each class over some shards, and the sum of the confidences of each shard."""
+    storage, sizes, sums = Store(root).storage, np.zeros(classes, np.int64), []
+    for path in paths:
+        table = storage.read_table(path, ["label", "confidence"])
+        sizes += np.bincount(table["label"].to_numpy(), minlength=classes)
+        sums.append(float(table["confidence"].to_numpy().sum(dtype=np.float64)))
+    return sizes, sums

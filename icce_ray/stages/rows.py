@@ -60,9 +60,18 @@ class FeatureRows:
         return self.table(start, len(self) if stop is None else stop, ["image_id"])["image_id"].to_numpy()
 
     def features(self, start: int = 0, stop: int | None = None, column: str = "features") -> np.ndarray:
-        """Features of rows, float16[rows, D]."""
-        table = self.table(start, len(self) if stop is None else stop, [column])
-        return matrix(table[column])
+        """Features of rows, float16[rows, D]; beside them, one file is in memory at a time."""
+        stop = len(self) if stop is None else min(stop, len(self))
+        storage, values = Store(self.root).storage, None
+        for info, (first, last) in zip(self.files, self.blocks(), strict=True):
+            low, high = max(start, first), min(stop, last)
+            if low < high:
+                part = storage.read_table(info.path, [column])[column].slice(low - first, high - low)
+                piece = matrix(part)
+                if values is None:
+                    values = np.empty((stop - start, piece.shape[1]), piece.dtype)
+                values[low - start : high - start] = piece
+        return matrix(self.table(start, start, [column])[column]) if values is None else values
 
 
 def matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:

@@ -17,10 +17,10 @@ from icce_ray.adapters.progress import StageProgress
 from icce_ray.adapters.storage import FileInfo
 from icce_ray.core.sampling import uniform_rows
 from icce_ray.settings import Settings
-from icce_ray.stages.cluster import Resources, run_files
+from icce_ray.stages.cluster import Resources, room_for, run_files
 from icce_ray.stages.rows import FeatureRows
 from icce_ray.stages.shards import described
-from icce_ray.store import ARTIFACTS, Store
+from icce_ray.store import ARTIFACTS, RunError, Store
 
 ARTIFACT = ARTIFACTS["sample"]
 #: Images a shard of the sample: whatever the shards of the features are, the sample's are the same.
@@ -30,29 +30,36 @@ ROWS_PER_SHARD = 8192
 def run(
     settings: Settings, store: Store, resources: Resources, progress: StageProgress
 ) -> tuple[list[FileInfo], dict[str, Any]]:
-    """Draw the sample and copy its rows, one task a shard; nothing where all images may be used."""
+    """Draw the sample and copy its rows, one task a shard; nothing where all images may be used.
+
+    Raises RunError if neighbours of all images are there already, from a version that knew no sample.
+    """
     rows = FeatureRows.of(store)
-    size = min(settings.heads.max_images, len(rows))
-    summary = {"images": size, "of": len(rows)}
+    size, seed = min(settings.heads.max_images, len(rows)), settings.heads.sample_seed
+    summary = {"images": size, "of": len(rows), "seed": seed}
     if size == len(rows):
         return [], summary
-    shards = -(-size // ROWS_PER_SHARD)
+    if store.parts(ARTIFACTS["neighbors"]):
+        raise RunError(
+            f"{store.root} has neighbours of all its {len(rows):,} images, from a version of icce-ray without samples, "
+            f"but heads.max_images = {size:,}; give --redo sample, which repeats the stages from there on"
+        )
     done = store.parts(ARTIFACT)
-    missing = [index for index in range(shards) if index not in done]
+    missing = [index for index in range(-(-size // ROWS_PER_SHARD)) if index not in done]
     finished = sum(min(ROWS_PER_SHARD, size - index * ROWS_PER_SHARD) for index in done)
     progress.begin(size, done=finished, unit="images")
-    chosen = _choose.remote(len(rows), size, settings.heads.sample_seed)
-    copy: Any = _copy
-    found = run_files(
-        lambda index: copy.remote(rows, chosen, index),
-        missing,
-        limit=2 * max(1, resources.cores * resources.nodes),
-        finished=finished,
-        progress=progress,
-    )
-    progress.say(
-        f"{size:,} of {len(rows):,} images drawn (seed {settings.heads.sample_seed}); the classifier will label all"
-    )
+    found: list[FileInfo] = []
+    if missing:
+        chosen, everything = _choose.remote(len(rows), size, seed), ray.put(rows)
+        copy: Any = _copy
+        found = run_files(
+            lambda index: copy.remote(everything, chosen, index),
+            missing,
+            limit=room_for(0.5),
+            finished=finished,
+            progress=progress,
+        )
+    progress.say(f"{size:,} of {len(rows):,} images drawn (seed {seed}); the classifier will label all")
     return found + described(store, [ARTIFACT], {info.path for info in found}), summary
 
 
@@ -63,13 +70,21 @@ def _choose(n_rows: int, size: int, seed: int) -> np.ndarray:
 
 @ray.remote(num_cpus=0.5)
 def _copy(rows: FeatureRows, chosen: np.ndarray, index: int) -> FileInfo:
-    """Shard `index` of the sample, from one file of the features after another."""
+    """Shard `index` of the sample."""
     wanted = chosen[index * ROWS_PER_SHARD : (index + 1) * ROWS_PER_SHARD]
-    storage = Store(rows.root).storage
-    blocks = rows.blocks()
+    return Store(rows.root).storage.write_table(Store.part(ARTIFACT, index), drawn(rows, wanted))
+
+
+def drawn(rows: FeatureRows, wanted: np.ndarray) -> pa.Table:
+    """Some rows of the features with all their columns; `wanted` ascends, int64[n], n > 0.
+
+    One file of the features is held at a time.
+    """
+    storage, blocks = Store(rows.root).storage, rows.blocks()
     edges = np.searchsorted(wanted, [start for start, _ in blocks] + [len(rows)])
-    pieces = []
-    for info, (start, _), low, high in zip(rows.files, blocks, edges, edges[1:], strict=False):
-        if low < high:
-            pieces.append(storage.read_table(info.path).take(wanted[low:high] - start))
-    return storage.write_table(Store.part(ARTIFACT, index), pa.concat_tables(pieces).combine_chunks())
+    pieces = [
+        storage.read_table(info.path).take(wanted[low:high] - start)
+        for info, (start, _), low, high in zip(rows.files, blocks, edges[:-1], edges[1:], strict=True)
+        if low < high
+    ]
+    return pa.concat_tables(pieces).combine_chunks()

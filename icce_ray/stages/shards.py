@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,6 +13,8 @@ import ray
 from icce_ray.adapters.storage import FileInfo
 from icce_ray.stages.cluster import run_bounded
 from icce_ray.store import RunError, Store
+
+T = TypeVar("T")
 
 
 def write_chunk(
@@ -48,6 +51,15 @@ def _write_one(
         "bytes": [info.bytes for info in files],
         "sha256": [info.sha256 for info in files],
     }
+
+
+def grouped(shards: Sequence[T], tasks: int, most: int = 16) -> list[Sequence[T]]:
+    """Shards for each task: several, so that what a task loads serves them all, but at least four tasks a worker.
+
+    `tasks` run side by side; `most` limits what a task that was killed repeats.
+    """
+    size = max(1, min(most, len(shards) // (4 * tasks)))
+    return [shards[start : start + size] for start in range(0, len(shards), size)]
 
 
 def files_of(row: dict[str, Any]) -> list[FileInfo]:

@@ -84,12 +84,27 @@ def labels_for(truth: pa.Table, images: pa.Table) -> np.ndarray:
 
     Raises RunError if several images bear a name, as members of different tar files may: which one is meant?
     """
+    return classes_at(truth, places_for(truth, images))
+
+
+def places_for(truth: pa.Table, images: pa.Table) -> np.ndarray:
+    """Row of `truth` for each row of `images`, int64, -1 where there is none. Raises RunError as `labels_for` does."""
     by = truth.column_names[0]
     place = _place(images[by].cast(truth[by].type), truth[by].combine_chunks())
     known = place.drop_null()
     if len(known.unique()) != len(known):
-        raise RunError(f"the labels are by {by}, which several images share; label by uri or image_id")
-    return truth["label"].take(place).fill_null(-1).to_numpy()
+        raise shared_name(truth)
+    return place.cast(pa.int64()).fill_null(-1).to_numpy()
+
+
+def classes_at(truth: pa.Table, places: np.ndarray) -> np.ndarray:
+    """Class in some rows of `truth`, int64, -1 for row -1."""
+    return np.append(truth["label"].to_numpy(), -1)[places]
+
+
+def shared_name(truth: pa.Table) -> RunError:
+    """The error of labels that do not tell images apart."""
+    return RunError(f"the labels are by {truth.column_names[0]}, which several images share; label by uri or image_id")
 
 
 def _place(values: pa.Array | pa.ChunkedArray, among: pa.Array) -> pa.Array | pa.ChunkedArray:

@@ -63,7 +63,8 @@ def test_the_figures_are_good(first):
 def test_the_printed_tables_have_the_same_figures(first):
     folder, out, metrics = first
     for text, name in ROWS.items():
-        expected = [f"{100 * metrics['evaluation'][name][key]:.2f}" for key in ("acc", "nmi", "ari")]
+        scores = metrics["evaluation"][name]
+        expected = [*(f"{100 * scores[key]:.2f}" for key in ("acc", "nmi", "ari")), f"{scores['images']:,}"]
         assert expected in cells(out, text), (text, expected)
     for method, score in metrics["consensus"]["scores"].items():
         assert [f"{score:.4f}"] in cells(out, method)

@@ -9,7 +9,7 @@ import yaml
 
 from icce_ray.settings import Settings
 from icce_ray.stages.predict import REJECTS
-from icce_ray.stages.verify.files import check_files, check_markers, check_metrics, check_run_file
+from icce_ray.stages.verify.files import check_files, check_markers, check_metrics, check_run_file, other_stages
 from icce_ray.stages.verify.images import check_features, check_manifest, same_ids
 from icce_ray.stages.verify.lists import check_lists
 from icce_ray.stages.verify.predictions import check_predictions
@@ -22,6 +22,7 @@ from icce_ray.stages.verify.results import (
     check_labels,
     check_scores,
 )
+from icce_ray.stages.verify.sample import check_sample
 from icce_ray.store import ARTIFACTS, PREDICTION_FILE, RUN_FILE, Marker, RunError, Store, fingerprint
 
 __all__ = ["violations"]
@@ -48,6 +49,13 @@ def violations(store: Store) -> Iterator[str]:
 
 
 def _of_run(store: Store, settings: Settings) -> Iterator[str]:
+    stages = other_stages(store)
+    if stages:
+        yield (
+            f"run: {RUN_FILE} is of a version of icce-ray with other stages ({', '.join(stages)}), whose fingerprints "
+            "mean something else here; verify it with the version that wrote it"
+        )
+        return
     markers: dict[str, Marker] = {}
     expected = {stage: fingerprint(settings, stage) for stage in ARTIFACTS}
     first = [
@@ -73,17 +81,25 @@ def _of_run(store: Store, settings: Settings) -> Iterator[str]:
 def _results(
     store: Store, settings: Settings, markers: dict[str, Marker], manifest: Manifest, ids: np.ndarray
 ) -> Iterator[str]:
-    """Every complete stage after `embed`."""
+    """Every complete stage after `embed`: most are of the sample, the predictions of all images."""
+    if "sample" not in markers:
+        return
+    learned: list[np.ndarray] = []
+    yield from check_sample(store, markers["sample"], settings, ids, learned)
+    if not learned:
+        return
+    of = "sample" if markers["sample"].files else "features"
     if "neighbors" in markers:
-        yield from check_lists(store, markers["neighbors"], ids, settings.neighbors.mode)
+        yield from check_lists(store, markers["neighbors"], learned[0], settings.neighbors.mode, of)
     if "heads" in markers:
         yield from check_heads(store, markers["embed"], settings)
-        yield from check_head_labels(store, markers["heads"], ids, settings)
+        yield from check_head_labels(store, markers["heads"], learned[0], settings, of)
     for artifact, (stage, _, _) in LABELLED.items():
         if stage in markers:
             seen = [np.empty(0, np.int64)]
             yield from check_labels(store, artifact, markers[stage], manifest, settings.clusters, seen)
-            yield from same_ids(artifact, np.concatenate(seen), ids)
+            expected = (ids, "features") if stage == "predict" else (learned[0], of)
+            yield from same_ids(artifact, np.concatenate(seen), *expected)
     if "consensus" in markers:
         yield from check_scores(store, markers["consensus"])
     if "classifier" in markers:

@@ -35,6 +35,12 @@ def check_markers(
             yield f"{stage}: complete, but {', '.join(missing)} before it is not"
 
 
+def other_stages(store: Store) -> list[str]:
+    """Stages that either run.yaml or this version knows, and not the other."""
+    noted = store.run_file().get("fingerprints")
+    return [] if not isinstance(noted, dict) else sorted(set(noted) ^ set(ARTIFACTS))
+
+
 def check_run_file(store: Store, settings: Settings) -> Iterator[str]:
     """The fingerprints that run.yaml notes are those of its settings."""
     noted = store.run_file().get("fingerprints")

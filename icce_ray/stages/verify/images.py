@@ -119,11 +119,10 @@ def wrong_ids(stage: str, accepted: np.ndarray, refused: np.ndarray, inputs: int
         yield f"{stage}: image_ids span [{every.min()}, {every.max()}], outside [0, {inputs})"
 
 
-def same_ids(name: str, found: np.ndarray, ids: np.ndarray) -> Iterator[str]:
-    """A later artifact is of the accepted images, in their order."""
+def same_ids(name: str, found: np.ndarray, ids: np.ndarray, of: str = "features") -> Iterator[str]:
+    """A later artifact is of the images of `of`, the features or the sample, in their order."""
     if not np.array_equal(found, ids):
         extra, missing = len(np.setdiff1d(found, ids)), len(np.setdiff1d(ids, found))
         yield (
-            f"{name}: image_ids are not those of the features in order: {missing} missing, {extra} extra, "
-            f"{len(found)} rows"
+            f"{name}: image_ids are not those of the {of} in order: {missing} missing, {extra} extra, {len(found)} rows"
         )

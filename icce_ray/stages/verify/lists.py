@@ -18,8 +18,8 @@ from icce_ray.store import Marker, Store
 PAIRS, TOLERANCE = 1024, 2e-3
 
 
-def check_lists(store: Store, marker: Marker, ids: np.ndarray, mode: str) -> Iterator[str]:
-    """Each list on its own, then similarities of a sample that is the same every time."""
+def check_lists(store: Store, marker: Marker, ids: np.ndarray, mode: str, of: str) -> Iterator[str]:
+    """Each list on its own, then similarities of some pairs that are the same every time; `ids` are those of `of`."""
     seen = [np.empty(0, np.int64)]
     sample: list[tuple[str, np.ndarray]] = []
     generator = np.random.default_rng(0)
@@ -46,14 +46,14 @@ def check_lists(store: Store, marker: Marker, ids: np.ndarray, mode: str) -> Ite
         if not np.array_equal(offsets, offsets_too):
             yield f"neighbors: {info.path} has lists of neighbours and of similarities that differ in length"
             continue
-        found = list(_faults(own, offsets, neighbor, similarity, ids, marker.summary, mode))
+        found = list(_faults(own, offsets, neighbor, similarity, ids, marker.summary, mode, of))
         yield from (f"neighbors: {info.path} {fault}" for fault in found)
         if not found:
             row = np.repeat(own, np.diff(offsets))
             chosen = generator.choice(len(row), min(share, len(row)), replace=False)
             pairs = np.stack([row[chosen], neighbor[chosen], similarity[chosen].astype(np.float64)])
             sample.append((info.path, pairs))
-    wrong = list(same_ids("neighbors", np.concatenate(seen), ids))
+    wrong = list(same_ids("neighbors", np.concatenate(seen), ids, of))
     yield from wrong
     if not wrong:
         yield from _untrue(store, sample, ids)
@@ -67,6 +67,7 @@ def _faults(
     ids: np.ndarray,
     limits: dict[str, Any],
     mode: str,
+    of: str,
 ) -> Iterator[str]:
     """What is wrong with the lists of one file."""
     counts = np.diff(offsets)
@@ -74,7 +75,7 @@ def _faults(
     rank = np.arange(len(row)) - offsets[row]
     place = np.minimum(np.searchsorted(ids, neighbor), len(ids) - 1)
     if (ids[place] != neighbor).any():
-        yield "names images that have no features"
+        yield f"names images that are not in the {of}"
     elif len(np.unique(row * len(ids) + place)) != len(row):
         yield "has a neighbour twice in one list"
     if (neighbor == own[row]).any():
@@ -110,7 +111,7 @@ def _untrue(store: Store, sample: list[tuple[str, np.ndarray]], ids: np.ndarray)
 
 def _unit_rows(store: Store, wanted: np.ndarray) -> np.ndarray:
     """Unit features of some rows, float64; read shard by shard, so that no more than these are kept."""
-    features = FeatureRows.of(store)
+    features = FeatureRows.training(store)
     kept = []
     for start, stop in features.blocks():
         inside = wanted[(wanted >= start) & (wanted < stop)] - start

@@ -24,8 +24,8 @@ LABELLED = {
 _ROUNDING = 1e-5  # a float32 probability may come out a little above one
 
 
-def check_head_labels(store: Store, marker: Marker, ids: np.ndarray, settings: Settings) -> Iterator[str]:
-    """A label in range from every head for every image."""
+def check_head_labels(store: Store, marker: Marker, ids: np.ndarray, settings: Settings, of: str) -> Iterator[str]:
+    """A label in range from every head for every image of `of`, whose ids are `ids`."""
     seen = [np.empty(0, np.int64)]
     for info in marker.rows_of(f"{HEAD_LABELS}/"):
         try:
@@ -40,7 +40,7 @@ def check_head_labels(store: Store, marker: Marker, ids: np.ndarray, settings: S
             yield f"{HEAD_LABELS}: {info.path} has {table['labels'].type.list_size} labels, not {settings.heads.heads}"
         elif len(table):
             yield from _in_range(HEAD_LABELS, info.path, rows(table["labels"]), settings.clusters)
-    yield from same_ids(HEAD_LABELS, np.concatenate(seen), ids)
+    yield from same_ids(HEAD_LABELS, np.concatenate(seen), ids, of)
 
 
 def check_labels(

@@ -118,7 +118,7 @@ SCORES = {"method": "hbgf", "scores": {"hbgf": 0.5}, "cluster_sizes": [3, 2]}
 SUMMARIES = {
     "list": {"images": INPUTS},
     "embed": COUNTS | {"dim": DIM, "block_dim": 0},
-    "sample": {"images": 5, "of": 5},
+    "sample": {"images": 5, "of": 5, "seed": 0},
     "neighbors": {"threshold": 0.5, "k_min": 2, "k_max": 3},
     "consensus": SCORES,
     "predict": {"class_sizes": [2, 3]},
@@ -152,20 +152,26 @@ def write_json(store, path, content):
     return store.storage.describe(path)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    store = Store(str(tmp_path_factory.mktemp("whole") / "run"))
-    settings = load({"source": "photos", "clusters": CLUSTERS, "out": store.root}, overrides=OVERRIDES)
+def made(root, tables, summaries, overrides):
+    """A run of all stages, from its tables and figures."""
+    store = Store(str(root))
+    settings = load({"source": "photos", "clusters": CLUSTERS, "out": store.root}, overrides=overrides)
     store.claim(settings)
-    for stage, tables in TABLES.items():
-        files = [store.storage.write_table(name, table) for name, table in tables.items()]
+    documents = DOCUMENTS | {"consensus": (DOCUMENTS["consensus"][0], summaries["consensus"])}
+    for stage in ARTIFACTS:
+        files = [store.storage.write_table(name, table) for name, table in tables[stage].items()]
         files += [save_tensors(store.storage, *TENSORS[stage])] if stage in TENSORS else []
-        files += [write_json(store, *DOCUMENTS[stage])] if stage in DOCUMENTS else []
-        summary = SUMMARIES.get(stage, {})
+        files += [write_json(store, *documents[stage])] if stage in documents else []
+        summary = summaries.get(stage, {})
         store.commit(stage, files, fingerprint=fingerprint(settings, stage), summary=summary, seconds=0)
         if stage != "list":
             store.record(stage, summary | {"seconds": 0.5})
     return store.root
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("whole") / "run", TABLES, SUMMARIES, OVERRIDES)
 
 
 @pytest.fixture
@@ -521,9 +527,9 @@ def test_a_shard_of_rejects_only_is_fine(store):
         ([1, 2, 4], [0.94, 0.77, 0.34], "has neighbours beyond k_min below the threshold 0.5"),
         ([0, 1], [1.0, 0.94], "has an image among its own neighbours"),
         ([1, 1], [0.94, 0.94], "has a neighbour twice in one list"),
-        ([1, 3], [0.94, 0.57], "names images that have no features"),
-        ([1, 99], [0.94, 0.2], "names images that have no features"),
-        ([1, None], [0.94, 0.2], "names images that have no features"),
+        ([1, 3], [0.94, 0.57], "names images that are not in the features"),
+        ([1, 99], [0.94, 0.2], "names images that are not in the features"),
+        ([1, None], [0.94, 0.2], "names images that are not in the features"),
         ([1], [0.94], "has lists outside k_min 2 to k_max 3"),
         ([1, 2, 4, 5], [0.94, 0.77, 0.6, 0.55], "has lists outside k_min 2 to k_max 3"),
         ([1, 2], [0.94], "has lists of neighbours and of similarities that differ in length"),
@@ -618,6 +624,133 @@ def test_labels_of_other_images(store, ids, says):
 def test_class_sizes_that_the_labels_do_not_have(store):
     replaced(store, "predict", Store.part("predictions", 1), labels([4, 5], [0, 1]))
     assert lines(store) == ["predict: its marker says class_sizes = [2, 3], its files hold [3, 2]"]
+
+
+# -- the sample ------------------------------------------------------------------------------------------------
+
+SAMPLE = Store.part("sample", 0)
+#: Of the accepted images 0, 1, 2, 4, 5 these are the ones that seed 27 draws.
+DRAWN = [1, 2, 4]
+OF_SAMPLE = TABLES | {
+    "sample": {SAMPLE: features([1, 2]), Store.part("sample", 1): features([4])},
+    "neighbors": {NEIGHBORS: neighbors(DRAWN, [[2, 4], [1, 4], [2, 1]])},
+    "heads": {
+        Store.part("head_labels", 0): head_labels(DRAWN, [[0, 1], [0, 0], [1, 1]]),
+        "heads/losses.parquet": TABLES["heads"]["heads/losses.parquet"],
+    },
+    "consensus": {Store.part("consensus", 0): agreed(DRAWN, [0, 0, 1])},
+}
+SAMPLE_SUMMARIES = SUMMARIES | {
+    "sample": {"images": 3, "of": 5, "seed": 27},
+    "consensus": SCORES | {"cluster_sizes": [2, 1]},
+}
+
+
+@pytest.fixture(scope="module")
+def whole_of_sample(tmp_path_factory):
+    overrides = [*OVERRIDES, "heads.max_images=3", "heads.sample_seed=27"]
+    return made(tmp_path_factory.mktemp("sampled") / "run", OF_SAMPLE, SAMPLE_SUMMARIES, overrides)
+
+
+@pytest.fixture
+def sampled(whole_of_sample, tmp_path):
+    return Store(str(shutil.copytree(whole_of_sample, tmp_path / "run")))
+
+
+def test_a_whole_run_on_a_sample_has_no_violations(sampled):
+    assert lines(sampled) == []
+    for stage in reversed(ARTIFACTS):  # nor on its way there
+        sampled.storage.delete(f"{ARTIFACTS[stage]}/{MARKER}")
+        assert lines(sampled) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        ([1, 2], [5], ["image_ids are not those that seed 27 draws from 5 images"]),
+        ([1], [4], ["2 images in its files, not 3"]),
+        ([1, 2, 3], [4], ["4 images in its files, not 3", "1 image_ids are of no accepted image"]),
+        ([1, 3], [4], ["1 image_ids are of no accepted image"]),
+        ([1, 2], [99], ["1 image_ids are of no accepted image"]),
+        ([1, 1], [4], ["1 image_ids are there twice"]),
+        ([1, 4], [4], ["1 image_ids are there twice"]),
+        ([2, 1], [4], ["image_ids do not ascend over the files in the order of their names"]),
+    ],
+)
+def test_ids_of_the_sample(sampled, first, second, says):
+    replaced(sampled, "sample", SAMPLE, features(first))
+    replaced(sampled, "sample", Store.part("sample", 1), features(second))
+    assert lines(sampled) == [f"sample: {line}" for line in says]
+
+
+def changed_features(name, values):
+    return features([1, 2]).set_column(features([1, 2]).column_names.index(name), name, values)
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (features([1, 2], vectors([1, 5])), "has other features than the features of its images"),
+        (changed_features("uri", pa.array(["a", "b"])), "has other uri than the features of its images"),
+        (
+            features([1, 2]).drop_columns("key"),
+            "has columns ['image_id', 'uri', 'features'], the features have ['image_id', 'uri', 'key', 'features']",
+        ),
+        (features([1, 2]).drop_columns("image_id"), "has no column 'image_id'"),
+    ],
+)
+def test_rows_of_the_sample(sampled, table, says):
+    replaced(sampled, "sample", SAMPLE, table)
+    assert lines(sampled) == [f"sample: {SAMPLE} {says}"]
+
+
+def test_other_figures_of_the_sample(sampled):
+    replaced(sampled, "sample", SAMPLE, features([1, 2]), images=4, of=6, seed=1)
+    assert lines(sampled) == [
+        f"sample: its marker says {name} = {was}, settings and features give {value}"
+        for name, was, value in (("images", 4, 3), ("of", 6, 5), ("seed", 1, 27))
+    ]
+
+
+def test_a_sample_where_none_is_needed(store):
+    replaced(store, "sample", SAMPLE, features([0, 1, 2, 4, 5]))
+    assert lines(store) == ["sample: has 1 files, but heads.max_images allows all 5 images"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "artifact", "table"),
+    [
+        ("neighbors", "neighbors", neighbors([1, 2, 5], [[2, 4], [1, 4], [4, 2]])),
+        ("heads", "head_labels", head_labels([1, 2, 5], [[0, 1], [0, 0], [1, 1]])),
+        ("consensus", "consensus", agreed([1, 2, 5], [0, 0, 1])),
+    ],
+)
+def test_stages_that_saw_other_images_than_the_sample(sampled, stage, artifact, table):
+    replaced(sampled, stage, Store.part(artifact, 0), table)
+    assert lines(sampled) == [f"{artifact}: image_ids are not those of the sample in order: 1 missing, 1 extra, 3 rows"]
+
+
+def test_neighbours_outside_the_sample(sampled):
+    replaced(sampled, "neighbors", NEIGHBORS, neighbors(DRAWN, [[2, 4], [1, 5], [2, 1]]))
+    assert lines(sampled) == [f"neighbors: {NEIGHBORS} names images that are not in the sample"]
+
+
+def test_predictions_of_the_sample_only(sampled):
+    sizes = {"class_sizes": [2, 1]}
+    replaced(sampled, "predict", Store.part("predictions", 0), labels([1, 2], [0, 0]), **sizes)
+    replaced(sampled, "predict", Store.part("predictions", 1), labels([4], [1]), **sizes)
+    assert lines(sampled) == [
+        "predictions: image_ids are not those of the features in order: 2 missing, 0 extra, 3 rows"
+    ]
+
+
+def test_a_run_of_a_version_without_samples(store):
+    content = yaml.safe_load(store.storage.read_bytes(RUN_FILE))
+    del content["fingerprints"]["sample"]
+    store.storage.write_bytes(RUN_FILE, yaml.safe_dump(content).encode())
+    store.storage.delete(f"sample/{MARKER}")
+    (line,) = lines(store)
+    assert line.startswith(f"run: {RUN_FILE} is of a version of icce-ray with other stages (sample), ")
 
 
 # -- weights and figures -----------------------------------------------------------------------------------------
