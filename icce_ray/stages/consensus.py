@@ -1,12 +1,14 @@
 """Stage `consensus`: one labelling from the labels of all heads, the candidate of highest ANMI kept (paper 3.2).
 
-Each method is a Ray task of its own and leaves its candidate behind, so that a killed run repeats only those that were
-not finished. The driver sees scores, never labels.
+MCLA and the votes work on shards of the head labels (`stages.ensemble`); the other methods cut graphs of distinct rows
+of labels, each in one task, and refuse at once what is too large for them. Each method leaves its candidate behind, so
+that a killed run repeats only those that were not finished. The driver sees scores, never labels.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,14 @@ import ray
 from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
 from icce_ray.adapters.progress import StageProgress
 from icce_ray.adapters.storage import FileInfo
-from icce_ray.core.consensus.clusters import collapse
-from icce_ray.core.consensus.ensemble import best_method, candidate, settle
+from icce_ray.core.consensus.clusters import check_problem, collapse
+from icce_ray.core.consensus.ensemble import IMBALANCES, MAX_VOTES, best_method, candidate, check_rows
 from icce_ray.core.consensus.partitioning import ConsensusSizeError
+from icce_ray.core.consensus.rows import best_meta_clusters, refine
+from icce_ray.core.consensus.tally import agreeing
 from icce_ray.settings import Settings
-from icce_ray.stages.cluster import Resources, run_bounded
+from icce_ray.stages.cluster import Resources
+from icce_ray.stages.ensemble import Label, Shards
 from icce_ray.stages.rows import FeatureRows, matrix
 from icce_ray.store import ARTIFACTS, HEAD_LABELS, RunError, Store
 
@@ -35,45 +40,104 @@ def run(
     """Run every method, keep the best, write label and agreement of each image."""
     methods = settings.consensus.methods
     progress.begin(len(methods) + 1, unit="steps")
-    scores: dict[str, float] = {}
-    refused: dict[str, str] = {}
-
-    def on_result(result: tuple[str, float | None, str]) -> None:
-        method, score, reason = result
-        if score is None:
-            refused[method] = reason
-            progress.say(f"{method} refused: {reason}")
-        else:
-            scores[method] = score
-        progress.update(len(scores) + len(refused))
-
-    def submit(index: int) -> Any:
-        return _candidate.remote(store.root, methods[index], settings.clusters, settings.seed)
-
-    run_bounded(submit, range(len(methods)), limit=max(1, resources.cores), on_result=on_result)
+    steps = _Steps(progress)
+    shards = Shards(store, steps.begins)
+    scores, refused = _candidates(settings, store, shards, steps)
     if not scores:
         raise RunError(f"no consensus: every method refused: {refused}")
-    ordered = {name: scores[name] for name in methods if name in scores}
-    method = best_method(ordered)
-    files, kept = ray.get(_keep.remote(store.root, method, settings.clusters))
-    progress.update(len(methods) + 1)
-    progress.say(f"{method} kept: ANMI {kept['anmi']:.4f}, mean agreement {kept['mean_agreement']:.1%}")
-    summary = {"method": method, "scores": ordered, "refused": refused} | kept
+    method = best_method(scores)
+    files, kept = _keep(settings, store, shards, method)
+    steps.ends(f"{method} kept: ANMI {kept['anmi']:.4f}, mean agreement {kept['mean_agreement']:.1%}")
+    summary = {"method": method, "scores": scores, "refused": refused} | kept
     store.storage.write_bytes(SCORES, json.dumps(summary, indent=1).encode())
     store.storage.delete_tree(CANDIDATES)
     return [*files, store.storage.describe(SCORES)], summary
 
 
-@ray.remote(num_cpus=0.5)
-def _candidate(root: str, method: str, clusters: int, seed: int) -> tuple[str, float | None, str]:
-    """One method's labels and ANMI, on storage; (method, ANMI, "") or (method, None, why it refused)."""
-    storage = Store(root).storage
-    path = f"{CANDIDATES}/{method}.parquet"
-    if storage.exists(path):
-        return method, float(storage.read_table(path).schema.metadata[b"anmi"]), ""
+class _Steps:
+    """Progress by methods that have ended, with the name of what is under way."""
+
+    def __init__(self, progress: StageProgress) -> None:
+        self.progress = progress
+        self.done = 0
+
+    def begins(self, name: str) -> None:
+        self.progress.update(self.done, now=name)
+
+    def ends(self, text: str = "") -> None:
+        self.done += 1
+        self.progress.update(self.done)
+        if text:
+            self.progress.say(text)
+
+
+def _candidates(
+    settings: Settings, store: Store, shards: Shards, steps: _Steps
+) -> tuple[dict[str, float], dict[str, str]]:
+    """ANMI of each method whose candidate is on storage, now or from before, and why the others refused."""
+    methods = settings.consensus.methods
+    scores: dict[str, float] = {}
+    refused: dict[str, str] = {}
+
+    def tell(method: str, score: float | None, reason: str = "") -> None:
+        if score is None:
+            refused[method] = reason
+        else:
+            scores[method] = score
+        steps.ends(f"{method} refused: {reason}" if score is None else "")
+
+    for method in methods:
+        if store.storage.exists(f"{CANDIDATES}/{method}.json"):
+            tell(method, json.loads(store.storage.read_bytes(f"{CANDIDATES}/{method}.json"))["anmi"])
+    missing = [method for method in methods if method not in scores]
+    cuts = {}
+    rows = shards.distinct() if set(missing) - {"mcla"} else 0
+    for method in missing:
+        try:
+            check_problem(shards.n_images, settings.clusters)
+            check_rows(method, rows, shards.n_heads)
+        except ConsensusSizeError as reason:
+            tell(method, None, str(reason))
+            continue
+        if method != "mcla":
+            cuts[_cut_rows.remote(store.root, method, settings.clusters, settings.seed, *_all_of(shards))] = method
+    if "mcla" in missing and "mcla" not in refused:
+        tell("mcla", *_mcla(settings, store, shards))
+    while cuts:
+        (ready, *_), _ = ray.wait(list(cuts), num_returns=1)
+        tell(cuts.pop(ready), *ray.get(ready))
+    return {method: scores[method] for method in methods if method in scores}, refused
+
+
+def _mcla(settings: Settings, store: Store, shards: Shards) -> tuple[float | None, str]:
+    """MCLA's candidate, written by a task a shard; its ANMI, or None and why it refused."""
+    try:
+        label, found = best_meta_clusters(shards, settings.clusters, metis_graph, settings.seed, IMBALANCES)
+    except ConsensusSizeError as reason:
+        return None, str(reason)
+    pairs = enumerate(zip(label, shards.index, strict=True))
+    ray.get([_write_candidate.remote(store.root, "mcla", number, *pair) for number, pair in pairs])
+    _finish_candidate(store, "mcla", found.anmi)
+    return found.anmi, ""
+
+
+def _all_of(shards: Shards) -> Sequence[Any]:
+    """What `_cut_rows` takes: everything, shard by shard."""
+    each = zip(shards.index, shards.counts, shards.columns, strict=True)
+    return [len(shards.parts), *(item for index, counts, columns in each for item in (index, counts, *columns))]
+
+
+@ray.remote(num_cpus=1)
+def _cut_rows(root: str, method: str, clusters: int, seed: int, shards: int, *arrays: Any) -> tuple[float | None, str]:
+    """One method's candidate from the distinct rows of all shards; its ANMI, or None and why it refused."""
+    each = len(arrays) // shards
+    labels = [np.concatenate(arrays[first + 2 : first + each]).T for first in range(0, len(arrays), each)]
+    index, counts = arrays[::each], arrays[1::each]
+    pairs = zip(counts, labels, strict=True)
+    images = [np.ones(len(rows), np.int64) if count is None else count for count, rows in pairs]
     try:
         label, score = candidate(
-            collapse(head_labels(Store(root))),
+            collapse(np.concatenate(labels), np.concatenate(images)),
             clusters,
             method,
             graph_partitioner=metis_graph,
@@ -81,34 +145,82 @@ def _candidate(root: str, method: str, clusters: int, seed: int) -> tuple[str, f
             seed=seed,
         )
     except ConsensusSizeError as reason:
-        return method, None, str(reason)
-    table = pa.table({"label": label}).replace_schema_metadata({"anmi": repr(float(score))})
-    storage.write_table(path, table)
-    return method, float(score), ""
+        return None, str(reason)
+    ends = np.cumsum([len(rows) for rows in labels])
+    for number, (of_shard, rows) in enumerate(zip(np.split(label, ends[:-1]), index, strict=True)):
+        _store_candidate(root, method, number, of_shard, rows)
+    _finish_candidate(Store(root), method, score)
+    return score, ""
 
 
 @ray.remote(num_cpus=0.5)
-def _keep(root: str, method: str, clusters: int) -> tuple[list[FileInfo], dict[str, Any]]:
+def _write_candidate(root: str, method: str, number: int, label: np.ndarray, index: np.ndarray | None) -> None:
+    _store_candidate(root, method, number, label, index)
+
+
+def _store_candidate(root: str, method: str, number: int, label: np.ndarray, index: np.ndarray | None) -> None:
+    """Labels of the images of one shard, from those of its rows."""
+    table = pa.table({"label": label if index is None else label[index]})
+    Store(root).storage.write_table(Store.part(f"{CANDIDATES}/{method}", number), table)
+
+
+def _finish_candidate(store: Store, method: str, score: float) -> None:
+    """What says that the labels of all shards are there."""
+    store.storage.write_bytes(f"{CANDIDATES}/{method}.json", json.dumps({"anmi": score}).encode())
+
+
+@ray.remote(num_cpus=0.5)
+def _read_candidate(root: str, method: str, number: int, index: np.ndarray | None) -> np.ndarray:
+    """Labels of the rows of one shard: images of one row have one label, so any of them serves."""
+    label = Store(root).storage.read_table(Store.part(f"{CANDIDATES}/{method}", number))["label"].to_numpy()
+    if index is None:
+        return label
+    rows = np.empty(int(index.max()) + 1, dtype=np.int32)
+    rows[index] = label
+    return rows
+
+
+def _keep(settings: Settings, store: Store, shards: Shards, method: str) -> tuple[list[FileInfo], dict[str, Any]]:
     """Refine the kept candidate and write it, one part for each part of the features."""
-    store = Store(root)
-    label = store.storage.read_table(f"{CANDIDATES}/{method}.parquet")["label"].to_numpy()
-    settled = settle(collapse(head_labels(store)), label, clusters)
+    start: Label = [_read_candidate.remote(store.root, method, i, index) for i, index in enumerate(shards.index)]
+    label, found, votes = refine(shards, start, settings.clusters, MAX_VOTES)
     rows = FeatureRows.training(store)
-    files = []
-    for index, (start, stop) in enumerate(rows.blocks()):
-        part = rows.table(start, stop, ["image_id", "uri", "key"])
-        part = part.append_column("label", pa.array(settled.label[start:stop]))
-        part = part.append_column("agreement", pa.array(settled.agreement[start:stop]))
-        files.append(store.storage.write_table(Store.part(ARTIFACT, index), part))
-    sizes = np.bincount(settled.label, minlength=clusters)
+    each = zip(shards.parts, label, shards.index, shards.columns, strict=True)
+    mapping = ray.put(found.mapping)
+    written = ray.get([_write.remote(rows, part, mapping, of, index, *columns) for part, of, index, columns in each])
     summary = {
-        "anmi": settled.anmi,
-        "votes": settled.votes,
-        "mean_agreement": float(settled.agreement.mean()),
-        "cluster_sizes": sizes.tolist(),
-        "empty_clusters": int((sizes == 0).sum()),
+        "anmi": found.anmi,
+        "votes": votes,
+        "mean_agreement": sum(agreed for _, agreed in written) / (shards.n_images * shards.n_heads),
+        "cluster_sizes": found.sizes.tolist(),
+        "empty_clusters": int((found.sizes == 0).sum()),
     }
-    return files, summary
+    return [info for files, _ in written for info in files], summary
+
+
+@ray.remote(num_cpus=0.5)
+def _write(
+    rows: FeatureRows,
+    part: range,
+    mapping: list[Any],
+    label: np.ndarray,
+    index: np.ndarray | None,
+    *columns: np.ndarray,
+) -> tuple[list[FileInfo], int]:
+    """The files of one shard, and how often a head agrees with the label of an image."""
+    agreed = agreeing(np.concatenate(columns).T, label, mapping)
+    if index is not None:
+        label, agreed = label[index], agreed[index]
+    share = (agreed / sum(map(len, columns))).astype(np.float32)
+    blocks, files = rows.blocks(), []
+    first = blocks[part.start][0]
+    for number in part:
+        start, stop = blocks[number]
+        table = rows.table(start, stop, ["image_id", "uri", "key"])
+        table = table.append_column("label", pa.array(label[start - first : stop - first]))
+        table = table.append_column("agreement", pa.array(share[start - first : stop - first]))
+        files.append(Store(rows.root).storage.write_table(Store.part(ARTIFACT, number), table))
+    return files, int(agreed.sum())
 
 
 def head_labels(store: Store) -> np.ndarray:

@@ -223,8 +223,9 @@ def test_until_and_then_the_rest(finished, copy):
 def test_a_consensus_candidate_that_is_there_is_not_computed_again(finished, copy):
     labels = read(finished, "consensus").to_pylist()
     copy.discard_from("consensus")
-    planted = pa.table({"label": pa.array([0] * IMAGES, pa.int32())}).replace_schema_metadata({"anmi": "0.125"})
-    copy.storage.write_table("consensus/candidates/cspa.parquet", planted)
+    planted = pa.table({"label": pa.array([0] * IMAGES, pa.int32())})
+    copy.storage.write_table("consensus/candidates/cspa/part-000000.parquet", planted)
+    copy.storage.write_bytes("consensus/candidates/cspa.json", b'{"anmi": 0.125}')
     metrics = pipeline.run(settings_of(copy), last="consensus", verbose=False)
     assert metrics["consensus"]["scores"]["cspa"] == 0.125
     assert read(copy, "consensus").to_pylist() == labels

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
-from icce_ray.core.consensus import METHODS, consensus
-from icce_ray.core.metrics import accuracy
+from icce_ray.core.consensus import METHODS, consensus, head_offsets
+from icce_ray.core.consensus.votes import ballots, vote
+from icce_ray.core.metrics import accuracy, head_contingency
 
 PARTITIONERS = {"graph_partitioner": metis_graph, "hypergraph_partitioner": mtkahypar_hypergraph}
 
@@ -77,3 +78,50 @@ def test_every_method_uses_all_clusters_even_of_hopeless_heads():
     labels = np.random.default_rng(2).integers(0, 8, (400, 5))
     found = consensus(labels, 8, **PARTITIONERS)
     assert all(np.unique(label).size == 8 for label in found.candidates.values())
+
+
+@pytest.mark.parametrize("flip", [0.05, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("largest", [2, 8])
+def test_votes_by_the_largest_weights_are_those_of_all_weights(flip, largest, monkeypatch):
+    """The weight of every label for every cluster, added for every image: 40 labels, more than are added at once."""
+    monkeypatch.setattr("icce_ray.core.consensus.votes._LARGEST", largest)
+    rng = np.random.default_rng(3)
+    k, n_heads, n = 40, 9, 1500
+    truth = classes(rng, n, k, unequal=True)
+    labels = heads(rng, truth, k, n_heads, flip, "merged and split")
+    label = np.where(rng.random(n) < 0.2, rng.integers(0, k - 1, n), np.minimum(truth, k - 2))  # one label is unused
+    cast = ballots(head_contingency(labels, label, [k] * n_heads, k), n_heads)
+    offsets, weights = head_offsets([k] * n_heads), cast.gains.toarray()
+    sums = np.stack([weights[offsets[:-1] + row].sum(axis=0) for row in labels]) + cast.base
+    np.testing.assert_array_equal(vote(labels, cast, offsets), sums.argmax(axis=1))
+
+
+def slow_weights(tables, sizes, n):
+    """d ANMI / d p(a, k) of every head, cluster and label, as in the docstring of `ballots`, with nothing left out."""
+    p = sizes / n
+    log_p = np.log(np.maximum(p, 0.5 / n))
+    found = []
+    for table in tables:
+        joint, clusters = table / n, table.sum(axis=1) / n
+        used = clusters > 0
+        entropy = -(clusters[used] * np.log(clusters[used])).sum()
+        ratio = np.log(np.maximum(table, 0.5) / n) - log_p
+        shared = (joint * (ratio - np.log(np.where(used, clusters, 1))[:, None])).sum()
+        of_labels = -(p[p > 0] * np.log(p[p > 0])).sum()
+        found.append((ratio + shared / (2 * of_labels) * log_p) / np.sqrt(entropy))
+    return np.stack(found)
+
+
+def test_ballots_are_the_weights_of_all_labels_for_all_clusters():
+    rng = np.random.default_rng(4)
+    k, n_heads, n = 12, 6, 300
+    truth = classes(rng, n, k, unequal=True)
+    labels = heads(rng, truth, k, n_heads, 0.3)
+    tables = head_contingency(labels, truth, [k] * n_heads, k + 1)
+    slow = slow_weights([table.toarray() for table in tables], np.bincount(truth, minlength=k + 1), n)
+    cast = ballots(tables, n_heads)
+    fast = cast.gains.toarray().reshape(n_heads, k, k + 1)
+    for row in labels[:50]:
+        np.testing.assert_allclose(
+            fast[np.arange(n_heads), row].sum(axis=0) + cast.base, slow[np.arange(n_heads), row].sum(axis=0), rtol=1e-9
+        )

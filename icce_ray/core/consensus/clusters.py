@@ -1,7 +1,7 @@
-"""The clusters of all heads as one vocabulary: identical rows collapsed, co-occurrence, association.
+"""The clusters of all heads as one vocabulary, and identical rows of labels collapsed.
 
 Head h has K_h clusters; cluster a of head h is number `offsets[h] + a` among all C = sum K_h (Strehl & Ghosh
-2002 call them the hyperedges). What is a sum over images here is a sum over shards.
+2002 call them the hyperedges).
 """
 
 from dataclasses import dataclass
@@ -74,40 +74,25 @@ def bipartite(members: sparse.csr_matrix) -> sparse.csr_matrix:
     return sparse.csr_matrix(sparse.block_array([[None, members], [members.T, None]], format="csr"))
 
 
-def cooccurrence(
-    labels: NDArray[np.integer], offsets: NDArray[np.int64], counts: NDArray[np.int64] | None = None
-) -> sparse.csr_matrix:
-    """How many images every two clusters of all heads share; the diagonal holds the cluster sizes.
+def first_largest(values: sparse.csr_matrix) -> tuple[NDArray[np.int32], NDArray[np.generic]]:
+    """Column of the largest stored value of each row, the lowest of equals, and that value.
 
     Args:
-        labels: int[N, H], a shard of any size.
-        offsets: int64[H + 1] of `head_offsets`, the same for every shard.
-        counts: int64[N], how many images each row stands for; one each by default.
+        values: csr [n, m], columns in any order within a row.
 
     Returns:
-        int64 csr [C, C], symmetric; the sum over shards is the co-occurrence of the whole. Sparse, because two
-        good heads share few cluster pairs: at most N H^2 entries, never more than C^2.
+        int32[n], -1 for rows without an entry; values' dtype [n], 0 there.
     """
-    members = incidence(labels, offsets)
-    weighted = members if counts is None else sparse.diags_array(counts.astype(np.float64)) @ members
-    shared = (members.T @ weighted).tocsr()
-    shared.sort_indices()
-    return sparse.csr_matrix((shared.data.astype(np.int64), shared.indices, shared.indptr), shape=shared.shape)
-
-
-def jaccard(shared: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Jaccard index |a and b| / |a or b| of every two clusters that share images (Strehl & Ghosh 2002, 3.4).
-
-    Args:
-        shared: int64 csr [C, C] of `cooccurrence`.
-
-    Returns:
-        float64 csr [C, C] with the same pattern, values in (0, 1], 1 on the diagonal of non-empty clusters.
-    """
-    sizes = shared.diagonal()
-    row = np.repeat(np.arange(sizes.size), np.diff(shared.indptr))
-    union = sizes[row] + sizes[shared.indices] - shared.data
-    return sparse.csr_matrix((shared.data / union, shared.indices, shared.indptr), shape=shared.shape)
+    lengths = np.diff(values.indptr)
+    filled = np.flatnonzero(lengths > 0)
+    column = np.full(lengths.size, -1, dtype=np.int32)
+    largest = np.zeros(lengths.size, dtype=values.dtype)
+    if filled.size:
+        starts = values.indptr[filled]
+        largest[filled] = np.maximum.reduceat(values.data, starts)
+        equal = values.data == np.repeat(largest, lengths)
+        column[filled] = np.minimum.reduceat(np.where(equal, values.indices, np.iinfo(np.int32).max), starts)
+    return column, largest
 
 
 @dataclass(frozen=True)
@@ -134,6 +119,16 @@ class Collapsed:
         return int(self.counts.sum())
 
 
+def row_keys(labels: NDArray[np.integer]) -> NDArray[np.int64]:
+    """A 64-bit hash of each row of head labels int[N, H]: int64[N], the same in every shard."""
+    factors = np.random.default_rng(0).integers(1, 2**63, size=labels.shape[1], dtype=np.int64) | 1
+    # One column at a time: an [N, H] int64 temporary would be the largest array of the whole stage.
+    keys = np.zeros(labels.shape[0], dtype=np.int64)
+    for column, factor in zip(labels.T, factors, strict=True):
+        keys += column * factor
+    return keys
+
+
 def collapse(
     labels: NDArray[np.integer], counts: NDArray[np.int64] | None = None, head_sizes: ArrayLike | None = None
 ) -> Collapsed:
@@ -154,12 +149,7 @@ def collapse(
         ValueError: as `check_labels`.
     """
     sizes = check_labels(labels, head_sizes)
-    factors = np.random.default_rng(0).integers(1, 2**63, size=labels.shape[1], dtype=np.int64) | 1
-    # One column at a time: an [N, H] int64 temporary would be the largest array of the whole stage.
-    keys = np.zeros(labels.shape[0], dtype=np.int64)
-    for column, factor in zip(labels.T, factors, strict=True):
-        keys += column * factor
-    _, first, index = np.unique(keys, return_index=True, return_inverse=True)
+    _, first, index = np.unique(row_keys(labels), return_index=True, return_inverse=True)
     rows = labels[first]
     if not np.array_equal(rows[index], labels):  # two rows with one hash: about 1 in 10^7 for a million rows
         rows, index = np.unique(labels, axis=0, return_inverse=True)

@@ -47,12 +47,8 @@ def cspa(
         ConsensusSizeError: too many rows, fewer images than K, or K < 2.
     """
     check_problem(rows.n_images, n_clusters)
-    n_rows = rows.labels.shape[0]
-    if n_rows > max_rows:
-        raise ConsensusSizeError(
-            f"CSPA compares all pairs of rows: {n_rows} distinct rows exceed its limit of {max_rows}; use MCLA, whose "
-            f"graph does not grow with the number of images, or raise max_rows"
-        )
+    n_rows, n_heads = rows.labels.shape
+    check_cspa(n_rows, n_heads, max_rows)
     if n_rows <= n_clusters:
         return np.arange(n_rows, dtype=np.int32)
     members = incidence(rows.labels, rows.offsets)
@@ -61,6 +57,15 @@ def cspa(
         return parts[:n_rows]
     graph = similarity(members, rows.counts, max_edges)
     return partition(graph, rows.counts, n_clusters, seed, imbalance=imbalance)
+
+
+def check_cspa(n_rows: int, n_heads: int, max_rows: int = MAX_ROWS) -> None:
+    """Raise ConsensusSizeError if distinct rows exceed the limit; the number of heads does not matter."""
+    if n_rows > max_rows:
+        raise ConsensusSizeError(
+            f"CSPA compares all pairs of rows: {n_rows} distinct rows exceed its limit of {max_rows}; use MCLA, whose "
+            f"graph does not grow with the number of images, or raise max_rows"
+        )
 
 
 def similarity(members: sparse.csr_matrix, counts: NDArray[np.int64], max_entries: int) -> sparse.csr_matrix:

@@ -7,22 +7,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from icce_ray.core.consensus.clusters import Collapsed, check_problem, collapse
-from icce_ray.core.consensus.cspa import cspa
-from icce_ray.core.consensus.hbgf import hbgf
-from icce_ray.core.consensus.hgpa import hgpa
-from icce_ray.core.consensus.mcla import mcla
+from icce_ray.core.consensus.cspa import check_cspa, cspa
+from icce_ray.core.consensus.hbgf import check_hbgf, hbgf
+from icce_ray.core.consensus.hgpa import check_hgpa, hgpa
 from icce_ray.core.consensus.partitioning import (
     ConsensusSizeError,
     GraphPartitioner,
     HypergraphPartitioner,
 )
-from icce_ray.core.consensus.votes import agreement, head_map, refine, use_all
-from icce_ray.core.metrics import anmi, head_contingency
+from icce_ray.core.consensus.rows import LocalRows, best_meta_clusters, refine, use_all
+from icce_ray.core.consensus.tally import Tally, agreeing
 
 METHODS = ("cspa", "hgpa", "mcla", "hbgf")
 """Paper 3.2: the first three; HBGF is beyond the paper."""
 IMBALANCES = (0.05, 0.5)
 """Balance tolerances tried for each method; the better by ANMI is kept."""
+
+MAX_VOTES = 20
+"""Refining votes at most."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def consensus(
     seed: int = 0,
     imbalances: Sequence[float] = IMBALANCES,
     head_sizes: ArrayLike | None = None,
-    max_votes: int = 20,
+    max_votes: int = MAX_VOTES,
 ) -> Consensus:
     """Label images so as to agree most, by ANMI, with all heads.
 
@@ -133,45 +135,44 @@ def candidate(
         ConsensusSizeError: the method cannot serve this size, fewer images than K, K < 2.
     """
     check_problem(rows.n_images, n_clusters)
-    run = _Run(rows, n_clusters, graph_partitioner, hypergraph_partitioner, seed)
-    label, score = run.best(method, imbalances)
-    return label[rows.index], score
+    local = LocalRows(rows)
+    if method == "mcla":
+        label, found = best_meta_clusters(local, n_clusters, graph_partitioner, seed, imbalances)
+        return label[rows.index], found.anmi
+    tried: list[tuple[NDArray[np.int32], Tally]] = []
+    # HGPA is the slowest by far, and another tolerance never brought it near the others: the first is enough.
+    for imbalance in imbalances[:1] if method == "hgpa" else imbalances:
+        if method == "hgpa":
+            label = hgpa(rows, n_clusters, hypergraph_partitioner, seed, imbalance=imbalance)
+        else:
+            cut = {"cspa": cspa, "hbgf": hbgf}[method]
+            label = cut(rows, n_clusters, graph_partitioner, seed, imbalance=imbalance)
+        tried.append(use_all(local, label, n_clusters))
+    label, found = max(tried, key=lambda pair: pair[1].anmi)
+    return label[rows.index], found.anmi
 
 
-def settle(rows: Collapsed, label: NDArray[np.int32], n_clusters: int, *, max_votes: int = 20) -> Settled:
+def check_rows(method: str, n_rows: int, n_heads: int) -> None:
+    """Refuse before any work what a method's graph of distinct rows would refuse; MCLA refuses none.
+
+    Raises:
+        ConsensusSizeError: with the value, the limit and the remedy.
+    """
+    checks = {"cspa": check_cspa, "hgpa": check_hgpa, "hbgf": check_hbgf}
+    if method in checks:
+        checks[method](n_rows, n_heads)
+
+
+def settle(
+    rows: Collapsed,
+    label: NDArray[np.int32],
+    n_clusters: int,
+    *,
+    max_votes: int = MAX_VOTES,
+) -> Settled:
     """Refine a candidate int32[N] by votes of the heads while ANMI rises, and measure how far they agree on it."""
     first = np.empty(len(rows.labels), dtype=np.int32)
     first[rows.index] = label  # a candidate gives identical rows one label, so any image of a row serves
-    refined, votes = refine(rows, first, n_clusters, max_votes)
-    tables = head_contingency(rows.labels, refined, rows.head_sizes, n_clusters, rows.counts)
-    share = agreement(rows.labels, refined, head_map(tables))
-    return Settled(label=refined[rows.index], agreement=share[rows.index], anmi=anmi(tables), votes=votes)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One problem and its tools, so that every method is called alike."""
-
-    rows: Collapsed
-    n_clusters: int
-    graph_partitioner: GraphPartitioner
-    hypergraph_partitioner: HypergraphPartitioner
-    seed: int
-
-    def tables(self, label: NDArray[np.int32]) -> NDArray[np.int64]:
-        return head_contingency(self.rows.labels, label, self.rows.head_sizes, self.n_clusters, self.rows.counts)
-
-    def best(self, method: str, imbalances: Sequence[float]) -> tuple[NDArray[np.int32], float]:
-        """The method's labels int32[U] and ANMI over the tolerances; the first of equals."""
-        tried = []
-        # HGPA is the slowest by far, and another tolerance never brought it near the others: the first is enough.
-        for imbalance in imbalances[:1] if method == "hgpa" else imbalances:
-            label = use_all(self.rows, self._label(method, imbalance), self.n_clusters)
-            tried.append((label, anmi(self.tables(label))))
-        return max(tried, key=lambda pair: pair[1])
-
-    def _label(self, method: str, imbalance: float) -> NDArray[np.int32]:
-        if method == "hgpa":
-            return hgpa(self.rows, self.n_clusters, self.hypergraph_partitioner, self.seed, imbalance=imbalance)
-        run = {"cspa": cspa, "mcla": mcla, "hbgf": hbgf}[method]
-        return run(self.rows, self.n_clusters, self.graph_partitioner, self.seed, imbalance=imbalance)
+    refined, found, votes = refine(LocalRows(rows), first, n_clusters, max_votes)
+    share = (agreeing(rows.labels, refined, found.mapping) / rows.labels.shape[1]).astype(np.float32)
+    return Settled(label=refined[rows.index], agreement=share[rows.index], anmi=found.anmi, votes=votes)

@@ -40,11 +40,7 @@ def hbgf(
     """
     check_problem(rows.n_images, n_clusters)
     n_rows, n_heads = rows.labels.shape
-    if n_rows * n_heads > max_edges:
-        raise ConsensusSizeError(
-            f"HBGF's graph has an edge for every distinct row and head: {n_rows} x {n_heads} exceed its limit of "
-            f"{max_edges}; use MCLA, whose graph does not grow with the number of images, or raise max_edges"
-        )
+    check_hbgf(n_rows, n_heads, max_edges)
     if n_rows <= n_clusters:
         return np.arange(n_rows, dtype=np.int32)
     members = incidence(rows.labels, rows.offsets)
@@ -54,3 +50,12 @@ def hbgf(
         vertices = np.concatenate([rows.counts, np.zeros(rows.offsets[-1], dtype=np.int64)])
         parts = partition(graph, vertices, n_clusters, seed, imbalance=imbalance)
     return parts[:n_rows]
+
+
+def check_hbgf(n_rows: int, n_heads: int, max_edges: int = MAX_EDGES) -> None:
+    """Raise ConsensusSizeError if distinct rows x heads exceed the limit."""
+    if n_rows * n_heads > max_edges:
+        raise ConsensusSizeError(
+            f"HBGF's graph has an edge for every distinct row and head: {n_rows} x {n_heads} exceed its limit of "
+            f"{max_edges}; use MCLA, whose graph does not grow with the number of images, or raise max_edges"
+        )

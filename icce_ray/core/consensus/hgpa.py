@@ -37,11 +37,7 @@ def hgpa(
     """
     check_problem(rows.n_images, n_clusters)
     n_rows, n_heads = rows.labels.shape
-    if n_rows * n_heads > max_pins:
-        raise ConsensusSizeError(
-            f"HGPA's hypergraph has a pin for every distinct row and head: {n_rows} x {n_heads} exceed its limit of "
-            f"{max_pins}; use MCLA, whose graph does not grow with the number of images, or raise max_pins"
-        )
+    check_hgpa(n_rows, n_heads, max_pins)
     if n_rows <= n_clusters:
         return np.arange(n_rows, dtype=np.int32)
     members = incidence(rows.labels, rows.offsets)
@@ -53,3 +49,12 @@ def hgpa(
     weights = np.ones(edges.indptr.size - 1, dtype=np.int64)
     starts, pins = edges.indptr.astype(np.int64), edges.indices.astype(np.int64)
     return partition(starts, pins, weights, rows.counts, n_clusters, seed, imbalance=imbalance)
+
+
+def check_hgpa(n_rows: int, n_heads: int, max_pins: int = MAX_PINS) -> None:
+    """Raise ConsensusSizeError if distinct rows x heads exceed the limit."""
+    if n_rows * n_heads > max_pins:
+        raise ConsensusSizeError(
+            f"HGPA's hypergraph has a pin for every distinct row and head: {n_rows} x {n_heads} exceed its limit of "
+            f"{max_pins}; use MCLA, whose graph does not grow with the number of images, or raise max_pins"
+        )

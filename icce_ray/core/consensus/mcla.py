@@ -1,70 +1,59 @@
 """MCLA: cluster the clusters of all heads, then give each image to its meta-cluster (Strehl & Ghosh 2002, 3.4).
 
-In two parts, because it is the method that scales: `meta_clusters` sees only the co-occurrence of the H K
-clusters, a sum over shards, and `assign` labels one shard at a time.
+In two parts, because it is the method that scales: `meta_clusters` sees only the graph of the H K clusters
+(`overlaps.cluster_graph`), and `assign` labels one shard at a time.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from icce_ray.core.consensus.clusters import (
-    Collapsed,
-    check_problem,
-    cooccurrence,
-    incidence,
-    jaccard,
-)
+from icce_ray.core.consensus.clusters import first_largest, incidence
 from icce_ray.core.consensus.partitioning import ConsensusSizeError, GraphPartitioner, zero_cut
 
-MAX_EDGES = 60_000_000
-"""Entries of the co-occurrence of clusters served; 57 million (10,000 clusters) took 16 s and 3 GB on one core."""
 _BLOCK_ENTRIES = 4_000_000
 
 
 def meta_clusters(
-    shared: sparse.csr_matrix,
+    graph: sparse.csr_matrix,
     n_clusters: int,
     partition: GraphPartitioner,
     seed: int,
     *,
     imbalance: float = 0.05,
-    max_edges: int = MAX_EDGES,
 ) -> NDArray[np.int32]:
     """Group the clusters of all heads into K meta-clusters by their Jaccard indices.
 
     Args:
-        shared: int64 csr [C, C], the co-occurrence of all images (`cooccurrence`, summed over shards).
+        graph: float64 csr [C, C] of `cluster_graph`.
         n_clusters: K >= 2.
         partition: cuts the graph of clusters.
         seed: for the partitioner.
         imbalance: passed to the partitioner.
-        max_edges: limit of the entries of `shared`.
 
     Returns:
         int32[C], meta-cluster of each cluster in [0, K), -1 for clusters without images.
 
     Raises:
-        ConsensusSizeError: fewer non-empty clusters than K, K < 2, or too many entries.
+        ConsensusSizeError: fewer non-empty clusters than K, or K < 2.
     """
-    present = np.flatnonzero(shared.diagonal() > 0)
-    if n_clusters < 2 or present.size < n_clusters:
-        raise ConsensusSizeError(
-            f"the heads have {present.size} non-empty clusters, from which {n_clusters} meta-clusters cannot be "
-            f"formed; ask for 2 to {present.size} clusters, or use more heads"
-        )
-    if shared.nnz > max_edges:
-        raise ConsensusSizeError(
-            f"the heads' clusters overlap in {shared.nnz} pairs, MCLA's limit is {max_edges}; use fewer heads or "
-            f"raise max_edges"
-        )
-    meta = zero_cut(shared, n_clusters)
+    present = np.flatnonzero(graph.diagonal() > 0)
+    check_clusters(present.size, n_clusters)
+    meta = zero_cut(graph, n_clusters)
     if meta is None:
-        graph = jaccard(shared)[present][:, present]
-        equal = np.ones(present.size, dtype=np.int64)
-        meta = np.full(shared.indptr.size - 1, -1, dtype=np.int32)
-        meta[present] = partition(graph, equal, n_clusters, seed, imbalance=imbalance)
+        meta = np.full(graph.indptr.size - 1, -1, dtype=np.int32)
+        inner = graph if present.size == meta.size else graph[present][:, present]
+        meta[present] = partition(inner, np.ones(present.size, dtype=np.int64), n_clusters, seed, imbalance=imbalance)
     return meta
+
+
+def check_clusters(n_present: int, n_clusters: int) -> None:
+    """Raise ConsensusSizeError if so many non-empty clusters of heads cannot be grouped into K."""
+    if n_clusters < 2 or n_present < n_clusters:
+        raise ConsensusSizeError(
+            f"the heads have {n_present} non-empty clusters, from which {n_clusters} meta-clusters cannot be "
+            f"formed; ask for 2 to {n_present} clusters, or use more heads"
+        )
 
 
 def assign(
@@ -84,25 +73,13 @@ def assign(
         label int32[N] in [0, K), the first of equals; association float32[N] in [0, 1], that of the label.
     """
     kept = np.flatnonzero(meta >= 0)
-    sizes = np.bincount(meta[kept], minlength=n_clusters)
-    share = np.zeros((meta.size, n_clusters))
-    share[kept, meta[kept]] = 1.0 / sizes[meta[kept]]
+    share = 1.0 / np.bincount(meta[kept], minlength=n_clusters)[meta[kept]]
+    shares = sparse.csr_matrix((share, (kept, meta[kept])), shape=(meta.size, n_clusters))
     label = np.empty(labels.shape[0], dtype=np.int32)
     association = np.empty(labels.shape[0], dtype=np.float32)
-    step = max(1, _BLOCK_ENTRIES // max(n_clusters, labels.shape[1]))
+    step = max(1, _BLOCK_ENTRIES // labels.shape[1])
     for start in range(0, labels.shape[0], step):
         block = slice(start, start + step)
-        mean = incidence(labels[block], offsets) @ share
-        label[block] = mean.argmax(axis=1)
-        association[block] = mean.max(axis=1)
+        chosen, association[block] = first_largest(sparse.csr_matrix(incidence(labels[block], offsets) @ shares))
+        label[block] = np.maximum(chosen, 0)
     return label, association
-
-
-def mcla(
-    rows: Collapsed, n_clusters: int, partition: GraphPartitioner, seed: int, *, imbalance: float = 0.05
-) -> NDArray[np.int32]:
-    """Both parts in one place, for distinct rows: int32[U] in [0, K). Arguments and errors as the parts'."""
-    check_problem(rows.n_images, n_clusters)
-    shared = cooccurrence(rows.labels, rows.offsets, rows.counts)
-    meta = meta_clusters(shared, n_clusters, partition, seed, imbalance=imbalance)
-    return assign(rows.labels, rows.offsets, meta, n_clusters)[0]

@@ -1,176 +1,152 @@
-"""From a candidate consensus to a better one, and the evidence for it: votes, agreement, unused labels.
+"""The heads vote on a candidate consensus: every image gets the label that raises ANMI most, to first order.
 
-Everything is computed from the contingency tables of the candidate with the heads (`metrics.head_contingency`),
-which are sums over shards, and applied to one shard at a time.
+With K labels and H heads an image has H K weights to add. Almost all of them say only that a head cluster and a label
+never meet: that is one number for the label and the head. So an image's sum starts from a sum that all images share,
+and adds what its clusters have seen; and of that first the largest only, which settles most images.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
-from icce_ray.core.consensus.clusters import Collapsed, head_offsets, incidence
-from icce_ray.core.metrics import anmi, head_contingency
+from icce_ray.core.consensus.clusters import first_largest, incidence
+from icce_ray.core.metrics import entropy, information, margins
 
 _BLOCK_ENTRIES = 4_000_000
+_LARGEST = 8
+"""Gains of a head cluster that are added first; the others are bounded by the next largest."""
 
 
-def head_map(tables: NDArray[np.int64]) -> NDArray[np.int32]:
-    """The consensus label that most images of each head cluster have.
+@dataclass(frozen=True)
+class Ballots:
+    """The weight of every label for an image of each cluster of some heads.
 
-    Args:
-        tables: int64[H, Kmax, K] of `head_contingency`.
-
-    Returns:
-        int32[H, Kmax], -1 for clusters without images.
+    Weights are whole multiples of one power of two, so small that any sum of them over all heads is exact in float64:
+    the order of heads, shards and blocks cannot change a vote, and equal sums are equal.
     """
-    return np.where(tables.sum(axis=2) > 0, tables.argmax(axis=2), -1).astype(np.int32)
+
+    base: NDArray[np.float64]
+    """float64[K], sum over the heads of the weight of a label that the image's cluster never met."""
+    gains: sparse.csr_matrix
+    """float64 csr [sum K_h, K] >= 0, the weight of a label that the cluster met, above that."""
+    largest: sparse.csr_matrix
+    """The largest gains of each cluster, `_LARGEST` at most."""
+    rest: NDArray[np.float64]
+    """float64[sum K_h], the largest gain of each cluster that is not among these."""
 
 
-def agreement(
-    labels: NDArray[np.integer], label: NDArray[np.integer], mapping: NDArray[np.int32]
-) -> NDArray[np.float32]:
-    """Share of heads whose cluster stands for the image's consensus label.
-
-    Args:
-        labels: int[N, H], a shard.
-        label: int[N], its consensus labels.
-        mapping: int32[H, Kmax] of `head_map`, from the tables of all shards.
-
-    Returns:
-        float32[N] in [0, 1].
-    """
-    agreeing = np.zeros(labels.shape[0], dtype=np.int64)
-    for of_head, column in zip(mapping, labels.T, strict=True):
-        agreeing += of_head[column] == label
-    return (agreeing / labels.shape[1]).astype(np.float32)
-
-
-def vote_weights(tables: NDArray[np.int64]) -> NDArray[np.float64]:
+def ballots(tables: Sequence[sparse.csr_matrix], n_heads: int) -> Ballots:
     """How much ANMI gains when one image of a head cluster is given a label: the derivative of ANMI.
 
     With p the table of head h over N, Ha and Hk the entropies of the head and the consensus and I their mutual
     information, `d NMI_h / d p(a, k) = [ log p(a,k)/p(k) + I / (2 Hk) log p(k) ] / sqrt(Ha Hk)` up to what is
-    the same for all k. I is convex in the labelling for a fixed p(k), so that following the derivative of I goes
-    uphill; the entropy terms follow only to first order, hence the check in `refine`.
+    the same for all k. The factor 1 / sqrt(Hk), the same for all heads, is left out. I is convex in the labelling for
+    a fixed p(k), so that following the derivative of I goes uphill; the entropy terms follow only to first order,
+    hence the check in `refine`.
 
     Args:
-        tables: int64[H, Kmax, K] of `head_contingency`.
+        tables: int64 csr [K_h, K] of some heads with the labelling, all images (`metrics.head_contingency`).
+        n_heads: H, how many heads vote in all.
 
     Returns:
-        float64[H, Kmax, K]; zeros if the consensus has one cluster, and for heads with one cluster.
+        All weights zero if the consensus has one label; of a head with one cluster as well.
     """
-    total = tables[0].sum()
-    p_label = tables[0].sum(axis=0) / total
-    log_label = np.log(np.maximum(p_label, 0.5 / total))
-    h_label = -(p_label * log_label).sum()
-    p_cluster = tables.sum(axis=2) / total
-    h_cluster = -(p_cluster * np.log(np.maximum(p_cluster, 0.5 / total))).sum(axis=1)
-    if h_label <= 0:
-        return np.zeros(tables.shape)
-    # Half an image stands for none: an unseen pair is unlikely, not impossible.
-    weights = np.log(np.maximum(tables, 0.5)) - np.log(total) - log_label
-    p_both = tables / total
-    information = (p_both * weights).sum(axis=(1, 2)) + h_cluster
-    weights += (information / (2 * h_label))[:, None, None] * log_label
-    scale = np.sqrt(h_cluster * h_label)
-    return weights * np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)[:, None, None]
+    sizes = margins(tables[0])[1]
+    total, of_labels = int(sizes.sum()), entropy(sizes)
+    log_label: NDArray[np.float64] = np.log(np.maximum(sizes, 0.5) / total)
+    unit = _unit(total, n_heads)
+    base, gains = np.zeros(sizes.size), []
+    for table in tables:
+        rows, columns = margins(table)
+        of_clusters = entropy(rows)
+        scale = 1 / np.sqrt(of_clusters) if of_clusters > 0 and of_labels > 0 else 0.0
+        shared = information(table, rows, columns) if scale else 0.0
+        prior = -np.log(total) - log_label + (shared / (2 * of_labels) * log_label if scale else 0.0)
+        # Half an image stands for none: an unseen pair is unlikely, not impossible.
+        unseen = np.rint((np.log(0.5) + prior) * scale / unit) * unit
+        seen = np.rint((np.log(table.data) + prior[table.indices]) * scale / unit) * unit
+        base += unseen
+        gain = seen - unseen[table.indices]
+        gains.append(sparse.csr_matrix((gain, table.indices, table.indptr), shape=table.shape))
+    together = sparse.csr_matrix(sparse.vstack(gains, format="csr"))
+    return Ballots(base, together, *_top(together))
 
 
-def vote(labels: NDArray[np.integer], weights: NDArray[np.float64]) -> NDArray[np.int32]:
+def _unit(total: int, n_heads: int) -> float:
+    """A power of two that divides all weights: sums of H of them stay below 2**52 units.
+
+    A head that is not constant has an entropy of at least log(N) / N, and no weight is beyond 2 log(2 N) times its
+    scale: the pairs, the labels and I / 2 Hk <= 1/2 each contribute at most log(2 N).
+    """
+    bound = n_heads * 2 * np.log(2 * total) * np.sqrt(total / np.log(max(total, 2)))
+    return float(2.0 ** (np.ceil(np.log2(bound)) - 52))
+
+
+def _top(gains: sparse.csr_matrix) -> tuple[sparse.csr_matrix, NDArray[np.float64]]:
+    """The largest gains of each row, and for each row the largest that is not among them, 0 if there is none."""
+    lengths = np.diff(gains.indptr)
+    row = np.repeat(np.arange(lengths.size), lengths)
+    order = np.lexsort((np.negative(gains.data), row))
+    rank = np.arange(order.size) - np.repeat(gains.indptr[:-1], lengths)
+    kept, next_one = np.sort(order[rank < _LARGEST]), order[rank == _LARGEST]
+    starts = np.concatenate([[0], np.cumsum(np.minimum(lengths, _LARGEST))])
+    rest = np.zeros(lengths.size)
+    rest[row[next_one]] = gains.data[next_one]
+    return sparse.csr_matrix((gains.data[kept], gains.indices[kept], starts), shape=gains.shape), rest
+
+
+def joined(parts: Sequence[Ballots]) -> Ballots:
+    """Ballots of several sets of heads as one, the heads in this order."""
+    if len(parts) == 1:
+        return parts[0]
+    return Ballots(
+        base=np.sum([part.base for part in parts], axis=0),
+        gains=sparse.csr_matrix(sparse.vstack([part.gains for part in parts], format="csr")),
+        largest=sparse.csr_matrix(sparse.vstack([part.largest for part in parts], format="csr")),
+        rest=np.concatenate([part.rest for part in parts]),
+    )
+
+
+def vote(labels: NDArray[np.integer], cast: Ballots, offsets: NDArray[np.int64]) -> NDArray[np.int32]:
     """The label with the largest sum of the weights of the image's head clusters.
 
     Args:
         labels: int[N, H], a shard of any size.
-        weights: float64[H, Kmax, K].
+        cast: the ballots of all H heads.
+        offsets: int64[H + 1] of `head_offsets`.
 
     Returns:
         int32[N] in [0, K), the first of equals.
     """
-    n_heads, largest, n_clusters = weights.shape
-    offsets = head_offsets(np.full(n_heads, largest))
-    flat = weights.reshape(n_heads * largest, n_clusters)
+    n_labels = cast.base.size
     label = np.empty(labels.shape[0], dtype=np.int32)
-    step = max(1, _BLOCK_ENTRIES // max(n_clusters, n_heads))
+    few = n_labels <= 4 * _LARGEST
+    dense = cast.gains.toarray() if few else None
+    step = max(1, _BLOCK_ENTRIES // (max(n_labels, labels.shape[1]) if few else labels.shape[1] * _LARGEST))
     for start in range(0, labels.shape[0], step):
         block = slice(start, start + step)
-        label[block] = (incidence(labels[block], offsets) @ flat).argmax(axis=1)
+        members = incidence(labels[block], offsets)
+        if dense is not None:
+            label[block] = (members @ dense + cast.base).argmax(axis=1)
+            continue
+        found, settled = _by_largest(members, cast)
+        open_rows, step_open = np.flatnonzero(~settled), max(1, _BLOCK_ENTRIES // n_labels)
+        for first in range(0, open_rows.size, step_open):
+            rows = open_rows[first : first + step_open]
+            found[rows] = ((members[rows] @ cast.gains).toarray() + cast.base).argmax(axis=1)
+        label[block] = found
     return label
 
 
-def improves(tables: NDArray[np.int64], previous: NDArray[np.int64]) -> bool:
-    """Whether a vote is kept: ANMI rises and no label in use falls out of use. Both int64[H, Kmax, K]."""
-    used, used_before = (int((t[0].sum(axis=0) > 0).sum()) for t in (tables, previous))
-    return used >= used_before and anmi(tables) > anmi(previous) + 1e-9
-
-
-def refine(
-    rows: Collapsed, label: NDArray[np.int32], n_clusters: int, max_steps: int = 20
-) -> tuple[NDArray[np.int32], int]:
-    """Let the heads vote again and again while ANMI rises.
-
-    Args:
-        rows: from `collapse`.
-        label: int32[U], a candidate.
-        n_clusters: K.
-        max_steps: votes at most.
-
-    Returns:
-        label int32[U] with an ANMI at least as high, and the number of votes kept.
-    """
-    tables = head_contingency(rows.labels, label, rows.head_sizes, n_clusters, rows.counts)
-    for step in range(max_steps):
-        voted = vote(rows.labels, vote_weights(tables))
-        after = head_contingency(rows.labels, voted, rows.head_sizes, n_clusters, rows.counts)
-        if not improves(after, tables):
-            return label, step
-        label, tables = voted, after
-    return label, max_steps
-
-
-class Split(NamedTuple):
-    """Images of `label` that `head` puts in `cluster` are to become `unused`."""
-
-    head: int
-    cluster: int
-    label: int
-    unused: int
-
-
-def split_for_unused(tables: NDArray[np.int64]) -> Split | None:
-    """How to fill one label that no image has: divide a label where a head divides it most evenly.
-
-    A partitioner may leave a part empty, and in MCLA a meta-cluster may win no image.
-
-    Args:
-        tables: int64[H, Kmax, K] of `head_contingency`.
-
-    Returns:
-        The split, or None if all labels are in use or no head divides any label.
-    """
-    sizes = tables[0].sum(axis=0)
-    unused = np.flatnonzero(sizes == 0)
-    if unused.size == 0:
-        return None
-    smaller_half = np.minimum(tables, sizes - tables)
-    head, cluster, label = np.unravel_index(int(smaller_half.argmax()), tables.shape)
-    if smaller_half[head, cluster, label] == 0:
-        return None
-    return Split(int(head), int(cluster), int(label), int(unused[0]))
-
-
-def apply_split(labels: NDArray[np.integer], label: NDArray[np.int32], split: Split) -> NDArray[np.int32]:
-    """Relabel a shard: labels int[N, H] and label int32[N] in, int32[N] out."""
-    moved = (labels[:, split.head] == split.cluster) & (label == split.label)
-    return np.where(moved, np.int32(split.unused), label)
-
-
-def use_all(rows: Collapsed, label: NDArray[np.int32], n_clusters: int) -> NDArray[np.int32]:
-    """Fill labels that no row has, as long as there is something to split: int32[U] in and out."""
-    for _ in range(n_clusters):
-        tables = head_contingency(rows.labels, label, rows.head_sizes, n_clusters, rows.counts)
-        split = split_for_unused(tables)
-        if split is None:
-            break
-        label = apply_split(rows.labels, label, split)
-    return label
+def _by_largest(members: sparse.csr_matrix, cast: Ballots) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """The leading label of each row by the largest gains alone, and whether no other can reach it by the rest."""
+    sums = sparse.csr_matrix(members @ cast.largest)
+    sums.data += cast.base[sums.indices]
+    leader, best = first_largest(sums)
+    # Whoever leads is set aside; the next of the row, or any label without a gain in it, is the rival.
+    sums.data[sums.indices == np.repeat(leader, np.diff(sums.indptr))] = -np.inf
+    rival = np.maximum(first_largest(sums)[1], cast.base.max())
+    return leader, (leader >= 0) & (best > rival + members @ cast.rest)

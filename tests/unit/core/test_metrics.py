@@ -12,6 +12,7 @@ from icce_ray.core.metrics import (
     head_contingency,
     matching,
     nmi,
+    pair_counts,
     scores,
     table_scores,
 )
@@ -98,11 +99,11 @@ def test_head_tables_are_the_tables_of_each_head_and_add_over_shards(shards):
     labels = np.stack([rng.integers(0, k, 50) for k in sizes], axis=1).astype(np.int32)
     label = rng.integers(0, 4, 50).astype(np.int32)
     parts = zip(np.array_split(labels, shards), np.array_split(label, shards), strict=True)
-    tables = sum(head_contingency(x, y, sizes, 4) for x, y in parts)
-    assert tables.shape == (3, 5, 4)
+    of_shards = [head_contingency(x, y, sizes, 4) for x, y in parts]
     for h, size in enumerate(sizes):
-        np.testing.assert_array_equal(tables[h, :size], contingency(labels[:, h], label, size, 4))
-        assert tables[h, size:].sum() == 0
+        table = sum(tables[h] for tables in of_shards)
+        assert table.shape == (size, 4)
+        np.testing.assert_array_equal(table.toarray(), contingency(labels[:, h], label, size, 4))
 
 
 def test_head_tables_count_weighted_rows_as_repeated_rows():
@@ -110,15 +111,27 @@ def test_head_tables_count_weighted_rows_as_repeated_rows():
     labels, label, weights = rng.integers(0, 3, (20, 4)), rng.integers(0, 2, 20), rng.integers(0, 5, 20)
     weighted = head_contingency(labels, label, [3] * 4, 2, weights)
     repeated = head_contingency(np.repeat(labels, weights, axis=0), np.repeat(label, weights), [3] * 4, 2)
-    np.testing.assert_array_equal(weighted, repeated)
+    for one, other in zip(weighted, repeated, strict=True):
+        np.testing.assert_array_equal(one.toarray(), other.toarray())
 
 
-def test_head_tables_of_many_blocks_equal_one(monkeypatch):
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_pairs_counted_in_blocks_or_by_sorting_are_those_of_the_dense_table(dtype, weighted, monkeypatch):
     rng = np.random.default_rng(5)
-    labels, label = rng.integers(0, 3, (50, 4)), rng.integers(0, 2, 50)
-    whole = head_contingency(labels, label, [3] * 4, 2)
-    monkeypatch.setattr("icce_ray.core.metrics._BLOCK_ENTRIES", 12)
-    np.testing.assert_array_equal(head_contingency(labels, label, [3] * 4, 2), whole)
+    a, b = rng.integers(0, 200, 500).astype(dtype), rng.integers(0, 30, 500).astype(dtype)
+    weights = rng.integers(1, 5, 500) if weighted else None
+    ones = np.ones(500, dtype=int) if weights is None else weights
+    expected = contingency(np.repeat(a, ones), np.repeat(b, ones), 200, 30)
+    ways = {"sorted": (0, 10**6), "whole": (10**6, 10**6), "blocks": (10**6, 12)}
+    for cells_a_row, entries in ways.values():
+        monkeypatch.setattr("icce_ray.core.metrics._CELLS_A_ROW", cells_a_row)
+        monkeypatch.setattr("icce_ray.core.metrics._BLOCK_ENTRIES", entries)
+        found = pair_counts(a, b, 200, 30, weights)
+        np.testing.assert_array_equal(found.toarray(), expected)
+        assert found.data.dtype == np.int64
+        assert (found.data > 0).all()
+        assert found.has_sorted_indices
 
 
 def test_anmi_is_the_mean_over_heads():

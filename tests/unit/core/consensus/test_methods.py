@@ -5,19 +5,14 @@ import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import csr_matrix
 
-from icce_ray.core.consensus import (
-    ConsensusSizeError,
-    assign,
-    collapse,
-    cooccurrence,
-    head_offsets,
-    meta_clusters,
-)
+from icce_ray.core.consensus import ConsensusSizeError, collapse, head_offsets
 from icce_ray.core.consensus.clusters import incidence
 from icce_ray.core.consensus.cspa import cspa, similarity
 from icce_ray.core.consensus.hbgf import hbgf
 from icce_ray.core.consensus.hgpa import hgpa
-from icce_ray.core.consensus.mcla import mcla
+from icce_ray.core.consensus.mcla import assign, meta_clusters
+from icce_ray.core.consensus.overlaps import all_pairs, cluster_graph, overlaps
+from icce_ray.core.consensus.rows import LocalRows, present
 
 
 def noisy(n=60, n_heads=6, k=3, seed=0):
@@ -41,6 +36,17 @@ def cut_graph(weights, vertex_weights, n_parts, seed, *, imbalance):
 def cut_hypergraph(indptr, indices, edge_weights, vertex_weights, n_parts, seed, *, imbalance):
     edges = csr_matrix((np.ones(indices.size), indices, indptr), shape=(edge_weights.size, vertex_weights.size))
     return cut_graph(csr_matrix(edges.T @ edges), vertex_weights, n_parts, seed, imbalance=imbalance)
+
+
+def graph_of(labels, offsets):
+    found = overlaps(dict(enumerate(labels.T)), all_pairs(labels.shape[1]), offsets)
+    return cluster_graph([found], present(labels, offsets))
+
+
+def mcla(rows, n_clusters, partition, seed):
+    local = LocalRows(rows)
+    (meta,) = local.meta_clusters(n_clusters, partition, seed, (0.05,))
+    return local.assign(meta, n_clusters)
 
 
 METHODS = [(cspa, cut_graph), (hgpa, cut_hypergraph), (mcla, cut_graph), (hbgf, cut_graph)]
@@ -117,13 +123,10 @@ def test_similarity_drops_the_weakest_levels_until_it_fits():
 
 
 @pytest.mark.parametrize("shards", [1, 2, 7])
-def test_mcla_over_shards_is_mcla_of_the_whole(shards):
+def test_assignment_of_shards_is_that_of_the_whole(shards):
     labels, _ = noisy(n=90)
     offsets = head_offsets([3] * 6)
-    total = csr_matrix((18, 18), dtype=np.int64)
-    for part in np.array_split(labels, shards):
-        total = csr_matrix(total + cooccurrence(part, offsets))
-    meta = meta_clusters(total, 3, cut_graph, 0)
+    meta = meta_clusters(graph_of(labels, offsets), 3, cut_graph, 0)
     pairs = [assign(part, offsets, meta, 3) for part in np.array_split(labels, shards)]
     rows = collapse(labels)
     np.testing.assert_array_equal(np.concatenate([p[0] for p in pairs]), mcla(rows, 3, cut_graph, 0)[rows.index])
@@ -146,15 +149,12 @@ def test_assignment_is_the_largest_mean_association(monkeypatch):
 
 
 def test_clusters_without_images_join_no_meta_cluster():
-    labels, _ = noisy()
-    shared = cooccurrence(labels, head_offsets([5] * 6))
-    meta = meta_clusters(shared, 3, cut_graph, 0)
-    np.testing.assert_array_equal(meta == -1, shared.diagonal() == 0)
+    labels, offsets = noisy()[0], head_offsets([5] * 6)
+    meta = meta_clusters(graph_of(labels, offsets), 3, cut_graph, 0)
+    np.testing.assert_array_equal(meta == -1, ~present(labels, offsets))
 
 
-def test_meta_clusters_refuse_too_few_clusters_and_too_many_pairs():
-    shared = cooccurrence(noisy()[0], head_offsets([3] * 6))
+def test_meta_clusters_refuse_too_few_clusters():
+    graph = graph_of(noisy()[0], head_offsets([3] * 6))
     with pytest.raises(ConsensusSizeError, match="18 non-empty clusters, from which 19"):
-        meta_clusters(shared, 19, cut_graph, 0)
-    with pytest.raises(ConsensusSizeError, match="limit is 10"):
-        meta_clusters(shared, 3, cut_graph, 0, max_edges=10)
+        meta_clusters(graph, 19, cut_graph, 0)

@@ -1,0 +1,237 @@
+"""Head labels in shards: `core.consensus.rows.HeadRows` answered by Ray tasks.
+
+The labels of each shard are read once and stay in the object store, a block of heads in each array, so that a task
+takes what it needs: all shards of some heads, or all heads of a shard. The driver holds references, and what does not
+grow with the number of images. Whatever a lost node held is made again by Ray from the files.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+
+from icce_ray.adapters.storage import FileInfo
+from icce_ray.core.consensus import mcla, tally, votes
+from icce_ray.core.consensus.clusters import check_labels, collapse, head_offsets, row_keys
+from icce_ray.core.consensus.overlaps import Overlaps, all_pairs, cluster_graph, overlaps
+from icce_ray.core.consensus.partitioning import GraphPartitioner
+from icce_ray.core.consensus.tally import Split, Tally
+from icce_ray.core.metrics import pair_counts
+from icce_ray.stages.rows import matrix
+from icce_ray.store import HEAD_LABELS, Store
+
+#: Images of a shard, to be reached by whole files. Tables and votes cost more for each image in smaller ones.
+IMAGES_PER_SHARD = 250_000
+#: Heads whose labels lie in one array: 50 heads make 15 blocks of pairs, which as many tasks count.
+HEADS_PER_ARRAY = 10
+#: Rows are counted once for all images behind them if that leaves fewer than this share of them.
+WORTH_COLLAPSING = 0.8
+
+Label = list[Any]
+"""References of a labelling, one int32[rows] a shard."""
+
+
+class Shards:
+    """The labels of a run's heads, read by tasks that begin at once; `begins` is told every step that takes time."""
+
+    def __init__(self, store: Store, begins: Callable[[str], None]) -> None:
+        self.begins = begins
+        heads = store.require("heads")
+        files = heads.rows_of(f"{HEAD_LABELS}/part-")
+        self.parts = shards_of(files)
+        self.arrays = blocks_of(heads.summary["heads"])
+        begins(f"{len(self.parts)} shards of head labels")
+        load: Any = _load.options(num_returns=4 + len(self.arrays))
+        loaded = [load.remote(store.root, [files[i].path for i in part], self.arrays) for part in self.parts]
+        self.index, self.counts, self.keys = ([shard[i] for shard in loaded] for i in (1, 2, 3))
+        self.columns = [shard[4:] for shard in loaded]
+        """References int[heads, rows], by shard and block of heads."""
+        self.n_images = sum(info.rows or 0 for info in files)
+        self.present, self.head_sizes = _vocabulary([shard[0] for shard in loaded])
+        self.offsets = head_offsets(self.head_sizes)
+
+    @property
+    def n_heads(self) -> int:
+        """H."""
+        return len(self.head_sizes)
+
+    def distinct(self) -> int:
+        """Number of distinct rows of labels, by their hashes."""
+        return ray.get(_distinct.remote(*self.keys))
+
+    def meta_clusters(
+        self, n_clusters: int, partition: GraphPartitioner, seed: int, imbalances: Sequence[float]
+    ) -> list[np.ndarray]:
+        """One table for each pair of heads, a task for the pairs of two blocks of heads; one graph, a task a cut."""
+        mcla.check_clusters(int(self.present.sum()), n_clusters)
+        blocks = [(i, j) for i in range(len(self.arrays)) for j in range(i, len(self.arrays))]
+        self.begins(f"tables of {len(all_pairs(self.n_heads))} pairs of heads")
+        pieces = [self._overlaps(i, j) for i, j in blocks]
+        ray.wait(pieces, num_returns=len(pieces), fetch_local=False)
+        self.begins("meta-clusters")
+        graph = _graph.remote(self.present, *pieces)
+        cuts = [_cut.remote(graph, partition, n_clusters, seed, imbalance) for imbalance in imbalances]
+        return ray.get(cuts)
+
+    def _overlaps(self, i: int, j: int) -> Any:
+        first, second = self.arrays[i], self.arrays[j]
+        pairs = [(g, h) for g, h in all_pairs(self.n_heads) if g in first and h in second]
+        heads = [*first, *second] if i != j else list(first)
+        arrays = [shard[block] for block in sorted({i, j}) for shard in self.columns]
+        return _overlaps.remote(pairs, heads, self.offsets, len(self.parts), *self.counts, *arrays)
+
+    def assign(self, meta: np.ndarray, n_clusters: int) -> Label:
+        """One task a shard."""
+        shared = ray.put(meta)
+        return [_assign.remote(self.offsets, shared, n_clusters, *columns) for columns in self.columns]
+
+    def tally(self, label: Label, n_clusters: int) -> Tally:
+        """One task a block of heads."""
+        self.begins("labels against heads")
+        parts = [self._of_heads(_tally, block, n_clusters, label) for block in range(len(self.arrays))]
+        return tally.side_by_side(ray.get(parts))
+
+    def vote(self, label: Label, n_clusters: int) -> Label:
+        """One task a block of heads for the ballots, then one a shard for the votes."""
+        self.begins("vote")
+        cast = [self._of_heads(_ballots, block, n_clusters, label) for block in range(len(self.arrays))]
+        return [_vote.remote(self.offsets, len(cast), *cast, *columns) for columns in self.columns]
+
+    def split(self, label: Label, split: Split) -> tuple[Label, np.ndarray]:
+        """One task a shard."""
+        self.begins("labels that no image has")
+        task: Any = _split.options(num_returns=2)
+        divided = [
+            task.remote(split, self.head_sizes, *arguments, *columns)
+            for *arguments, columns in zip(label, self.counts, self.columns, strict=True)
+        ]
+        halves = [ray.get(columns) for _, columns in divided]
+        return [reference for reference, _ in divided], np.sum(halves, axis=0)
+
+    def _of_heads(self, task: Any, block: int, n_clusters: int, label: Label) -> Any:
+        """Submit a task on one block of heads in all shards."""
+        sizes = self.head_sizes[self.arrays[block].start : self.arrays[block].stop]
+        arrays = [shard[block] for shard in self.columns]
+        return task.remote(sizes, n_clusters, self.n_heads, *label, *self.counts, *arrays)
+
+
+def shards_of(files: Sequence[FileInfo]) -> list[range]:
+    """Files of each shard, by number: neighbours, until they hold enough images."""
+    starts, images = [0], 0
+    for number, info in enumerate(files):
+        if images and images + (info.rows or 0) > IMAGES_PER_SHARD:
+            starts.append(number)
+            images = 0
+        images += info.rows or 0
+    return [range(*edges) for edges in itertools.pairwise([*starts, len(files)])]
+
+
+def blocks_of(n_heads: int) -> list[range]:
+    """Heads of each array."""
+    return [range(first, min(first + HEADS_PER_ARRAY, n_heads)) for first in range(0, n_heads, HEADS_PER_ARRAY)]
+
+
+def _vocabulary(loaded: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Which clusters of the heads have images, bool[C], and int64[H] clusters of each head, from all shards."""
+    seen: list[np.ndarray] = []
+    for reference in loaded:
+        of_shard = ray.get(reference)
+        seen = of_shard if not seen else [np.union1d(*pair) for pair in zip(seen, of_shard, strict=True)]
+    sizes = np.array([int(labels[-1]) + 1 for labels in seen], dtype=np.int64)
+    present = np.zeros(int(sizes.sum()), dtype=bool)
+    for start, labels in zip(head_offsets(sizes)[:-1], seen, strict=True):
+        present[start + labels.astype(np.int64)] = True
+    return present, sizes
+
+
+@ray.remote(num_cpus=1)
+def _load(root: str, paths: list[str], arrays: list[range]) -> tuple[Any, ...]:
+    """One shard: labels seen of each head; the row of each image or None; images of each row or None; keys; labels."""
+    storage = Store(root).storage
+    labels = np.concatenate([matrix(storage.read_table(path, ["labels"])["labels"]) for path in paths])
+    check_labels(labels)
+    labels = labels.astype(np.min_scalar_type(int(labels.max())))
+    rows = collapse(labels)
+    keys, index, counts = row_keys(rows.labels), None, None
+    if len(rows.labels) < WORTH_COLLAPSING * len(labels):
+        labels, index, counts = rows.labels, rows.index.astype(np.int32), rows.counts
+    columns = np.ascontiguousarray(labels.T)
+    seen = [np.unique(column) for column in columns]
+    return seen, index, counts, keys, *(columns[heads.start : heads.stop] for heads in arrays)
+
+
+@ray.remote(num_cpus=1)
+def _distinct(*keys: np.ndarray) -> int:
+    return int(np.unique(np.concatenate(keys)).size)
+
+
+@ray.remote(num_cpus=1)
+def _overlaps(
+    pairs: list[tuple[int, int]], heads: list[int], offsets: np.ndarray, shards: int, *arrays: Any
+) -> Overlaps:
+    """Overlaps of some pairs of heads; arrays: counts of each shard, then each block's labels of each shard."""
+    counts, blocks = _counts(arrays[:shards], arrays[shards : 2 * shards]), []
+    for first in range(shards, len(arrays), shards):
+        blocks += [np.concatenate(of_head) for of_head in zip(*arrays[first : first + shards], strict=True)]
+    return overlaps(dict(zip(heads, blocks, strict=True)), pairs, offsets, counts)
+
+
+@ray.remote(num_cpus=1)
+def _graph(present: np.ndarray, *pieces: Overlaps) -> Any:
+    return cluster_graph(pieces, present)
+
+
+@ray.remote(num_cpus=1)
+def _cut(graph: Any, partition: GraphPartitioner, n_clusters: int, seed: int, imbalance: float) -> np.ndarray:
+    return mcla.meta_clusters(graph, n_clusters, partition, seed, imbalance=imbalance)
+
+
+@ray.remote(num_cpus=1)
+def _assign(offsets: np.ndarray, meta: np.ndarray, n_clusters: int, *columns: np.ndarray) -> np.ndarray:
+    return mcla.assign(np.concatenate(columns).T, offsets, meta, n_clusters)[0]
+
+
+@ray.remote(num_cpus=1)
+def _tally(sizes: np.ndarray, n_clusters: int, n_heads: int, *arrays: Any) -> Tally:
+    return tally.tally(_tables(sizes, n_clusters, arrays))
+
+
+@ray.remote(num_cpus=1)
+def _ballots(sizes: np.ndarray, n_clusters: int, n_heads: int, *arrays: Any) -> votes.Ballots:
+    return votes.ballots(_tables(sizes, n_clusters, arrays), n_heads)
+
+
+@ray.remote(num_cpus=1)
+def _vote(offsets: np.ndarray, blocks: int, *arrays: Any) -> np.ndarray:
+    labels = np.concatenate(arrays[blocks:]).T
+    return votes.vote(labels, votes.joined(arrays[:blocks]), offsets)
+
+
+@ray.remote(num_cpus=1)
+def _split(
+    split: Split, head_sizes: np.ndarray, label: np.ndarray, counts: np.ndarray | None, *columns: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    return tally.apply_split(np.concatenate(columns).T, label, split, head_sizes, counts)
+
+
+def _tables(sizes: np.ndarray, n_clusters: int, arrays: Sequence[Any]) -> list[Any]:
+    """Tables of some heads with a labelling; arrays: its labels, counts and the heads' labels, of each shard."""
+    shards = len(arrays) // 3
+    label, columns = np.concatenate(arrays[:shards]), arrays[2 * shards :]
+    counts = _counts(arrays[shards : 2 * shards], columns)
+    return [
+        pair_counts(np.concatenate([shard[head] for shard in columns]), label, size, n_clusters, counts)
+        for head, size in enumerate(sizes.tolist())
+    ]
+
+
+def _counts(of_shards: Sequence[np.ndarray | None], columns: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Images behind each row of all shards, None if that is one everywhere."""
+    if all(counts is None for counts in of_shards):
+        return None
+    pairs = zip(of_shards, columns, strict=True)
+    return np.concatenate([np.ones(c.shape[1], np.int64) if counts is None else counts for counts, c in pairs])

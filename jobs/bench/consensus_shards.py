@@ -1,0 +1,197 @@
+"""The stage `consensus` on large synthetic head labels: seconds by step, and memory, which must not grow in the driver.
+
+    python jobs/bench/consensus_shards.py --images 500000 2000000 --clusters 1000 --heads 50
+
+Labels are made like this: every image has a true class, classes are equally likely, and every class has 4 others that
+it is taken for, the same for all heads. A head gives an image its class (80 %), one of the 4 (15 %) or any class (5 %),
+each head and image by itself, and names its clusters by a permutation of its own. They are written as the parts of a
+run in a temporary directory; then the stage's own code runs in a process of its own on a local Ray with --cpus CPUs.
+
+Seconds of a step count until the next begins: what tasks do by reference counts where they are waited for.
+Memory is read from /proc five times a second. Driver and task: the largest resident memory of one process, of which
+`shared` is the object store's. In all: the object store, and what is not shared of the driver, Ray and its workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+TAKEN_FOR, CONFUSED, RANDOM = 4, 0.15, 0.05
+ROWS_PER_PART = 50_000
+STEPS = {
+    "shards": "read",
+    "tables": "tables",
+    "meta-clusters": "cuts",
+    "against": "tallies",
+    "no image": "splits",
+    "vote": "votes",
+}
+
+
+def write_run(root: str, images: int, clusters: int, heads: int, seed: int = 0) -> np.ndarray:
+    """Features (names only) and head labels of a run whose stages up to `heads` are complete; true classes int[N]."""
+    from icce_ray.stages.rows import OK, list_column
+    from icce_ray.store import HEAD_LABELS, Store
+
+    store, files, truth = Store(root), {"embed": [], "heads": []}, []
+    rng = np.random.default_rng(seed)
+    taken_for = np.stack([rng.permutation(clusters) for _ in range(TAKEN_FOR)], axis=1)
+    names = np.stack([rng.permutation(clusters) for _ in range(heads)]).astype(np.int32)
+    for number, first in enumerate(range(0, images, ROWS_PER_PART)):
+        rng = np.random.default_rng([seed, number])
+        true = rng.integers(clusters, size=min(ROWS_PER_PART, images - first))
+        labels = np.empty((true.size, heads), dtype=np.int32)
+        for head in range(heads):
+            seen, chance = true.copy(), rng.random(true.size)
+            confused, random = chance < CONFUSED, chance > 1 - RANDOM
+            seen[confused] = taken_for[true[confused], rng.integers(TAKEN_FOR, size=confused.sum())]
+            seen[random] = rng.integers(clusters, size=random.sum())
+            labels[:, head] = names[head][seen]
+        image_ids = np.arange(first, first + true.size)
+        keys = pa.array([f"{image:08d}.jpg" for image in image_ids])
+        table = pa.table({"image_id": image_ids, "uri": keys, "key": keys})
+        files["embed"].append(store.storage.write_table(Store.part(OK, number), table))
+        table = pa.table({"image_id": image_ids, "key": keys, "labels": list_column(labels)})
+        files["heads"].append(store.storage.write_table(Store.part(HEAD_LABELS, number), table))
+        truth.append(true)
+    for stage, summary in {"embed": {}, "heads": {"heads": heads}}.items():
+        store.commit(stage, files[stage], fingerprint="synthetic", summary=summary, seconds=0.0)
+    return np.concatenate(truth)
+
+
+class Clock:
+    """Progress that keeps the seconds of every step; one begins where the one before ends."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.now, self.since = "", time.perf_counter()
+
+    def begin(self, total: int, *, done: int = 0, unit: str) -> None:
+        """Nothing."""
+
+    def update(self, done: int, **facts: Any) -> None:
+        """The step under way has another name, or none."""
+        if self.now:
+            self.seconds[self.now] = self.seconds.get(self.now, 0.0) + time.perf_counter() - self.since
+        self.now = next((short for word, short in STEPS.items() if word in facts.get("now", "")), "rest")
+        self.since = time.perf_counter()
+
+    def say(self, text: str) -> None:
+        """A line for who watches."""
+        print(f"{time.strftime('%X')} {text}", file=sys.stderr, flush=True)
+
+
+def status_of(pid: str) -> dict[str, int]:
+    """Memory of a process by kind, MiB; empty if it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in lines if line.startswith(("VmRSS", "VmHWM", "RssAnon", "RssShmem", "PPid")))
+    return {name: int(value.split()[0]) if name == "PPid" else int(value.split()[0]) // 1024 for name, value in pairs}
+
+
+class Watch(threading.Thread):
+    """The most memory that this process and those below it have had."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.most = {"driver": 0, "task": 0, "shared": 0, "all": 0}
+
+    def run(self) -> None:
+        """Look until the process ends."""
+        own = str(os.getpid())
+        while True:
+            found = {path.name: status_of(path.name) for path in Path("/proc").glob("[0-9]*")}
+            below, more = {own}, {own}
+            while more:
+                more = {pid for pid, status in found.items() if str(status.get("PPid")) in more} - below
+                below |= more
+            ours = {pid: found[pid] for pid in below if found.get(pid)}
+            shared = max(status.get("RssShmem", 0) for status in ours.values())
+            tasks = [status.get("VmRSS", 0) for pid, status in ours.items() if pid != own]
+            self._raise("driver", ours[own].get("VmHWM", 0))
+            self._raise("task", max(tasks, default=0))
+            self._raise("shared", shared)
+            self._raise("all", shared + sum(status.get("RssAnon", 0) for status in ours.values()))
+            time.sleep(0.2)
+
+    def _raise(self, name: str, value: int) -> None:
+        self.most[name] = max(self.most[name], value)
+
+
+def run_stage(root: str, clusters: int, heads: int, cpus: int) -> dict[str, Any]:
+    """The stage in this process; what it took."""
+    import ray
+
+    from icce_ray.settings import load
+    from icce_ray.stages import consensus
+    from icce_ray.stages.cluster import QUIET, Resources
+    from icce_ray.store import Store
+
+    os.environ |= QUIET
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    values = {"source": root, "out": root, "clusters": clusters, "heads": {"heads": heads}}
+    clock, watch, started = Clock(), Watch(), time.perf_counter()
+    watch.start()
+    _, summary = consensus.run(load(values), Store(root), Resources("cpu", 0, 1, cpus), clock)
+    return {"total": time.perf_counter() - started, "seconds": clock.seconds, "memory": watch.most, "summary": summary}
+
+
+def measured(images: int, clusters: int, heads: int, cpus: int) -> str:
+    """One row of the table."""
+    from icce_ray.core.metrics import accuracy
+    from icce_ray.store import Store
+
+    with tempfile.TemporaryDirectory(prefix="icce-consensus-") as root:
+        truth = write_run(root, images, clusters, heads)
+        command = [sys.executable, __file__, "--stage", root, "--clusters", str(clusters), "--heads", str(heads)]
+        answer = subprocess.run([*command, "--cpus", str(cpus)], check=True, stdout=subprocess.PIPE)
+        found = json.loads(answer.stdout.splitlines()[-1])
+        parts = sorted(Path(root).glob("consensus/part-*.parquet"))
+        storage = Store(root).storage
+        labels = np.concatenate(
+            [storage.read_table(f"consensus/{p.name}", ["label"])["label"].to_numpy() for p in parts]
+        )
+    summary, seconds, memory = found["summary"], found["seconds"], found["memory"]
+    times = " | ".join(f"{seconds.get(name, 0.0):.1f}" for name in (*STEPS.values(), "rest"))
+    sizes = f"{memory['driver']} | {memory['task']} | {memory['shared']} | {memory['all']}"
+    quality = (
+        f"{summary['anmi']:.4f} | {accuracy(labels, truth):.4f} | {summary['votes']} | {summary['empty_clusters']}"
+    )
+    return f"| {images:,} | {found['total']:.1f} | {times} | {sizes} | {quality} |"
+
+
+def main() -> None:
+    """Print one table, a row for each number of images."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[500_000, 2_000_000])
+    for name, value in (("clusters", 1000), ("heads", 50), ("cpus", 2)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--stage", metavar="RUN", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.stage:
+        print(json.dumps(run_stage(given.stage, given.clusters, given.heads, given.cpus)))
+        return
+    columns = ["images", "s in all", *STEPS.values(), "rest", "driver MiB", "task MiB", "shared MiB", "all MiB"]
+    columns += ["ANMI", "ACC", "votes kept", "empty"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
+    for images in given.images:
+        print(measured(images, given.clusters, given.heads, given.cpus), flush=True)
+
+
+if __name__ == "__main__":
+    main()
