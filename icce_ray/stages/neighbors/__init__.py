@@ -90,7 +90,7 @@ def _mined(
     if settings.neighbors.mode == "ground_truth":
         # All images of the class, however far and however many.
         limits = {"threshold": -1.0, "k_min": 1, "k_max": len(rows)}
-        truth = _truth.remote(store.root, rows, settings.neighbors.labels or "")
+        truth = _truth.remote(rows, settings.neighbors.labels or "")
     approximate = truth is None and settings.neighbors.search == "ivf"
     if not (missing or approximate):
         return [], {}
@@ -109,9 +109,9 @@ def _mined(
 
 
 @ray.remote(num_cpus=0.25)
-def _truth(root: str, rows: FeatureRows, location: str) -> np.ndarray:
+def _truth(rows: FeatureRows, location: str) -> np.ndarray:
     """Class of every image, int64[N]. Raises RunError where one has none, or its class to itself."""
-    truth = truth_of_rows(Store(root), rows, location)
+    truth = truth_of_rows(Store(rows.root), rows, location)
     alone = np.flatnonzero(np.bincount(truth)[truth] == 1)
     if len(alone):
         raise RunError(
