@@ -11,8 +11,9 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-#: Seconds between two lines of one stage where there is no terminal.
-LINE_SECONDS = 5.0
+#: Where there is no terminal, the first lines of a stage come this many seconds apart, later ones after a share of the
+#: time that it has taken, up to the longest: a day of work is some 500 lines.
+LINE_SECONDS, LINE_SHARE, LINE_LONGEST = 5.0, 0.02, 300.0
 
 
 class StageProgress(Protocol):
@@ -101,7 +102,7 @@ class Display:
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(self._task, completed=done, facts=self._facts)
-        elif now - self._last_line >= LINE_SECONDS:
+        elif now - self._last_line >= min(LINE_LONGEST, max(LINE_SECONDS, LINE_SHARE * (now - self._started))):
             self._last_line = now
             rate = (done - self._first) / max(now - self._started, 1e-9)
             left = f", {(self._total - done) / rate:.0f} s left" if rate else ""
