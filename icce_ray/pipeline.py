@@ -17,7 +17,8 @@ from icce_ray.adapters.progress import Display, Silent, StageProgress, silent
 from icce_ray.adapters.sources import Source, SourceSpec, find_source
 from icce_ray.lock import RunLock
 from icce_ray.settings import ListSettings, ResourceSettings, Settings
-from icce_ray.stages import classifier, consensus, embed, evaluate, heads, listing, neighbors, predict, sample
+from icce_ray.settings.sweep import Sweep, trials
+from icce_ray.stages import classifier, consensus, embed, evaluate, heads, listing, neighbors, predict, sample, sweep
 from icce_ray.stages.cluster import Resources, check_device, connected, resources
 from icce_ray.stages.embed import described_input
 from icce_ray.stages.truth import read_truth
@@ -147,6 +148,37 @@ def evaluate_run(
         lock.check()
         store.record("evaluation", figures)
     return figures
+
+
+def sweep_run(
+    run_root: str,
+    asked: Sweep,
+    *,
+    name: str | None = None,
+    at_once: int | None = None,
+    take_over: bool = False,
+    verbose: bool = True,
+) -> Any:
+    """Run every trial of a sweep that has not ended; the pyarrow table of all, as `sweeps/NAME/results.parquet`.
+
+    Raises SettingsError for trials that cannot be, RunError for a run that is not embedded or a name that is taken.
+    """
+    shown: Shown = Display if verbose else silent
+    store = Store(run_root)
+    settings = store.settings()
+    points = trials(settings, asked)
+    sweep.check(store, points)
+    if asked.labels is not None:
+        read_truth(asked.labels)
+    record = sweep.Record(store, name or asked.default_name)
+    with _locked(store, "icce sweep", take_over=take_over, verbose=verbose) as lock:
+        record.claim(settings, asked)
+        with connected():
+            available = resources(settings.resources, say=_says("cluster", verbose))
+            with shown("neighbors") as progress:
+                lists = sweep.lists_for(settings, points, record, available, progress)
+            with shown("sweep") as progress:
+                return sweep.run(asked, points, record, lists, available, progress, lock.check, at_once=at_once)
 
 
 def _says(what: str, verbose: bool) -> Callable[[str], None]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from icce_ray.cli.sweep import HELP, sweep, sweeps_of
 from icce_ray.version import __version__
 
 app = typer.Typer(
@@ -176,6 +177,9 @@ def evaluate(
     Console().print(scores_table(headline(store.settings(), store, figures)))
 
 
+app.command(help=HELP)(sweep)
+
+
 @app.command()
 def status(run: Run) -> None:
     """Show which stages of a run are complete, and who works on it.
@@ -189,6 +193,8 @@ def status(run: Run) -> None:
     store = Store(run)
     store.run_file()
     Console().print(stages_table(store))
+    for name, ended in sweeps_of(store).items():
+        Console().print(f"sweep {name}: {ended:,} trials have ended", markup=False, highlight=False, soft_wrap=True)
     holder = holder_of(run)
     if holder is not None:
         Console().print(holder.state(), markup=False, highlight=False, soft_wrap=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from icce_ray.adapters.progress import StageProgress
 from icce_ray.adapters.storage import FileInfo
 from icce_ray.adapters.weights import save_tensors
-from icce_ray.core.linear import LinearGrid, best_point, holdout_rows
+from icce_ray.core.linear import GridPoint, LinearClassifier, LinearGrid, best_point, holdout_rows
 from icce_ray.settings import Settings
 from icce_ray.stages import consensus
 from icce_ray.stages.cluster import Resources
@@ -53,7 +55,50 @@ def _train(
     blocks = rows.features(column="cls_blocks") if embedded["block_dim"] else None
     features = torch.from_numpy(wide(rows.features(), blocks)).to(device)
     labels = torch.from_numpy(consensus.labels(store).astype(np.int64)).to(device)
-    train, held = (part.to(device) for part in holdout_rows(len(rows), settings.classifier.holdout, settings.seed))
+    fitted = fit_grid(features, labels, inputs, settings, lambda done, total: board.post.remote(Report(done)))
+    winner, chosen = fitted.winner, fitted.classifier
+    description = {
+        "input": winner.input,
+        "columns": inputs[winner.input],
+        "learning_rate": winner.learning_rate,
+        "heldout_accuracy": winner.accuracy,
+        "heldout_images": fitted.heldout_images,
+        "classes": settings.clusters,
+        "dim": embedded["dim"],
+        "embed": settings.embed.model_dump(mode="json"),
+    }
+    storage = store.storage
+    table = pa.Table.from_pylist([vars(point) for point in fitted.points])
+    storage.write_bytes(DESCRIPTION, json.dumps(description, indent=1).encode())
+    files = [
+        save_tensors(storage, WEIGHTS, {"weight": chosen.weight, "bias": chosen.bias}),
+        storage.write_table(GRID, table),
+        storage.describe(DESCRIPTION),
+    ]
+    summary = {key: description[key] for key in ("input", "learning_rate", "heldout_accuracy", "heldout_images")}
+    return files, summary | {"classifiers": len(fitted.points)}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A grid that was trained, and the classifier that predicts the held-out labels best."""
+
+    points: list[GridPoint]
+    winner: GridPoint
+    classifier: LinearClassifier
+    heldout_images: int
+
+
+def fit_grid(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    inputs: Mapping[str, Sequence[tuple[int, int]]],
+    settings: Settings,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Fitted:
+    """Train the grid on `labels` int64[N] of `features` [N, W] less those held out, and choose by these."""
+    rows = holdout_rows(len(features), settings.classifier.holdout, settings.seed)
+    train, held = (part.to(features.device) for part in rows)
     grid = LinearGrid(
         features[train],
         labels[train],
@@ -63,27 +108,7 @@ def _train(
         batch_size=settings.classifier.batch_size,
         iterations=settings.classifier.iterations,
         seed=settings.seed,
-    ).fit(lambda done, total: board.post.remote(Report(done)))
+    ).fit(on_progress)
     points = grid.score(features[held], labels[held])
     winner = best_point(points)
-    chosen = grid.classifier(winner)
-    description = {
-        "input": winner.input,
-        "columns": inputs[winner.input],
-        "learning_rate": winner.learning_rate,
-        "heldout_accuracy": winner.accuracy,
-        "heldout_images": len(held),
-        "classes": settings.clusters,
-        "dim": embedded["dim"],
-        "embed": settings.embed.model_dump(mode="json"),
-    }
-    storage = store.storage
-    table = pa.Table.from_pylist([vars(point) for point in points])
-    storage.write_bytes(DESCRIPTION, json.dumps(description, indent=1).encode())
-    files = [
-        save_tensors(storage, WEIGHTS, {"weight": chosen.weight, "bias": chosen.bias}),
-        storage.write_table(GRID, table),
-        storage.describe(DESCRIPTION),
-    ]
-    summary = {key: description[key] for key in ("input", "learning_rate", "heldout_accuracy", "heldout_images")}
-    return files, summary | {"classifiers": len(points)}
+    return Fitted(points, winner, grid.classifier(winner), len(held))

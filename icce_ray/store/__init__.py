@@ -17,6 +17,7 @@ from icce_ray.store.names import (
     METRICS_FILE,
     PREDICTION_FILE,
     RUN_FILE,
+    SWEEPS,
     checkpoint_of,
 )
 from icce_ray.store.run import Store
@@ -29,6 +30,7 @@ __all__ = [
     "METRICS_FILE",
     "PREDICTION_FILE",
     "RUN_FILE",
+    "SWEEPS",
     "Marker",
     "RejectBudgetError",
     "RunError",

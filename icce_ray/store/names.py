@@ -20,6 +20,8 @@ MARKER = "_manifest.json"
 RUN_FILE = "run.yaml"
 PREDICTION_FILE = "prediction.yaml"
 METRICS_FILE = "metrics.json"
+#: Sweeps of a run, a folder each; of no stage, and no part of what the run says.
+SWEEPS = "sweeps"
 
 
 def checkpoint_of(stage: str) -> str:

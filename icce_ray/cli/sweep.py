@@ -1,0 +1,150 @@
+"""`icce sweep`: many settings over one embedding, and which did best."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from icce_ray.store import Store
+
+#: A paragraph a line: the terminal wraps them.
+HELP = """Try many settings of the stages after `embed` on the features of RUN.
+
+RUN must be embedded: `icce run SOURCE -k K --out RUN --until sample` does no more than that. Features are embedded \
+once, neighbours are mined once, at the lowest threshold asked for, and every trial trains its heads and joins them to \
+a consensus as a run with its settings would. `icce run` with the best ones and --redo neighbors then makes them the \
+run's.
+
+[bold]Values[/bold] of --param FIELD=VALUES, for the settings of neighbors, heads, consensus and classifier, for \
+clusters (K) and for seed:
+
+  0.1:1.0:0.1     from 0.1 to 1.0 in steps of 0.1, both ends included
+
+  0,0.5,1         these three; also text (softmax,sinkhorn) and lists (\\[mcla],\\[mcla,hbgf])
+
+  0.1:1.0         drawn from this range, with --samples
+
+  1e-4:1e-2:log   drawn from it uniformly in the logarithm
+
+Several --param make all combinations, or with --samples N the N that are drawn.
+
+[bold]Searches[/bold]: grid runs all combinations; random needs --samples; asha gives up early on two of three trials \
+at each of a few epochs (of all combinations, or of --samples), which pays where trials are many and long.
+
+[bold]Which is best[/bold] is told without labels, by how well clusters keep each image's 20 nearest together (the \
+modularity of the consensus on that graph; it fails where these are of another class), or with --labels by ACC.
+
+Given again after a kill the same command goes on: finished trials are not run again, others continue from their last \
+checkpoint. Results are in RUN/sweeps/NAME/: results.parquet, plot.png, plot.svg.
+
+Examples:
+
+  icce sweep runs/photos --param neighbors.threshold=0.1:1.0:0.1
+
+  icce sweep runs/photos --param neighbors.threshold=0.2,0.3 --param heads.ce_weight=0,0.5,1 --labels truth.csv
+
+  icce sweep runs/photos --param clusters=10:90:20 --name k
+
+  icce sweep runs/photos --search asha --samples 60 --param heads.learning_rate=1e-5:1e-2:log --param heads.beta=0.4:1
+"""
+_PERCENT = {
+    "neighbor_accuracy": "of class %",
+    "best_head_acc": "best head %",
+    "mean_head_acc": "all heads %",
+    "acc": "ACC %",
+    "classifier_acc": "classifier %",
+    "heldout_accuracy": "held-out %",
+}
+#: Where the output is no terminal, which would tell its width.
+_WIDTH = 160
+
+
+def sweep(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or URI of a run that is embedded.")],
+    params: Annotated[list[str], typer.Option("--param", metavar="FIELD=VALUES", help="What varies; may be repeated.")],
+    search: Annotated[str, typer.Option(help="grid, random or asha.")] = "grid",
+    samples: Annotated[int | None, typer.Option(help="Draw so many trials instead of all combinations.")] = None,
+    sweep_seed: Annotated[int, typer.Option(help="Of the draws; trials have the run's seed.")] = 0,
+    labels: Annotated[
+        str | None, typer.Option(help="CSV or Parquet of true classes, as for `icce evaluate`: ACC decides.")
+    ] = None,
+    classifier: Annotated[
+        bool, typer.Option("--classifier", help="Train the classifier of each trial too; always if its settings vary.")
+    ] = False,
+    grace: Annotated[int | None, typer.Option(help="Of asha: epochs before a trial may be stopped.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the sweep; by default the names of its fields.")] = None,
+    at_once: Annotated[int | None, typer.Option(help="Trials at a time; by default one a GPU, or one a CPU.")] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="End whoever else writes there: a run that you know is dead.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """See HELP, which `icce sweep --help` shows."""
+    from icce_ray import pipeline
+    from icce_ray.settings.sweep import Sweep
+
+    options: dict[str, Any] = {"search": search, "samples": samples, "seed": sweep_seed, "labels": labels}
+    asked = Sweep.of(params, classifier=classifier, grace=grace, **options)
+    table = pipeline.sweep_run(run, asked, name=name, at_once=at_once, take_over=take_over, verbose=not quiet)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    console.print(trials_table(table, [param.name for param in asked.params], labelled=labels is not None))
+    console.print(f"Table and plot are in {run}/sweeps/{name or asked.default_name}/", soft_wrap=True)
+
+
+def trials_table(results: pa.Table, params: list[str], *, labelled: bool) -> Table:
+    """A row a trial; with labels the columns of the paper's Table 11. The best one is marked."""
+    from icce_ray.settings.params import short
+
+    rows = results.to_pylist()
+    best = max((row for row in rows if row["objective"] is not None), key=lambda row: row["objective"], default=None)
+    percent = {key: text for key, text in _PERCENT.items() if any(row[key] is not None for row in rows)}
+    objective = "ACC" if labelled else "modularity"
+    table = Table(title=f"Best by {objective}: {_named(best, params)}", title_justify="left")
+    for text in (*(param.rpartition(".")[2] for param in params), "neighbours", *percent.values()):
+        table.add_column(text, justify="right")
+    for text in ("ANMI", "modularity", "clusters", "s"):
+        table.add_column(text, justify="right")
+    for row in rows:
+        cells = [short(row[param]) for param in params]
+        cells += [_number(row["mean_neighbors"], ".1f")]
+        for key in percent:
+            spread = f" ± {100 * row['std_head_acc']:.2f}" if key == "mean_head_acc" and row[key] is not None else ""
+            cells.append(_number(row[key], ".2f", 100) + spread)
+        cells += [_number(row["anmi"], ".4f"), _number(row["modularity"], ".4f"), _number(row["used_clusters"], "d")]
+        cells.append(_number(row["seconds"], ".1f") if row["state"] == "complete" else _ended(row))
+        table.add_row(*cells, style="bold" if row is best else None)
+    return table
+
+
+def _named(row: dict[str, Any] | None, params: list[str]) -> str:
+    from icce_ray.settings.params import short
+
+    return "none" if row is None else ", ".join(f"{param}={short(row[param])}" for param in params)
+
+
+def _number(value: Any, how: str, factor: float = 1) -> str:
+    return "" if value is None else format(value * factor, how)
+
+
+def _ended(row: dict[str, Any]) -> str:
+    return f"{row['state']}: {row['reason']}" if row["reason"] else f"{row['state']} at epoch {row['epochs']}"
+
+
+def sweeps_of(store: Store) -> dict[str, int]:
+    """The sweeps of a run by name, and how many trials of each have ended."""
+    from icce_ray.store import SWEEPS
+
+    found: dict[str, int] = {}
+    for path, _ in store.storage.list(SWEEPS):
+        name, *inside = path.removeprefix(f"{SWEEPS}/").split("/")
+        ended = len(inside) == 2 and inside[0] == "trials" and inside[1].endswith(".json")
+        found[name] = found.get(name, 0) + ended
+    return found

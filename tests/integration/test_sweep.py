@@ -1,0 +1,134 @@
+"""Sweeps over one embedding: killed and resumed, drawn at random, stopped early; a trial is its settings' run."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+from icce_ray import pipeline
+from icce_ray.settings.sweep import Sweep
+from icce_ray.stages.consensus import head_labels
+from icce_ray.stages.sweep import Record
+from icce_ray.stages.verify import violations
+from icce_ray.store import RUN_FILE, Store
+
+from .drivers import Driver
+
+PARAMS = ["neighbors.threshold=0.6:0.7:0.05", "heads.ce_weight=0,1"]  # threshold 0.65 and weight 1 are the run's
+FOLDER = "sweeps/threshold+ce_weight"
+
+
+class SweepDriver(Driver):
+    """`icce sweep` in a process group and with a Ray cluster of its own."""
+
+    def __init__(self, root, labels, folder, agents):
+        self.agents, self.log = agents, folder / "log.txt"
+        command = [os.path.join(os.path.dirname(sys.executable), "icce"), "sweep", root, "--labels", labels]
+        words = [word for param in PARAMS for word in ("--param", param)]
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, *words], stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+
+
+def trials_of(store, folder=FOLDER):
+    return [name for name, _ in store.storage.list(f"{folder}/trials") if name.endswith(".json")]
+
+
+def stamps(store, names):
+    infos = store.storage.filesystem.get_file_info([store.storage.full_path(name) for name in names])
+    return {info.path: info.mtime_ns for info in infos}
+
+
+def test_a_killed_sweep_goes_on(copy, digits, tmp_path, agents, capsys):
+    labels = str(digits[1])
+    driver = SweepDriver(copy.root, labels, tmp_path, agents)
+    assert driver.kill_when(lambda: len(trials_of(copy)) >= 2, "the second trial")
+    log = (tmp_path / "log.txt").read_text()
+    assert "mining once for all 6 trials: threshold = 0.6, k_min = 20, k_max = 32" in log
+    kept = trials_of(copy) + [name for name, _ in copy.storage.list(f"{FOLDER}/neighbors")]
+    before = stamps(copy, kept)
+    assert len(trials_of(copy)) < 6
+
+    asked = Sweep.of(PARAMS, labels=labels)
+    table = pipeline.sweep_run(copy.root, asked)
+    shown = capsys.readouterr().err
+    assert "mined before, for all 6 trials" in shown
+    assert f"{len(trials_of(copy)) - shown.count('objective')} of 6 trials were done before" in shown
+    assert stamps(copy, kept) == before, "finished trials and neighbours stay as they are"
+    assert copy.storage.read_table(f"{FOLDER}/results.parquet").equals(table)
+    assert {f"{FOLDER}/plot.png", f"{FOLDER}/plot.svg"} <= {name for name, _ in copy.storage.list(FOLDER)}
+    assert not [name for name, _ in copy.storage.list(FOLDER) if name.endswith(".safetensors")], "no checkpoint is left"
+    assert list(violations(copy)) == []
+    the_trials_are_right(copy, table)
+
+    with pytest.raises(Exception, match=r"(?s)a sweep that asked otherwise:\n  labels: '.*' there, None now"):
+        pipeline.sweep_run(copy.root, Sweep.of(PARAMS), verbose=False)
+    pipeline.sweep_run(copy.root, asked)
+    assert "trial " not in capsys.readouterr().err, "nothing is left to do"
+
+
+def the_trials_are_right(store, table):
+    """Six rows in order, and the trial of the run's own settings is the run."""
+    rows = table.to_pylist()
+    points = [(row["neighbors.threshold"], row["heads.ce_weight"]) for row in rows]
+    assert points == [(threshold, weight) for threshold in (0.6, 0.65, 0.7) for weight in (0.0, 1.0)]
+    assert {row["state"] for row in rows} == {"complete"}
+    means = [row["mean_neighbors"] for row in rows[::2]]
+    assert means == sorted(means, reverse=True)
+    assert means[0] > means[-1]
+    own = next(row for row in rows if (row["neighbors.threshold"], row["heads.ce_weight"]) == (0.65, 1.0))
+    record = Record(store, "threshold+ce_weight")
+    figures = yaml.safe_load(store.storage.read_bytes(f"{record.folder}/trials/{own['digest']}.json"))["figures"]
+    heads, neighbors, consensus = (store.require(stage).summary for stage in ("heads", "neighbors", "consensus"))
+    np.testing.assert_allclose(figures["temi"], heads["temi"], rtol=1e-5)
+    assert figures["best_head"] == heads["best_head"]
+    labels = np.ascontiguousarray(head_labels(store))
+    assert figures["head_labels_sha256"] == hashlib.sha256(labels.tobytes()).hexdigest()
+    assert own["mean_neighbors"] == pytest.approx(neighbors["mean_neighbors"])
+    assert own["anmi"] == pytest.approx(consensus["anmi"])
+    assert own["acc"] == own["objective"] > 0.5
+    assert own["mean_head_acc"] <= own["acc"] + 0.1
+    assert 0.8 < own["neighbor_accuracy"] <= 1.0
+
+
+def test_random_and_asha(copy, capsys):
+    """Draws at one epoch each and without labels; early stopping, whose trials are replayed when asked again."""
+    settings = copy.run_file()
+    settings["settings"]["heads"] |= {"epochs": 6, "warmup_epochs": 1, "heads": 3}
+    settings["settings"]["consensus"]["methods"] = ["mcla"]
+    copy.discard_from("heads")
+    copy.storage.write_bytes(RUN_FILE, yaml.safe_dump(settings).encode())
+    drawn = Sweep.of(["heads.learning_rate=1e-4:1e-2:log", "clusters=8:12"], search="random", samples=2)
+    rows = pipeline.sweep_run(copy.root, drawn, name="drawn", verbose=False).to_pylist()
+    assert [row["state"] for row in rows] == ["complete"] * 2
+    assert all(row["objective"] == row["modularity"] <= 1 - 1 / row["used_clusters"] for row in rows)
+    assert rows[0]["acc"] is None
+
+    early = Sweep.of(["heads.learning_rate=3e-3,1e-30,1e-6,5e18"], search="asha", grace=1)
+    one = pipeline.sweep_run(copy.root, early, name="early", at_once=1).to_pylist()
+    shown = capsys.readouterr().err
+    assert [row["state"] for row in one] == ["complete", "stopped", "stopped", "failed"]
+    assert "stopped at epoch 1, " in shown
+    assert "failed: the losses are no numbers any more at epoch" in shown
+    assert one[3]["objective"] is None
+    record = Record(copy, "early")
+    copy.storage.delete(f"{record.folder}/trials/{one[2]['digest']}.json")
+    two = pipeline.sweep_run(copy.root, early, name="early", verbose=False).to_pylist()
+    assert [row["state"] for row in two] == ["complete", "stopped", "stopped", "failed"], "it saw those before it"
+
+
+def test_refused(finished, tmp_path):
+    empty = Store(str(tmp_path / "empty"))
+    with pytest.raises(Exception, match="is not a run"):
+        pipeline.sweep_run(empty.root, Sweep.of(["seed=0,1"]))
+    with pytest.raises(Exception, match=r"trial clusters=321: 321 clusters of 320 images; ask for fewer"):
+        pipeline.sweep_run(finished.root, Sweep.of(["clusters=10,321"]))
+    with pytest.raises(Exception, match=r"--name \.\./x: a sweep is a folder; give letters"):
+        pipeline.sweep_run(finished.root, Sweep.of(["seed=0,1"]), name="../x")
+    assert not finished.storage.list("sweeps")

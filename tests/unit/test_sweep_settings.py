@@ -1,0 +1,163 @@
+"""What a sweep may ask: values of --param, what is refused and in which words, trials and their digests."""
+
+import pytest
+
+from icce_ray.settings import SettingsError, load
+from icce_ray.settings.params import Span, parse
+from icce_ray.settings.sweep import Sweep, trials
+
+BASE = load({"source": "images", "out": "run", "clusters": 10})
+
+
+def points(*params, base=BASE, **options):
+    return trials(base, Sweep.of(list(params), **options))
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("neighbors.threshold=0.1:1.0:0.1", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)),
+        ("neighbors.threshold=0.3:0.5:0.15", (0.3, 0.45)),
+        ("clusters=5:20:5", (5, 10, 15, 20)),
+        ("heads.ce_weight=0:1:1", (0.0, 1.0)),
+        (" heads.ce_weight = 0,0.5,1 ", (0, 0.5, 1)),
+        ("heads.teacher=softmax,sinkhorn", ("softmax", "sinkhorn")),
+        ("consensus.methods=[mcla],[mcla, hbgf]", (["mcla"], ["mcla", "hbgf"])),
+        ("neighbors.k_max=null,100", (None, 100)),
+        ("seed=3", (3,)),
+    ],
+)
+def test_values(text, values):
+    found = parse(text)
+    assert found.choices == values
+    assert [type(one) for one in found.choices] == [type(one) for one in values]
+
+
+def test_ranges_to_draw_from():
+    assert parse("heads.beta=0.4:1").choices == Span(0.4, 1.0, log=False, whole=False)
+    assert parse("heads.learning_rate=1e-5:1e-2:log").choices == Span(1e-5, 1e-2, log=True, whole=False)
+    assert parse("clusters=5:20").choices == Span(5.0, 20.0, log=False, whole=True)
+    assert parse("neighbors.k_max=5:20").choices == Span(5.0, 20.0, log=False, whole=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("neighbors.threshold", r"--param neighbors.threshold: give FIELD=START:STOP:STEP or FIELD=A,B,C, e.g."),
+        ("=1,2", r"give FIELD=START:STOP:STEP"),
+        ("heads.heads=", r"give FIELD=START:STOP:STEP"),
+        ("heads.beta=1:0.4:0.1", r"starts at 1, above its end 0.4; give the lower one first"),
+        ("heads.beta=0.4:1:0", r"a step of 0 leads nowhere; give one above 0"),
+        ("heads.beta=0.4:1:-0.1", r"a step of -0.1 leads nowhere"),
+        ("heads.epochs=1:99999:1", r"99,999 values; give at most 10,000"),
+        ("heads.beta=0:1:log", r"a logarithmic range starts above 0"),
+        ("heads.beta=0.5,0.5", r"0.5 is there twice"),
+        ("heads.beta=0.5,[", r"no list of values; give A,B,C or START:STOP:STEP"),
+        ("heads.beta=0.4:1", r"is a range without a step; give START:STOP:STEP, or draw from it with --search random"),
+        (
+            "embed.backbone=hog,x",
+            r"--param embed.backbone: all trials of a sweep share one embedding .* make a run for each",
+        ),
+        ("list.format=files", r"--param list.format: all trials of a sweep share one embedding"),
+        ("source=a,b", r"share one embedding"),
+        ("heads.max_images=100,200", r"share one embedding and one sample"),
+        ("neighbors.search=torch,ivf", r"the neighbours are searched once for all trials"),
+        ("neighbors.labels=a,b", r"true labels may score a sweep \(--labels\), but no trial learns from them"),
+        ("resources.device=cpu,cuda", r"it changes how fast a trial is, not what it finds"),
+        ("heads=3,4", r"--param heads: this is a group of settings; give one of heads.heads, heads.hidden"),
+        ("heads.lambda=0,1", r"trial heads.lambda=0: heads.lambda = 0: unknown setting"),
+        (
+            "neighbors.threshold=0.9:1.1:0.1",
+            r"trial neighbors.threshold=1.1: neighbors.threshold = 1.1: give at most 1.0",
+        ),
+        ("neighbors.k_max=40,100", r"trial neighbors.k_max=40: neighbors: k_max = 40 is below k_min = 50"),
+        ("consensus.methods=mcla,hbgf", r"consensus.methods = 'mcla': give a list"),
+        ("clusters=2.5,3", r"clusters = 2.5: give a whole number"),
+    ],
+)
+def test_refused(text, message):
+    with pytest.raises(SettingsError, match=message):
+        points(text)
+
+
+@pytest.mark.parametrize(
+    ("params", "options", "message"),
+    [
+        ([], {}, "at least one --param"),
+        (["seed=0,1", "seed=2"], {}, "--param seed is given 2 times; give all its values in one"),
+        (["seed=0,1"], {"search": "best"}, "--search best: give one of grid, random, asha"),
+        (["seed=0,1"], {"samples": 3}, "--samples draws trials at random; give --search random or asha"),
+        (["seed=0,1"], {"search": "random"}, "--search random needs --samples N"),
+        (["seed=0,1"], {"search": "random", "samples": 0}, "--samples 0: give 1 to 10,000"),
+        (["seed=0,1"], {"grace": 2}, "--grace 2: give at least 1 epoch, and --search asha with it"),
+        (["seed=0:200:1", "heads.beta=0.3:1:0.01"], {}, "more than 10,000 trials; draw some with --search random"),
+    ],
+)
+def test_questions_refused(params, options, message):
+    with pytest.raises(SettingsError, match=message):
+        points(*params, **options)
+
+
+def test_a_run_on_true_neighbours_is_no_base():
+    base = load(
+        {"source": "images", "out": "run", "clusters": 10, "neighbors": {"mode": "ground_truth", "labels": "t.csv"}}
+    )
+    with pytest.raises(SettingsError, match="ground_truth learns from true labels"):
+        points("seed=0,1", base=base)
+
+
+def test_a_grid_is_all_combinations_in_order():
+    found = points("neighbors.threshold=0.2:0.3:0.1", "heads.ce_weight=0,1")
+    assert [trial.params for trial in found] == [
+        {"neighbors.threshold": threshold, "heads.ce_weight": weight}
+        for threshold in (0.2, 0.3)
+        for weight in (0.0, 1.0)
+    ]
+    assert [trial.index for trial in found] == [0, 1, 2, 3]
+    assert found[2].settings.neighbors.threshold == 0.3
+    assert found[2].settings.heads == BASE.heads.model_copy(update={"ce_weight": 0.0})
+    assert str(found[1]) == "neighbors.threshold=0.2, heads.ce_weight=1"
+
+
+def test_values_are_those_the_settings_understood():
+    assert [trial.params["heads.learning_rate"] for trial in points("heads.learning_rate=1e-4,1e-3")] == [1e-4, 1e-3]
+
+
+def test_digests_tell_what_a_trial_depends_on():
+    found = points("seed=0,1")
+    assert len({trial.digest for trial in found}) == 2
+    assert [trial.digest for trial in points("seed=0,1")] == [trial.digest for trial in found]
+    elsewhere = load({"source": "other", "out": "there", "clusters": 10, "resources": {"device": "cpu"}})
+    assert points("seed=0", base=elsewhere)[0].digest == found[0].digest
+    assert points("seed=0", base=elsewhere.model_copy(update={"clusters": 11}))[0].digest != found[0].digest
+
+
+def test_draws_are_those_of_the_seed_and_within_the_ranges():
+    params = [
+        "heads.learning_rate=1e-5:1e-2:log",
+        "clusters=5:20",
+        "heads.beta=0.4:1",
+        "heads.teacher=softmax,sinkhorn",
+    ]
+    found = points(*params, search="random", samples=40)
+    again = points(*params, search="random", samples=40)
+    assert [trial.params for trial in found] == [trial.params for trial in again]
+    assert [trial.params for trial in points(*params, search="random", samples=40, seed=1)] != [t.params for t in again]
+    assert [trial.params for trial in points(*params, search="random", samples=7)] == [t.params for t in found[:7]]
+    assert all(1e-5 <= trial.params["heads.learning_rate"] <= 1e-2 for trial in found)
+    assert sum(trial.params["heads.learning_rate"] < 10**-3.5 for trial in found) in range(8, 33), "log-uniform"
+    assert {type(trial.params["clusters"]) for trial in found} == {int}
+    assert {trial.params["heads.teacher"] for trial in found} == {"softmax", "sinkhorn"}
+
+
+def test_draws_from_few_combinations_are_all_of_them_once():
+    found = points("seed=0,1,2", search="random", samples=10)
+    assert sorted(trial.params["seed"] for trial in found) == [0, 1, 2]
+
+
+def test_names_and_what_was_asked():
+    asked = Sweep.of(["neighbors.threshold=0.2:0.3:0.1", "heads.ce_weight=0,1"], labels="truth.csv")
+    assert asked.default_name == "threshold+ce_weight"
+    assert asked.asked()["params"] == {"neighbors.threshold": "0.2:0.3:0.1", "heads.ce_weight": "0,1"}
+    assert not asked.with_classifier
+    assert Sweep.of(["classifier.iterations=10,20"]).with_classifier
