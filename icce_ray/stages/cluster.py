@@ -52,6 +52,7 @@ def connected() -> Iterator[None]:
         yield
         return
     if others_cluster():
+        os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")  # it repeats its warnings every 30 s
         ray.init(log_to_driver=False)
     else:
         for name, value in QUIET.items():

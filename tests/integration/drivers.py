@@ -64,9 +64,9 @@ def wait_for(condition, what, poll=POLL):
 
 
 class Driver:
-    """`icce run` in a process group and with a Ray cluster of its own."""
+    """`icce run` in a process group and with a Ray cluster of its own, or with one that is there."""
 
-    def __init__(self, settings, folder, agents):
+    def __init__(self, settings, folder, agents, cluster=None):
         self.agents = agents
         config = settings.model_dump(mode="json", exclude={"source", "out", "clusters", "seed"})
         (folder / "settings.yaml").write_text(yaml.safe_dump(config))
@@ -74,6 +74,7 @@ class Driver:
         command = [Path(sys.executable).with_name("icce"), "run", settings.source, "--out", settings.out]
         options = ["--clusters", str(settings.clusters), "--config", str(folder / "settings.yaml")]
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        environment |= cluster or {}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, *options], stdout=log, stderr=log, env=environment, start_new_session=True

@@ -1,0 +1,81 @@
+"""A Ray cluster of several nodes on this machine, in a process of its own: other tests have theirs in this one.
+
+    python -m tests.integration.nodes CPUS ...     # CPUs of the head and of each node
+
+It prints a JSON list (address, and the pid of each node's raylet but the head's), then takes away without grace each
+node whose number is written to its standard input, and the cluster with the end of the input.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from .drivers import descendants, left_of, name_of, processes, wait_for
+
+MEMORY = 150 * 2**20
+ROOT = Path(__file__).parents[2]
+
+
+def main(head, *cpus):
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": head, "include_dashboard": False, "object_store_memory": MEMORY},
+    )
+    nodes = [cluster.add_node(num_cpus=count, object_store_memory=MEMORY, wait=False) for count in cpus]
+    cluster.wait_for_nodes()
+    raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
+    print(json.dumps([cluster.address, raylets]), flush=True)
+    for line in sys.stdin:
+        cluster.remove_node(nodes[int(line)], allow_graceful=False)
+        print("removed", flush=True)
+    cluster.shutdown()
+
+
+class Nodes:
+    """The other side: `environment` for a driver on the cluster, and nodes to take away."""
+
+    def __init__(self, *cpus, temporary):
+        self.environment = {"RAY_TMPDIR": str(temporary)}
+        command = [sys.executable, "-m", "tests.integration.nodes", *map(str, cpus)]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | self.environment,
+            cwd=ROOT,
+            text=True,
+        )
+        self.environment["RAY_ADDRESS"], self.raylets = json.loads(self.process.stdout.readline())
+
+    def workers(self, *titles):
+        """{number of a node: pids of its processes whose title begins so}."""
+        parents = {pid: parent for pid, (parent, _, _) in processes().items()}
+        found = {}
+        for pid, parent in parents.items():
+            if parent in self.raylets and name_of(pid).startswith(titles):
+                found.setdefault(self.raylets.index(parent), []).append(pid)
+        return found
+
+    def remove(self, number):
+        """Kill the node's processes, its workers too: it is gone as a spot instance is."""
+        theirs = descendants(self.raylets[number])
+        self.process.stdin.write(f"{number}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "removed\n"
+        now = processes()
+        wait_for(lambda: not left_of({pid: now[pid][2] for pid in theirs if pid in now}), "the end of a node")
+
+    def close(self):
+        theirs = {pid: started for pid, (_, _, started) in processes().items() if pid in descendants(self.process.pid)}
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(timeout=60)
+        wait_for(lambda: not left_of(theirs), "the end of the cluster")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
