@@ -12,7 +12,7 @@ import torch
 from parallel_cases import DIM, PARALLELISMS, RECIPE, VARIANTS, K, N, build, losses, run_cases
 from safetensors.torch import load_file
 
-from icce_ray.core.collectives import ALONE, share, shares
+from icce_ray.core.collectives import ALONE, shares
 from icce_ray.core.heads import head_shapes
 
 SIZES = (2, 4)
@@ -145,15 +145,6 @@ class Worker:
 
     def __init__(self, rank, size):
         self.rank, self.size = rank, size
-
-
-@pytest.mark.parametrize(("total", "size"), [(7, 1), (7, 2), (7, 4), (3, 4), (0, 2), (8, 4)])
-def test_shares_are_even_and_complete(total, size):
-    counts = shares(total, size)
-    assert sum(counts) == total
-    assert max(counts) - min(counts) <= 1
-    things = list(range(total))
-    assert [thing for rank in range(size) for thing in things[share(total, Worker(rank, size))]] == things
 
 
 def test_a_worker_without_a_head_is_an_error():

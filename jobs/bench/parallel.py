@@ -1,0 +1,118 @@
+"""One training step of all heads by several workers: bytes they exchange, counted, and time against one process.
+
+    python jobs/bench/parallel.py [--workers 2 4 --heads 50 --dim 384 --clusters 100 --batch 1024 --steps 3]
+
+Prints one Markdown table. Workers are processes of this machine with `--threads` threads each, over gloo, or over NCCL
+with a GPU each where there are enough. Bytes are what each worker gives to the exchanges of a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+
+from icce_ray.adapters.collectives import Distributed, joined
+from icce_ray.core.neighbors import Neighbors
+from icce_ray.core.recipe import Recipe
+from icce_ray.core.training import HeadTrainer, Parallelism
+
+PURPOSES = ("gradients", "sinkhorn", "marginal", "weight")
+
+
+def problem(given: argparse.Namespace, device: str) -> tuple[torch.Tensor, Neighbors]:
+    """Random features and neighbour lists: a step takes the same time on any."""
+    generator = torch.Generator().manual_seed(0)
+    n = 4 * given.batch
+    features = torch.randn(n, given.dim, generator=generator)
+    ids = torch.randint(n, (8 * n,), generator=generator)
+    return features.to(device), Neighbors(torch.arange(n + 1) * 8, ids, torch.empty(0)).to(device)
+
+
+def measure(given: argparse.Namespace, parallelism: Parallelism, device: str) -> dict[str, Any]:
+    """Least milliseconds of a step, and bytes a step by purpose, of this worker."""
+    workers = joined()
+    features, lists = problem(given, device)
+    recipe = Recipe(heads=given.heads, batch_size=given.batch)
+    trainer = HeadTrainer(
+        features,
+        lists,
+        n_clusters=given.clusters,
+        recipe=recipe,
+        seed=0,
+        workers=workers,
+        parallelism=parallelism,
+        precision="float32",
+    )
+    generator = torch.Generator(device).manual_seed(0)
+    anchors = torch.arange(given.batch, device=device)
+    taken = []
+    for step in range(given.steps + 1):  # the first does not count
+        partners = trainer.draw(anchors, generator)
+        if workers.size > 1:
+            dist.barrier()
+        started = time.perf_counter()
+        trainer.step(anchors, partners, step)
+        if device != "cpu":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - started)
+    exchanged = workers.exchanged if isinstance(workers, Distributed) else {}
+    return {"ms": 1e3 * min(taken[1:])} | {name: total / len(taken) for name, total in exchanged.items()}
+
+
+def work(rank: int, size: int, given: argparse.Namespace, parallelism: Parallelism, folder: str) -> None:
+    """One process: its measurement goes to a file of the folder."""
+    torch.set_num_threads(given.threads)
+    device = "cpu"
+    if torch.cuda.device_count() >= size:
+        device = f"cuda:{rank}"
+        torch.cuda.set_device(device)
+    if size > 1:
+        backend = "gloo" if device == "cpu" else "nccl"
+        dist.init_process_group(backend, init_method=f"file://{folder}/group", rank=rank, world_size=size)
+    found = measure(given, parallelism, device) | {"device": device.split(":", maxsplit=1)[0]}
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
+    if size > 1:
+        dist.destroy_process_group()
+
+
+def together(size: int, given: argparse.Namespace, parallelism: Parallelism) -> dict[str, Any]:
+    """The largest of each figure over the workers: the slowest decides when a step ends."""
+    with tempfile.TemporaryDirectory() as folder:
+        spawn(work, (size, given, parallelism, folder), nprocs=size)
+        found = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(size)]
+    return {name: max(one[name] for one in found) for name in found[0]}
+
+
+def main() -> None:
+    """Measure and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sizes = (("heads", 50), ("dim", 384), ("clusters", 100), ("batch", 1024), ("steps", 3), ("threads", 1))
+    for name, value in sizes:
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--workers", type=int, nargs="*", default=[2, 4])
+    given = parser.parse_args()
+    base = together(1, given, "heads")
+    stated = ", ".join(f"{name} {getattr(given, name)}" for name, _ in sizes)
+    print(f"{stated}, float32, {base['device']}\n")
+    titles = ["parallelism", "workers", *(f"{name} B" for name in PURPOSES), "bytes a step", "ms a step", "speed"]
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    print(f"| one process | 1 |{' 0 |' * (len(PURPOSES) + 1)} {base['ms']:.0f} | 1.00 |")
+    kinds: tuple[Parallelism, ...] = ("heads", "data")
+    for parallelism in kinds:
+        for size in given.workers:
+            found = together(size, given, parallelism)
+            bytes_of = [found.get(name, 0.0) for name in PURPOSES]
+            cells = " | ".join(f"{value:,.0f}" for value in [*bytes_of, sum(bytes_of), found["ms"]])
+            print(f"| {parallelism} | {size} | {cells} | {base['ms'] / found['ms']:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
