@@ -103,6 +103,7 @@ class TrialRun:
             n_clusters=self.settings.clusters,
             recipe=Recipe(**self.settings.heads.recipe()),
             seed=self.settings.seed,
+            precision=self.settings.heads.precision,
         )
         try:
             state = load_tensors(self.storage, self.checkpoint)

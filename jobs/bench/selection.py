@@ -1,0 +1,189 @@
+"""Which label-free figure of a trial ranks settings as their accuracy does: sweeps of one setting each, on real digits.
+
+    python jobs/bench/selection.py [--parquet FILE --rows 3000] [--out trials.jsonl]
+
+Without --parquet scikit-learn's 1,797 digits; else rows of a Parquet file with columns `bytes` (image files) and
+`label`. HOG features, 8 heads. Every trial is a line of --out, and is not run again if it is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from icce_ray.adapters.backbones import load_backbone
+from icce_ray.adapters.decode import decode
+from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.core.consensus import consensus
+from icce_ray.core.linear import LinearGrid, best_point, holdout_rows
+from icce_ray.core.metrics import scores
+from icce_ray.core.neighbors import default_k_max
+from icce_ray.core.recipe import Recipe
+from icce_ray.core.search import mine
+from icce_ray.core.selection import modularity
+from icce_ray.core.training import HeadTrainer
+
+TEMPERATURES = (0.03, 0.05, 0.1, 0.15, 0.2, 0.3)
+#: Name of a sweep: settings of each of its trials; what a trial does not name is as in BASE.
+SWEEPS: dict[str, list[dict[str, Any]]] = {
+    "threshold": [{"threshold": t} for t in (0.35, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9)],
+    "K": [{"clusters": k} for k in (5, 7, 8, 9, 10, 11, 12, 14, 17, 22)],
+    "teacher temperature": [{"teacher_temperature": t} for t in TEMPERATURES],
+    "student temperature": [{"student_temperature": t} for t in TEMPERATURES],
+    "CE weight": [{"ce_weight": w} for w in (0.0, 0.3, 1.0, 3.0, 10.0)],
+    "softmax teacher": [{"threshold": t, "teacher": "softmax"} for t in (0.5, 0.65, 0.8)],
+    "learning rate": [{"learning_rate": r} for r in (1e-4, 5e-4, 3e-3, 1e-2, 3e-2)],
+    "k nearest": [{"threshold": 1.0, "k_min": k} for k in (5, 10, 50, 100)],
+}
+BASE: dict[str, Any] = {"threshold": 0.65, "k_min": 20, "clusters": 10}
+RECIPE: dict[str, Any] = {"heads": 8, "hidden": 128, "bottleneck": 64, "epochs": 24, "warmup_epochs": 3}
+FIGURES = ("modularity 20", "modularity 10", "ANMI", "pairwise AMI", "pairwise ARI", "agreement", "held-out", "-TEMI")
+
+
+def main() -> None:
+    """Run the trials that are missing and print both tables."""
+    arguments = _arguments()
+    features, truth = _digits() if arguments.parquet is None else _images(arguments.parquet, arguments.rows)
+    batch = 256 if arguments.parquet is None else 512
+    recipe = RECIPE | {"batch_size": batch, "learning_rate": 3e-3, "teacher_momentum": 0.99}
+    known = {json.dumps(one["trial"]): one for one in map(json.loads, _lines(arguments.out))}
+    graph = mine(features, threshold=1.0, k_min=20, k_max=20).ids.view(-1, 20)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, points in SWEEPS.items():
+        found[name] = []
+        for point in points:
+            key = json.dumps(point)
+            if key not in known:
+                known[key] = {"trial": point} | _trial(features, truth, graph, point, recipe)
+                with arguments.out.open("a") as file:
+                    file.write(json.dumps(known[key]) + "\n")
+            found[name].append(known[key])
+    _print(found)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parquet", type=Path)
+    parser.add_argument("--rows", type=int, default=3000)
+    parser.add_argument("--out", type=Path, default=Path("trials.jsonl"))
+    return parser.parse_args()
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _digits() -> tuple[torch.Tensor, np.ndarray]:
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits: Any = load_digits()
+    files = []
+    for picture in digits.images:
+        sink = io.BytesIO()
+        Image.fromarray((picture * 15.9375).astype(np.uint8)).save(sink, "png")
+        files.append(sink.getvalue())
+    return _hog(files), digits.target
+
+
+def _images(path: Path, rows: int) -> tuple[torch.Tensor, np.ndarray]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, columns=["bytes", "label"])
+    chosen = np.random.default_rng(0).permutation(len(table))[:rows]
+    table = table.take(chosen)
+    return _hog(table["bytes"].to_pylist()), table["label"].to_numpy().astype(np.int64)
+
+
+def _hog(files: list[bytes]) -> torch.Tensor:
+    backbone = load_backbone("hog", features="hog")
+    pictures = [decode(file, size=32, resize="squash", max_pixels=10**6) for file in files]
+    blocks = [backbone.embed(np.stack(pictures[start : start + 500])).main for start in range(0, len(pictures), 500)]
+    return torch.from_numpy(np.concatenate(blocks).astype(np.float32))
+
+
+def _trial(
+    features: torch.Tensor, truth: np.ndarray, graph: torch.Tensor, point: dict[str, Any], recipe: dict[str, Any]
+) -> dict[str, float]:
+    """Every figure of one trial, and its accuracy."""
+    from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
+
+    values = BASE | recipe | point
+    threshold, k_min, clusters = (values.pop(name) for name in BASE)
+    k_max = default_k_max(len(features), clusters, k_min)
+    lists = mine(features, threshold=threshold, k_min=k_min, k_max=k_max)
+    trainer = HeadTrainer(features, lists, n_clusters=clusters, recipe=Recipe(**values), seed=0)
+    losses = [trainer.run_epoch() for _ in range(trainer.recipe.epochs)]
+    labels = trainer.labels(features).numpy()
+    tools = {"graph_partitioner": metis_graph, "hypergraph_partitioner": mtkahypar_hypergraph}
+    found = consensus(labels, clusters, methods=("mcla", "hbgf"), **tools)
+    label = torch.from_numpy(found.label)
+    pairs = list(combinations(labels.T, 2))
+    train, held = holdout_rows(len(features), 0.1, 0)
+    grid = LinearGrid(
+        features[train],
+        label[train].long(),
+        inputs={"features": [(0, features.shape[1])]},
+        n_classes=clusters,
+        learning_rates=(1e-3, 1e-2, 1e-1),
+        batch_size=256,
+        iterations=400,
+    ).fit()
+    figures = (
+        modularity(label, graph, clusters),
+        modularity(label, graph[:, :10], clusters),
+        found.anmi,
+        float(np.mean([adjusted_mutual_info_score(*pair) for pair in pairs])),
+        float(np.mean([adjusted_rand_score(*pair) for pair in pairs])),
+        float(found.agreement.mean()),
+        best_point(grid.score(features[held], label[held])).accuracy,
+        -float(losses[-1].temi.mean()),
+    )
+    return dict(zip(FIGURES, figures, strict=True)) | {"acc": scores(found.label, truth)["acc"]}
+
+
+def _print(found: dict[str, list[dict[str, Any]]]) -> None:
+    names = list(found)
+    print("Spearman's rank correlation with ACC\n")
+    _head(["figure", *names, "all at K = 10", "all"])
+    everything = [one for trials in found.values() for one in trials]
+    at_ten = [one for one in everything if "clusters" not in one["trial"]]
+    for figure in FIGURES:
+        groups = [*found.values(), at_ten, everything]
+        _row(figure, [f"{_rank(trials, figure):.2f}" for trials in groups])
+    print("\nPoints of ACC that the pick of each figure is below the best of the sweep\n")
+    _head(["figure", *names, "mean"])
+    for figure in FIGURES:
+        lost = [_best(trials) - max(trials, key=lambda one: one[figure])["acc"] for trials in found.values()]
+        _row(figure, [f"{100 * value:.1f}" for value in [*lost, np.mean(lost)]])
+    lost = [_best(trials) - np.mean([one["acc"] for one in trials]) for trials in found.values()]
+    _row("a trial at random", [f"{100 * value:.1f}" for value in [*lost, np.mean(lost)]])
+
+
+def _rank(trials: list[dict[str, Any]], figure: str) -> float:
+    found: Any = spearmanr([one[figure] for one in trials], [one["acc"] for one in trials])
+    return float(found.statistic)
+
+
+def _best(trials: list[dict[str, Any]]) -> float:
+    return max(one["acc"] for one in trials)
+
+
+def _head(cells: list[str]) -> None:
+    print("| " + " | ".join(cells) + " |\n|" + "---|" * len(cells))
+
+
+def _row(name: str, cells: list[str]) -> None:
+    print("| " + " | ".join([name, *cells]) + " |")
+
+
+if __name__ == "__main__":
+    main()
