@@ -11,6 +11,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+import torch
 
 from icce_ray.core.neighbors import check_limits
 from icce_ray.core.search import rounding_margin
@@ -74,6 +75,14 @@ class FaissCandidates:
         crow = np.zeros(len(queries) + 1, np.int64)
         np.cumsum(np.bincount(rows, minlength=len(queries)), out=crow[1:])
         return crow, ids[order]
+
+    def propose(
+        self, queries: torch.Tensor, *, own: torch.Tensor, threshold: float, k_min: int, k_max: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`pairs` as `icce_ray.core.search.search_shard` asks for them: tensors, on the device of the queries."""
+        limits = {"threshold": threshold, "k_min": k_min, "k_max": k_max}
+        crow, cols = self.pairs(queries.cpu().numpy(), own=own.cpu().numpy(), **limits)
+        return torch.from_numpy(crow).to(queries.device), torch.from_numpy(cols).to(queries.device)
 
     def _found(
         self, queries: np.ndarray, own: np.ndarray, limits: tuple[float, int, int]

@@ -179,13 +179,7 @@ def everything(base):
 
 
 def by_faiss(base):
-    index = FaissCandidates(base.numpy())
-
-    def propose(queries, *, own, **limits):
-        crow, cols = index.pairs(queries.numpy(), own=own.numpy(), **limits)
-        return torch.from_numpy(crow), torch.from_numpy(cols)
-
-    return propose
+    return FaissCandidates(base.numpy()).propose
 
 
 @pytest.mark.parametrize("search", [everything, by_faiss])

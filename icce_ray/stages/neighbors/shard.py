@@ -103,7 +103,7 @@ class Shard:
         for index in self.indexes if search in ("faiss", "ivf") else []:
             if search == "ivf":
                 index.probes = probes
-            yield _by_faiss(index)
+            yield index.propose
 
 
 def _unit_rows(rows: FeatureRows, start: int, stop: int, device: str) -> torch.Tensor:
@@ -115,17 +115,6 @@ def _unit_rows(rows: FeatureRows, start: int, stop: int, device: str) -> torch.T
             base = torch.empty((stop - start, piece.shape[1]), device=device)
         base[first - start : first - start + len(piece)] = exact.unit_rows(piece)
     return base
-
-
-def _by_faiss(index: Any) -> exact.Proposer:
-    """An index of FAISS in the place of the core's own product, on the device of the queries."""
-
-    def propose(queries: torch.Tensor, *, own: torch.Tensor, **limits: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        pairs = index.pairs(queries.cpu().numpy(), own=own.cpu().numpy(), **limits)
-        crow, cols = (torch.from_numpy(array).to(queries.device) for array in pairs)
-        return crow, cols
-
-    return propose
 
 
 def _by_class(truth: np.ndarray | None, numbers: np.ndarray, edges: list[int]) -> exact.Proposer:
