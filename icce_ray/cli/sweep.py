@@ -38,7 +38,8 @@ Several --param make all combinations, or with --samples N the N that are drawn.
 at each of a few epochs (of all combinations, or of --samples), which pays where trials are many and long.
 
 [bold]Which is best[/bold] is told without labels, by how well clusters keep each image's 20 nearest together (the \
-modularity of the consensus on that graph; it fails where these are of another class), or with --labels by ACC.
+modularity of the consensus on that graph; it fails where these are of another class, and finds K to within a few), \
+or with --labels by ACC.
 
 Given again after a kill the same command goes on: finished trials are not run again, others continue from their last \
 checkpoint. Results are in RUN/sweeps/NAME/: results.parquet, plot.png, plot.svg.

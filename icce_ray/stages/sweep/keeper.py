@@ -44,6 +44,7 @@ class Keeper(Callback):
             return
         rung = {name: result[name] for name in ("epoch", "score", "mean_loss")}
         self.reports.setdefault(index, {})[rung["epoch"]] = rung  # a trial that starts again reports again
+        self.progress.update(self.done, trial=index + 1, epoch=rung["epoch"], score=rung["score"])
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """A trial has ended by itself, or was stopped."""
