@@ -3,7 +3,8 @@
     python jobs/bench/parallel.py [--workers 2 4 --heads 50 --dim 384 --clusters 100 --batch 1024 --steps 3]
 
 Prints one Markdown table. Workers are processes of this machine with `--threads` threads each, over gloo, or over NCCL
-with a GPU each where there are enough. Bytes are what each worker gives to the exchanges of a step.
+with a GPU each where there are enough. Bytes are what each worker gives to the exchanges of a step. CPU time is that of
+a worker, which hardly depends on what else the machine does.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def problem(given: argparse.Namespace, device: str) -> tuple[torch.Tensor, Neigh
 
 
 def measure(given: argparse.Namespace, parallelism: Parallelism, device: str) -> dict[str, Any]:
-    """Least milliseconds of a step, and bytes a step by purpose, of this worker."""
+    """Least milliseconds of a step, on the clock and of the CPU, and bytes a step by purpose, of this worker."""
     workers = joined()
     features, lists = problem(given, device)
     recipe = Recipe(heads=given.heads, batch_size=given.batch)
@@ -58,13 +59,14 @@ def measure(given: argparse.Namespace, parallelism: Parallelism, device: str) ->
         partners = trainer.draw(anchors, generator)
         if workers.size > 1:
             dist.barrier()
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         trainer.step(anchors, partners, step)
         if device != "cpu":
             torch.cuda.synchronize()
-        taken.append(time.perf_counter() - started)
+        taken.append((time.perf_counter() - started, time.process_time() - busy))
     exchanged = workers.exchanged if isinstance(workers, Distributed) else {}
-    return {"ms": 1e3 * min(taken[1:])} | {name: total / len(taken) for name, total in exchanged.items()}
+    least = {name: 1e3 * min(times) for name, times in zip(("ms", "cpu"), zip(*taken[1:], strict=True), strict=True)}
+    return least | {name: total / len(taken) for name, total in exchanged.items()}
 
 
 def work(rank: int, size: int, given: argparse.Namespace, parallelism: Parallelism, folder: str) -> None:
@@ -102,15 +104,23 @@ def main() -> None:
     base = together(1, given, "heads")
     stated = ", ".join(f"{name} {getattr(given, name)}" for name, _ in sizes)
     print(f"{stated}, float32, {base['device']}\n")
-    titles = ["parallelism", "workers", *(f"{name} B" for name in PURPOSES), "bytes a step", "ms a step", "speed"]
+    titles = [
+        "parallelism",
+        "workers",
+        *(f"{name} B" for name in PURPOSES),
+        "bytes a step",
+        "ms a step",
+        "CPU ms",
+        "speed",
+    ]
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
-    print(f"| one process | 1 |{' 0 |' * (len(PURPOSES) + 1)} {base['ms']:.0f} | 1.00 |")
+    print(f"| one process | 1 |{' 0 |' * (len(PURPOSES) + 1)} {base['ms']:,.0f} | {base['cpu']:,.0f} | 1.00 |")
     kinds: tuple[Parallelism, ...] = ("heads", "data")
     for parallelism in kinds:
         for size in given.workers:
             found = together(size, given, parallelism)
             bytes_of = [found.get(name, 0.0) for name in PURPOSES]
-            cells = " | ".join(f"{value:,.0f}" for value in [*bytes_of, sum(bytes_of), found["ms"]])
+            cells = " | ".join(f"{value:,.0f}" for value in [*bytes_of, sum(bytes_of), found["ms"], found["cpu"]])
             print(f"| {parallelism} | {size} | {cells} | {base['ms'] / found['ms']:.2f} |", flush=True)
 
 
