@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from icce_ray.cli.plan import plan
 from icce_ray.cli.sweep import HELP, sweep, sweeps_of
 from icce_ray.version import __version__
 
@@ -235,6 +236,9 @@ def demo(
     from icce_ray.cli.demo import run_demo
 
     run_demo(out, seed=seed, quiet=quiet)
+
+
+app.command()(plan)
 
 
 def main(command: Callable[..., Any] = app, **options: Any) -> None:

@@ -39,9 +39,10 @@ LAYERS = {
         names("store adapters.conditional adapters.process adapters.s3 adapters.storage"), packages=names("")
     ),
     "estimator": Layer(names("core adapters"), banned=names("ray")),
+    "planning": Layer(names("settings"), packages=names("pydantic yaml")),
     "stages": Layer(names("core adapters settings store version")),
     "pipeline": Layer(names("core adapters settings store lock version stages"), banned=names("ray")),
-    "cli": Layer(names("core adapters settings store lock version stages pipeline"), banned=names("ray")),
+    "cli": Layer(names("core adapters settings store lock version planning stages pipeline"), banned=names("ray")),
     "__init__": Layer(names("version estimator settings pipeline"), packages=names("")),
 }
 #: In no module: code that runs what it reads.
@@ -167,6 +168,7 @@ def test_files_are_short_and_named_for_what_they_do():
         ("icce_ray.settings", "torch ray"),
         ("icce_ray.store", "torch ray"),
         ("icce_ray.cli.main", "torch ray"),
+        ("icce_ray.planning.plan", "torch ray numpy pyarrow"),
         ("icce_ray.estimator", "ray icce_ray.settings"),
     ],
 )

@@ -1,0 +1,116 @@
+"""`icce plan` as a person and a program see it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from icce_ray.cli import main as cli
+from icce_ray.cli import plan as module
+
+
+@pytest.fixture
+def icce(monkeypatch, capsys):
+    """Calls the entry point; gives exit status, standard output, standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["icce", "plan", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code, *capsys.readouterr()
+
+    return call
+
+
+def test_a_table_for_people_is_markdown(icce):
+    status, out, _ = icce("--images", 10**9, "--gpus", 8, "--gpu-price", 2.5)
+    assert status == 0
+    rows = [line for line in out.splitlines() if line.startswith("|")]
+    assert len({row.count("|") for row in rows}) == 1
+    assert [row.split("|")[1].strip() for row in rows[2:]] == [
+        *("list", "embed", "- download alone", "- decode alone", "- forward alone", "- write alone", "- upload alone"),
+        *("sample", "neighbors", "heads", "consensus", "classifier", "predict", "**total**"),
+    ]
+    assert set(rows[1]) <= set("|-: ")
+    assert "cost" in rows[-1]
+    assert "NOT MEASURED: assumed 30% of the 989 TFLOP/s" in out
+    assert "measured 20" in out
+    assert "see 2,000,000 images (heads.max_images)" in out
+
+
+def test_plain_values_for_programs(icce):
+    status, out, _ = icce("--images", 5000, "--model", "hog", "-k", 10, "--cpus", 4, "--heads", 7, "--json")
+    plan = json.loads(out)
+    assert status == 0
+    assert (plan["images"], plan["sample"], plan["dim"], plan["machines"]["cpus"]) == (5000, 5000, 372, 4)
+    assert plan["total"]["seconds"] == pytest.approx(
+        plan["start_seconds"] + sum(stage["seconds"] for stage in plan["stages"])
+    )
+    assert plan["total"]["cost"] is None
+    assert plan["rates"]["decode"]["measured"]["command"]
+
+
+def test_settings_come_from_file_and_command_line(icce, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("clusters: 12\nheads: {epochs: 100}\n")
+
+    def heads(*arguments):
+        out = icce("--images", 10**6, "--cpus", 8, "--json", *arguments)[1]
+        stages = {stage["stage"]: stage for stage in json.loads(out)["stages"]}
+        return next(part["seconds"] for part in stages["heads"]["parts"] if part["name"] == "train")
+
+    base = heads("--config", config)
+    assert heads("--config", config, "--epochs", 200) == pytest.approx(2 * base)
+    assert heads("--config", config, "--set", "heads.epochs=300") == pytest.approx(3 * base)
+    assert heads("-k", 12, "--epochs", 100) == base
+    assert heads("--config", config, "--heads", 25) == pytest.approx(base / 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--images", 10**6, "--model", "facebook/dinov2-larg"], "did you mean facebook/dinov2-large?"),
+        (["--images", 10**6, "--gpus", 1, "--gpu-type", "h300"], "known: h100, h200"),
+        (["--images", 10**6, "--rates", "none.yaml"], "no such file"),
+        (["--images", 10**6, "--set", "heads.epoch=3"], "did you mean heads.epochs?"),
+        (["--images", 3], "3 images cannot fill 1000 clusters"),
+    ],
+)
+def test_errors_are_one_message(icce, arguments, words):
+    status, out, err = icce(*arguments)
+    assert (status, out) == (cli.EXIT_USAGE, "")
+    assert err.startswith("error: ")
+    assert words in err
+
+
+def test_it_imports_neither_torch_nor_ray():
+    program = (
+        "import sys; sys.argv = ['icce', 'plan', '--images', '1000000000', '--gpus', '8']\n"
+        "from icce_ray.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "print('imported', *{'torch', 'ray'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "imported"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0"), (1234567, "1,200,000"), (99.6, "100"), (14.5, "14"), (1.25, "1.2"), (0.0512, "0.051"), (5e12, "5e+12")],
+)
+def test_numbers_have_two_digits(value, shown):
+    assert module.number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, ""), (0.5, "0.50 s"), (59.9, "1.0 min"), (100, "1.7 min"), (86000, "1.0 d"), (9e6, "100 d")],
+)
+def test_times_have_a_unit_that_fits(seconds, shown):
+    assert module.duration(seconds) == shown
+
+
+def test_sizes_are_decimal():
+    assert (module.size(4.1e12), module.size(999), module.size(0)) == ("4.1 TB", "1.0 kB", "")

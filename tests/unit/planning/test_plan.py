@@ -1,0 +1,191 @@
+"""What a plan must do whatever the rates are."""
+
+import dataclasses
+import itertools
+
+import pytest
+
+from icce_ray.planning.job import Machines
+from icce_ray.planning.plan import STAGES, make_plan
+from icce_ray.planning.rates import PlanError, load_rates
+from icce_ray.settings import load
+
+CONSTANT = ("neighbors", "heads", "consensus", "classifier")
+MILLION = 10**6
+
+
+def planned(
+    images, *, gpus=8, gpu_type="h100", cpus=256, clusters=1000, image_kb=100, rates=None, net=1000.0, **groups
+):
+    settings = load({"source": "s", "out": "o", "clusters": clusters, **groups})
+    machines = Machines(gpus=gpus, gpu_type=gpu_type, cpus=cpus, network_gbit=net, gpu_price=2.0, cpu_price=0.05)
+    return make_plan(settings, machines, rates or load_rates(), images=images, image_bytes=1e3 * image_kb)
+
+
+def of(plan, stage):
+    return next(one for one in plan.stages if one.stage == stage)
+
+
+def part(plan, stage, name):
+    return next(one for one in of(plan, stage).parts if one.name == name)
+
+
+@pytest.mark.parametrize("gpus", [0, 8])
+def test_more_images_take_more_of_everything(gpus):
+    sizes = (2000, 20_000, 10**6, 3 * 10**6, 10**8, 10**9)
+    # Other methods of the consensus take their time up to a size that they refuse.
+    plans = [planned(n, gpus=gpus, consensus={"methods": ["mcla"]}) for n in sizes]
+    for less, more in itertools.pairwise(plans):
+        for name in ("seconds", "storage", "cpu_seconds", "gpu_seconds", "cost"):
+            assert getattr(less, name) < getattr(more, name) or (name == "gpu_seconds" and not gpus), name
+        for stage in ("list", "embed", "predict"):
+            assert of(less, stage).seconds < of(more, stage).seconds
+
+
+def test_above_the_sample_only_what_sees_every_image_grows():
+    small, large = planned(10**7), planned(10**9)
+    for stage in CONSTANT:
+        assert of(small, stage) == of(large, stage)
+    fixed = load_rates().fixed["embed"].value
+    assert of(large, "embed").seconds - fixed == pytest.approx(100 * (of(small, "embed").seconds - fixed))
+    assert of(large, "sample").seconds > of(small, "sample").seconds
+
+
+def test_no_sample_where_all_images_are_used():
+    plan = planned(2 * MILLION)
+    assert of(plan, "sample").storage == 0
+    assert of(planned(2 * MILLION + 1), "sample").storage > 0
+
+
+def test_more_gpus_make_the_time_shorter_and_the_hours_no_fewer():
+    one, two = planned(10**8, gpus=5), planned(10**8, gpus=10)
+    assert of(one, "embed").bottleneck.resource == "GPU"
+    for stage, name in (("embed", "forward"), ("neighbors", "search"), ("heads", "train")):
+        a, b = part(one, stage, name), part(two, stage, name)
+        assert b.seconds == pytest.approx(a.seconds / 2)
+        assert b.gpu_seconds == a.gpu_seconds > 0
+    fixed = load_rates().fixed["embed"].value
+    assert of(two, "embed").seconds - fixed == pytest.approx((of(one, "embed").seconds - fixed) / 2)
+    assert of(two, "embed").gpu_seconds == pytest.approx(of(one, "embed").gpu_seconds, rel=0.05)
+    assert part(two, "classifier", "train") == part(one, "classifier", "train")  # one device, however many there are
+
+
+def test_the_worker_with_most_heads_is_waited_for():
+    even, uneven = planned(MILLION, gpus=10), planned(MILLION, gpus=9)
+    assert part(even, "heads", "train").seconds < part(uneven, "heads", "train").seconds
+    gap = of(uneven, "heads").seconds - sum(one.seconds for one in of(uneven, "heads").parts)
+    assert gap == pytest.approx(
+        (6 * 9 / 50 - 1) * (part(uneven, "heads", "train").seconds + part(uneven, "heads", "label").seconds)
+    )
+    assert of(planned(MILLION, gpus=64), "heads").gpus_held == 50
+
+
+def test_the_bottleneck_follows_the_machines():
+    def bottleneck(**machines):
+        return of(planned(10**8, **machines), "embed").bottleneck.name
+
+    assert bottleneck() == "forward"
+    assert bottleneck(cpus=8) == "decode"
+    assert bottleneck(net=1.0) == "download"
+    assert bottleneck(net=0.05, image_kb=1) == "upload"
+
+
+def test_embed_takes_as_long_as_its_slowest_resource():
+    embed = of(planned(10**8, cpus=8), "embed")
+    cores = sum(one.seconds for one in embed.parts if one.resource == "CPU")
+    assert embed.seconds == pytest.approx(cores + load_rates().fixed["embed"].value)
+
+
+def test_without_gpus_everything_is_measured_and_on_cores():
+    plan = planned(10**5, gpus=0)
+    assert plan.gpu_seconds == 0
+    assert {one.basis for stage in plan.stages for one in stage.parts} <= {"measured", "given"}
+
+
+def test_what_nobody_measured_is_called_derived():
+    rates = load_rates()
+    cards = {name: card.model_copy(update={"rates": {}}) for name, card in rates.gpus.items()}
+    plan = planned(10**8, rates=rates.model_copy(update={"gpus": cards}))
+    on_gpu = [one for stage in plan.stages for one in stage.parts if one.gpu_seconds]
+    assert len(on_gpu) >= 6
+    assert {one.basis for one in on_gpu} == {"derived"}
+    assert {one.stage for one in plan.stages if one.basis == "measured"} == {"list", "sample", "consensus"}
+    known = plan.as_dict()["rates"]
+    assert "derived" in known["forward_large"]
+    assert "measured" in known["decode"]
+
+
+def test_features_and_lists_have_their_bytes():
+    plan, names = planned(10**9), load_rates().host["id_bytes"].value
+    assert of(plan, "embed").storage == 10**9 * (2 * 2048 + names)
+    assert of(plan, "neighbors").storage == 2 * MILLION * (12 * 2000 + names)
+    heads = of(plan, "heads")
+    assert heads.device_memory > 2 * MILLION * (2 * 2048 + 4 * 2000)
+    cls = planned(10**9, embed={"features": "cls", "n_last_blocks": 4})
+    assert of(cls, "embed").storage == 10**9 * (2 * 5 * 1024 + names)
+
+
+def test_methods_end_where_they_refuse():
+    def methods(images):
+        return {one.name for one in of(planned(images), "consensus").parts}
+
+    assert {"cspa", "hgpa", "hbgf", "mcla"} <= methods(20_000)
+    assert methods(200_000) & {"cspa", "hgpa", "hbgf"} == {"hbgf"}
+    assert methods(200_001) & {"cspa", "hgpa", "hbgf"} == set()
+
+
+def test_lists_that_do_not_fit_are_warned_of():
+    assert planned(10**9).warnings == ()
+    crowded = planned(10**9, clusters=10)
+    assert any(line.startswith("heads: 1,6") and "neighbors.k_max" in line for line in crowded.warnings)
+
+
+def test_fewer_probes_search_faster():
+    exact, approximate = planned(10**9), planned(10**9, neighbors={"search": "ivf"})
+    quarter = planned(10**9, neighbors={"search": "ivf", "ivf_lists": 100, "ivf_probes": 25})
+    times = [part(plan, "neighbors", "search").seconds for plan in (exact, approximate, quarter)]
+    assert times[1] == pytest.approx(times[0] * 90 / 1448)
+    assert times[2] == pytest.approx(times[0] / 4)
+
+
+def test_prices_are_of_all_machines_from_begin_to_end():
+    plan = planned(10**8)
+    assert plan.cost == pytest.approx((8 * 2.0 + 256 * 0.05) * plan.seconds / 3600)
+    assert (
+        dataclasses.replace(plan, machines=dataclasses.replace(plan.machines, gpu_price=None, cpu_price=None)).cost
+        is None
+    )
+
+
+def test_every_stage_of_the_pipeline_is_planned():
+    from icce_ray import pipeline
+
+    assert list(STAGES) == ["list", *pipeline.STAGES]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"embed": {"backbone": "facebook/dinov2-larg"}},
+            r"did you mean facebook/dinov2-large\? known: .*hog; give your own",
+        ),
+        ({"gpu_type": "tpu"}, "no rates for the GPU type 'tpu'; .*known: h100, .*--rates FILE.* gpus.tpu"),
+        ({"embed": {"features": "hog"}}, "features 'hog' do not exist for 'facebook/dinov2-large'"),
+        ({"embed": {"image_size": 225}}, "image_size 225 is no multiple of the patch size 14"),
+        ({"embed": {"backbone": "hog", "n_last_blocks": 4}}, "hog has no blocks"),
+        ({"cpus": 0}, "cpus = 0: give at least 1"),
+        ({"gpus": -1}, "gpus = -1: give at least 0"),
+        ({"net": 0.0}, "network_gbit = 0.0"),
+        ({"image_kb": 0}, "images of 0 bytes"),
+        ({"clusters": 10**9}, "cannot fill 1000000000 clusters"),
+        ({"consensus": {"methods": ["cspa"]}}, "none of consensus.methods = cspa serves 2,000,000 images"),
+    ],
+)
+def test_what_cannot_be_planned_says_why(changes, words):
+    with pytest.raises(PlanError, match=words):
+        planned(10**8, **changes)
+
+
+def test_a_gpu_is_asked_for_only_where_there_is_one():
+    assert planned(10**5, gpus=0, gpu_type="none").gpu_seconds == 0

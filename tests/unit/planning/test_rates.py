@@ -1,0 +1,108 @@
+"""The file of rates: every figure says how it is known; own files are checked."""
+
+import pytest
+import yaml
+
+from icce_ray.planning import rates as module
+from icce_ray.planning.rates import PlanError, load_rates
+
+OWN = {
+    "gpus": {
+        "x1": {
+            "memory_gb": 10,
+            "bfloat16_tflops": 100,
+            "float32_tflops": 20,
+            "bandwidth_gb_s": 500,
+            "source": "the vendor's page",
+        }
+    },
+    "models": {"own/model": {"width": 64, "depth": 2, "patch": 16}},
+}
+MEASURED = {"date": "2026-01-02", "machine": "a machine", "command": "a command"}
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A file with this content; gives its path."""
+
+    def write(content):
+        path = tmp_path / "own.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return str(path)
+
+    return write
+
+
+def test_every_rate_says_how_it_is_known():
+    rates = load_rates()
+    for section in (rates.host, rates.core, rates.fixed):
+        for name, rate in section.items():
+            assert (rate.measured is None) != (rate.derived is None), name
+            if rate.measured:
+                assert rate.measured.date.year >= 2026, name
+                assert "python jobs/bench/" in rate.measured.command, name
+    assert all(share.basis for share in rates.shares.values())
+
+
+@pytest.mark.parametrize("name", module.get_args(module.DeviceRate))
+def test_a_gpu_that_nobody_measured_is_derived_from_its_published_peak(name):
+    rates = load_rates()
+    for gpu, card in rates.gpus.items():
+        rate = rates.of_gpu(gpu, name)
+        if name not in card.rates:
+            share = rates.shares[name]
+            assert rate.value == share.share * card.peak(share.of)
+            assert rate.source.startswith(f"NOT MEASURED: assumed {share.share:.0%} of the")
+            assert card.source in rate.source
+
+
+def test_own_entries_stand_beside_and_in_the_place_of_ours(own):
+    faster = {"value": 7e13, "unit": "FLOP/s/GPU", "what": "own", "measured": MEASURED}
+    rates = load_rates(own(OWN | {"gpus": OWN["gpus"] | {"h100": {"rates": {"linear": faster}}}}))
+    assert rates.of_gpu("x1", "forward_large").value == 0.3 * 100e12
+    assert rates.model("own/model").transformer().tokens(32) == 5
+    assert rates.of_gpu("h100", "linear").source == "measured 2026-01-02 on a machine with `a command`"
+    assert rates.of_gpu("h100", "label").measured is None
+    assert rates.gpu("h100") == load_rates().gpu("h100").model_copy(update={"rates": rates.gpu("h100").rates})
+
+
+def rate(**changes):
+    entry = {"value": 1.0, "unit": "images/s", "what": "x", "measured": MEASURED}
+    return {"host": {"decode": {key: value for key, value in (entry | changes).items() if value is not None}}}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (rate(measured=None), "host.decode: give either `measured` (date, machine, command) or `derived`"),
+        (rate(derived={"basis": "x"}), "host.decode: give either `measured`"),
+        (rate(measured={"date": "2026-01-02", "machine": "m"}), "host.decode.measured.command: Field required"),
+        (rate(measured=MEASURED | {"date": "soon"}), "host.decode.measured.date = 'soon'"),
+        (rate(value=0), "host.decode.value = 0: Input should be greater than 0"),
+        (rate(value=float("inf")), "host.decode.value = inf"),
+        (rate(speed=2), "host.decode.speed = 2: Extra inputs are not permitted"),
+        ({"host": {"decoding": {}}}, "host.decoding"),
+        ({"gpus": {"x1": {"memory_gb": 10}}}, "gpus.x1.bfloat16_tflops: Field required"),
+        ({"shares": {"linear": {"share": 2, "of": "float32", "what": "x", "basis": "y"}}}, "shares.linear.share = 2"),
+        ({"speeds": {}}, "speeds: Extra inputs"),
+        ({"host": 3}, "host holds 3, not named entries"),
+        ("- 1", "holds list, not sections"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_a_faulty_file_is_told_field_by_field(own, content, words):
+    with pytest.raises(PlanError, match=r"--rates .*own\.yaml: ") as raised:
+        load_rates(own(content))
+    assert words in str(raised.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(PlanError, match=r"no such file; give a YAML file with sections of host, core"):
+        load_rates(str(tmp_path / "none.yaml"))
+
+
+def test_a_section_without_a_rate_is_named():
+    content = load_rates().model_dump()
+    del content["core"]["linear"]
+    with pytest.raises(ValueError, match="core lacks linear"):
+        module.Rates.model_validate(content)
