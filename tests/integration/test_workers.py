@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +12,15 @@ from icce_ray import pipeline
 from icce_ray.adapters.weights import load_tensors
 from icce_ray.store import Store, checkpoint_of
 
-from .conftest import tiny
-from .drivers import descendants, name_of, rows, wait_for
-
-#: Long enough to be killed in.
-LONG = {"epochs": 60, "checkpoint_epochs": 1, "batch_size": 32}
+from .conftest import SLOW, tiny
+from .drivers import Driver, descendants, name_of, rows
 
 
-def trained(finished, out, parallelism, **changes):
+def trained(finished, out, parallelism):
     """The finished run with its heads trained again, by two workers."""
     shutil.copytree(finished.root, out)
     resources = {"head_workers": 2, "parallelism": parallelism}
-    settings = tiny(finished.settings().source, out, resources=resources, **changes)
+    settings = tiny(finished.settings().source, out, resources=resources)
     pipeline.run(settings, redo="heads", last="heads", verbose=False)
     return Store(str(out))
 
@@ -56,24 +52,42 @@ def test_two_workers_find_what_one_finds(finished, tmp_path, parallelism):
         assert [row[kept] for row in rows(store, "head_labels")] == [row[kept] for row in rows(finished, "head_labels")]
 
 
+def epoch_of(store):
+    """Epoch of the checkpoint, 0 if there is none."""
+    try:
+        return int(load_tensors(store.storage, checkpoint_of("heads"))["epoch"])
+    except FileNotFoundError:
+        return 0
+
+
+def without_heads(run, out):
+    """A copy of a run whose heads are still to be trained."""
+    shutil.copytree(run.root, out)
+    store = Store(str(out))
+    store.discard_from("heads")
+    return store
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find processes")
-def test_one_of_two_workers_is_killed(finished, tmp_path):
-    """Both begin again at the last checkpoint; to the bit, as two workers give the same sums in any attempt."""
-    store, killed = Store(str(tmp_path / "run")), []
+def test_a_worker_is_killed_and_then_the_driver(slow_source, unbroken, tmp_path, agents):
+    """Both workers begin again at the last checkpoint; to the bit, as two give the same sums in any attempt."""
+    two = {"resources": {"head_workers": 2}}
+    whole, broken = (without_heads(unbroken, tmp_path / name) for name in ("whole", "broken"))
+    driver, killed = Driver(tiny(slow_source, broken.root, **SLOW, **two), tmp_path, agents), []
 
-    def kill():
-        wait_for(lambda: store.storage.exists(checkpoint_of("heads")), "the first checkpoint")
-        workers = [pid for pid in descendants(os.getpid()) if "RayTrainWorker" in name_of(pid)]
-        assert len(workers) == 2
-        os.kill(max(workers), signal.SIGKILL)
-        killed.append(load_tensors(store.storage, checkpoint_of("heads"))["epoch"].item())
+    def late_enough():
+        """Some epochs after the one at which a worker was killed; kills it at the first checkpoint."""
+        epoch = epoch_of(broken)
+        if not killed and epoch:
+            workers = [pid for pid in descendants(driver.process.pid) if "RayTrainWorker" in name_of(pid)]
+            assert len(workers) == 2
+            os.kill(max(workers), signal.SIGKILL)
+            killed.append(epoch_of(broken))
+        return bool(killed) and epoch >= killed[0] + 20
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    trained(finished, tmp_path / "run", "heads", heads=LONG)
-    killer.join()
-    assert len(killed) == 1
-    assert killed[0] < LONG["epochs"]
-    unbroken = trained(finished, tmp_path / "unbroken", "heads", heads=LONG)
-    assert rows(store, "head_labels") == rows(unbroken, "head_labels")
-    assert table(store).equals(table(unbroken))
+    assert driver.kill_when(late_enough, "the twentieth epoch after a worker's end")
+    assert epoch_of(broken) < SLOW["heads"]["epochs"]
+    for store in (broken, whole):
+        pipeline.run(tiny(slow_source, store.root, **SLOW, **two), last="heads", verbose=False)
+    assert rows(broken, "head_labels") == rows(whole, "head_labels")
+    assert table(broken).equals(table(whole))
