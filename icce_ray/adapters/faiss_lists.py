@@ -29,8 +29,8 @@ def default_lists(n: int) -> int:
 
 
 def default_probes(lists: int) -> int:
-    """A sixteenth of the lists, at least 16 of them."""
-    return min(lists, max(16, lists // 16))
+    """An eighth of the lists, at least 16: a sixteenth was seen to miss the recall of 0.95 that is asked for."""
+    return min(lists, max(16, lists // 8))
 
 
 class InvertedLists(FaissCandidates):

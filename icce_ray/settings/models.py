@@ -79,15 +79,18 @@ class NeighborsSettings(_Frozen):
     """At most this many; by default ceil(N / K), at least k_min (ours, after the paper's Table 11)."""
     search: Literal["torch", "faiss", "ivf"] = "torch"
     """`torch` and `faiss` are exact and give the same neighbours; `ivf` is FAISS's inverted file, which looks at a part
-    of the images only, for samples where exact search takes too long."""
+    of the images only, for samples where exact search takes too long. All three give the same on any number of actors;
+    `ivf` may differ a little between a CPU and a GPU, and FAISS on a GPU gives at most 2,048 neighbours."""
     recall: float = Field(default=0.95, gt=0.0, le=1.0)
     """Of `ivf`: the share of the exact neighbours it must find, or the run stops."""
     recall_queries: Positive = 1000
     """Of `ivf`: images, drawn at random, on which the recall is measured before the others are searched."""
     ivf_lists: Positive | None = None
-    """Of `ivf`: inverted lists of each shard; by default 4 times the square root of its images (FAISS's guideline)."""
+    """Of `ivf`: inverted lists of each 131,072 images; by default 4 times the square root of their number (FAISS's
+    guideline), at most one for 39 images."""
     ivf_probes: Positive | None = None
-    """Of `ivf`: lists looked at for each query; by default a sixteenth of them, at least 16."""
+    """Of `ivf`: of these lists, how many a query looks at; by default an eighth, at least 16.
+    Queries that find fewer than k_min images there look at more."""
     rows_per_shard: Positive = 4096
     """Images a Parquet shard of neighbour lists."""
     labels: Location | None = None

@@ -2,7 +2,8 @@
 
 Each actor of `index` holds a shard of the unit features. A block of queries is read once and goes to every actor by
 reference; a task merges the shards' lists to those that one index would give and writes them (`files`). The driver sees
-files and counts only.
+files and counts only. Exact lists are the same on any number of actors of one kind of hardware; so are those of
+inverted lists, which belong to a fixed number of rows and not to an actor, but these miss some neighbours (`recall`).
 """
 
 from __future__ import annotations

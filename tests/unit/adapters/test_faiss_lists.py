@@ -78,7 +78,7 @@ def test_the_number_of_threads_changes_nothing():
 
 def test_defaults():
     assert [default_lists(n) for n in (0, 1, 100, 20_000, 131_072, 1_000_000)] == [1, 1, 2, 512, 1448, 4000]
-    assert [default_probes(lists) for lists in (1, 20, 512, 1448)] == [1, 16, 32, 90]
+    assert [default_probes(lists) for lists in (1, 20, 512, 1448)] == [1, 16, 64, 181]
     index = InvertedLists(UNIT.numpy())
     assert (index.lists, index.probes) == (default_lists(N), default_probes(default_lists(N)))
 

@@ -1,0 +1,113 @@
+"""Stage `neighbors` on 20,000 real vectors: five actors are one exact index; inverted lists stop below their recall."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from icce_ray import pipeline
+from icce_ray.core.search import mine
+from icce_ray.settings import load
+from icce_ray.stages import neighbors
+from icce_ray.stages.neighbors import index
+from icce_ray.stages.rows import FeatureRows
+from icce_ray.stages.verify import violations
+from icce_ray.store import RunError, Store
+from tests.patches import THRESHOLD, photo_patches
+
+from .conftest import tiny
+
+N = 20_000
+LIMITS = {"threshold": THRESHOLD, "k_min": 20, "k_max": 120}
+
+
+@pytest.fixture(scope="module")
+def mined(cluster, tmp_path_factory):
+    """(settings by search and shards, the run with lists of five exact shards)."""
+    folder = tmp_path_factory.mktemp("patches")
+    np.save(folder / "patches.npy", photo_patches(N))
+
+    def settings(shards, **fields):
+        return load(
+            {
+                "source": str(folder / "patches.npy"),
+                "out": str(folder / "run"),
+                "clusters": 10,
+                "embed": {"rows_per_shard": 4096},
+                "neighbors": LIMITS | fields,
+                "resources": {"neighbor_shards": shards},
+            }
+        )
+
+    pipeline.run(settings(5), last="neighbors", verbose=False)
+    return settings, Store(settings(5).out)
+
+
+def loaded(store):
+    return neighbors.load(store.root, FeatureRows.of(store), similarities=True)
+
+
+def test_five_actors_are_one_index(mined):
+    found = loaded(mined[1])
+    expected = mine(torch.from_numpy(photo_patches(N)), **LIMITS)
+    assert torch.equal(found.offsets, expected.offsets)
+    assert torch.equal(found.ids, expected.ids.int())
+    assert torch.equal(found.similarities, expected.similarities)
+    counts = expected.counts
+    summary = mined[1].require("neighbors").summary
+    assert summary == LIMITS | {
+        "images": N,
+        "pairs": int(counts.sum()),
+        "mean_neighbors": pytest.approx(float(counts.double().mean())),
+        "smallest": int(counts.min()),
+        "largest": int(counts.max()),
+        "share_at_k_min": pytest.approx(float((counts <= LIMITS["k_min"]).double().mean())),
+    }
+    bare = neighbors.load(mined[1].root, FeatureRows.of(mined[1]))
+    assert torch.equal(bare.ids, found.ids)
+    assert len(bare.similarities) == 0
+
+
+def test_inverted_lists_say_which_recall_they_reach(mined):
+    """Too few lists stop the run with the number that is enough; with that number it passes."""
+    settings, store = mined
+    exact = loaded(store)
+    few = settings(2, search="ivf", ivf_lists=64, ivf_probes=1, recall=1.0, recall_queries=200)
+    with pytest.raises(
+        RunError, match=r"recall of neighbors.search = ivf is 0\.\d+ with 1 of 64 .* below .* = 1\.0"
+    ) as told:
+        pipeline.run(few, redo="neighbors", last="neighbors", verbose=False)
+    assert "neighbors.search=torch" in str(told.value)
+    assert not store.parts("neighbors")
+    enough = int(re.search(r"neighbors\.ivf_probes to (\d+), which finds 1\.0000", str(told.value))[1])
+    assert 1 < enough <= 64
+    summary = pipeline.run(
+        settings(2, search="ivf", ivf_lists=64, ivf_probes=enough, recall=1.0, recall_queries=200),
+        redo="neighbors",
+        last="neighbors",
+        verbose=False,
+    )["neighbors"]
+    assert {name: summary[name] for name in ("recall", "recall_queries", "ivf_lists", "ivf_probes")} == {
+        "recall": 1.0,
+        "recall_queries": 200,
+        "ivf_lists": 64,
+        "ivf_probes": enough,
+    }
+    found = loaded(store)
+    assert (found.counts >= LIMITS["k_min"]).all()
+    assert abs(len(found.ids) / len(exact.ids) - 1) < 0.01
+    assert list(violations(store)) == []
+
+
+def test_inverted_lists_do_not_depend_on_the_number_of_actors(copy, monkeypatch):
+    monkeypatch.setattr(index, "PARTITION_ROWS", 110)  # three
+    found = []
+    for shards in (1, 3):
+        fields = {"search": "ivf", "ivf_lists": 5, "ivf_probes": 2, "recall": 0.3}
+        settings = tiny(copy.settings().source, copy.root, neighbors=fields, resources={"neighbor_shards": shards})
+        summary = pipeline.run(settings, redo="neighbors", last="neighbors", verbose=False)["neighbors"]
+        assert 0.3 <= summary["recall"] < 1.0
+        found.append(loaded(copy))
+    assert torch.equal(found[0].ids, found[1].ids)
+    assert torch.equal(found[0].similarities, found[1].similarities)
