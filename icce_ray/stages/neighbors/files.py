@@ -13,7 +13,7 @@ from icce_ray.adapters.storage import FileInfo
 from icce_ray.core import neighbors as core
 from icce_ray.stages.cluster import run_bounded
 from icce_ray.stages.rows import FeatureRows
-from icce_ray.store import ARTIFACTS, Store
+from icce_ray.store import ARTIFACTS, RunError, Store
 
 ARTIFACT = ARTIFACTS["neighbors"]
 #: Files a task counts, and such tasks at a time.
@@ -88,10 +88,12 @@ def load(root: str, rows: FeatureRows, similarities: bool = False) -> core.Neigh
     """All neighbour lists of a run by row number, int32, on the CPU.
 
     `similarities` also loads these, float32: `core.neighbors.narrow` needs them, training does not. The memory is that
-    of the lists and of one file.
+    of the lists and of one file. Raises RunError for lists that an older version mined.
     """
     store = Store(root)
     marker = store.require("neighbors")
+    if "pairs" not in marker.summary:
+        raise RunError(f"the neighbours of {root} were mined by an older version; mine them again: --redo neighbors")
     names = rows.image_ids()
     offsets = torch.zeros(marker.summary["images"] + 1, dtype=torch.int64)
     ids = torch.empty(marker.summary["pairs"], dtype=torch.int32)
