@@ -109,8 +109,10 @@ class Shards:
             task.remote(split, self.head_sizes, *arguments, *columns)
             for *arguments, columns in zip(label, self.counts, self.columns, strict=True)
         ]
-        halves = [ray.get(columns) for _, columns in divided]
-        return [reference for reference, _ in divided], np.sum(halves, axis=0)
+        halves = np.zeros((int(self.offsets[-1]), 2), dtype=np.int64)
+        for _, columns in divided:
+            halves += ray.get(columns)
+        return [reference for reference, _ in divided], halves
 
     def _of_heads(self, task: Any, block: int, n_clusters: int, label: Label) -> Any:
         """Submit a task on one block of heads in all shards."""

@@ -7,7 +7,8 @@ it is taken for, the same for all heads. A head gives an image its class (80 %),
 each head and image by itself, and names its clusters by a permutation of its own. They are written as the parts of a
 run in a temporary directory; then the stage's own code runs in a process of its own on a local Ray with --cpus CPUs.
 
-Seconds of a step count until the next begins: what tasks do by reference counts where they are waited for.
+Seconds are by the clock, and in brackets of all cores. They count for a step until the next begins: what tasks do by
+reference counts where they are waited for, votes with the tallies.
 Memory is read from /proc five times a second. Driver and task: the largest resident memory of one process, of which
 `shared` is the object store's. In all: the object store, and what is not shared of the driver, Ray and its workers.
 """
@@ -36,9 +37,10 @@ STEPS = {
     "tables": "tables",
     "meta-clusters": "cuts",
     "against": "tallies",
+    "vote": "tallies",
     "no image": "splits",
-    "vote": "votes",
 }
+STEP_NAMES = list(dict.fromkeys(STEPS.values()))
 
 
 def write_run(root: str, images: int, clusters: int, heads: int, seed: int = 0) -> np.ndarray:
@@ -72,28 +74,6 @@ def write_run(root: str, images: int, clusters: int, heads: int, seed: int = 0) 
     return np.concatenate(truth)
 
 
-class Clock:
-    """Progress that keeps the seconds of every step; one begins where the one before ends."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.now, self.since = "", time.perf_counter()
-
-    def begin(self, total: int, *, done: int = 0, unit: str) -> None:
-        """Nothing."""
-
-    def update(self, done: int, **facts: Any) -> None:
-        """The step under way has another name, or none."""
-        if self.now:
-            self.seconds[self.now] = self.seconds.get(self.now, 0.0) + time.perf_counter() - self.since
-        self.now = next((short for word, short in STEPS.items() if word in facts.get("now", "")), "rest")
-        self.since = time.perf_counter()
-
-    def say(self, text: str) -> None:
-        """A line for who watches."""
-        print(f"{time.strftime('%X')} {text}", file=sys.stderr, flush=True)
-
-
 def status_of(pid: str) -> dict[str, int]:
     """Memory of a process by kind, MiB; empty if it is gone."""
     try:
@@ -104,23 +84,28 @@ def status_of(pid: str) -> dict[str, int]:
     return {name: int(value.split()[0]) if name == "PPid" else int(value.split()[0]) // 1024 for name, value in pairs}
 
 
+def cpu_of(pid: str) -> float | None:
+    """Seconds of all cores that a process has used; None if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Watch(threading.Thread):
-    """The most memory that this process and those below it have had."""
+    """The most memory that this process and those below it have had, and the time they have used of all cores."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.most = {"driver": 0, "task": 0, "shared": 0, "all": 0}
+        self.used: dict[str, float] = {}
 
     def run(self) -> None:
         """Look until the process ends."""
         own = str(os.getpid())
         while True:
-            found = {path.name: status_of(path.name) for path in Path("/proc").glob("[0-9]*")}
-            below, more = {own}, {own}
-            while more:
-                more = {pid for pid, status in found.items() if str(status.get("PPid")) in more} - below
-                below |= more
-            ours = {pid: found[pid] for pid in below if found.get(pid)}
+            ours = self._look(own)
             shared = max(status.get("RssShmem", 0) for status in ours.values())
             tasks = [status.get("VmRSS", 0) for pid, status in ours.items() if pid != own]
             self._raise("driver", ours[own].get("VmHWM", 0))
@@ -129,8 +114,49 @@ class Watch(threading.Thread):
             self._raise("all", shared + sum(status.get("RssAnon", 0) for status in ours.values()))
             time.sleep(0.2)
 
+    def cpu(self) -> float:
+        """Seconds so far, those of processes that have ended included."""
+        self._look(str(os.getpid()))
+        return sum(self.used.values())
+
+    def _look(self, own: str) -> dict[str, dict[str, int]]:
+        """Memory of this process and of all below it."""
+        found = {path.name: status_of(path.name) for path in Path("/proc").glob("[0-9]*")}
+        below, more = {own}, {own}
+        while more:
+            more = {pid for pid, status in found.items() if str(status.get("PPid")) in more} - below
+            below |= more
+        self.used |= {pid: seconds for pid in below if (seconds := cpu_of(pid)) is not None}
+        return {pid: found[pid] for pid in below if found.get(pid)}
+
     def _raise(self, name: str, value: int) -> None:
         self.most[name] = max(self.most[name], value)
+
+
+class Clock:
+    """Progress that keeps the seconds of every step, by the clock and of all cores; one ends where the next begins."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.seconds: dict[str, list[float]] = {}
+        self.now, self.since = "", (time.perf_counter(), watch.cpu())
+
+    def begin(self, total: int, *, done: int = 0, unit: str) -> None:
+        """Nothing."""
+
+    def update(self, done: int, **facts: Any) -> None:
+        """The step under way has another name, or none."""
+        since, self.since = self.since, (time.perf_counter(), self.watch.cpu())
+        if self.now:
+            before = self.seconds.get(self.now, [0.0, 0.0])
+            self.seconds[self.now] = [
+                old + new - start for old, new, start in zip(before, self.since, since, strict=True)
+            ]
+        self.now = next((short for word, short in STEPS.items() if word in facts.get("now", "")), "rest")
+
+    def say(self, text: str) -> None:
+        """A line for who watches."""
+        print(f"{time.strftime('%X')} {text}", file=sys.stderr, flush=True)
 
 
 def run_stage(root: str, clusters: int, heads: int, cpus: int) -> dict[str, Any]:
@@ -145,10 +171,12 @@ def run_stage(root: str, clusters: int, heads: int, cpus: int) -> dict[str, Any]
     os.environ |= QUIET
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     values = {"source": root, "out": root, "clusters": clusters, "heads": {"heads": heads}}
-    clock, watch, started = Clock(), Watch(), time.perf_counter()
+    watch = Watch()
     watch.start()
+    clock, started, cpu = Clock(watch), time.perf_counter(), watch.cpu()
     _, summary = consensus.run(load(values), Store(root), Resources("cpu", 0, 1, cpus), clock)
-    return {"total": time.perf_counter() - started, "seconds": clock.seconds, "memory": watch.most, "summary": summary}
+    total = [time.perf_counter() - started, watch.cpu() - cpu]
+    return {"total": total, "seconds": clock.seconds, "memory": watch.most, "summary": summary}
 
 
 def measured(images: int, clusters: int, heads: int, cpus: int) -> str:
@@ -167,12 +195,13 @@ def measured(images: int, clusters: int, heads: int, cpus: int) -> str:
             [storage.read_table(f"consensus/{p.name}", ["label"])["label"].to_numpy() for p in parts]
         )
     summary, seconds, memory = found["summary"], found["seconds"], found["memory"]
-    times = " | ".join(f"{seconds.get(name, 0.0):.1f}" for name in (*STEPS.values(), "rest"))
+    each = [found["total"], *(seconds.get(name, [0.0, 0.0]) for name in (*STEP_NAMES, "rest"))]
+    times = " | ".join(f"{clock:.1f} ({cpu:.1f})" for clock, cpu in each)
     sizes = f"{memory['driver']} | {memory['task']} | {memory['shared']} | {memory['all']}"
     quality = (
         f"{summary['anmi']:.4f} | {accuracy(labels, truth):.4f} | {summary['votes']} | {summary['empty_clusters']}"
     )
-    return f"| {images:,} | {found['total']:.1f} | {times} | {sizes} | {quality} |"
+    return f"| {images:,} | {times} | {sizes} | {quality} |"
 
 
 def main() -> None:
@@ -186,7 +215,7 @@ def main() -> None:
     if given.stage:
         print(json.dumps(run_stage(given.stage, given.clusters, given.heads, given.cpus)))
         return
-    columns = ["images", "s in all", *STEPS.values(), "rest", "driver MiB", "task MiB", "shared MiB", "all MiB"]
+    columns = ["images", "s in all", *STEP_NAMES, "rest", "driver MiB", "task MiB", "shared MiB", "all MiB"]
     columns += ["ANMI", "ACC", "votes kept", "empty"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     for images in given.images:
