@@ -14,7 +14,7 @@ from icce_ray.settings.sweep import Sweep
 from icce_ray.stages.consensus import head_labels
 from icce_ray.stages.sweep import Record
 from icce_ray.stages.verify import violations
-from icce_ray.store import RUN_FILE, Store
+from icce_ray.store import RUN_FILE, RunError, Store
 
 from .drivers import Driver
 
@@ -67,7 +67,7 @@ def test_a_killed_sweep_goes_on(copy, digits, tmp_path, agents, capsys):
     assert list(violations(copy)) == []
     the_trials_are_right(copy, table)
 
-    with pytest.raises(Exception, match=r"(?s)a sweep that asked otherwise:\n  labels: '.*' there, None now"):
+    with pytest.raises(RunError, match=r"(?s)a sweep that asked otherwise:\n  labels: '.*' there, None now"):
         pipeline.sweep_run(copy.root, Sweep.of(PARAMS), verbose=False)
     pipeline.sweep_run(copy.root, asked)
     assert "trial " not in capsys.readouterr().err, "nothing is left to do"
@@ -97,7 +97,7 @@ def the_trials_are_right(store, table):
     assert 0.8 < own["neighbor_accuracy"] <= 1.0
 
 
-def test_random_and_asha(copy, capsys):
+def test_random_and_asha(copy, tmp_path, capsys):
     """Draws at one epoch each and without labels; early stopping, whose trials are replayed when asked again."""
     settings = copy.run_file()
     settings["settings"]["heads"] |= {"epochs": 6, "warmup_epochs": 1, "heads": 3}
@@ -117,6 +117,10 @@ def test_random_and_asha(copy, capsys):
     assert "stopped at epoch 1, " in shown
     assert "failed: the losses are no numbers any more at epoch" in shown
     assert one[3]["objective"] is None
+    (tmp_path / "other.csv").write_text("uri,label\nelsewhere.png,0\n")
+    with pytest.raises(RunError, match=r"other.csv has labels of none of the 320 images of"):
+        pipeline.sweep_run(copy.root, Sweep.of(["seed=0"], labels=str(tmp_path / "other.csv")), verbose=False)
+
     record = Record(copy, "early")
     copy.storage.delete(f"{record.folder}/trials/{one[2]['digest']}.json")
     two = pipeline.sweep_run(copy.root, early, name="early", verbose=False).to_pylist()
@@ -125,10 +129,10 @@ def test_random_and_asha(copy, capsys):
 
 def test_refused(finished, tmp_path):
     empty = Store(str(tmp_path / "empty"))
-    with pytest.raises(Exception, match="is not a run"):
+    with pytest.raises(RunError, match="is not a run"):
         pipeline.sweep_run(empty.root, Sweep.of(["seed=0,1"]))
-    with pytest.raises(Exception, match=r"trial clusters=321: 321 clusters of 320 images; ask for fewer"):
+    with pytest.raises(RunError, match=r"trial clusters=321: 321 clusters of 320 images; ask for fewer"):
         pipeline.sweep_run(finished.root, Sweep.of(["clusters=10,321"]))
-    with pytest.raises(Exception, match=r"--name \.\./x: a sweep is a folder; give letters"):
+    with pytest.raises(RunError, match=r"--name \.\./x: a sweep is a folder; give letters"):
         pipeline.sweep_run(finished.root, Sweep.of(["seed=0,1"]), name="../x")
     assert not finished.storage.list("sweeps")

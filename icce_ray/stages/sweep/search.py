@@ -142,6 +142,8 @@ def _trial(config: dict[str, Any], work: Work) -> None:
     """Tune's function: one trial, or the replay of one that has ended."""
     from ray import tune
 
+    # So long may the thread of a trial that Tune stops take to end before its process is reused; else a trial is lost.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "120"
     index: int = config["index"]
     trial = work.trials[index]
     before = work.finished.get(trial.digest)

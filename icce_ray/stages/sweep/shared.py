@@ -81,13 +81,21 @@ def lists_for(
 
 
 def load_shared(store: Store, sweep: Sweep, lists_root: str, device: str, threads: int) -> Shared:
-    """References to the arrays; the tasks that load them run again if a node is lost with its copy."""
+    """References to the arrays; the tasks that load them run again if a node is lost with its copy.
+
+    Raises RunError where the labels know no image, before any trial.
+    """
     rows = FeatureRows.training(store)
+    truth = None if sweep.labels is None else _truth.remote(rows, sweep.labels)
+    if truth is not None and not ray.get(_known.remote(truth)):
+        raise RunError(
+            f"{sweep.labels} has labels of none of the {len(rows)} images of {rows.root}; check its uri column"
+        )
     return Shared(
         rows=rows,
         features=_features.remote(rows),
         lists=_lists.remote(lists_root, rows),
-        truth=None if sweep.labels is None else _truth.remote(rows, sweep.labels),
+        truth=truth,
         nearest=graph_width(len(rows)),
         device=device,
         threads=threads,
@@ -109,7 +117,9 @@ def _lists(root: str, rows: FeatureRows) -> tuple[np.ndarray, ...]:
 @ray.remote(num_cpus=0.5)
 def _truth(rows: FeatureRows, location: str) -> np.ndarray:
     """Class of every row, int64, -1 where the file has none."""
-    truth = labels_for(read_truth(location), rows.table(0, len(rows), ["image_id", "uri", "key"]))
-    if not (truth >= 0).any():
-        raise RunError(f"{location} has labels of none of the {len(rows)} images of {rows.root}; check its uri column")
-    return truth
+    return labels_for(read_truth(location), rows.table(0, len(rows), ["image_id", "uri", "key"]))
+
+
+@ray.remote(num_cpus=0.25)
+def _known(truth: np.ndarray) -> int:
+    return int((truth >= 0).sum())
