@@ -106,7 +106,7 @@ def heads(job: Job, speeds: Speeds) -> StagePlan:
         parts=(load, train, label, begin),
         seconds=in_turn(load, begin) + uneven * in_turn(train, label),
         gpus_held=workers if speeds.machines.gpus else 0,
-        storage=saved * 5 + n * (4.0 * chosen.heads + speeds.host("id_bytes")),  # weights, and four in the checkpoint
+        storage=saved + n * (4.0 * chosen.heads + speeds.host("id_bytes")),  # a complete stage keeps no checkpoint
         device_memory=data + work,
         host_memory=data + 2.0 * NEIGHBOR_BYTES * job.settings.neighbors.rows_per_shard * job.k_max,  # and one file
     )

@@ -121,6 +121,8 @@ def test_features_and_lists_have_their_bytes():
     assert of(plan, "neighbors").storage == 2 * MILLION * (12 * 2000 + names)
     heads = of(plan, "heads")
     assert heads.device_memory > 2 * MILLION * (2 * 2048 + 4 * 2000)
+    weights = 50 * 4 * (2049 * 512 + 513 * 256 + 256 * 1000)
+    assert heads.storage == weights + 2 * MILLION * (4 * 50 + names)
     cls = planned(10**9, embed={"features": "cls", "n_last_blocks": 4})
     assert of(cls, "embed").storage == 10**9 * (2 * 5 * 1024 + names)
 
