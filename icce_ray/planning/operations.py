@@ -133,13 +133,13 @@ def default_k_max(images: int, clusters: int, k_min: int) -> int:
 
 
 def default_lists(rows: int) -> int:
-    """`adapters.faiss_lists.default_lists`, which has another limit for few rows."""
-    return max(1, round(4 * math.sqrt(rows)))
+    """`adapters.faiss_lists.default_lists`."""
+    return max(1, min(round(4 * math.sqrt(rows)), rows // 39))
 
 
 def default_probes(lists: int) -> int:
     """`adapters.faiss_lists.default_probes`."""
-    return min(lists, max(16, lists // 16))
+    return min(lists, max(16, lists // 8))
 
 
 def share_of_files_read(images: int, sample: int, rows_per_file: int) -> float:

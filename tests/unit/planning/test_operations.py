@@ -104,8 +104,7 @@ def test_constants_are_those_of_the_code():
 @pytest.mark.parametrize("n", [10, 1000, 12_345_678])
 def test_defaults_are_those_of_the_code(n):
     assert operations.default_k_max(n, 7, 50) == neighbors.default_k_max(n, 7, 50)
-    if n >= 2**17:
-        assert operations.default_lists(n) == faiss_lists.default_lists(n)
+    assert operations.default_lists(n) == faiss_lists.default_lists(n)
     assert operations.default_probes(n) == faiss_lists.default_probes(n)
 
 
