@@ -67,6 +67,25 @@ def test_table_round_trip(storage):
     assert storage.write_table(path, TABLE) == info  # the same table gives the same bytes
 
 
+def test_floats_get_no_dictionary_and_labels_do(tmp_path):
+    """Of the first thousand rows; whatever the kind of list."""
+    values = np.random.default_rng(0).integers(0, 5, 4000)
+    columns = {"uri": ["a", "b"] * 500, "id": values[:1000], "share": values[:1000].astype(np.float32)}
+    flat = {"features": pa.array(values.astype(np.float16)), "labels": pa.array(values)}
+    columns |= {name: pa.FixedSizeListArray.from_arrays(leaves, 4) for name, leaves in flat.items()}
+    offsets = np.arange(0, 4001, 4)
+    columns["ids"] = pa.LargeListArray.from_arrays(pa.array(offsets), flat["labels"])
+    columns["cosines"] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values.astype(np.float32)))
+    table = pa.table(columns)
+    storage = Storage(str(tmp_path))
+    storage.write_table("a.parquet", table)
+    group = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0)
+    chunks = [group.column(place) for place in range(group.num_columns)]
+    coded = {chunk.path_in_schema.split(".")[0] for chunk in chunks if "RLE_DICTIONARY" in chunk.encodings}
+    assert coded == {"uri", "id", "labels", "ids"}
+    assert storage.read_table("a.parquet") == table
+
+
 def test_describe_sees_a_change(storage):
     info = storage.write_table("a.parquet", TABLE)
     storage.write_bytes("a.txt", b"abc")
