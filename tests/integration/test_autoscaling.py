@@ -61,7 +61,7 @@ def settings_of_a_cluster(port):
 
 
 @pytest.fixture
-def autoscaling_cluster(agents):
+def autoscaling_cluster():
     """Environment of a driver there."""
     with tempfile.TemporaryDirectory(prefix="icce-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         port, log = free_port(), Path(folder) / "log.txt"
@@ -84,9 +84,8 @@ def autoscaling_cluster(agents):
         assert head.poll() is None, log.read_text()
         yield mine | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
         theirs = {pid: started for pid, (_, _, started) in processes().items() if pid in descendants(head.pid)}
-        head.terminate()
-        head.wait(timeout=60)
         end(theirs)
+        head.wait()
         wait_for(lambda: not left_of(theirs), "the end of the cluster")
 
 
