@@ -44,6 +44,7 @@ def sweep_plot(
         axes[0].set_title(title)
         if count == 1:
             _lines(axes[0], table, params[0], series)
+            figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8)
             if panels == 2:
                 _line(axes[1], table, params[0], Series("mean_neighbors", "neighbours an image"))
                 axes[1].set_ylabel("mean number of neighbours")
@@ -58,7 +59,6 @@ def _lines(axis: Axes, table: Mapping[str, Sequence[Any]], param: str, series: S
     for one in series:
         _line(axis, table, param, one)
     axis.set_ylim(top=1.0)
-    axis.legend(loc="best", fontsize=8)
 
 
 def _grouped(axis: Axes, table: Mapping[str, Sequence[Any]], param: str, other: str | None, objective: str) -> None:

@@ -14,45 +14,22 @@ if TYPE_CHECKING:
     from icce_ray.store import Store
 
 #: A paragraph a line: the terminal wraps them.
-HELP = """Try many settings of the stages after `embed` on the features of RUN.
+HELP = """Try many settings of the stages after `embed` on the features of RUN, and say which is best.
 
-RUN must be embedded: `icce run SOURCE -k K --out RUN --until sample` does no more than that. Features are embedded \
-once, neighbours are mined once, at the lowest threshold asked for, and every trial trains its heads and joins them to \
-a consensus as a run with its settings would. `icce run` with the best ones and --redo neighbors then makes them the \
-run's.
+`icce run ... --until sample` makes all that a sweep needs. Neighbours are mined once, a trial finds what a run with \
+its settings would, and after a kill the same command goes on. Results and plot are in RUN/sweeps/NAME/.
 
-[bold]Values[/bold] of --param FIELD=VALUES, for the settings of neighbors, heads, consensus and classifier, for \
-clusters (K) and for seed:
+VALUES are 0.1:1.0:0.1 (both ends included), a list such as 0,0.5,1 or \\[mcla],\\[mcla,hbgf], or, with --samples, a \
+range to draw from: 0.1:1.0 or 1e-4:1e-2:log. Several --param make all combinations. K is the field clusters.
 
-  0.1:1.0:0.1     from 0.1 to 1.0 in steps of 0.1, both ends included
+Without labels the best is the consensus that keeps each image's 20 nearest together (modularity; it fails where \
+these are of other classes, and finds K to within a few); with --labels, the one of highest ACC.
 
-  0,0.5,1         these three; also text (softmax,sinkhorn) and lists (\\[mcla],\\[mcla,hbgf])
+Example: icce sweep runs/photos --param neighbors.threshold=0.1:1.0:0.1 --labels truth.csv
 
-  0.1:1.0         drawn from this range, with --samples
+Example: icce sweep runs/photos --param clusters=10:90:20 --param heads.ce_weight=0,0.5,1 --name k
 
-  1e-4:1e-2:log   drawn from it uniformly in the logarithm
-
-Several --param make all combinations, or with --samples N the N that are drawn.
-
-[bold]Searches[/bold]: grid runs all combinations; random needs --samples; asha gives up early on two of three trials \
-at each of a few epochs (of all combinations, or of --samples), which pays where trials are many and long.
-
-[bold]Which is best[/bold] is told without labels, by how well clusters keep each image's 20 nearest together (the \
-modularity of the consensus on that graph; it fails where these are of another class, and finds K to within a few), \
-or with --labels by ACC.
-
-Given again after a kill the same command goes on: finished trials are not run again, others continue from their last \
-checkpoint. Results are in RUN/sweeps/NAME/: results.parquet, plot.png, plot.svg.
-
-Examples:
-
-  icce sweep runs/photos --param neighbors.threshold=0.1:1.0:0.1
-
-  icce sweep runs/photos --param neighbors.threshold=0.2,0.3 --param heads.ce_weight=0,0.5,1 --labels truth.csv
-
-  icce sweep runs/photos --param clusters=10:90:20 --name k
-
-  icce sweep runs/photos --search asha --samples 60 --param heads.learning_rate=1e-5:1e-2:log --param heads.beta=0.4:1
+Example: icce sweep runs/photos --param heads.beta=0.4:1.0 --search asha --samples 60
 """
 _PERCENT = {
     "neighbor_accuracy": "of class %",
@@ -67,23 +44,17 @@ _WIDTH = 160
 
 
 def sweep(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or URI of a run that is embedded.")],
-    params: Annotated[list[str], typer.Option("--param", metavar="FIELD=VALUES", help="What varies; may be repeated.")],
-    search: Annotated[str, typer.Option(help="grid, random or asha.")] = "grid",
-    samples: Annotated[int | None, typer.Option(help="Draw so many trials instead of all combinations.")] = None,
-    sweep_seed: Annotated[int, typer.Option(help="Of the draws; trials have the run's seed.")] = 0,
-    labels: Annotated[
-        str | None, typer.Option(help="CSV or Parquet of true classes, as for `icce evaluate`: ACC decides.")
-    ] = None,
-    classifier: Annotated[
-        bool, typer.Option("--classifier", help="Train the classifier of each trial too; always if its settings vary.")
-    ] = False,
-    grace: Annotated[int | None, typer.Option(help="Of asha: epochs before a trial may be stopped.")] = None,
-    name: Annotated[str | None, typer.Option(help="Of the sweep; by default the names of its fields.")] = None,
-    at_once: Annotated[int | None, typer.Option(help="Trials at a time; by default one a GPU, or one a CPU.")] = None,
-    take_over: Annotated[
-        bool, typer.Option("--take-over", help="End whoever else writes there: a run that you know is dead.")
-    ] = False,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or URI of a run.")],
+    params: Annotated[list[str], typer.Option("--param", metavar="FIELD=VALUES", help="May be repeated.")],
+    search: Annotated[str, typer.Option(help="grid, random, or asha, which stops two of three early.")] = "grid",
+    samples: Annotated[int | None, typer.Option(help="Draw so many trials, not all combinations.")] = None,
+    sweep_seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    labels: Annotated[str | None, typer.Option(help="CSV or Parquet as for `icce evaluate`.")] = None,
+    classifier: Annotated[bool, typer.Option("--classifier", help="Train the classifier too.")] = False,
+    grace: Annotated[int | None, typer.Option(help="Of asha: epochs before it stops any.")] = None,
+    name: Annotated[str | None, typer.Option(help="By default the fields.")] = None,
+    at_once: Annotated[int | None, typer.Option(help="Trials; by default one a GPU, or a CPU.")] = None,
+    take_over: Annotated[bool, typer.Option("--take-over", help="End whoever else writes there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """See HELP, which `icce sweep --help` shows."""
