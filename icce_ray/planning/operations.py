@@ -13,7 +13,7 @@ from typing import Literal
 
 #: Distinct rows, pins and edges that CSPA, HGPA, HBGF and MCLA serve (`core.consensus`).
 MAX_CSPA_ROWS, MAX_HGPA_PINS, MAX_HBGF_EDGES, MAX_MCLA_PAIRS = 20_000, 1_000_000, 10_000_000, 20_000_000
-#: Votes of the heads at most (`core.consensus.votes.refine`).
+#: Votes of the heads at most (`core.consensus.rows.refine`).
 MAX_VOTES = 20
 #: Bytes the widest activation of one chunk of heads may take (`core.heads.heads_per_chunk`).
 CHUNK_BYTES = {"cpu": 8 * 2**20, "gpu": 4 * 2**30}

@@ -183,7 +183,7 @@ def test_a_gpu_that_is_not_there(error, photos, out):
 def test_after_too_many_clusters_the_same_out_takes_the_right_number(error, photos, out, monkeypatch):
     assert error("run", photos, "-k", IMAGES + 1, "--out", out, "--backbone", "hog", "-q")[0] == cli.EXIT_ERROR
 
-    def stop(settings):
+    def stop(settings, **_):
         raise RunError(f"reached with {settings.device}")  # where Ray would be asked what it has
 
     monkeypatch.setattr("icce_ray.pipeline.connected", contextlib.nullcontext)

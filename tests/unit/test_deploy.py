@@ -138,7 +138,8 @@ def test_the_launcher_takes_the_file(launcher):
         validate_config(prepare_config(launcher))
 
 
-@mock_aws
+# moto's own keys would be what the environment is put back to at the end.
+@mock_aws(config={"core": {"mock_credentials": False}})
 def test_what_the_launcher_makes_on_aws_is_open_for_ssh_only(launcher, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))  # a key pair is written there
     (tmp_path / ".ssh").mkdir()
