@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 #: A paragraph a line: the terminal wraps them.
 HELP = """Try many settings of the stages after `embed` on the features of RUN, and say which is best.
 
-`icce run ... --until sample` makes all that a sweep needs. Neighbours are mined once, a trial finds what a run with \
-its settings would, and after a kill the same command goes on. Results and plot are in RUN/sweeps/NAME/.
+`icce run ... --until sample` makes all it needs. Neighbours are mined once, a trial finds what a run with its \
+settings would. A killed sweep resumes by the same command. See RUN/sweeps/NAME/.
 
 VALUES are 0.1:1.0:0.1 (both ends included), a list such as 0,0.5,1 or \\[mcla],\\[mcla,hbgf], or, with --samples, a \
-range to draw from: 0.1:1.0 or 1e-4:1e-2:log. Several --param make all combinations. K is the field clusters.
+range to draw from: 0.1:1.0, 1e-4:1e-2:log. Several --param combine.
 
 Without labels the best is the consensus that keeps each image's 20 nearest together (modularity; it fails where \
 these are of other classes, and finds K to within a few); with --labels, the one of highest ACC.
@@ -46,7 +46,7 @@ _WIDTH = 160
 def sweep(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or URI of a run.")],
     params: Annotated[list[str], typer.Option("--param", metavar="FIELD=VALUES", help="May be repeated.")],
-    search: Annotated[str, typer.Option(help="grid, random, or asha, which stops two of three early.")] = "grid",
+    search: Annotated[str, typer.Option(help="grid, random; asha stops most early.")] = "grid",
     samples: Annotated[int | None, typer.Option(help="Draw so many trials, not all combinations.")] = None,
     sweep_seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     labels: Annotated[str | None, typer.Option(help="CSV or Parquet as for `icce evaluate`.")] = None,
