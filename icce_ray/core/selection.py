@@ -6,7 +6,7 @@ Girvan 2004; on a directed graph Leicht and Newman 2008). One cluster for all im
 1 - 1/c, so collapsed solutions lose by themselves.
 
 Chosen by measurement (jobs/bench/RESULTS.md, "A label-free objective"): over eight sweeps each on two sets of digits
-its pick is on average 1.1 points of ACC below the best; that of ANMI (paper eq. 4-7) 6.3, one at random 5.1. How far
+its pick is on average 0.7 points of ACC below the best; that of ANMI (paper eq. 4-7) 6.5, one at random 4.8. How far
 the heads agree, be it ANMI or their mean pairwise NMI, AMI or ARI, *falls* where a higher threshold makes better
 neighbours: strict neighbours make heads diverse and their consensus better, a low threshold makes all heads alike, and
 alike wrong.
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from icce_ray.core.neighbors import Neighbors
 
-#: Neighbours an image of the graph: 20 rank settings a little better than 10.
+#: Neighbours an image of the graph: 20 pick a little better than 10.
 NEAREST = 20
 
 
