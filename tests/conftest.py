@@ -1,5 +1,7 @@
 """One torch thread, and S3 servers that start when the first test asks for them."""
 
+import threading
+
 import pyarrow.fs as pafs
 import pytest
 import torch
@@ -20,14 +22,25 @@ def one_thread():
 @pytest.fixture(scope="session")
 def moto():
     """moto inside this process: quick, but it lets any key in."""
+    from moto.s3.responses import S3Response
     from moto.server import ThreadedMotoServer
 
+    puts = threading.Lock()
+    put = S3Response.put_object
+
+    def put_at_once(self):
+        """A store looks at the condition and writes in one step; moto in two, between which others may come."""
+        with puts:
+            return put(self)
+
+    S3Response.put_object = put_at_once
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     with aws_environment():
         yield S3Server("moto", f"{host}:{port}")
     server.stop()
+    S3Response.put_object = put
 
 
 @pytest.fixture(scope="session")
