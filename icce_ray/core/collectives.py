@@ -107,6 +107,8 @@ def sum_gradients_later(parameters: Sequence[Tensor], workers: Collectives) -> C
 
 def logsumexp_together(tensors: Sequence[Tensor], workers: Collectives, purpose: str) -> list[Tensor]:
     """`log sum exp` over the workers of several tensors, in one exchange; whoever has no rows gives minus infinity."""
+    if workers.size == 1:
+        return list(tensors)
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     return _as(workers.gather(flat[None], [1] * workers.size, purpose).logsumexp(0), tensors)
 

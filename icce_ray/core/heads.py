@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from icce_ray.core.cosines import cosines
+
 #: Names of the parameters of a stack of h heads, in the order of `head_shapes`.
 PARAMETERS = ("hidden.weight", "hidden.bias", "bottleneck.weight", "bottleneck.bias", "prototypes")
 
@@ -45,22 +47,21 @@ class HeadChunk:
     def __len__(self) -> int:
         return len(self.parameters["prototypes"])
 
-    def logits(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Cosines to the prototypes, float32[h, rows, K], of inputs `x` [rows, D] that all heads share.
+    def logits(self, x: Tensor, *, temperature: float = 1.0) -> Tensor:
+        """Cosines to the prototypes over the temperature, float32[h, rows, K], of inputs `x` [rows, D] all heads share.
 
-        The products and the activation are computed in `dtype`, float32 or bfloat16; the norms always in float32.
+        The products and the activation are computed in the type of `x`, float32 or bfloat16; lengths in float32.
         """
-        p = self.parameters
+        p = {name: tensor.to(x.dtype) for name, tensor in self.parameters.items() if name != "prototypes"}
         n_heads, hidden, dim = p["hidden.weight"].shape
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            # The first layer sees the same input in every head: one product for all of them.
-            first = F.gelu(
-                torch.addmm(p["hidden.bias"].reshape(-1), x, p["hidden.weight"].reshape(n_heads * hidden, dim).T)
-            )
-            first = first.view(len(x), n_heads, hidden).transpose(0, 1)
-            second = torch.baddbmm(p["bottleneck.bias"][:, None], first, p["bottleneck.weight"].transpose(1, 2))
-            unit = F.normalize(second.float(), dim=-1)
-            return (unit @ F.normalize(p["prototypes"], dim=-1).transpose(1, 2)).float()
+        # The first layer sees the same input in every head: one product for all of them.
+        first = F.gelu(
+            torch.addmm(p["hidden.bias"].reshape(-1), x, p["hidden.weight"].reshape(n_heads * hidden, dim).T)
+        )
+        # A single head keeps plain strides, or each later product would copy the activations into them.
+        first = first[None] if n_heads == 1 else first.view(len(x), n_heads, hidden).transpose(0, 1)
+        second = torch.baddbmm(p["bottleneck.bias"][:, None], first, p["bottleneck.weight"].transpose(1, 2))
+        return cosines(second, self.parameters["prototypes"], temperature=temperature)
 
 
 class HeadBank:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -61,8 +60,3 @@ def cross_entropy_loss(
     label_n, label_x = teacher_n.argmax(-1, keepdim=True), teacher_x.argmax(-1, keepdim=True)
     picked = log_student_x.gather(-1, label_n) + log_student_n.gather(-1, label_x)
     return -0.5 * (picked.sum(dim=(1, 2)) / (pairs or picked.shape[1]))
-
-
-def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
-    """`log softmax(logits / temperature)` over the clusters."""
-    return F.log_softmax(logits / temperature, dim=-1)

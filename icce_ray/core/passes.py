@@ -15,14 +15,13 @@ from icce_ray.core.sinkhorn import sinkhorn
 
 @dataclass(frozen=True)
 class Passes:
-    """The passes of a recipe; products in `dtype` (float32 or bfloat16), all else in float32."""
+    """The passes of a recipe; products in the type of the inputs (float32 or bfloat16), all else in float32."""
 
     recipe: Recipe
-    dtype: torch.dtype = torch.float32
 
     def scores(self, chunk: HeadChunk, x: Tensor) -> Tensor:
         """Logits of teachers over their temperature, float32[h, rows, K], of inputs [rows, D]."""
-        return chunk.logits(x, self.dtype) / self.recipe.teacher_temperature
+        return chunk.logits(x, temperature=self.recipe.teacher_temperature)
 
     def probabilities(self, chunk: HeadChunk, x: Tensor) -> Tensor:
         """Teacher probabilities of each row, float32[h, rows, K], where the rows are the whole batch."""
@@ -46,7 +45,7 @@ class Passes:
         `x` [2 b, D] are anchors, then one neighbour of each; `targets` the teacher's probabilities of both, [h, b, K];
         means are over `pairs` pairs, those of the whole batch.
         """
-        student = objectives.log_probabilities(chunk.logits(x, self.dtype), self.recipe.student_temperature)
+        student = chunk.logits(x, temperature=self.recipe.student_temperature).log_softmax(-1)
         half = len(x) // 2
         views = (student[:, :half], student[:, half:], *targets)
         temi = objectives.temi_loss(*views, marginal=marginal, weight=weight, beta=self.recipe.beta, pairs=pairs)

@@ -18,7 +18,9 @@ def sinkhorn(scores: Tensor, *, iterations: int = 3) -> Tensor:
     mass) and then rows (each image sums to one). Returns float32 of the same shape whose rows sum to 1.
 
     The first round is done on the logarithms: however low the temperature, no row underflows to nothing. After it
-    every entry is at most 1 and every row holds one of at least 1 / K, which no later round can lose.
+    every entry is at most 1 and every row holds one of at least 1 / K, which no later round can lose. Later rounds
+    only find the factor of each column and row (Cuturi 2013, algorithm 1), which scale the entries once, at the end:
+    two reads of all entries a round, where normalising in place is two reads and two writes more.
     """
     return sinkhorn_together([scores], ALONE, iterations=iterations)[0]
 
@@ -28,16 +30,19 @@ def sinkhorn_together(chunks: Sequence[Tensor], workers: Collectives, *, iterati
 
     Rows are a worker's own, columns span all: each round exchanges one sum a column, of all chunks at once.
     """
-    if workers.size == 1:
-        first = [scores.log_softmax(dim=1) for scores in chunks]
-    else:
-        columns = logsumexp_together([scores.logsumexp(dim=1) for scores in chunks], workers, "sinkhorn")
-        first = [scores - column[:, None] for scores, column in zip(chunks, columns, strict=True)]
-    matrices = [q.softmax(dim=2) for q in first]
+    columns = logsumexp_together([scores.logsumexp(dim=1) for scores in chunks], workers, "sinkhorn")
+    matrices = [(scores - column[:, None]).softmax(dim=2) for scores, column in zip(chunks, columns, strict=True)]
+    if iterations == 1:
+        return matrices
     tiny = torch.finfo(torch.float32).tiny
+    rows = [q.new_ones(q.shape[0], 1, q.shape[1]) for q in matrices]  # factors, [h, 1, rows]
+    factors = rows  # of the columns, [h, 1, K]
     for _ in range(iterations - 1):
-        masses = sum_together([q.sum(dim=1) for q in matrices], workers, "sinkhorn")
-        for q, mass in zip(matrices, masses, strict=True):
-            q.div_(mass[:, None].clamp_min_(tiny))
-            q.div_(q.sum(dim=2, keepdim=True))
-    return matrices
+        masses = sum_together([torch.bmm(row, q) for row, q in zip(rows, matrices, strict=True)], workers, "sinkhorn")
+        # Over their mean, as only ratios matter: otherwise the factors would grow with every round.
+        factors = [mass.mean(2, keepdim=True) / mass.clamp_min(tiny) for mass in masses]
+        rows = [
+            torch.bmm(q, factor.transpose(1, 2)).reciprocal_().transpose(1, 2)
+            for q, factor in zip(matrices, factors, strict=True)
+        ]
+    return [q.mul_(factor).mul_(row.transpose(1, 2)) for q, factor, row in zip(matrices, factors, rows, strict=True)]

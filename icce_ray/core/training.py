@@ -117,7 +117,8 @@ class HeadTrainer:
     def _choose_passes(self, precision: Precision, compiled: bool) -> None:
         if precision == "auto":
             precision = "bfloat16" if self.features.device.type == "cuda" else "float32"
-        passes = Passes(self.recipe, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        passes = Passes(self.recipe)
+        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self._scores = _fused(passes.scores, compiled)
         self._probabilities = _fused(passes.probabilities, compiled)
         self._losses = _fused(passes.losses, compiled)
@@ -158,7 +159,7 @@ class HeadTrainer:
         recipe, own = self.recipe, share(len(anchors), self.over_batch)
         pairs = own.stop - own.start
         statistics = (self.mean, self.std) if recipe.input_norm == "standardize" else None
-        x = batch_inputs(self.features, anchors, partners, own, statistics=statistics)
+        x = batch_inputs(self.features, anchors, partners, own, statistics=statistics).to(self.dtype)
         targets, weight = self._teach(x, pairs, len(anchors))
         ramp = objectives.ce_weight(step, recipe.epochs * self.steps_per_epoch, recipe.ce_weight)
         marginals = self.networks.marginal.split(self.chunk)

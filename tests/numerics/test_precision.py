@@ -17,7 +17,9 @@ def test_bfloat16_is_for_products_only():
     exact, coarse = build(), build(precision="bfloat16")
     expected, found = losses(exact, RECIPE.epochs), losses(coarse, RECIPE.epochs)
     assert not torch.equal(found, expected)
-    torch.testing.assert_close(found[0], expected[0], rtol=0.01, atol=0.0)
+    torch.testing.assert_close(found[0, 0], expected[0, 0], rtol=0.005, atol=0.0)
+    # A pseudo-label that is nearly a tie may turn over, so the cross-entropy is compared as a mean over the heads.
+    torch.testing.assert_close(found[0, 1].mean(), expected[0, 1].mean(), rtol=0.01, atol=0.0)
     torch.testing.assert_close(found[-1], expected[-1], rtol=0.1, atol=0.1)
     assert {tensor.dtype for name, tensor in coarse.state().items() if name != "epoch"} == {torch.float32}
     same = coarse.labels(coarse.features) == exact.labels(exact.features)
@@ -28,12 +30,15 @@ def test_logits_in_bfloat16_are_rounded_once_a_product():
     stacked = initialise(range(3), dim=12, n_clusters=5, hidden=16, bottleneck=8, seed=1)
     x = torch.randn(40, 12, generator=torch.Generator().manual_seed(1))
     chunk = HeadBank(stacked, chunk=3).chunks[0]
-    exact, coarse = chunk.logits(x), chunk.logits(x, torch.bfloat16)
+    exact, coarse = chunk.logits(x), chunk.logits(x.bfloat16())
     assert coarse.dtype == torch.float32
     assert 0 < (coarse - exact).abs().max() < 3 * 2**-8
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:.*autograd.function.Function.*should not be instantiated:DeprecationWarning"
+)  # dynamo
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # in torch's own fuser
 def test_fused_passes_give_the_same_losses():
     plain, fused = build(chunk=RECIPE.heads), build(chunk=RECIPE.heads, compiled=True)
