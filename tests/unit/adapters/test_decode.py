@@ -3,6 +3,8 @@
 import contextlib
 import io
 import pickle
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -76,6 +78,39 @@ def test_squash_is_pillows_bicubic():
     image = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
     expected = Image.fromarray(image).resize((14, 14), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(squash(encode(image, "PNG"), 14), np.asarray(expected))
+
+
+@pytest.mark.parametrize("shape", [(375, 500, 3), (224, 900, 3), (1200, 900, 3), (448, 448, 3), (375, 500)])
+@pytest.mark.parametrize("kind", ["noise", "smooth"])
+def test_large_results_are_pillows_bicubic_to_one_level(shape, kind):
+    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    image = Image.fromarray(noise)
+    if kind == "smooth":
+        image = image.reduce(16).resize(image.size, Image.Resampling.BICUBIC)
+    expected = np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC).convert("RGB"))
+    got = squash(encode(image, "PNG"), 224, 2 * 10**6)
+    assert got.flags.c_contiguous
+    assert got.flags.writeable
+    difference = abs(got.astype(int) - expected)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.01
+
+
+@pytest.mark.parametrize("shape", [(1400, 50, 3), (50, 1400, 3), (100, 130, 3)])
+def test_pictures_that_grow_are_pillows_own(shape):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+    expected = np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(squash(encode(image, "PNG"), 224), expected)
+
+
+def test_small_results_need_no_torch():
+    program = (
+        "import sys; from icce_ray.adapters.decode import decode; "
+        "decode(sys.stdin.buffer.read(), size=32, resize='squash', max_pixels=10**6); print('torch' in sys.modules)"
+    )
+    picture = encode(blocks(200, 200), "PNG")
+    run = subprocess.run([sys.executable, "-c", program], input=picture, capture_output=True, check=True)
+    assert run.stdout.split() == [b"False"]
 
 
 @pytest.mark.parametrize("shape", [(300, 512, 3), (700, 256, 3), (224, 224, 3), (100, 130, 3)])
