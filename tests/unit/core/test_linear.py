@@ -43,6 +43,7 @@ def one_after_another(trained, iterations):
             optimizer = torch.optim.SGD(layer.parameters(), lr=rate * 20 / 256, momentum=0.9)
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
             generator = torch.Generator().manual_seed(derived_seed(4, STREAM, 1))
+            batches: tuple[torch.Tensor, ...] = ()
             for iteration in range(iterations):
                 if iteration % (N // 20) == 0:
                     batches = torch.randperm(N, generator=generator).split(20)
@@ -152,3 +153,22 @@ def test_probabilities_of_a_classifier():
     classifier = LinearClassifier(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0.0, math.log(3.0)]))
     p = classifier.probabilities(torch.zeros(1, 2, dtype=torch.float16))
     torch.testing.assert_close(p, torch.tensor([[0.25, 0.75]]))
+
+
+def test_bfloat16_products_give_the_same_classifiers_but_for_their_rounding():
+    whole, rounded = grid(iterations=200).fit(), grid(iterations=200, precision="bfloat16").fit()
+    exact, found = whole.score(*problem()), rounded.score(*problem())
+    for name in INPUTS:
+        error = (rounded.weights[name] - whole.weights[name]).norm() / whole.weights[name].norm()
+        assert rounded.weights[name].dtype == torch.float32
+        assert 0 < error < 0.02  # products of 8 bits: some 0.004 each
+    assert [p.accuracy for p in found] == pytest.approx([p.accuracy for p in exact], abs=2 / N)
+    assert best_point(found).loss == pytest.approx(best_point(exact).loss, rel=0.02)
+
+
+def test_sure_predictions_still_learn_in_bfloat16():
+    trained = grid(precision="bfloat16")
+    logits = torch.tensor([[8.0, 0.0, 0.0] * len(RATES)]).to(torch.bfloat16)
+    residual = trained._residual(logits, torch.tensor([0])).float()
+    exact = torch.tensor([[8.0, 0.0, 0.0]]).softmax(-1) - torch.tensor([[1.0, 0.0, 0.0]])
+    torch.testing.assert_close(residual, exact.repeat(1, len(RATES)), rtol=0.01, atol=0)  # p = 0.9993 would be 1
