@@ -18,7 +18,7 @@ from icce_ray.adapters.sources import Source, SourceSpec, find_source
 from icce_ray.lock import RunLock
 from icce_ray.settings import ListSettings, ResourceSettings, Settings
 from icce_ray.settings.sweep import Sweep, trials
-from icce_ray.stages import classifier, consensus, embed, evaluate, heads, listing, neighbors, predict, sample, sweep
+from icce_ray.stages import classifier, consensus, embed, evaluate, heads, listing, neighbors, predict, sample
 from icce_ray.stages.cluster import Resources, check_device, connected, resources
 from icce_ray.stages.embed import described_input
 from icce_ray.stages.truth import read_truth
@@ -163,6 +163,8 @@ def sweep_run(
 
     Raises SettingsError for trials that cannot be, RunError for a run that is not embedded or a name that is taken.
     """
+    from icce_ray.stages import sweep  # it plots: matplotlib takes 0.4 s that no other command should pay
+
     shown: Shown = Display if verbose else silent
     store = Store(run_root)
     settings = store.settings()

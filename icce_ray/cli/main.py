@@ -243,20 +243,30 @@ app.command()(plan)
 
 def main(command: Callable[..., Any] = app, **options: Any) -> None:
     """Entry point: every foreseen error is one message and an exit status, never a trace."""
+    try:
+        command(standalone_mode=True, **options)
+    except Exception as error:
+        status = _foreseen(error)
+        if status is None:
+            raise
+        _fail(error, status)
+
+
+def _foreseen(error: Exception) -> int | None:
+    """Exit status of an error that we know; None of any other. The classes are imported when there is an error."""
     from icce_ray.adapters.backbones import BackboneError
     from icce_ray.adapters.locations import LocationError
     from icce_ray.adapters.sources import SourceError
     from icce_ray.settings import SettingsError
     from icce_ray.store import RejectBudgetError, RunError
 
-    try:
-        command(standalone_mode=True, **options)
-    except RejectBudgetError as error:
-        _fail(error, EXIT_REJECTS)
-    except (SettingsError, LocationError) as error:
-        _fail(error, EXIT_USAGE)
-    except (RunError, SourceError, BackboneError, OSError) as error:  # OSError: storage says what and where
-        _fail(error, EXIT_ERROR)
+    if isinstance(error, RejectBudgetError):
+        return EXIT_REJECTS
+    if isinstance(error, (SettingsError, LocationError)):
+        return EXIT_USAGE
+    if isinstance(error, (RunError, SourceError, BackboneError, OSError)):  # OSError: storage says what and where
+        return EXIT_ERROR
+    return None
 
 
 def _fail(error: Exception, status: int) -> None:
