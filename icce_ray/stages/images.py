@@ -100,7 +100,13 @@ def stream(
                 batch_size=batch,
                 batch_format="pyarrow",
                 zero_copy_batch=True,
-                compute=ray.data.ActorPoolStrategy(min_size=pool.least, max_size=pool.most),
+                compute=ray.data.ActorPoolStrategy(
+                    min_size=pool.least,
+                    max_size=pool.most,
+                    # Two threads take turns on a GPU: one prepares a batch while the other's is computed.
+                    max_concurrent_calls_per_actor=2 if resources.device == "cuda" else 1,
+                    enable_true_multi_threading=resources.device == "cuda",
+                ),
                 num_cpus=pool.cpus,
                 num_gpus=resources.gpu_share or None,
                 fn_constructor_kwargs={
@@ -180,8 +186,18 @@ def _picture(data: bytes | Reject, **decoding: Any) -> tuple[bytes | None, str |
         return None, reject.reason, reject.detail
 
 
+def _dtype(precision: str, device: str) -> str:
+    """`embed.precision`, `auto` resolved."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device == "cuda" else "float32"
+
+
 class _Embedder:
-    """Actor: a batch of pictures to features, or through a run's classifier to labels. `embed` is None for features."""
+    """Actor: a batch of pictures to features, or through a run's classifier to labels. `embed` is None for features.
+
+    Called by two threads at a time on a GPU, so a call changes nothing here.
+    """
 
     def __init__(self, *, embed: dict[str, Any] | None, device: str, sharers: int, labeller: str | None) -> None:
         import torch  # here and below: the tasks of this module never need it, and importing it takes seconds
@@ -200,7 +216,7 @@ class _Embedder:
                 n_last_blocks=settings.n_last_blocks,
                 image_size=settings.image_size,
                 device=device,
-                dtype="bfloat16" if device == "cuda" else "float32",
+                dtype=_dtype(settings.precision, device),
             )
 
     def __call__(self, table: pa.Table) -> pa.Table:

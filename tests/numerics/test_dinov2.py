@@ -1,6 +1,7 @@
 """DINOv2 features against the model's own forward pass, on tiny random models saved to disk."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -96,6 +97,49 @@ def test_rows_do_not_depend_on_the_batch(model):
     assert (empty.main.shape, empty.cls_blocks.shape) == ((0, 64), (0, 128))
 
 
+def test_slices_are_one_batch(model):
+    backbone = load_backbone(model[0], features="cls+patch_mean", n_last_blocks=4, image_size=28)
+    images = pixels(19)  # two slices and a part of one
+    whole = backbone.embed(images)
+    hidden, tokens = forward(model[1], images)
+    np.testing.assert_allclose(whole.main[:, :32], tokens[:, 0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(whole.cls_blocks, torch.cat([h[:, 0] for h in hidden[-4:]], 1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(backbone.embed(images[8:16]).main, whole.main[8:16])
+
+
+def test_bfloat16_is_float32_to_three_digits(model):
+    exact = load_backbone(model[0], features="cls+patch_mean", n_last_blocks=4, image_size=28)
+    backbone = load_backbone(model[0], features="cls+patch_mean", n_last_blocks=4, image_size=28, dtype="bfloat16")
+    expected, got = exact.embed(pixels(9)), backbone.embed(pixels(9))
+    for one, other in ((expected.main, got.main), (expected.cls_blocks, got.cls_blocks)):
+        assert other.dtype == np.float32
+        assert not np.array_equal(one, other)  # or nothing was computed in bfloat16
+        cosine = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+        assert cosine.min() > 0.999
+    kept = {
+        weight.dtype
+        for module in backbone._model.modules()
+        if isinstance(module, torch.nn.Linear)
+        for weight in module.parameters()
+    }
+    assert kept == {torch.bfloat16}
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    x = torch.tensor(((pixels(8) / 255 - mean) / std).transpose(0, 3, 1, 2), dtype=torch.float32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        tokens = model[1](pixel_values=x).last_hidden_state
+    np.testing.assert_allclose(got.main[:8, :32], tokens[:, 0].float(), rtol=1e-3, atol=1e-3)
+
+
+def test_two_threads_share_a_backbone(model):
+    backbone = load_backbone(model[0], features="cls+patch_mean", n_last_blocks=4, image_size=28)
+    batches = [pixels(n) for n in (3, 9, 17, 5, 12, 20)]
+    expected = [backbone.embed(batch).main for batch in batches]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda batch: backbone.embed(batch).main, batches))
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_description_needs_no_weights(model, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(model[1].config.to_dict()))
     (tmp_path / "model.safetensors").touch()
@@ -138,7 +182,7 @@ def test_hub_ids_without_a_network(monkeypatch, tmp_path):
         ({"n_last_blocks": 6}, "n_last_blocks is 6, but .* has 5 blocks"),
         ({"device": "cuda:99"}, "sees 0 GPUs|sees . GPUs"),
         ({"device": "abacus"}, "device 'abacus' does not exist"),
-        ({"dtype": "bfloat16"}, "needs a GPU"),
+        ({"dtype": "float16"}, "'float16' needs a GPU, .* use 'bfloat16' or 'float32'"),
         ({"dtype": "int8"}, "dtype 'int8' does not exist"),
     ],
 )

@@ -28,7 +28,7 @@ def fault(*overrides, **values):
     [
         # Paper 3.1, 4.2: DINOv2 ViT-L/14, CLS and patch mean, one block; the image size is the backbone's own.
         ("embed", {"backbone": "facebook/dinov2-large", "n_last_blocks": 1, "image_size": None, "resize": "squash"}),
-        ("embed", {"feature_kind": "cls+patch_mean", "reject_budget": 0.05}),
+        ("embed", {"feature_kind": "cls+patch_mean", "precision": "auto", "reject_budget": 0.05}),
         # Paper 3.1, neighbours
         ("neighbors", {"mode": "adaptive", "threshold": 0.3, "k_min": 50, "k_max": None, "labels": None}),
         # Paper 3.1 and 4.2, TEMI: heads
@@ -96,6 +96,7 @@ def _is_group(annotation):
         ("heads.teacher=none", ["heads.teacher = 'none'", "'sinkhorn' or 'softmax'"]),
         ("heads=3", ["heads = 3", "group of settings", "heads.epochs"]),
         ("embed.features=dino", ["embed.features = 'dino'", "'cls', 'cls+patch_mean'"]),
+        ("embed.precision=float16", ["embed.precision = 'float16'", "'float32'"]),
         ("embed.backbone=7", ["embed.backbone = 7", "give text"]),
         ("consensus.methods=[]", ["consensus:", "methods is empty", "name at least one of cspa"]),
         ("consensus.methods=mcla", ["consensus.methods = 'mcla'", "give a list"]),

@@ -98,7 +98,8 @@ def load_backbone(
     """Load a backbone, weights included. Arguments as in `describe_backbone`, and:
 
     device: `cpu`, `cuda`, `cuda:N`, or `auto` (CUDA if there is one). HOG runs on the CPU whatever this says.
-    dtype: `float32`; on CUDA also `bfloat16` or `float16`, by autocast. Features come as float32 in any case.
+    dtype: of matrix products: `float32`, `bfloat16` (fast on CPUs that have it, slow on others), on CUDA also
+        `float16`. Features come as float32 in any case. HOG knows float32 only.
 
     Raises BackboneError.
     """

@@ -1,0 +1,210 @@
+"""The stages `embed` and `predict` against bare forward passes of the same model and a plain DataLoader script.
+
+    python jobs/bench/embed.py [--few 64 --many 320 --width 384 --depth 12 --precision float32]
+
+The model is a DINOv2 with random weights (ViT-S/14 by default), the pictures are JPEGs of 500 x 375. Bare: the model of
+`transformers` on tensors in memory, on all cores, for several batch sizes. Script: a Dataset that opens files with
+Pillow, two workers, the same model. `embed` and `predict`: whole stages as `icce run` and `icce predict` call them,
+each on a Ray of its own. Rates are slopes between few and many images; what is left at no images is the fixed cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from decode import BICUBIC, pictures
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader, Dataset
+from transformers import Dinov2Config, Dinov2Model
+from transformers.utils import logging
+
+from icce_ray import pipeline
+from icce_ray.adapters.backbones import load_backbone
+from icce_ray.settings import load
+from icce_ray.stages.labelling import Labeller
+from icce_ray.store import Store
+
+SIDE, BATCH, WORKERS = 224, 64, 2
+SHARD = 32  # small, so that few and many images both make work for every actor
+BARE_BATCHES = (8, 64)
+CLASSES = 4
+TINY_HEADS = {"heads": 2, "hidden": 16, "bottleneck": 8, "epochs": 1, "warmup_epochs": 0, "batch_size": 32}
+MEAN, STD = torch.tensor((0.485, 0.456, 0.406))[:, None, None], torch.tensor((0.229, 0.224, 0.225))[:, None, None]
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds on the clock."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def products(device: str, precision: str) -> Iterator[None]:
+    """A forward pass as everybody writes it."""
+    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+        yield
+
+
+def bare(model: Any, device: str, precision: str, images: int) -> dict[int, float]:
+    """Images a second of the model alone by batch size, the better of two passes over so many images."""
+    found = {}
+    for batch in BARE_BATCHES if device == "cpu" else (BATCH, 4 * BATCH):
+        x = torch.randn(batch, 3, SIDE, SIDE, device=device)
+        passes = max(1, images // batch)
+
+        def work(x: torch.Tensor = x, passes: int = passes) -> None:
+            with products(device, precision):
+                for _ in range(passes):
+                    model(pixel_values=x).last_hidden_state[0, 0, 0].item()  # waits for a GPU
+
+        work()
+        found[batch] = batch * passes / min(timed(work), timed(work))
+    return found
+
+
+class Files(Dataset):
+    """Pictures of a folder as normalised tensors, by Pillow at full size."""
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = sorted(folder.iterdir())
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        with Image.open(self.paths[index]) as image:
+            pixels = np.array(image.convert("RGB").resize((SIDE, SIDE), BICUBIC))
+        return (torch.from_numpy(pixels).permute(2, 0, 1).float() / 255 - MEAN) / STD
+
+
+def script(model: Any, device: str, precision: str, folder: Path) -> float:
+    """Seconds of the plain script."""
+    features = []
+
+    def work() -> None:
+        loader = DataLoader(Files(folder), batch_size=BATCH, num_workers=WORKERS, pin_memory=device == "cuda")
+        with products(device, precision):
+            for batch in loader:
+                tokens = model(pixel_values=batch.to(device, non_blocking=True)).last_hidden_state
+                features.append(torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1).cpu())
+
+    return timed(work)
+
+
+def staged(weights: str, source: Path, out: Path, args: argparse.Namespace, last: str) -> float:
+    """Seconds of the stage `embed` of a run over a folder that goes on to the stage `last`."""
+    values = {
+        "source": str(source),
+        "out": str(out),
+        "clusters": CLASSES,
+        "embed": {"backbone": weights, "image_size": SIDE, "rows_per_shard": SHARD, "precision": args.precision},
+        "heads": TINY_HEADS,
+        "classifier": {"iterations": 10},
+    }
+    pipeline.run(load(values), last=last, verbose=False)
+    return Store(str(out)).require("embed").seconds
+
+
+def predicted(run: Path, source: Path, out: Path) -> float:
+    """Seconds of the stage `predict` over a folder, straight from its images."""
+    pipeline.predict_source(str(run), str(source), str(out), verbose=False)
+    return Store(str(out)).require("predict").seconds
+
+
+def labelling(weights: str, run: Path, device: str, precision: str) -> float:
+    """What labelling adds to the backbone's time on a batch, as a share of it."""
+    backbone = load_backbone(weights, features="cls+patch_mean", device=device, dtype=precision)
+    labeller = Labeller(str(run), device=device)
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, SIDE, SIDE, 3), dtype=np.uint8)
+    main = backbone.embed(pixels).main.astype(np.float16)
+    labeller(main, None)
+    return min(timed(lambda: labeller(main, None)) for _ in range(5)) / timed(lambda: backbone.embed(pixels))
+
+
+def folders(where: Path, few: int, many: int) -> tuple[Path, Path]:
+    """Two folders of links to the same 16 pictures: an image a link."""
+    files, made = pictures(500, 375, 16, "JPEG"), []
+    for count in (few, many):
+        folder = where / f"images-{count}"
+        folder.mkdir()
+        for index in range(count):
+            (folder / f"{index:05d}.jpg").write_bytes(files[index % len(files)])
+        made.append(folder)
+    return made[0], made[1]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--few", type=int, default=64)
+    parser.add_argument("--many", type=int, default=320)
+    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--depth", type=int, default=12)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    args = parser.parse_args()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    import ray.data  # noqa: F401 - else the first stage alone would pay for it
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(os.cpu_count() or 1)
+    shape = {"hidden_size": args.width, "num_hidden_layers": args.depth, "num_attention_heads": args.width // 64}
+    model: Any = Dinov2Model(Dinov2Config(**shape, patch_size=14, image_size=518)).eval()
+    with tempfile.TemporaryDirectory() as place:
+        where = Path(place)
+        model.save_pretrained(where / "weights")
+        model.to(device)
+        few, many = folders(where, args.few, args.many)
+        weights, run = str(where / "weights"), where / "run"
+        console = Console(width=120)
+        console.print(f"{device}, {args.precision}, width {args.width}, depth {args.depth}")
+        rates = bare(model, device, args.precision, min(64, args.few))
+        console.print(f"bare, images/s by batch: {rates}")
+        ways = {
+            "DataLoader script": [
+                lambda folder=folder: script(model, device, args.precision, folder) for folder in (few, many)
+            ],
+            "embed": [
+                lambda: staged(weights, few, run, args, "classifier"),
+                lambda: staged(weights, many, where / "run-many", args, "embed"),
+            ],
+            "predict": [
+                lambda folder=folder: predicted(run, folder, where / f"labels-{folder.name}") for folder in (few, many)
+            ],
+        }
+        seconds = {}
+        for name, (short, long) in ways.items():
+            seconds[name] = (short(), long())
+            console.print(f"{name}: {seconds[name][0]:.1f} s, {seconds[name][1]:.1f} s")
+        console.print(table(args, rates, seconds))
+        share = labelling(weights, run, device, args.precision)
+        console.print(f"labelling adds {100 * share:.2f} % to the time of the backbone on a batch of {BATCH}")
+
+
+def table(args: argparse.Namespace, bare_rates: dict[int, float], seconds: dict[str, tuple[float, float]]) -> Table:
+    """Rates against the fastest bare one."""
+    best = max(bare_rates.values())
+    made = Table("what", "images/s", "of the best bare rate", "fixed s", f"s of {args.few}", f"s of {args.many}")
+    for batch, rate in bare_rates.items():
+        made.add_row(f"bare, batch {batch}", f"{rate:.1f}", f"{rate / best:.2f}", "", "", "")
+    for name, (short, long) in seconds.items():
+        slope = (long - short) / (args.many - args.few)
+        rate, fixed = 1 / slope, short - slope * args.few
+        made.add_row(name, f"{rate:.1f}", f"{rate / best:.2f}", f"{fixed:.1f}", f"{short:.1f}", f"{long:.1f}")
+    return made
+
+
+if __name__ == "__main__":
+    main()
