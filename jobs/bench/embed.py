@@ -1,6 +1,6 @@
 """The stages `embed` and `predict` against bare forward passes of the same model and a plain DataLoader script.
 
-    python jobs/bench/embed.py [--few 64 --many 320 --width 384 --depth 12 --precision float32]
+    python jobs/bench/embed.py [--few 128 --many 640 --width 384 --depth 12 --precision float32]
 
 The model is a DINOv2 with random weights (ViT-S/14 by default), the pictures are JPEGs of 500 x 375. Bare: the model of
 `transformers` on tensors in memory, on all cores, for several batch sizes. Script: a Dataset that opens files with
@@ -148,8 +148,8 @@ def folders(where: Path, few: int, many: int) -> tuple[Path, Path]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--few", type=int, default=64)
-    parser.add_argument("--many", type=int, default=320)
+    parser.add_argument("--few", type=int, default=128)
+    parser.add_argument("--many", type=int, default=640)
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--depth", type=int, default=12)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
@@ -190,7 +190,7 @@ def main() -> None:
             console.print(f"{name}: {seconds[name][0]:.1f} s, {seconds[name][1]:.1f} s")
         console.print(table(args, rates, seconds))
         share = labelling(weights, run, device, args.precision)
-        console.print(f"labelling adds {100 * share:.2f} % to the time of the backbone on a batch of {BATCH}")
+        console.print(f"labelling adds {100 * share:.3f} % to the time of the backbone on a batch of {BATCH}")
 
 
 def table(args: argparse.Namespace, bare_rates: dict[int, float], seconds: dict[str, tuple[float, float]]) -> Table:
