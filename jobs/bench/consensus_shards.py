@@ -22,13 +22,13 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from measuring import Watch
 
 TAKEN_FOR, CONFUSED, RANDOM = 4, 0.15, 0.05
 ROWS_PER_PART = 50_000
@@ -72,65 +72,6 @@ def write_run(root: str, images: int, clusters: int, heads: int, seed: int = 0) 
     for stage, summary in {"embed": {}, "heads": {"heads": heads}}.items():
         store.commit(stage, files[stage], fingerprint="synthetic", summary=summary, seconds=0.0)
     return np.concatenate(truth)
-
-
-def status_of(pid: str) -> dict[str, int]:
-    """Memory of a process by kind, MiB; empty if it is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return {}
-    pairs = (line.split(":", 1) for line in lines if line.startswith(("VmRSS", "VmHWM", "RssAnon", "RssShmem", "PPid")))
-    return {name: int(value.split()[0]) if name == "PPid" else int(value.split()[0]) // 1024 for name, value in pairs}
-
-
-def cpu_of(pid: str) -> float | None:
-    """Seconds of all cores that a process has used; None if it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-class Watch(threading.Thread):
-    """The most memory that this process and those below it have had, and the time they have used of all cores."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.most = {"driver": 0, "task": 0, "shared": 0, "all": 0}
-        self.used: dict[str, float] = {}
-
-    def run(self) -> None:
-        """Look until the process ends."""
-        own = str(os.getpid())
-        while True:
-            ours = self._look(own)
-            shared = max(status.get("RssShmem", 0) for status in ours.values())
-            tasks = [status.get("VmRSS", 0) for pid, status in ours.items() if pid != own]
-            self._raise("driver", ours[own].get("VmHWM", 0))
-            self._raise("task", max(tasks, default=0))
-            self._raise("shared", shared)
-            self._raise("all", shared + sum(status.get("RssAnon", 0) for status in ours.values()))
-            time.sleep(0.2)
-
-    def cpu(self) -> float:
-        """Seconds so far, those of processes that have ended included."""
-        self._look(str(os.getpid()))
-        return sum(self.used.values())
-
-    def _look(self, own: str) -> dict[str, dict[str, int]]:
-        """Memory of this process and of all below it."""
-        found = {path.name: status_of(path.name) for path in Path("/proc").glob("[0-9]*")}
-        below, more = {own}, {own}
-        while more:
-            more = {pid for pid, status in found.items() if str(status.get("PPid")) in more} - below
-            below |= more
-        self.used |= {pid: seconds for pid in below if (seconds := cpu_of(pid)) is not None}
-        return {pid: found[pid] for pid in below if found.get(pid)}
-
-    def _raise(self, name: str, value: int) -> None:
-        self.most[name] = max(self.most[name], value)
 
 
 class Clock:
