@@ -86,7 +86,7 @@ class LinearGrid:
         self.columns = {
             name: torch.cat([torch.arange(*part, device=device) for part in parts]) for name, parts in inputs.items()
         }
-        self.mean, self.std = feature_statistics(features)
+        self.mean, self.std = feature_statistics(features, block_rows=4096)  # float64: 65,536 rows would be gigabytes
         generator = torch.Generator().manual_seed(derived_seed(seed, STREAM, 0))
         rates = len(self.learning_rates)
         # The bias is one more column of the weight, fed by a constant one: a single product and a single update.
