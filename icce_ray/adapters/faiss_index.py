@@ -1,6 +1,6 @@
 """Candidate neighbours from an exact FAISS index, for the core to re-score and select.
 
-The same contract as `icce_ray.core.search.candidate_pairs`: an over-selection by a rigorous bound on the rounding
+What `icce_ray.core.search.search_shard` asks of a proposer: an over-selection by a rigorous bound on the rounding
 of a float32 dot product, so that after re-scoring both give identical neighbours. FAISS fuses product and selection,
 so no block of similarities is ever written to memory.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from icce_ray.core.neighbors import check_limits
-from icce_ray.core.search import rounding_margin
+from icce_ray.core.products import rounding_margin
 
 _SPARE = 8  # asked for beyond k, so that a row without ties needs one search
 _BLOCK = 2**25  # answers of one search: 400 MB of similarities and ids

@@ -1,8 +1,8 @@
 """Exact search for adaptive neighbours, the same to the last bit over any sharding.
 
-A fast product *over-selects* candidate pairs by a rigorous bound on its rounding error; then every candidate pair is
-*re-scored* by a dot product whose order of summation depends on D only, never on the block it was computed in. What is
-kept is decided on those scores alone (`core.neighbors.select`).
+A fast product *over-selects* candidate pairs by a rigorous bound on its rounding error (`core.products`); then every
+candidate pair is *re-scored* by a dot product whose order of summation depends on D only, never on the block it was
+computed in. What is kept is decided on those scores alone (`core.neighbors.select`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from icce_ray.core.neighbors import Neighbors, check_limits, concatenate, merge, select
+from icce_ray.core.neighbors import Neighbors, check_limits, concatenate, entries, joined, replaced, select
+from icce_ray.core.products import CoarseRows, Similarities
 
-#: Elements of one block of similarities: 2**25 float32 are 128 MB, small against memory, large against overhead.
-BLOCK_ELEMENTS = 2**25
+#: Elements of one block of similarities. On a CPU they, and the rows they are of, stay in its caches; on a GPU a block
+#: is large against what starting its kernels takes.
+BLOCK_ELEMENTS = {"cpu": 2**24, "cuda": 2**28}
+#: Ids are sorted in half of a 64-bit integer.
+MAX_ROWS = 2**32
 
-
-#: A search that stands in for `candidate_pairs`: (queries, own=, threshold=, k_min=, k_max=) -> (crow, cols).
+#: A search that stands in for the blocked product: (queries, own=, threshold=, k_min=, k_max=) -> (crow, cols).
 Proposer = Callable[..., tuple[Tensor, Tensor]]
 
 
@@ -45,46 +48,6 @@ def unit_rows(features: Tensor, block_rows: int = 65536) -> Tensor:
             f"{rows[:5].tolist()}); a cosine similarity needs a direction: remove these rows"
         )
     return unit
-
-
-def rounding_margin(dim: int) -> float:
-    """Twice the largest rounding error of a float32 dot product of two unit vectors of `dim` entries.
-
-    |fl(x.y) - x.y| <= dim * 2^-24 * sum |x_i y_i| for any order of summation (Higham, Accuracy and Stability,
-    section 3.1), and the sum is at most 1 by Cauchy-Schwarz. Twice, as two such products are compared; two units more
-    for the rounding of the unit vectors' lengths and of the threshold itself.
-    """
-    return 2.0 * (dim + 2) * 2.0**-24
-
-
-def candidate_pairs(
-    queries: Tensor, base: Tensor, *, own: Tensor | None, threshold: float, k_min: int, k_max: int
-) -> tuple[Tensor, Tensor]:
-    """Pairs (query, base row) that contain every pair `select` can keep, from one blocked product.
-
-    `queries` float32[b, D] and `base` float32[n, D] have unit rows; `own` int64[b] is the base row that is the
-    query itself (-1 where it is not among them), never a candidate. Returns (crow int64[b + 1], cols int64),
-    ids ascending within a row.
-    """
-    margin = rounding_margin(base.shape[1])
-    similarities = queries @ base.T
-    if own is not None:
-        rows = (own >= 0).nonzero().flatten()
-        similarities[rows, own[rows]] = -torch.inf
-    cut = torch.full((len(queries),), threshold - margin, device=base.device)
-    many = ((similarities >= threshold - margin).sum(1) > k_max).nonzero().flatten()
-    few = ((similarities >= threshold + margin).sum(1) < k_min).nonzero().flatten()
-    if len(many):
-        kth = torch.topk(similarities[many], k_max, sorted=False).values.amin(1)
-        cut[many] = torch.maximum(cut[many], kth - 2 * margin)
-    if len(few):
-        kth = torch.topk(similarities[few], min(k_min, len(base)), sorted=False).values.amin(1)
-        cut[few] = torch.minimum(cut[few], kth - 2 * margin)
-    # Where fewer than k_min are there, the k_min-th is the query's own -inf: everything but itself is a candidate.
-    chosen = similarities >= cut.clamp_min(-2.0)[:, None]
-    crow = torch.zeros(len(queries) + 1, dtype=torch.int64, device=base.device)
-    torch.cumsum(chosen.sum(1), 0, out=crow[1:])
-    return crow, chosen.nonzero()[:, 1]
 
 
 def rescore(queries: Tensor, base: Tensor, crow: Tensor, cols: Tensor) -> Tensor:
@@ -114,32 +77,103 @@ def search_shard(
     threshold: float,
     k_min: int,
     k_max: int,
+    coarse: CoarseRows | None = None,
     propose: Proposer | None = None,
 ) -> Neighbors:
     """Neighbours of some queries among one shard of the base, with ids counted over all shards.
 
     `queries` float32[b, D] are the rows `query_rows` int64[b] of the whole set, `base` float32[n, D] its rows
     first_base, first_base + 1, ... The result is what `merge` needs from this shard; alone it is exact for this shard.
-    `propose` takes the place of the blocked product: another search over the whole of `base` that over-selects as much.
+    `coarse` are the rows of the base for the product, to make them once. `propose` takes the place of the product:
+    another search over the whole of `base` that over-selects as much.
+
+    Raises ValueError beyond 2^32 rows.
     """
+    if first_base + len(base) > MAX_ROWS:
+        raise ValueError(f"row {first_base + len(base):,} is beyond {MAX_ROWS:,}, the most that are searched; sample")
     own = query_rows.to(base.device) - first_base
     own[(own < 0) | (own >= len(base))] = -1
     limits = {"threshold": threshold, "k_min": k_min, "k_max": k_max}
     if propose is not None:
         crow, cols = propose(queries, own=own, **limits)
         return select(crow, cols + first_base, rescore(queries, base, crow, cols), **limits)
-    parts = []
-    rows = max(1, BLOCK_ELEMENTS // max(1, len(queries)))
-    for start in range(0, len(base), rows):
-        block = base[start : start + rows]
-        inside = (own >= start) & (own < start + len(block))
-        block_own = torch.where(inside, own - start, -1)
-        crow, cols = candidate_pairs(queries, block, own=block_own if inside.any() else None, **limits)
-        scores = rescore(queries, block, crow, cols)
-        parts.append(select(crow, cols + (start + first_base), scores, **limits))
-        if sum(len(part.ids) for part in parts) > BLOCK_ELEMENTS // 2:
-            parts = [merge(parts, **limits)]  # selection is associative: what is out now stays out
-    return merge(parts, **limits)
+    coarse = coarse or CoarseRows.of(base)
+    if k_min == k_max:
+        found = _Search(queries, base, own, coarse, threshold=-1.0, k_max=k_min).run()
+    else:
+        found = _Search(queries, base, own, coarse, threshold=threshold, k_max=k_max).run()
+        short = (found.counts < k_min).nonzero().flatten()
+        if len(short):
+            nearest = _Search(queries[short], base, own[short], coarse, threshold=-1.0, k_max=k_min).run()
+            found = replaced(found, short, nearest)
+    return Neighbors(found.offsets, found.ids + first_base, found.similarities)
+
+
+class _Search:
+    """The k_max nearest of those that reach the threshold, for a block of queries: a block of the base at a time.
+
+    `cut` is what a pair's score must reach for its row, float32[b]: the threshold, higher where the list is full. It is
+    always at most what the row's final list ends with. Ids are counted within the shard.
+    """
+
+    def __init__(
+        self, queries: Tensor, base: Tensor, own: Tensor, coarse: CoarseRows, *, threshold: float, k_max: int
+    ) -> None:
+        self.queries, self.base, self.own, self.coarse = queries, base, own, coarse
+        self.limits = {"threshold": threshold, "k_min": 0, "k_max": k_max}
+        self.k_max = k_max
+        self.coarse_queries = CoarseRows.of(queries, coarse.rows.dtype)
+        self.margin = coarse.margin(self.coarse_queries)
+        self.cut = torch.full((len(queries),), threshold, device=base.device)
+        self.found: list[Neighbors] = []
+
+    def run(self) -> Neighbors:
+        """The lists of all queries."""
+        step = max(1, BLOCK_ELEMENTS[self.base.device.type] // max(1, len(self.queries)))
+        memory = self.coarse.rows.new_empty(len(self.queries) * min(step, len(self.base)))
+        enough = 2 * self.k_max * len(self.queries)
+        for start in range(0, len(self.base), step):
+            block = slice(start, min(start + step, len(self.base)))
+            crow, cols = self._candidates(block, memory)
+            scores = rescore(self.queries, self.base[block], crow, cols)
+            self.found.append(Neighbors(crow, cols + start, scores))
+            if sum(len(part.ids) for part in self.found) > enough:
+                self._settle()
+        return self._selected()
+
+    def _candidates(self, block: slice, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Pairs (query, row of the block) that contain every pair the lists can keep, as (crow int64[b + 1], cols)."""
+        similarities = self.coarse.similarities(self.coarse_queries, block, memory)
+        inside = ((self.own >= block.start) & (self.own < block.stop)).nonzero().flatten()
+        similarities.leave_out(inside, self.own[inside] - block.start)
+        width = block.stop - block.start
+        rows = torch.arange(len(self.queries), device=self.cut.device)
+        if self.limits["threshold"] <= -1.0 and block.start == 0:
+            self._raise(similarities, rows, width)  # everything reaches it
+        crow, places = entries(similarities.reach(self.cut - self.margin))
+        many = (crow.diff() > 2 * self.k_max).nonzero().flatten()
+        if len(many):
+            self._raise(similarities, many, width)
+            crow, places = entries(similarities.reach(self.cut - self.margin))
+        return crow, places - torch.repeat_interleave(rows * width, crow.diff())
+
+    def _raise(self, similarities: Similarities, rows: Tensor, width: int) -> None:
+        """A list ends no lower than its k_max-th in this block alone."""
+        if width >= self.k_max:
+            kth = similarities.largest(rows, self.k_max) - self.margin
+            # Below every score, above what is left out.
+            self.cut[rows] = torch.maximum(self.cut[rows], kth).clamp_min_(-2.0)
+
+    def _selected(self) -> Neighbors:
+        pairs = joined(self.found)
+        return select(pairs.offsets, pairs.ids, pairs.similarities, **self.limits)
+
+    def _settle(self) -> None:
+        """Keep what the rule keeps so far: what is out now stays out. Full lists raise the cut to their last score."""
+        kept = self._selected()
+        self.found = [kept]
+        full = (kept.counts == self.k_max).nonzero().flatten()
+        self.cut[full] = torch.maximum(self.cut[full], kept.similarities[kept.offsets[full + 1] - 1])
 
 
 def mine(features: Tensor, *, threshold: float, k_min: int, k_max: int, block_rows: int = 2048) -> Neighbors:
@@ -151,6 +185,7 @@ def mine(features: Tensor, *, threshold: float, k_min: int, k_max: int, block_ro
     if len(features) < 2:
         raise ValueError(f"{len(features)} image has no neighbours: at least 2 are needed")
     unit = unit_rows(features)
+    coarse = CoarseRows.of(unit)
     return concatenate(
         [
             search_shard(
@@ -161,6 +196,7 @@ def mine(features: Tensor, *, threshold: float, k_min: int, k_max: int, block_ro
                 threshold=threshold,
                 k_min=k_min,
                 k_max=k_max,
+                coarse=coarse,
             )
             for start in range(0, len(unit), block_rows)
         ]

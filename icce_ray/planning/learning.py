@@ -44,8 +44,10 @@ def neighbors(job: Job, speeds: Speeds) -> StagePlan:
         make.network("upload", out, "network out"),
     )
     begin = make.begin("neighbors")
-    base = 4.0 * n * job.dim / shards
-    work = 4.0 * 4 * operations.BLOCK_ELEMENTS + 4.0 * chosen.rows_per_shard * (job.dim + 8 * job.k_max)
+    base = (4.0 + 2.0) * n * job.dim / shards  # float32 to score, half precision to search
+    work = 8.0 * operations.BLOCK_ELEMENTS["gpu" if gpus else "cpu"] + 4.0 * chosen.rows_per_shard * (
+        job.dim + 8 * job.k_max
+    )
     return StagePlan(
         stage="neighbors",
         parts=(read, *stream, begin),

@@ -17,8 +17,8 @@ MAX_CSPA_ROWS, MAX_HGPA_PINS, MAX_HBGF_EDGES, MAX_MCLA_PAIRS = 20_000, 1_000_000
 MAX_VOTES = 20
 #: Bytes the widest activation of one chunk of heads may take (`core.heads.heads_per_chunk`).
 CHUNK_BYTES = {"cpu": 8 * 2**20, "gpu": 4 * 2**30}
-#: Elements of a block of similarities, float32 (`core.search`).
-BLOCK_ELEMENTS = 2**25
+#: Elements of a block of similarities (`core.search`).
+BLOCK_ELEMENTS = {"cpu": 2**24, "gpu": 2**28}
 #: Bytes a step moves for each logit of each head and row, all in float32: the tensors of that shape which
 #: `core.training`, `core.sinkhorn` and `core.objectives` read and write, and as many again on the way back through the
 #: student's part, taken as 60 passes.

@@ -1,31 +1,36 @@
-"""Exact search beside inverted lists: seconds, recall, and how many lists to look at.
+"""Exact search against the bare product and FAISS, then inverted lists: seconds, same neighbours, recall.
 
-    python jobs/bench/neighbors.py [--images 60000] [--dim 384] [--queries 6000]
+    python jobs/bench/neighbors.py [--images 60000] [--dim 384] [--queries 6000] [--classes 40] [--device cuda]
 
-The features are made: 100 classes of ten groups each, all Gaussian with variances that fall as i ** -0.75; the
-classes overlap, so that at cosine 0.3 about one neighbour of five is of another class. One shard, the calls that its
-actor makes. Recall is measured on the queries themselves.
+The features are made: classes of ten groups each, all Gaussian with variances that fall as i ** -0.75; the classes
+overlap, so that at cosine 0.3 about one neighbour of five is of another class. One shard, the calls that its actor
+makes. `product` is the bare blocked product into a buffer that stays. `faiss.knn` asks for k_max, `range_search` for
+the threshold: neither fills up to k_min, cuts, or orders ties. Recall is measured on the queries themselves.
 """
 
 import argparse
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
+import faiss
+import numpy as np
 import torch
 
 from icce_ray.adapters.faiss_index import FaissCandidates
 from icce_ray.adapters.faiss_lists import InvertedLists, default_lists, default_probes
 from icce_ray.core.neighbors import Neighbors, concatenate, default_k_max, found_among
-from icce_ray.core.search import Proposer, search_shard, unit_rows
+from icce_ray.core.products import CoarseRows, product_dtype
+from icce_ray.core.search import BLOCK_ELEMENTS, search_shard, unit_rows
 
-CLASSES, GROUPS = 100, 10
+GROUPS = 10
 THRESHOLD, K_MIN = 0.3, 50  # the paper's
 BLOCK_ROWS = 4096
 PROBES = (1, 4, 8, 16, 32, 64, 128, 256)
 
 
-def features(n: int, dim: int) -> torch.Tensor:
+def features(n: int, dim: int, n_classes: int) -> torch.Tensor:
     """Unit rows float32 [n, dim]."""
     generator = torch.Generator().manual_seed(0)
     spectrum = torch.arange(1, dim + 1).float().pow(-0.375)
@@ -34,60 +39,136 @@ def features(n: int, dim: int) -> torch.Tensor:
     def drawn(count: int) -> torch.Tensor:
         return torch.randn(count, dim, generator=generator) * spectrum
 
-    classes = drawn(CLASSES)
-    groups = classes.repeat_interleave(GROUPS, 0) + 0.7 * drawn(CLASSES * GROUPS)
+    classes = drawn(n_classes)
+    groups = classes.repeat_interleave(GROUPS, 0) + 0.7 * drawn(n_classes * GROUPS)
     rows = groups[torch.randint(len(groups), (n,), generator=generator)] + 1.3 * drawn(n)
     return unit_rows(rows)
 
 
-def searched(
-    unit: torch.Tensor, rows: torch.Tensor, limits: dict[str, Any], propose: Proposer | None
-) -> tuple[Neighbors, float]:
+def searched(unit: torch.Tensor, rows: torch.Tensor, limits: dict[str, Any], **options: Any) -> tuple[Neighbors, float]:
     """Lists of some rows among all, and the seconds they took."""
     started = time.perf_counter()
     blocks = [
-        search_shard(unit[block], unit, query_rows=block, first_base=0, propose=propose, **limits)
+        search_shard(unit[block], unit, query_rows=block.to(unit.device), first_base=0, **options, **limits)
         for block in rows.split(BLOCK_ROWS)
     ]
-    return concatenate(blocks), time.perf_counter() - started
+    lists = concatenate(blocks).to("cpu")
+    return lists, time.perf_counter() - started
+
+
+def product(unit: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) -> float:
+    """Seconds of the products that an exact search of these rows makes, and of nothing else."""
+    base = unit.to(dtype)
+    memory = base.new_empty(BLOCK_ELEMENTS[unit.device.type])
+    step = len(memory) // BLOCK_ROWS
+
+    def once() -> float:
+        started = time.perf_counter()
+        for block in rows.split(BLOCK_ROWS):
+            queries = base[block]
+            for other in base.split(step):
+                out = memory[: len(queries) * len(other)].view(len(queries), len(other))
+                torch.mm(queries, other.T, out=out)
+        if unit.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    return min(once(), once())
+
+
+def faiss_calls(
+    unit: np.ndarray, queries: np.ndarray, limits: dict[str, Any], threads: int
+) -> Iterator[tuple[str, float]]:
+    """Seconds of FAISS's own two ways."""
+    faiss.omp_set_num_threads(threads)
+    started = time.perf_counter()
+    faiss.knn(queries, unit, limits["k_max"], faiss.METRIC_INNER_PRODUCT)
+    yield f"faiss.knn, k = {limits['k_max']}", time.perf_counter() - started
+    index = faiss.IndexFlatIP(unit.shape[1])
+    index.add(unit)
+    started = time.perf_counter()
+    index.range_search(queries, limits["threshold"])
+    yield "IndexFlatIP.range_search", time.perf_counter() - started
+
+
+def same(lists: Neighbors, others: Neighbors) -> bool:
+    """Whether two searches found the same neighbours with the same scores, to the last bit."""
+    return all(torch.equal(getattr(lists, name), getattr(others, name)) for name in ("offsets", "ids", "similarities"))
 
 
 def main() -> None:
-    """Print one Markdown table."""
+    """Print the tables, in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=60_000)
-    parser.add_argument("--dim", type=int, default=384)
-    parser.add_argument("--queries", type=int, default=6000)
-    arguments = parser.parse_args()
-    threads = os.cpu_count() or 1
-    torch.set_num_threads(threads)
-    unit = features(arguments.images, arguments.dim)
-    rows = torch.arange(0, len(unit), max(1, len(unit) // arguments.queries))[: arguments.queries]
-    limits = {"threshold": THRESHOLD, "k_min": K_MIN, "k_max": default_k_max(len(unit), CLASSES, K_MIN)}
-    exact, seconds = searched(unit, rows, limits, None)
-    mean, at_most = exact.counts.double().mean(), (exact.counts == limits["k_max"]).double().mean()
+    for name, value in (
+        ("images", 60_000),
+        ("dim", 384),
+        ("queries", 6000),
+        ("classes", 40),
+        ("threads", os.cpu_count()),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--no-ivf", action="store_true", help="exact search only")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    unit = features(given.images, given.dim, given.classes)
+    rows = torch.arange(0, len(unit), max(1, len(unit) // given.queries))[: given.queries]
+    limits = {"threshold": THRESHOLD, "k_min": K_MIN, "k_max": default_k_max(len(unit), given.classes, K_MIN)}
+    exact = exact_search(unit, rows, limits, given)
+    if not given.no_ivf:
+        inverted_lists(unit, rows, limits, exact, given.threads)
+
+
+def exact_search(
+    unit: torch.Tensor, rows: torch.Tensor, limits: dict[str, Any], given: argparse.Namespace
+) -> Neighbors:
+    """Print the table of exact searches; the lists."""
+    there = unit.to(given.device)
+    fastest = product_dtype(there.device)
+    searched(there, rows[:BLOCK_ROWS], limits)  # libraries start their threads
+    lists, _ = reference = searched(there, rows, limits, coarse=CoarseRows.of(there, torch.float32))
+    products = {dtype: product(there, rows, dtype) for dtype in dict.fromkeys((torch.float32, fastest))}
+    mean, at_most = lists.counts.double().mean(), (lists.counts == limits["k_max"]).double().mean()
     print(
-        f"{len(unit):,} x {arguments.dim}, {len(rows):,} queries, {limits}, {threads} threads: {mean:.0f} neighbours "
-        f"on average, {at_most:.0%} of the images have k_max.\n"
+        f"{len(unit):,} x {given.dim}, {len(rows):,} queries, {limits}, {given.device}, {given.threads} threads: "
+        f"{mean:.0f} neighbours on average, {at_most:.0%} of the images have k_max.\n"
     )
-    print("| search | index s | search s | recall |\n|---|---|---|---|")
-    print(f"| torch, exact | - | {seconds:.2f} | 1 |", flush=True)
-    started = time.perf_counter()
-    index = FaissCandidates(unit.numpy(), threads=threads)
-    built = time.perf_counter() - started
-    found, seconds = searched(unit, rows, limits, index.propose)
-    same, of = found_among(found, exact)
-    print(f"| faiss, exact | {built:.2f} | {seconds:.2f} | {same / of:.4g} |", flush=True)
+    print("| search | seconds | over the float32 product | same neighbours |\n|---|---|---|---|")
+
+    def row(name: str, seconds: float, found: Neighbors | None = None) -> None:
+        equal = "" if found is None else "yes" if same(found, lists) else "NO"
+        print(f"| {name} | {seconds:.2f} | {seconds / products[torch.float32]:.2f} | {equal} |", flush=True)
+
+    for dtype, seconds in products.items():
+        row(f"product, {str(dtype)[6:]}", seconds)
+    row("ours, float32", reference[1], lists)
+    if fastest != torch.float32:
+        found, seconds = searched(there, rows, limits, coarse=CoarseRows.of(there))
+        row(f"ours, {str(fastest)[6:]} and float32 scores", seconds, found)
+    if given.device == "cpu":
+        for name, seconds in faiss_calls(unit.numpy(), unit[rows].numpy(), limits, given.threads):
+            row(name, seconds)
+        index = FaissCandidates(unit.numpy(), threads=given.threads)
+        found, seconds = searched(unit, rows, limits, propose=index.propose)
+        row("neighbors.search = faiss", seconds, found)
+    return lists
+
+
+def inverted_lists(
+    unit: torch.Tensor, rows: torch.Tensor, limits: dict[str, Any], exact: Neighbors, threads: int
+) -> None:
+    """Print the table of inverted lists."""
+    print("\n| search | index s | search s | recall |\n|---|---|---|---|")
     started = time.perf_counter()
     index = InvertedLists(unit.numpy(), threads=threads)
     built = time.perf_counter() - started
     lists = default_lists(len(unit))
     for probes in sorted({*PROBES, default_probes(lists)}):
         index.probes = probes
-        found, seconds = searched(unit, rows, limits, index.propose)
-        same, of = found_among(found, exact)
+        found, seconds = searched(unit, rows, limits, propose=index.propose)
+        shared, of = found_among(found, exact)
         note = ", the default" if probes == default_probes(lists) else ""
-        print(f"| ivf, {probes} of {lists} lists{note} | {built:.2f} | {seconds:.2f} | {same / of:.4f} |", flush=True)
+        print(f"| ivf, {probes} of {lists} lists{note} | {built:.2f} | {seconds:.2f} | {shared / of:.4f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Without --parquet scikit-learn's 1,797 digits; else rows of a Parquet file with 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 from itertools import combinations
 from pathlib import Path
@@ -17,10 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from labelled_sets import labelled
 from scipy.stats import spearmanr
 
-from icce_ray.adapters.backbones import load_backbone
-from icce_ray.adapters.decode import decode
 from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
 from icce_ray.core.consensus import consensus
 from icce_ray.core.linear import LinearGrid, best_point, holdout_rows
@@ -51,7 +49,7 @@ FIGURES = ("modularity 20", "modularity 10", "ANMI", "pairwise AMI", "pairwise A
 def main() -> None:
     """Run the trials that are missing and print both tables."""
     arguments = _arguments()
-    features, truth = _digits() if arguments.parquet is None else _images(arguments.parquet, arguments.rows)
+    features, truth = labelled(arguments.parquet, arguments.rows)
     batch = 256 if arguments.parquet is None else 512
     recipe = RECIPE | {"batch_size": batch, "learning_rate": 3e-3, "teacher_momentum": 0.99}
     known = {json.dumps(one["trial"]): one for one in map(json.loads, _lines(arguments.out))}
@@ -79,35 +77,6 @@ def _arguments() -> argparse.Namespace:
 
 def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
-
-
-def _digits() -> tuple[torch.Tensor, np.ndarray]:
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
-    digits: Any = load_digits()
-    files = []
-    for picture in digits.images:
-        sink = io.BytesIO()
-        Image.fromarray((picture * 15.9375).astype(np.uint8)).save(sink, "png")
-        files.append(sink.getvalue())
-    return _hog(files), digits.target
-
-
-def _images(path: Path, rows: int) -> tuple[torch.Tensor, np.ndarray]:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path, columns=["bytes", "label"])
-    chosen = np.random.default_rng(0).permutation(len(table))[:rows]
-    table = table.take(chosen)
-    return _hog(table["bytes"].to_pylist()), table["label"].to_numpy().astype(np.int64)
-
-
-def _hog(files: list[bytes]) -> torch.Tensor:
-    backbone = load_backbone("hog", features="hog")
-    pictures = [decode(file, size=32, resize="squash", max_pixels=10**6) for file in files]
-    blocks = [backbone.embed(np.stack(pictures[start : start + 500])).main for start in range(0, len(pictures), 500)]
-    return torch.from_numpy(np.concatenate(blocks).astype(np.float32))
 
 
 def _trial(

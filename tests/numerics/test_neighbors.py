@@ -10,9 +10,17 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from icce_ray.adapters.faiss_index import FaissCandidates
-from icce_ray.core import neighbors, search
+from icce_ray.core import neighbors, products, search
 from icce_ray.core.neighbors import Neighbors, concatenate, default_k_max, merge
 from icce_ray.core.search import mine, search_shard, unit_rows
+
+
+@pytest.fixture(autouse=True, params=[torch.float32, torch.bfloat16, torch.float16], ids=["f32", "bf16", "f16"])
+def product(request):
+    """Whatever the product is computed in, lists are the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "product_dtype", lambda _: request.param)
+        yield request.param
 
 
 def lattice(n, dim, seed):
@@ -162,8 +170,54 @@ def test_any_size_of_blocks_gives_the_same_bits(monkeypatch, elements, block_row
     features = gaussian(40, 33, seed=5)
     limits = {"threshold": 0.1, "k_min": 4, "k_max": 12}
     whole = mine(features, **limits)
-    monkeypatch.setattr(search, "BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(search, "BLOCK_ELEMENTS", {"cpu": elements})
     assert same(whole, mine(features, **limits, block_rows=block_rows))
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.05, 0.9])
+@pytest.mark.parametrize(("k_min", "k_max"), [(1, 2), (5, 8), (60, 61), (2, 150)])
+def test_many_blocks_with_full_lists_and_short_ones(monkeypatch, product, threshold, k_min, k_max):
+    """Lists that fill up early raise what later blocks must reach; those that stay short lower it."""
+    features = gaussian(300, 16, seed=11) + torch.linspace(0, 1, 300)[:, None]
+    limits = {"threshold": threshold, "k_min": k_min, "k_max": k_max}
+    expected = brute_force(all_scores(features), **limits)
+    monkeypatch.setattr(search, "BLOCK_ELEMENTS", {"cpu": 50 * 20})
+    settled = []
+    settle = search._Search._settle
+    monkeypatch.setattr(search._Search, "_settle", lambda self: settled.append(self) or settle(self))
+    assert as_lists(mine(features, **limits, block_rows=50)) == expected
+    assert settled or k_max == 150 or threshold == 0.9
+
+
+@pytest.mark.parametrize("dim", [3, 64, 700])
+def test_no_score_is_beyond_the_margin_of_its_product(product, dim):
+    unit = unit_rows(gaussian(200, dim, seed=dim))
+    scores = torch.from_numpy(all_scores(unit))
+    coarse = products.CoarseRows.of(unit)
+    assert (coarse.rows.dtype, coarse.error > 0) == (product, product != torch.float32)
+    near = coarse.similarities(coarse, slice(0, 200), coarse.rows.new_empty(200 * 200))
+    margin = coarse.margin(coarse)
+    assert 0 < margin < 0.02
+    for row in range(0, 200, 7):
+        for cut in (scores[row].amin(), scores[row, 3], scores[row].amax()):
+            reached = near.reach(torch.full((200,), float(cut) - margin))[row]
+            assert reached[scores[row] >= cut].all()
+            assert not reached[scores[row] < cut - 2 * margin - 0.01].any()
+    for k in (1, 5, 200):
+        bound = near.largest(torch.arange(200), k)
+        exactly = scores.topk(k, dim=1).values[:, -1]
+        assert (bound - margin <= exactly).all()
+        assert (bound + margin + 0.02 >= exactly).all()
+
+
+def test_entries_left_out_are_below_everything():
+    values = torch.tensor([[-0.5, 0.25, -0.0, 0.0]], dtype=torch.bfloat16)
+    near = products.Similarities(values)
+    near.leave_out(torch.tensor([0]), torch.tensor([1]))
+    assert near.reach(torch.tensor([0.2])).tolist() == [[False] * 4]
+    assert near.reach(torch.tensor([-2.0])).tolist() == [[True, False, True, True]]
+    assert near.largest(torch.tensor([0]), 3).item() == pytest.approx(-0.5, abs=0.01)
+    assert near.largest(torch.tensor([0]), 4).item() == -torch.inf
 
 
 def everything(base):

@@ -18,6 +18,7 @@ import torch
 
 from icce_ray.core import search as exact
 from icce_ray.core.neighbors import merge
+from icce_ray.core.products import CoarseRows
 from icce_ray.stages.cluster import threads_here
 from icce_ray.stages.rows import FeatureRows
 
@@ -47,6 +48,7 @@ class Shard:
         self.threads = threads_here(plan.actors_a_node)
         torch.set_num_threads(self.threads)
         self.base = _unit_rows(rows, edges[0], edges[-1], plan.device)
+        self.coarse = CoarseRows.of(self.base) if plan.search == "torch" else None
         self.indexes = self._indexes()
 
     def take(self, numbers: np.ndarray) -> np.ndarray:
@@ -68,7 +70,13 @@ class Shard:
         proposers = self._proposers(search, numbers, probes or self.plan.probes)
         parts = [
             exact.search_shard(
-                block, self._rows(first, last), query_rows=torch.tensor(numbers), first_base=first, propose=by, **limits
+                block,
+                self._rows(first, last),
+                query_rows=torch.tensor(numbers),
+                first_base=first,
+                coarse=self.coarse,
+                propose=by,
+                **limits,
             )
             for (first, last), by in zip(itertools.pairwise(edges), proposers, strict=True)
         ]

@@ -88,7 +88,7 @@ def test_constants_are_those_of_the_code():
     limits = (cspa.MAX_ROWS, hgpa.MAX_PINS, hbgf.MAX_EDGES, overlaps.MAX_EDGES)
     mine = ("MAX_CSPA_ROWS", "MAX_HGPA_PINS", "MAX_HBGF_EDGES", "MAX_MCLA_PAIRS")
     assert tuple(getattr(operations, name) for name in mine) == limits
-    assert operations.BLOCK_ELEMENTS == search.BLOCK_ELEMENTS
+    assert list(operations.BLOCK_ELEMENTS.values()) == [search.BLOCK_ELEMENTS[kind] for kind in ("cpu", "cuda")]
     assert every_image.SAMPLE_ROWS == sample.ROWS_PER_SHARD
     assert learning.PARTITION_ROWS == index.PARTITION_ROWS
     assert (learning.HEADS_PER_ARRAY, learning.IMAGES_PER_SHARD) == (

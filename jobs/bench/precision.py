@@ -1,0 +1,95 @@
+"""Products in float32 and in bfloat16: loss curves and accuracy of whole trainings, beside what a seed changes.
+
+    python jobs/bench/precision.py [--parquet FILE --rows 20000] [--seeds 3]
+
+Without --parquet scikit-learn's 1,797 digits; else rows of a Parquet file with columns `bytes` (image files) and
+`label`. HOG features. Labels are used for the accuracy alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from labelled_sets import labelled
+
+from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.core.consensus import consensus
+from icce_ray.core.metrics import scores
+from icce_ray.core.neighbors import Neighbors, default_k_max
+from icce_ray.core.recipe import Recipe
+from icce_ray.core.search import mine
+from icce_ray.core.training import HeadTrainer, Precision
+
+CLUSTERS, K_MIN, THRESHOLD = 10, 50, 0.65
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+
+
+def main() -> None:
+    """Print one row a seed and precision, then the differences."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parquet", type=Path)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--heads", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=30)
+    given = parser.parse_args()
+    features, truth = labelled(given.parquet, given.rows)
+    k_max = default_k_max(len(features), CLUSTERS, K_MIN)
+    lists = mine(features, threshold=THRESHOLD, k_min=K_MIN, k_max=k_max)
+    recipe = Recipe(
+        heads=given.heads,
+        epochs=given.epochs,
+        warmup_epochs=3,
+        batch_size=256,
+        learning_rate=1e-3,
+        teacher_momentum=0.99,
+    )
+    print(f"{len(features):,} x {features.shape[1]}, {vars(given)}\n")
+    print("| seed | products | TEMI at the end | ACC, mean of heads | ACC, consensus | s |\n|---|---|---|---|---|---|")
+    curves = np.array(
+        [[_training(features, lists, truth, recipe, seed, p) for p in PRECISIONS] for seed in range(given.seeds)]
+    )
+    losses = curves[..., :-2]
+    between = np.abs(losses[:, 1] - losses[:, 0])
+    spread = np.abs(losses[:, 0] - losses[:, 0].mean(0))
+    print(
+        f"\nLoss curves, mean over epochs and seeds: bfloat16 is {between.mean():.4f} from float32 of the same "
+        f"seed, a seed {spread.mean():.4f} from the mean of seeds. ACC of the consensus: {_span(curves[:, 0, -1])} in float32, "
+        f"{_span(curves[:, 1, -1])} in bfloat16; of a head {_span(curves[:, 0, -2])} and {_span(curves[:, 1, -2])}."
+    )
+
+
+def _training(
+    features: torch.Tensor, lists: Neighbors, truth: np.ndarray, recipe: Recipe, seed: int, precision: Precision
+) -> list[float]:
+    """Mean TEMI loss of each epoch, then the mean accuracy of the heads and that of the consensus."""
+    started = time.perf_counter()
+    trainer = HeadTrainer(features, lists, n_clusters=CLUSTERS, recipe=recipe, seed=seed, precision=precision)
+    losses = [float(trainer.run_epoch().temi.mean()) for _ in range(recipe.epochs)]
+    taken = time.perf_counter() - started
+    labels = trainer.labels(features).numpy()
+    found = consensus(
+        labels,
+        CLUSTERS,
+        methods=("mcla", "hbgf"),
+        graph_partitioner=metis_graph,
+        hypergraph_partitioner=mtkahypar_hypergraph,
+    )
+    heads = float(np.mean([scores(head, truth)["acc"] for head in labels.T]))
+    acc = scores(found.label, truth)["acc"]
+    print(
+        f"| {seed} | {precision} | {losses[-1]:.4f} | {100 * heads:.2f} | {100 * acc:.2f} | {taken:.0f} |", flush=True
+    )
+    return [*losses, heads, acc]
+
+
+def _span(values: np.ndarray) -> str:
+    return f"{100 * values.mean():.2f} +- {100 * values.std(ddof=1):.2f}"
+
+
+if __name__ == "__main__":
+    main()
