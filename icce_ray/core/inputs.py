@@ -8,7 +8,7 @@ from torch import Tensor
 BATCH_NORM_EPS = 1e-5
 
 
-def feature_statistics(features: Tensor, block_rows: int = 65536) -> tuple[Tensor, Tensor]:
+def feature_statistics(features: Tensor, block_rows: int = 4096) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each feature over all images, float32[D] each, summed in float64.
 
     They standardise the inputs (TEMI) and, with batch normalisation, stand for the running statistics when labels are

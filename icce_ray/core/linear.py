@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from icce_ray.core.heads import derived_seed
-from icce_ray.core.recipe import LEARNING_RATES
+from icce_ray.core.recipe import LEARNING_RATES, Precision, product_precision
 from icce_ray.core.training import feature_statistics
 
 MOMENTUM = 0.9
@@ -70,7 +69,7 @@ class LinearGrid:
         batch_size: int = 1024,
         iterations: int = 12_500,
         seed: int = 0,
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Precision = "auto",
     ) -> None:
         """Raises ValueError on labels out of range or a length other than the features'."""
         if len(labels) != len(features):
@@ -86,7 +85,7 @@ class LinearGrid:
         self.columns = {
             name: torch.cat([torch.arange(*part, device=device) for part in parts]) for name, parts in inputs.items()
         }
-        self.mean, self.std = feature_statistics(features, block_rows=4096)  # float64: 65,536 rows would be gigabytes
+        self.mean, self.std = feature_statistics(features)
         generator = torch.Generator().manual_seed(derived_seed(seed, STREAM, 0))
         rates = len(self.learning_rates)
         # The bias is one more column of the weight, fed by a constant one: a single product and a single update.
@@ -97,7 +96,7 @@ class LinearGrid:
             self.weights[name] = weight.to(device)
         self._velocity = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         # Products write into memory that stays: fresh pages cost as much as all that is not a product.
-        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.dtype: torch.dtype = getattr(torch, product_precision(precision, device.type))
         self._outputs = torch.empty(self.batch_size, rates * n_classes, dtype=self.dtype, device=device)
         self._copies: dict[str, tuple[Tensor, Tensor]] = {}  # of weights and gradients where they are not float32
         if self.dtype != torch.float32:

@@ -9,6 +9,16 @@ from typing import Literal
 LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 
 
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def product_precision(precision: Precision, device_type: str) -> Literal["float32", "bfloat16"]:
+    """What `precision` means for matrix products on a device: `auto` is bfloat16 on CUDA, float32 elsewhere."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device_type == "cuda" else "float32"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Hyperparameters of head training; the defaults are the paper's (4.2) and TEMI's, fields as in the settings."""

@@ -25,11 +25,10 @@ from icce_ray.core.inputs import batch_inputs, feature_statistics
 from icce_ray.core.neighbors import Neighbors
 from icce_ray.core.networks import Networks
 from icce_ray.core.passes import Passes
-from icce_ray.core.recipe import Recipe
+from icce_ray.core.recipe import Precision, Recipe, product_precision
 from icce_ray.core.sinkhorn import sinkhorn_together
 
 Parallelism = Literal["heads", "data"]
-Precision = Literal["auto", "float32", "bfloat16"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -115,10 +114,8 @@ class HeadTrainer:
         )
 
     def _choose_passes(self, precision: Precision, compiled: bool) -> None:
-        if precision == "auto":
-            precision = "bfloat16" if self.features.device.type == "cuda" else "float32"
         passes = Passes(self.recipe)
-        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.dtype: torch.dtype = getattr(torch, product_precision(precision, self.features.device.type))
         self._scores = _fused(passes.scores, compiled)
         self._probabilities = _fused(passes.probabilities, compiled)
         self._losses = _fused(passes.losses, compiled)

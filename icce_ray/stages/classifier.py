@@ -108,6 +108,7 @@ def fit_grid(
         batch_size=settings.classifier.batch_size,
         iterations=settings.classifier.iterations,
         seed=settings.seed,
+        precision=settings.classifier.precision,
     ).fit(on_progress)
     points = grid.score(features[held], labels[held])
     winner = best_point(points)

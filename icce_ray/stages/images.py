@@ -21,6 +21,7 @@ from ray.exceptions import RayTaskError
 
 from icce_ray.adapters.decode import Reject, decode
 from icce_ray.adapters.sources import FeatureSource, SourceSpec, open_source
+from icce_ray.core.recipe import product_precision
 from icce_ray.settings import EmbedSettings
 from icce_ray.stages.cluster import Resources, others_cluster, threads_here
 from icce_ray.stages.rows import list_column, matrix
@@ -186,13 +187,6 @@ def _picture(data: bytes | Reject, **decoding: Any) -> tuple[bytes | None, str |
         return None, reject.reason, reject.detail
 
 
-def _dtype(precision: str, device: str) -> str:
-    """`embed.precision`, `auto` resolved."""
-    if precision != "auto":
-        return precision
-    return "bfloat16" if device == "cuda" else "float32"
-
-
 class _Embedder:
     """Actor: a batch of pictures to features, or through a run's classifier to labels. `embed` is None for features.
 
@@ -216,7 +210,7 @@ class _Embedder:
                 n_last_blocks=settings.n_last_blocks,
                 image_size=settings.image_size,
                 device=device,
-                dtype=_dtype(settings.precision, device),
+                dtype=product_precision(settings.precision, device),
             )
 
     def __call__(self, table: pa.Table) -> pa.Table:

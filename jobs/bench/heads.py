@@ -13,20 +13,19 @@ import argparse
 import copy
 import time
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from icce_ray.core import objectives
 from icce_ray.core.inputs import batch_inputs
 from icce_ray.core.neighbors import Neighbors
-from icce_ray.core.recipe import Recipe
+from icce_ray.core.recipe import Precision, Recipe
 from icce_ray.core.sinkhorn import sinkhorn
-from icce_ray.core.training import HeadTrainer, Precision
+from icce_ray.core.training import HeadTrainer
 
 
 class ModuleHead(nn.Module):
@@ -35,10 +34,8 @@ class ModuleHead(nn.Module):
     def __init__(self, stack: dict[str, Tensor], index: int) -> None:
         super().__init__()
         one = {name: tensor[index].clone() for name, tensor in stack.items()}
-        hidden, bottleneck = (
-            nn.Linear(*one["hidden.weight"].shape[::-1]),
-            nn.Linear(*one["bottleneck.weight"].shape[::-1]),
-        )
+        (hidden_size, dim), bottleneck_size = one["hidden.weight"].shape, len(one["bottleneck.bias"])
+        hidden, bottleneck = nn.Linear(dim, hidden_size), nn.Linear(hidden_size, bottleneck_size)
         for layer, name in ((hidden, "hidden"), (bottleneck, "bottleneck")):
             layer.load_state_dict({"weight": one[f"{name}.weight"], "bias": one[f"{name}.bias"]})
         self.body = nn.Sequential(hidden, nn.GELU(), bottleneck)
@@ -90,7 +87,7 @@ class ModuleLoop:
         return torch.cat(found)
 
 
-def products(recipe: Recipe, dim: int, clusters: int, rows: int, device: str, dtype: torch.dtype) -> float:
+def bare_products(recipe: Recipe, dim: int, clusters: int, rows: int, device: str, dtype: torch.dtype) -> float:
     """Seconds of the matrix products of a step, all heads: teacher, student, and the student's way back."""
     layers = [(dim, recipe.hidden), (recipe.hidden, recipe.bottleneck), (recipe.bottleneck, clusters)]
     total = 0.0
@@ -107,17 +104,18 @@ def products(recipe: Recipe, dim: int, clusters: int, rows: int, device: str, dt
     return total * recipe.heads
 
 
+def now() -> float:
+    """Seconds, when a GPU has done what it was asked to."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def seconds(step: Callable[[int], object], steps: int) -> float:
     """Least seconds of a step, after one that does not count: the least is what the machine can do."""
-
-    def now() -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
     step(0)
     taken = []
-    for index in range(1, steps + 1):
+    for index in range(steps):
         started = now()
         step(index)
         taken.append(now() - started)
@@ -137,36 +135,49 @@ def main() -> None:
     def trainer(**options: Any) -> HeadTrainer:
         return HeadTrainer(features, lists, n_clusters=given.clusters, recipe=recipe, seed=0, **options)
 
-    def measured(step: Callable[[Tensor, Tensor, int], Tensor]) -> tuple[float, Tensor]:
-        found: list[Tensor] = []
-        draws = torch.Generator(device).manual_seed(1)
-
-        def one(index: int) -> None:
-            order = torch.randperm(n, generator=draws, device=device)[: given.batch]
-            found.append(step(order, first.draw(order, draws), index))
-
-        taken = seconds(one, given.steps)
-        return taken, torch.stack(found)
-
     first = trainer()
-    table = Table("heads a product", title=f"{vars(given)}, {torch.get_num_threads()} threads", title_justify="left")
-    for name in ("products", "ms a step", "speed against the loop", "largest difference of a loss"):
-        table.add_column(name, justify="right")
-    base, losses = measured(ModuleLoop(first).step)
-    table.add_row("loop over modules", "float32", f"{1e3 * base:.0f}", "1.00", "")
-    kinds: list[tuple[Precision, bool]] = [("float32", False), ("bfloat16", False)]
-    kinds += [("float32", True), ("bfloat16", True)] if given.compile else []
-    for precision, compiled in kinds:
+    steps: dict[tuple[str, str], Callable[[Tensor, Tensor, int], Tensor]] = {}
+    steps["loop over modules", "float32"] = ModuleLoop(first).step
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
+    for compiled, precision in product((False, True) if given.compile else (False,), precisions):
         for chunk in sorted({*given.chunks, first.chunk} & set(range(1, given.heads + 1))):
             made = trainer(chunk=chunk, precision=precision, compiled=compiled)
-            taken, found = measured(lambda *batch, made=made: made.step(*batch)[0])
             name = f"{chunk}{' (chosen)' * (chunk == first.chunk)}{', compiled' * compiled}"
-            error = float(((found - losses) / losses).abs().max())
-            table.add_row(name, precision, f"{1e3 * taken:.0f}", f"{base / taken:.2f}", f"{error:.0e}")
+            steps[name, precision] = lambda *batch, made=made: made.step(*batch)[0]
+    taken, losses = rounds(steps, first, given.steps)
+    print(f"{vars(given)}, {torch.get_num_threads()} threads\n")
+    row("heads a product", "products", "ms a step", "speed against the loop", "largest difference of a loss")
+    row(*["---"] * 5)
+    base, reference = next(iter(taken.values())), next(iter(losses.values()))
+    for (name, precision), least in taken.items():
+        error = float(((losses[name, precision] - reference) / reference).abs().max())
+        row(name, precision, f"{1e3 * least:.0f}", f"{base / least:.2f}", f"{error:.0e}")
     for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        taken = products(recipe, given.dim, given.clusters, 2 * given.batch, device, dtype)
-        table.add_row("bare products", precision, f"{1e3 * taken:.0f}", f"{base / taken:.2f}", "")
-    Console().print(table)
+        least = bare_products(recipe, given.dim, given.clusters, 2 * given.batch, device, dtype)
+        row("bare products", precision, f"{1e3 * least:.0f}", f"{base / least:.2f}", "")
+
+
+def rounds(
+    steps: dict[tuple[str, str], Callable[[Tensor, Tensor, int], Tensor]], draws: HeadTrainer, count: int
+) -> tuple[dict[tuple[str, str], float], dict[tuple[str, str], Tensor]]:
+    """Least seconds of each step and its losses; all take turns on the same batches, so that none has a better hour."""
+    generator = torch.Generator(draws.features.device).manual_seed(1)
+    taken, losses = {key: float("inf") for key in steps}, {key: [] for key in steps}
+    for index in range(count + 1):
+        order = torch.randperm(len(draws.features), generator=generator, device=draws.features.device)
+        anchors = order[: draws.batch_size]
+        partners = draws.draw(anchors, generator)
+        for key, step in steps.items():
+            started = now()
+            losses[key].append(step(anchors, partners, index))
+            least = now() - started
+            taken[key] = min(taken[key], least) if index else taken[key]
+    return taken, {key: torch.stack(found) for key, found in losses.items()}
+
+
+def row(*cells: str) -> None:
+    """Print a row of a Markdown table."""
+    print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def arguments() -> argparse.Namespace:

@@ -20,9 +20,9 @@ from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
 from icce_ray.core.consensus import consensus
 from icce_ray.core.metrics import scores
 from icce_ray.core.neighbors import Neighbors, default_k_max
-from icce_ray.core.recipe import Recipe
+from icce_ray.core.recipe import Precision, Recipe
 from icce_ray.core.search import mine
-from icce_ray.core.training import HeadTrainer, Precision
+from icce_ray.core.training import HeadTrainer
 
 CLUSTERS, K_MIN, THRESHOLD = 10, 50, 0.65
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
@@ -56,10 +56,11 @@ def main() -> None:
     losses = curves[..., :-2]
     between = np.abs(losses[:, 1] - losses[:, 0])
     spread = np.abs(losses[:, 0] - losses[:, 0].mean(0))
+    heads, consensus_acc = ([_span(curves[:, which, column]) for which in (0, 1)] for column in (-2, -1))
     print(
-        f"\nLoss curves, mean over epochs and seeds: bfloat16 is {between.mean():.4f} from float32 of the same "
-        f"seed, a seed {spread.mean():.4f} from the mean of seeds. ACC of the consensus: {_span(curves[:, 0, -1])} in float32, "
-        f"{_span(curves[:, 1, -1])} in bfloat16; of a head {_span(curves[:, 0, -2])} and {_span(curves[:, 1, -2])}."
+        f"\nLoss curves, mean over epochs and seeds: bfloat16 is {between.mean():.4f} from float32 of the same seed, "
+        f"a seed {spread.mean():.4f} from the mean of seeds. ACC in float32 and in bfloat16: of the consensus "
+        f"{consensus_acc[0]} and {consensus_acc[1]}, of a head {heads[0]} and {heads[1]}."
     )
 
 

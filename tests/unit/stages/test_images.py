@@ -1,10 +1,9 @@
 """An error in a task as Ray Data hands it on: only text, in which ours must be found again. The precision asked for."""
 
-import pytest
 from ray.exceptions import RayTaskError, UserCodeException
 
 from icce_ray.adapters.locations import UnavailableError
-from icce_ray.stages.images import _as_it_was, _dtype
+from icce_ray.stages.images import _as_it_was
 from icce_ray.store import RunError
 
 TRACE = """ray::MapBatches(_read_chunk)() (pid=1, ip=127.0.0.1)
@@ -29,16 +28,3 @@ def test_an_error_of_ours_is_its_own_words():
 def test_any_other_comes_whole():
     unforeseen = task_error("KeyError: 'a fault in the program'")
     assert _as_it_was(unforeseen) is unforeseen
-
-
-@pytest.mark.parametrize(
-    ("precision", "device", "dtype"),
-    [
-        ("auto", "cpu", "float32"),
-        ("auto", "cuda", "bfloat16"),
-        ("bfloat16", "cpu", "bfloat16"),
-        ("float32", "cuda", "float32"),
-    ],
-)
-def test_precision_of_the_backbone(precision, device, dtype):
-    assert _dtype(precision, device) == dtype
