@@ -22,9 +22,19 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# The tables of jobs/bench/RESULTS.md at reduced sizes, in under ten minutes on two cores.
 bench: $(READY)
-	$(BIN)/python jobs/bench/heads.py
+	$(BIN)/python jobs/bench/heads.py --chunks 1 2 50 --steps 3
+	$(BIN)/python jobs/bench/precision.py --seeds 2 --epochs 20
+	$(BIN)/python jobs/bench/parallel.py --heads 8 --steps 2 --workers 2
+	$(BIN)/python jobs/bench/neighbors.py --queries 6000
+	$(BIN)/python jobs/bench/consensus_shards.py --images 200000 --clusters 200 --heads 50
 	$(BIN)/python jobs/bench/consensus.py --quick
+	$(BIN)/python jobs/bench/classifier.py --clusters 100 --iterations 6
+	$(BIN)/python jobs/bench/decode.py --passes 2
+	$(BIN)/python jobs/bench/embed.py --depth 4 --few 64 --many 320
+	$(BIN)/python jobs/bench/fixed.py --times 2
+	$(BIN)/python jobs/bench/growth.py --images 8192
 
 # torch first and alone: its version decides what else is installed with it.
 $(READY): pyproject.toml constraints.txt

@@ -81,9 +81,9 @@ class Similarities:
 
     def leave_out(self, rows: Tensor, columns: Tensor) -> None:
         """Make these entries minus infinity."""
-        self.values[rows, columns] = -torch.inf
         if self._turned:
             raise RuntimeError("entries are left out before any are compared; report this")
+        self.values[rows, columns] = -torch.inf
 
     def reach(self, cut: Tensor) -> Tensor:
         """Where a product may have been at least the cut of its row, float32[b], before rounding: bool[b, n]."""

@@ -9,6 +9,8 @@ from icce_ray.planning.rates import DeviceRate
 
 #: Rows of a shard of `stages.sample`, and bytes of a label with its confidence (`stages.predict`).
 SAMPLE_ROWS, LABEL_BYTES = 8192, 8
+#: Images of a forward pass on a CPU (`adapters.backbones.dinov2`).
+CPU_SLICE = 8
 #: Widths up to which a backbone is taken to be as fast, by the operation, as DINOv2 small and base.
 SMALL, BASE = 512, 896
 
@@ -42,9 +44,11 @@ def embed(job: Job, speeds: Speeds) -> StagePlan:
     settings = job.settings.embed
     device = 0.0
     if job.transformer:
-        weights = 4 if speeds.device == "cpu" else 6  # float32, and autocast's copies in bfloat16
-        batch, blocks = job.settings.resources.embed_batch, settings.n_last_blocks > 1
-        device = weights * job.transformer.parameters + job.transformer.activation_bytes(job.side, batch, blocks=blocks)
+        # Weights come as float32, a GPU's products take them as bfloat16 then; two batches are on a GPU at a time.
+        batch = job.settings.resources.embed_batch
+        batch = min(batch, CPU_SLICE) if speeds.device == "cpu" else 2 * batch
+        blocks = settings.n_last_blocks > 1
+        device = 4 * job.transformer.parameters + job.transformer.activation_bytes(job.side, batch, blocks=blocks)
     return StagePlan(
         stage="embed",
         parts=(*parts, begin),

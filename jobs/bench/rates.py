@@ -50,7 +50,7 @@ DEVICE = {
     "forward_large": "DINOv2 large, random weights, pixels to features",
     "heads_matmul": "matrix products of a training step of the heads",
     "heads_memory": "all else of that step: Sinkhorn, losses, optimiser (bytes as counted in planning/operations.py)",
-    "search_matmul": "exact search with 50 neighbours an image, float32",
+    "search_matmul": "exact search with 50 neighbours an image, in the precision the device searches in",
     "search_rescore": "scoring and sorting the neighbours found (bytes of both rows of each pair)",
     "linear": "the classifier's grid, float32",
     "label": "the chosen classifier on shards of 1,024 images, float32",

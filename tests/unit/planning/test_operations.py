@@ -90,6 +90,7 @@ def test_constants_are_those_of_the_code():
     assert tuple(getattr(operations, name) for name in mine) == limits
     assert list(operations.BLOCK_ELEMENTS.values()) == [search.BLOCK_ELEMENTS[kind] for kind in ("cpu", "cuda")]
     assert every_image.SAMPLE_ROWS == sample.ROWS_PER_SHARD
+    assert every_image.CPU_SLICE == dinov2._SLICE
     assert learning.PARTITION_ROWS == index.PARTITION_ROWS
     assert (learning.HEADS_PER_ARRAY, learning.IMAGES_PER_SHARD) == (
         ensemble.HEADS_PER_ARRAY,
