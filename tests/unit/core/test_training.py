@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from icce_ray.core.inputs import feature_statistics
 from icce_ray.core.recipe import Recipe
@@ -43,6 +44,36 @@ def test_one_seed_one_result():
         run(trainer, 3)
     assert identical(first.state(), second.state())
     assert not torch.equal(first.networks.marginal, other.networks.marginal)
+
+
+class ReadBack(TorchDispatchMode):
+    """Notes every operation that must wait for the device: numbers for Python, results whose size the data decide."""
+
+    WAITING = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero"})
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name == "index" and any(one is not None and one.dtype == torch.bool for one in args[1])
+        if name in self.WAITING or by_mask:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("teacher", ["sinkhorn", "softmax"])
+@pytest.mark.parametrize("smoothing", [1, 3])
+def test_an_epoch_reads_nothing_back_from_the_device(teacher, smoothing):
+    trainer = build(teacher=teacher, smoothing_neighbors=smoothing, chunk=3)
+    with ReadBack() as seen:
+        losses = trainer.run_epoch()
+    assert seen.found == []
+    with ReadBack() as seen:
+        float(losses.temi.sum())
+        losses.temi[losses.temi < 0]
+    assert seen.found == ["_local_scalar_dense", "index"]  # so it does see them
 
 
 def test_training_finds_separated_blobs():
