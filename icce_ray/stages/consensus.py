@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.adapters.partition import mtkahypar_hypergraph
+from icce_ray.adapters.partition_apart import metis_graph_apart
 from icce_ray.adapters.progress import StageProgress
 from icce_ray.adapters.storage import FileInfo
 from icce_ray.core.consensus.clusters import check_problem, collapse
@@ -112,7 +113,7 @@ def _candidates(
 def _mcla(settings: Settings, store: Store, shards: Shards) -> tuple[float | None, str]:
     """MCLA's candidate, written by a task a shard; its ANMI, or None and why it refused."""
     try:
-        label, found = best_meta_clusters(shards, settings.clusters, metis_graph, settings.seed, IMBALANCES)
+        label, found = best_meta_clusters(shards, settings.clusters, metis_graph_apart, settings.seed, IMBALANCES)
     except ConsensusSizeError as reason:
         return None, str(reason)
     pairs = enumerate(zip(label, shards.index, strict=True))
@@ -140,7 +141,7 @@ def _cut_rows(root: str, method: str, clusters: int, seed: int, shards: int, *ar
             collapse(np.concatenate(labels), np.concatenate(images)),
             clusters,
             method,
-            graph_partitioner=metis_graph,
+            graph_partitioner=metis_graph_apart,
             hypergraph_partitioner=mtkahypar_hypergraph,
             seed=seed,
         )

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.adapters.partition import mtkahypar_hypergraph
+from icce_ray.adapters.partition_apart import metis_graph_apart
 from icce_ray.adapters.progress import Silent
 from icce_ray.core.consensus import consensus as in_memory
 from icce_ray.settings import load
@@ -61,7 +62,7 @@ PROBLEMS = {
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_shards_give_the_labels_of_one_place(name, shards, tmp_path, monkeypatch):
     labels, k, methods = PROBLEMS[name]
-    tools = {"graph_partitioner": metis_graph, "hypergraph_partitioner": mtkahypar_hypergraph}
+    tools = {"graph_partitioner": metis_graph_apart, "hypergraph_partitioner": mtkahypar_hypergraph}
     whole = in_memory(labels, k, methods=methods, **tools)
     settings, store = run_of(tmp_path, labels, k, len(labels) // 4, methods)
     if shards > 1:
@@ -87,7 +88,7 @@ def test_the_problems_are_what_they_are_called(monkeypatch):
     splits = []
     split = ensemble.tally.apply_split
     monkeypatch.setattr("icce_ray.core.consensus.rows.apply_split", lambda *given: splits.append(1) or split(*given))
-    tools = {"graph_partitioner": metis_graph, "hypergraph_partitioner": mtkahypar_hypergraph}
+    tools = {"graph_partitioner": metis_graph_apart, "hypergraph_partitioner": mtkahypar_hypergraph}
     found = {name: in_memory(*given[:2], methods=given[2], **tools) for name, given in PROBLEMS.items()}
     assert found["votes"].votes > 0
     assert found["votes"].method == "mcla"

@@ -14,7 +14,8 @@ import ray
 import torch
 from torch import Tensor
 
-from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.adapters.partition import mtkahypar_hypergraph
+from icce_ray.adapters.partition_apart import metis_graph_apart
 from icce_ray.adapters.weights import load_tensors, save_tensors
 from icce_ray.core.consensus import Consensus, ConsensusSizeError, consensus
 from icce_ray.core.metrics import scores
@@ -131,7 +132,7 @@ class TrialRun:
         return np.ascontiguousarray(np.concatenate(blocks))
 
     def _consensus(self, labels: np.ndarray, methods: tuple[str, ...]) -> Consensus:
-        tools = {"graph_partitioner": metis_graph, "hypergraph_partitioner": mtkahypar_hypergraph}
+        tools = {"graph_partitioner": metis_graph_apart, "hypergraph_partitioner": mtkahypar_hypergraph}
         return consensus(labels, self.settings.clusters, methods=methods, seed=self.settings.seed, **tools)
 
     def _score(self, label: np.ndarray) -> float:
