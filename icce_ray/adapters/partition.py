@@ -1,6 +1,7 @@
 """Graph and hypergraph partitioners for the consensus: METIS through pymetis, Mt-KaHyPar through mtkahypar.
 
-Both are deterministic: the same input and seed give the same parts, on any number of threads.
+Both are deterministic: the same input and seed give the same parts, on any number of threads. METIS is so only while no
+other thread of the process draws from the C library's `rand`: beside Ray use `partition_apart`.
 """
 
 import threading
