@@ -18,8 +18,10 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pyarrow.fs as pafs
+from fsspec.spec import AbstractFileSystem
 
 from icce_ray.adapters import s3
 from icce_ray.adapters.locations import StorageError, is_local, resolve, retried
@@ -185,7 +187,11 @@ def _remove_s3(uri: str, version: str) -> bool:
 
 
 def _read_other(filesystem: pafs.FileSystem, path: str) -> tuple[bytes, str] | None:
+    store = _fsspec_store(filesystem)
+
     def read() -> bytes:
+        if store is not None:  # one request; and fsspec's store in memory gives all readers one open file to share
+            return cast(bytes, store.cat_file(path))  # without a range of bytes it never returns str
         with filesystem.open_input_file(path) as file:
             return file.read()
 
@@ -214,13 +220,19 @@ def _swap_other(filesystem: pafs.FileSystem, path: str, data: bytes, version: st
 
 def _create(filesystem: pafs.FileSystem, path: str, data: bytes) -> None:
     """Write a file that should not be there; through fsspec Google's and Azure's stores see to it themselves."""
-    if not isinstance(filesystem, pafs.PyFileSystem) or not isinstance(filesystem.handler, pafs.FSSpecHandler):
+    store = _fsspec_store(filesystem)
+    if store is None:
         retried(lambda: _write(filesystem, path, data))
         return
-    store = filesystem.handler.fs
     filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)  # some fsspec stores have real folders
     with contextlib.suppress(FileExistsError):  # what stands then tells whose it is, another's or ours of before
         retried(lambda: store.pipe_file(path, data, mode="create"))
+
+
+def _fsspec_store(filesystem: pafs.FileSystem) -> AbstractFileSystem | None:
+    if isinstance(filesystem, pafs.PyFileSystem) and isinstance(filesystem.handler, pafs.FSSpecHandler):
+        return filesystem.handler.fs
+    return None
 
 
 def _write(filesystem: pafs.FileSystem, path: str, data: bytes) -> None:
