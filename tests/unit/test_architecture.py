@@ -39,6 +39,7 @@ LAYERS = {
         names("store adapters.conditional adapters.process adapters.s3 adapters.storage"), packages=names("")
     ),
     "estimator": Layer(names("core adapters"), banned=names("ray")),
+    "studies": Layer(names("core adapters estimator"), banned=names("ray")),
     "planning": Layer(names("settings"), packages=names("pydantic yaml")),
     "stages": Layer(names("core adapters settings store version")),
     "pipeline": Layer(names("core adapters settings store lock version stages"), banned=names("ray")),
