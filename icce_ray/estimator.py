@@ -43,9 +43,14 @@ LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("learning_rate", "weight_decay", "ce_weight"), (0.0, math.inf)),
     **dict.fromkeys(("student_temperature", "teacher_temperature"), (1e-3, math.inf)),
     **dict.fromkeys(("teacher_momentum", "marginal_momentum", "beta"), (0.0, 1.0)),
+    **dict.fromkeys(("prior_strength", "prior_momentum"), (0.0, 1.0)),
     "holdout": (0.0, 0.9),
 }
-CHOICES = {"teacher": ("sinkhorn", "softmax"), "input_norm": ("batchnorm", "standardize")}
+CHOICES = {
+    "teacher": ("sinkhorn", "softmax"),
+    "cluster_prior": ("uniform", "estimated"),
+    "input_norm": ("batchnorm", "standardize"),
+}
 
 
 class ICCE(ClusterMixin, BaseEstimator):
@@ -64,8 +69,8 @@ class ICCE(ClusterMixin, BaseEstimator):
     k_min, k_max : int, default=50 and None
         Bounds on the number of neighbours; None is n_samples / n_clusters, at least `k_min`.
     heads, hidden, bottleneck, epochs, batch_size, learning_rate, warmup_epochs, weight_decay, student_temperature, \
-teacher_temperature, teacher_momentum, marginal_momentum, beta, ce_weight, teacher, sinkhorn_iterations, input_norm, \
-smoothing_neighbors
+teacher_temperature, teacher_momentum, marginal_momentum, beta, ce_weight, teacher, sinkhorn_iterations, \
+cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         Head training, as in `icce_ray.core.recipe.Recipe`.
     consensus_methods : tuple of str
         Candidates for the consensus, of "cspa", "hgpa", "mcla" and "hbgf".
@@ -116,6 +121,9 @@ smoothing_neighbors
         ce_weight: float = 1.0,
         teacher: Literal["sinkhorn", "softmax"] = "sinkhorn",
         sinkhorn_iterations: int = 3,
+        cluster_prior: Literal["uniform", "estimated"] = "uniform",
+        prior_strength: float = 1.0,
+        prior_momentum: float = 0.99,
         input_norm: Literal["batchnorm", "standardize"] = "batchnorm",
         smoothing_neighbors: int = 1,
         consensus_methods: tuple[str, ...] = METHODS,
@@ -145,6 +153,9 @@ smoothing_neighbors
         self.ce_weight = ce_weight
         self.teacher = teacher
         self.sinkhorn_iterations = sinkhorn_iterations
+        self.cluster_prior = cluster_prior
+        self.prior_strength = prior_strength
+        self.prior_momentum = prior_momentum
         self.input_norm = input_norm
         self.smoothing_neighbors = smoothing_neighbors
         self.consensus_methods = consensus_methods

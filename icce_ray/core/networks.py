@@ -18,7 +18,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps of each parameter
 class Networks:
     """What training changes. `workers` share the heads: each holds its own, and a state is of all.
 
-    `student` and `teacher` are banks of the own heads, `marginal` float32[own heads, K].
+    `student` and `teacher` are banks of the own heads, `marginal` float32[own heads, K] and, where the recipe estimates
+    it, `prior` as well: the moving mean of the teacher's plain softmax.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Networks:
         self._adopt({name: tensor.to(device) for name, tensor in fresh.items()})
         self.teacher = self.student.copy()
         self.marginal = torch.full((self.own.stop - self.own.start, n_clusters), 1.0 / n_clusters, device=device)
+        self.prior = self.marginal.clone()
         self._ema = get_ema_multi_avg_fn(recipe.teacher_momentum)
 
     def _adopt(self, parameters: dict[str, Tensor]) -> None:
@@ -84,6 +86,8 @@ class Networks:
                 held = [self._moment(chunk.parameters[name], moment) for chunk in self.student]
                 state[f"{moment}.{name}"] = torch.cat(held)
         state["marginal"] = self.marginal.clone()
+        if self.recipe.cluster_prior == "estimated":
+            state["prior"] = self.prior.clone()
         return {name: self.all_heads(tensor, "state") for name, tensor in state.items()}
 
     def restore(self, state: Mapping[str, Tensor], steps: int) -> None:
@@ -94,6 +98,8 @@ class Networks:
             return HeadBank(stacked, chunk=self.chunk)
 
         self.marginal = state["marginal"][self.own].to(self.device, copy=True)  # it is updated in place
+        if self.recipe.cluster_prior == "estimated":
+            self.prior = state["prior"][self.own].to(self.device, copy=True)
         self._adopt(bank("student").stacked())
         self.teacher = bank("teacher")
         count = torch.tensor(float(steps), device=self.device)

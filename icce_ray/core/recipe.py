@@ -39,5 +39,13 @@ class Recipe:
     ce_weight: float = 1.0
     teacher: Literal["sinkhorn", "softmax"] = "sinkhorn"
     sinkhorn_iterations: int = 3
+    cluster_prior: Literal["uniform", "estimated"] = "uniform"
+    prior_strength: float = 1.0
+    prior_momentum: float = 0.99
     input_norm: Literal["batchnorm", "standardize"] = "batchnorm"
     smoothing_neighbors: int = 1
+
+    @property
+    def relaxed(self) -> bool:
+        """Whether Sinkhorn's columns are anything but equal, as the paper has them."""
+        return self.teacher == "sinkhorn" and (self.cluster_prior != "uniform" or self.prior_strength != 1.0)

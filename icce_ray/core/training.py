@@ -26,7 +26,7 @@ from icce_ray.core.neighbors import Neighbors
 from icce_ray.core.networks import Networks
 from icce_ray.core.passes import Passes
 from icce_ray.core.recipe import Precision, Recipe, product_precision
-from icce_ray.core.sinkhorn import sinkhorn_together
+from icce_ray.core.sinkhorn import floored, relaxed_sinkhorn_together, sinkhorn_together
 
 Parallelism = Literal["heads", "data"]
 P = ParamSpec("P")
@@ -185,7 +185,9 @@ class HeadTrainer:
         class marginal.
         """
         recipe, targets = self.recipe, []
-        if recipe.teacher == "sinkhorn" and self.over_batch.size > 1:
+        if recipe.relaxed:
+            found = self._lean([self._scores(chunk, x) for chunk in self.networks.teacher])
+        elif recipe.teacher == "sinkhorn" and self.over_batch.size > 1:
             scores = [self._scores(chunk, x) for chunk in self.networks.teacher]
             found = sinkhorn_together(scores, self.over_batch, iterations=recipe.sinkhorn_iterations)
         else:
@@ -201,6 +203,21 @@ class HeadTrainer:
             targets.append((target_x, target_n))
         self.over_heads.sum(weight, "weight")
         return targets, weight / recipe.heads
+
+    def _lean(self, scores: list[Tensor]) -> list[Tensor]:
+        """Teacher probabilities that lean towards the class prior, float32[h, rows, K]; moves the prior's estimate."""
+        recipe, priors = self.recipe, self.networks.prior.split(self.chunk)
+        found, masses = relaxed_sinkhorn_together(
+            scores,
+            [floored(prior) for prior in priors],
+            self.over_batch,
+            iterations=recipe.sinkhorn_iterations,
+            strength=recipe.prior_strength,
+        )
+        if recipe.cluster_prior == "estimated":
+            for prior, mass in zip(priors, masses, strict=True):
+                prior.lerp_(mass / mass.sum(1, keepdim=True), 1.0 - recipe.prior_momentum)
+        return found
 
     def learning_rate(self, step: int) -> float:
         """`learning_rate * B / 256`, reached linearly over the warm-up epochs, then constant (TEMI)."""

@@ -145,6 +145,13 @@ class HeadsSettings(_Frozen):
     """Sinkhorn-Knopp centring (paper) or none (TEMI)."""
     sinkhorn_iterations: Positive = 3
     """Paper 3.1."""
+    cluster_prior: Literal["uniform", "estimated"] = "uniform"
+    """Cluster sizes that Sinkhorn aims at: equal (paper), or, for classes of unequal size, each head's own estimate:
+    the moving mean of its teacher before Sinkhorn, at least about a tenth of N / K (ours)."""
+    prior_strength: float = Field(default=1.0, ge=0.0, le=1.0)
+    """How far Sinkhorn goes there: 1 is all the way (paper), less leans only (unbalanced optimal transport), 0 not."""
+    prior_momentum: Momentum = 0.99
+    """EMA of the estimate (ours)."""
     input_norm: Literal["batchnorm", "standardize"] = "batchnorm"
     """Batch normalisation (paper) or standardisation over the set (TEMI)."""
     smoothing_neighbors: Positive = 1

@@ -37,6 +37,7 @@ VARIANTS = {
     "softmax": {"teacher": "softmax"},
     "standardize": {"input_norm": "standardize", "ce_weight": 0.0},
     "smoothing": {"smoothing_neighbors": 3},
+    "estimated": {"cluster_prior": "estimated", "prior_strength": 0.8, "prior_momentum": 0.8},
     "one_round": {"sinkhorn_iterations": 1},
     "tiny_batch": {"batch_size": 3},  # with 4 workers one has no pair at all
 }

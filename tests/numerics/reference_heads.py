@@ -58,6 +58,17 @@ def sinkhorn(scores, iterations):
     return q
 
 
+def relaxed_sinkhorn(scores, prior, strength, iterations):
+    """Rows of exp(scores) [rows, K]; then columns by the power of what they lack, from the rows as they came."""
+    q = torch.exp(scores - scores.max(1, keepdim=True).values)
+    q = q / q.sum(1)[:, None]
+    row = torch.ones(len(q), dtype=q.dtype)
+    for _ in range(iterations):
+        column = (prior / (q * row[:, None]).mean(0)) ** strength
+        row = 1 / (q * column).sum(1)
+    return q * row[:, None] * column
+
+
 class ReferenceTrainer:
     """What `HeadTrainer.step` must do, head by head."""
 
@@ -66,6 +77,7 @@ class ReferenceTrainer:
         self.students = [Head({name: t[h] for name, t in stacked.items()}) for h in range(recipe.heads)]
         self.teachers = [copy.deepcopy(student).requires_grad_(False) for student in self.students]
         self.marginals = [torch.full((n_clusters,), 1 / n_clusters, dtype=torch.float64) for _ in self.students]
+        self.priors = [marginal.clone() for marginal in self.marginals]
         self.learning_rate = learning_rate
         self.optimizers = [
             torch.optim.AdamW(student.named().values(), lr=0.0, weight_decay=recipe.weight_decay, foreach=False)
@@ -80,6 +92,15 @@ class ReferenceTrainer:
 
     def teach(self, head, x):
         logits = self.teachers[head](x) / self.recipe.teacher_temperature
+        if self.recipe.relaxed:
+            floor = torch.clamp(self.priors[head], min=0.1 / logits.shape[1])
+            p = relaxed_sinkhorn(
+                logits, floor / floor.sum(), self.recipe.prior_strength, self.recipe.sinkhorn_iterations
+            )
+            if self.recipe.cluster_prior == "estimated":
+                keep = self.recipe.prior_momentum
+                self.priors[head] = keep * self.priors[head] + (1 - keep) * logits.softmax(-1).mean(0)
+            return p
         if self.recipe.teacher == "sinkhorn":
             return sinkhorn(logits, self.recipe.sinkhorn_iterations)
         return logits.softmax(-1)

@@ -95,6 +95,18 @@ def stack(heads):
 @pytest.mark.parametrize("smoothing", [1, 3])
 def test_losses_gradients_and_updates_of_three_steps(monkeypatch, teacher, input_norm, ce_weight, smoothing):
     switches = {"teacher": teacher, "input_norm": input_norm, "ce_weight": ce_weight, "smoothing_neighbors": smoothing}
+    assert_as_the_reference(monkeypatch, switches)
+
+
+@pytest.mark.parametrize("cluster_prior", ["uniform", "estimated"])
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_steps_with_a_prior(monkeypatch, cluster_prior, strength):
+    switches = {"cluster_prior": cluster_prior, "prior_strength": strength, "prior_momentum": 0.7}
+    assert_as_the_reference(monkeypatch, switches | {"smoothing_neighbors": 2})
+
+
+def assert_as_the_reference(monkeypatch, switches):
+    """Three steps, in chunks of any size."""
     start = build(HEADS, **switches).networks.student.stacked()
     expected, reference = reference_steps(build(HEADS, **switches))
     for chunk in (1, 3, HEADS):
@@ -107,6 +119,9 @@ def test_losses_gradients_and_updates_of_three_steps(monkeypatch, teacher, input
             for name in PARAMETERS:
                 assert_near(gradients[name], exact_gradients[name])
         assert_near(trainer.networks.marginal, torch.stack(reference.marginals))
+        if trainer.recipe.cluster_prior == "estimated":
+            assert_near(trainer.networks.prior, torch.stack(reference.priors))
+            assert (reference.priors[0] - 1 / K).abs().max() > 0.02  # it moved
         students, teachers = trainer.networks.student.stacked(), trainer.networks.teacher.stacked()
         for found, exact in ((students, stack(reference.students)), (teachers, stack(reference.teachers))):
             for name in PARAMETERS:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from icce_ray.core import objectives
-from icce_ray.core.sinkhorn import sinkhorn
+from icce_ray.core.collectives import ALONE
+from icce_ray.core.sinkhorn import floored, relaxed_sinkhorn_together, sinkhorn
 
 HEADS, B, K = 3, 7, 5
 
@@ -90,6 +91,81 @@ def test_sinkhorn(iterations):
     assert torch.equal(scores, kept)
     np.testing.assert_allclose(found, loop_sinkhorn(exact(scores), iterations), rtol=2e-5, atol=1e-8)
     torch.testing.assert_close(found.sum(-1), torch.ones(HEADS, 20))
+
+
+def loop_relaxed(scores, prior, strength, iterations):
+    """[heads, rows, K] in float64, one head, column and row at a time, from the softmax each round."""
+    result, plain = [], []
+    for head, target in zip(scores, prior, strict=True):
+        n, k = head.shape
+        start = np.exp(head - head.max(1, keepdims=True))
+        for i in range(n):
+            start[i] /= start[i].sum()
+        row, column = np.ones(n), np.ones(k)
+        for _ in range(iterations):
+            for j in range(k):
+                column[j] = (target[j] / (sum(row[i] * start[i, j] for i in range(n)) / sum(row @ start))) ** strength
+            for i in range(n):
+                row[i] = 1 / sum(start[i, j] * column[j] for j in range(k))
+        result.append(row[:, None] * start * column)
+        plain.append(start.sum(0))
+    return np.stack(result), np.stack(plain)
+
+
+def some_prior(generator):
+    prior = torch.rand(HEADS, K, generator=generator) + 0.05
+    return prior / prior.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 10])
+@pytest.mark.parametrize("strength", [0.0, 0.4, 1.0])
+def test_relaxed_sinkhorn(iterations, strength):
+    generator = torch.Generator().manual_seed(8)
+    scores = 4 * torch.randn(HEADS, 20, K, generator=generator)
+    kept, prior = scores.clone(), some_prior(generator)
+    (found,), (plain,) = relaxed_sinkhorn_together([scores], [prior], ALONE, iterations=iterations, strength=strength)
+    assert torch.equal(scores, kept)
+    exactly, softmax = loop_relaxed(exact(scores), exact(prior), strength, iterations)
+    np.testing.assert_allclose(found, exactly, rtol=3e-5, atol=1e-8)
+    np.testing.assert_allclose(plain, softmax, rtol=1e-5)
+    if strength == 0:
+        torch.testing.assert_close(found, scores.softmax(-1))
+
+
+def test_the_constraint_at_full_strength_and_leaning_below():
+    """With many rounds full strength is the Sinkhorn of the paper, with any masses; half of it goes half-way."""
+    generator = torch.Generator().manual_seed(9)
+    scores = torch.randn(HEADS, 400, K, generator=generator) + torch.tensor([5.0, 0, 0, 0, -5])
+    prior = some_prior(generator)
+
+    def masses(strength, target):
+        (found,), _ = relaxed_sinkhorn_together([scores], [target], ALONE, iterations=300, strength=strength)
+        return found, found.mean(1)
+
+    torch.testing.assert_close(masses(1.0, prior)[1], prior, rtol=1e-4, atol=0)
+    even = torch.full((HEADS, K), 1 / K)
+    torch.testing.assert_close(masses(1.0, even)[0], sinkhorn(scores, iterations=300), rtol=1e-3, atol=1e-6)
+    largest = [float(masses(strength, even)[1].max()) for strength in (0.0, 0.5, 0.8, 1.0)]
+    assert largest == sorted(largest, reverse=True)
+    assert largest[0] > 0.8
+    assert 0.25 < largest[2] < 0.75
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e2, 1e4, 1e30])
+@pytest.mark.parametrize("strength", [0.3, 0.9, 1.0])
+def test_relaxed_rows_sum_to_one_at_any_temperature(scale, strength):
+    scores = scale * torch.randn(2, 30, K, generator=torch.Generator().manual_seed(5))
+    scores[:, 0] -= 3 * scale
+    scores[:, :, 3] -= 100 * scale  # a cluster that no image leans to
+    even = torch.full((2, K), 1 / K)
+    (found,), _ = relaxed_sinkhorn_together([scores], [even], ALONE, iterations=3, strength=strength)
+    torch.testing.assert_close(found.sum(-1), torch.ones(2, 30))
+    assert (found >= 0).all()
+
+
+def test_the_floor_of_a_prior():
+    found = floored(torch.tensor([[0.97, 0.03, 0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(found, torch.tensor([[0.97, 0.03, 0.02, 0.02, 0.02]]) / 1.06)
 
 
 def test_sinkhorn_uses_all_clusters_evenly():

@@ -167,6 +167,8 @@ def test_one_cluster():
         ({"threshold": 2}, ValueError, "threshold=2 must lie"),
         ({"k_max": 1}, ValueError, "k_max = 1 is below k_min = 2; raise k_max"),
         ({"teacher": "none"}, ValueError, "teacher='none' must be one of"),
+        ({"cluster_prior": "equal"}, ValueError, "cluster_prior=.equal. must be one of"),
+        ({"prior_strength": 1.5}, ValueError, r"prior_strength=1.5 must lie in \[0.0, 1.0\]"),
         ({"consensus_methods": ()}, ValueError, "must be some of"),
         ({"consensus_methods": ("mcla", "best")}, ValueError, "must be some of"),
         ({"n_clusters": 31}, ValueError, "n_samples=30 should be >= n_clusters=31"),
