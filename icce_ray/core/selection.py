@@ -50,7 +50,9 @@ def modularity(labels: Tensor, graph: Tensor, n_clusters: int) -> float:
 
 
 def neighbor_accuracy(lists: Neighbors, truth: Tensor, block_rows: int = 8192) -> float:
-    """Chance that an anchor and its drawn neighbour are of one class, in [0, 1] (paper Table 11).
+    """Chance that an anchor and its drawn neighbour are of one class, in [0, 1].
+
+    Every anchor counts once, as in training; `pair_accuracy` counts every pair once, as the paper's Table 11.
 
     `truth` int[N] is -1 where the class is not known; those count neither as anchors nor as neighbours. NaN if no list
     of a known anchor holds a known neighbour.
@@ -68,6 +70,15 @@ def neighbor_accuracy(lists: Neighbors, truth: Tensor, block_rows: int = 8192) -
         total += (right[usable] / count[usable]).sum()
         anchors += usable.sum()
     return float(total / anchors)
+
+
+def pair_accuracy(lists: Neighbors, truth: Tensor) -> float:
+    """Share of all (anchor, neighbour) pairs that are of one class, in [0, 1] (paper Table 11).
+
+    `truth` int[N] is the class of every row; the lists are of the first rows of them.
+    """
+    own = torch.repeat_interleave(truth[: len(lists.counts)], lists.counts)
+    return float((truth[lists.ids.long()] == own).double().mean())
 
 
 def _per_list(chosen: Tensor, offsets: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ ROWS: dict[str, tuple[dict[str, Any], int]] = {
     "cluster_prior estimated": ({"cluster_prior": "estimated"}, 1),
     "estimated, prior_strength 0.8": ({"cluster_prior": "estimated", "prior_strength": 0.8}, 1),
     "k_max 4 N / K": ({}, 4),
+    "prior_strength 0.8, k_max 4 N / K": ({"prior_strength": 0.8}, 4),
     "estimated, k_max 4 N / K": ({"cluster_prior": "estimated"}, 4),
 }
 #: Another consensus of the default's heads: parts may be four times larger than the mean.

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from labelled_sets import labelled
 
 from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
 from icce_ray.core.consensus import consensus
@@ -23,6 +22,7 @@ from icce_ray.core.neighbors import Neighbors, default_k_max
 from icce_ray.core.recipe import Precision, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
+from icce_ray.studies.feature_sets import digit_features, image_features
 
 CLUSTERS, K_MIN, THRESHOLD = 10, 50, 0.65
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=30)
     given = parser.parse_args()
-    features, truth = labelled(given.parquet, given.rows)
+    features, truth = image_features(given.parquet, given.rows) if given.parquet else digit_features()
     k_max = default_k_max(len(features), CLUSTERS, K_MIN)
     lists = mine(features, threshold=THRESHOLD, k_min=K_MIN, k_max=k_max)
     recipe = Recipe(

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from labelled_sets import labelled
 from scipy.stats import spearmanr
 
 from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
@@ -28,6 +27,7 @@ from icce_ray.core.recipe import Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.selection import modularity
 from icce_ray.core.training import HeadTrainer
+from icce_ray.studies.feature_sets import digit_features, image_features
 
 TEMPERATURES = (0.03, 0.05, 0.1, 0.15, 0.2, 0.3)
 #: Name of a sweep: settings of each of its trials; what a trial does not name is as in BASE.
@@ -49,7 +49,7 @@ FIGURES = ("modularity 20", "modularity 10", "ANMI", "pairwise AMI", "pairwise A
 def main() -> None:
     """Run the trials that are missing and print both tables."""
     arguments = _arguments()
-    features, truth = labelled(arguments.parquet, arguments.rows)
+    features, truth = image_features(arguments.parquet, arguments.rows) if arguments.parquet else digit_features()
     batch = 256 if arguments.parquet is None else 512
     recipe = RECIPE | {"batch_size": batch, "learning_rate": 3e-3, "teacher_momentum": 0.99}
     known = {json.dumps(one["trial"]): one for one in map(json.loads, _lines(arguments.out))}
