@@ -22,6 +22,7 @@ from torch import Tensor
 
 from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
 from icce_ray.adapters.progress import Display, silent
+from icce_ray.core.alarms import Alarm, CollapseWarning, cluster_sizes, head_alarms
 from icce_ray.core.consensus import METHODS, consensus
 from icce_ray.core.linear import LinearClassifier, LinearGrid, best_point, holdout_rows
 from icce_ray.core.neighbors import check_limits, default_k_max
@@ -218,19 +219,21 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
             neighbors = mine(known, threshold=self.threshold, k_min=self.k_min, k_max=k_max)
         recipe = Recipe(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Recipe)})
         trainer = HeadTrainer(known, neighbors, n_clusters=self.n_clusters, recipe=recipe, seed=seed)
+        losses: list[Tensor] = []
         with self._progress("heads") as progress:
             progress.begin(recipe.epochs, unit="epochs")
-            temi = torch.zeros(recipe.heads)
             for epoch in range(recipe.epochs):
-                temi = trainer.run_epoch().temi
+                losses.append(trainer.run_epoch().temi)
                 if self.verbose:  # reading the loss makes the device wait
-                    progress.update(epoch + 1, mean_loss=float(temi.mean()))
-        self.head_losses_ = temi.cpu().numpy()
+                    progress.update(epoch + 1, mean_loss=float(losses[-1].mean()))
+        history = torch.stack(losses).cpu().numpy()
+        self.head_losses_ = history[-1]
         if not np.isfinite(self.head_losses_).all():
             raise ValueError(f"the heads diverged at learning_rate={self.learning_rate}; lower it")
         self.best_head_ = int(self.head_losses_.argmin())
         blocks = [trainer.labels(rows).cpu().numpy() for rows in features.split(LABEL_ROWS)]
         self.head_labels_ = np.ascontiguousarray(np.concatenate(blocks))
+        _warn(head_alarms(history, cluster_sizes(self.head_labels_, self.n_clusters)))
 
     def _fit_consensus(self, seed: int) -> None:
         """One labelling from those of all heads (paper 3.2)."""
@@ -250,6 +253,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
                 )
             self.labels_ = np.unique(found.label, return_inverse=True)[1].astype(np.int32)
             self.agreement_, self.consensus_scores_ = found.agreement, found.scores
+            _warn(found.alarms)
         self.classes_ = np.arange(self.labels_.max() + 1)
 
     def _fit_classifier(self, features: Tensor, seed: int) -> None:
@@ -314,3 +318,9 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
 
     def _progress(self, stage: str) -> Any:
         return Display(stage) if self.verbose else silent(stage)
+
+
+def _warn(alarms: list[Alarm]) -> None:
+    """One CollapseWarning an alarm, as from the line that called `fit`."""
+    for alarm in alarms:
+        warnings.warn(alarm.text, CollapseWarning, stacklevel=4)

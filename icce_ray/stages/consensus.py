@@ -19,14 +19,16 @@ from icce_ray.adapters.partition import mtkahypar_hypergraph
 from icce_ray.adapters.partition_apart import metis_graph_apart
 from icce_ray.adapters.progress import StageProgress
 from icce_ray.adapters.storage import FileInfo
+from icce_ray.core.alarms import Alarm
 from icce_ray.core.consensus.clusters import check_problem, collapse
 from icce_ray.core.consensus.ensemble import IMBALANCES, MAX_VOTES, best_method, candidate, check_rows
 from icce_ray.core.consensus.partitioning import ConsensusSizeError
-from icce_ray.core.consensus.rows import best_meta_clusters, refine
+from icce_ray.core.consensus.rows import alarms_of, best_meta_clusters, refine
 from icce_ray.core.consensus.tally import agreeing
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.ensemble import Label, Shards
+from icce_ray.stages.reporting import sounded
 from icce_ray.stages.rows import FeatureRows, matrix
 from icce_ray.store import ARTIFACTS, HEAD_LABELS, RunError, Store
 
@@ -47,8 +49,9 @@ def run(
     if not scores:
         raise RunError(f"no consensus: every method refused: {refused}")
     method = best_method(scores)
-    files, kept = _keep(settings, store, shards, method)
+    files, alarms, kept = _keep(settings, store, shards, method)
     steps.ends(f"{method} kept: ANMI {kept['anmi']:.4f}, mean agreement {kept['mean_agreement']:.1%}")
+    kept["alarms"] = sounded(alarms, progress)
     summary = {"method": method, "scores": scores, "refused": refused} | kept
     store.storage.write_bytes(SCORES, json.dumps(summary, indent=1).encode())
     store.storage.delete_tree(CANDIDATES)
@@ -181,7 +184,9 @@ def _read_candidate(root: str, method: str, number: int, index: np.ndarray | Non
     return rows
 
 
-def _keep(settings: Settings, store: Store, shards: Shards, method: str) -> tuple[list[FileInfo], dict[str, Any]]:
+def _keep(
+    settings: Settings, store: Store, shards: Shards, method: str
+) -> tuple[list[FileInfo], list[Alarm], dict[str, Any]]:
     """Refine the kept candidate and write it, one part for each part of the features."""
     start: Label = [_read_candidate.remote(store.root, method, i, index) for i, index in enumerate(shards.index)]
     label, found, votes = refine(shards, start, settings.clusters, MAX_VOTES)
@@ -196,7 +201,8 @@ def _keep(settings: Settings, store: Store, shards: Shards, method: str) -> tupl
         "cluster_sizes": found.sizes.tolist(),
         "empty_clusters": int((found.sizes == 0).sum()),
     }
-    return [info for files, _ in written for info in files], summary
+    alarms = alarms_of(shards, label, found, summary["mean_agreement"])
+    return [info for files, _ in written for info in files], alarms, summary
 
 
 @ray.remote(num_cpus=0.5)

@@ -114,6 +114,14 @@ class Shards:
             halves += ray.get(columns)
         return [reference for reference, _ in divided], halves
 
+    def division_moments(self, label: Label, chosen: np.ndarray, found: Tally) -> np.ndarray:
+        """One task a shard."""
+        self.begins("labels that heads divide")
+        each = zip(label, self.counts, self.columns, strict=True)
+        clusters = ray.put(found.split_cluster)
+        parts = [_division.remote(chosen, clusters, of, counts, *columns) for of, counts, columns in each]
+        return np.sum(ray.get(parts), axis=0)
+
     def _of_heads(self, task: Any, block: int, n_clusters: int, label: Label) -> Any:
         """Submit a task on one block of heads in all shards."""
         sizes = self.head_sizes[self.arrays[block].start : self.arrays[block].stop]
@@ -218,6 +226,13 @@ def _split(
     split: Split, head_sizes: np.ndarray, label: np.ndarray, counts: np.ndarray | None, *columns: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     return tally.apply_split(np.concatenate(columns).T, label, split, head_sizes, counts)
+
+
+@ray.remote(num_cpus=1)
+def _division(
+    chosen: np.ndarray, split_cluster: np.ndarray, label: np.ndarray, counts: np.ndarray | None, *columns: np.ndarray
+) -> np.ndarray:
+    return tally.division_moments(np.concatenate(columns).T, label, chosen, split_cluster, counts)
 
 
 def _tables(sizes: np.ndarray, n_clusters: int, arrays: Sequence[Any]) -> list[Any]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import ray
 
 from icce_ray.adapters.progress import StageProgress
 from icce_ray.adapters.storage import FileInfo
+from icce_ray.core.alarms import cluster_sizes, head_alarms
 from icce_ray.settings import Settings
-from icce_ray.stages.cluster import Resources, await_capacity
+from icce_ray.stages.cluster import Resources, await_capacity, room_for, run_bounded
 from icce_ray.stages.head_worker import HEADS, LOSSES, train
-from icce_ray.stages.reporting import relayed
-from icce_ray.stages.rows import FeatureRows
+from icce_ray.stages.reporting import relayed, sounded
+from icce_ray.stages.rows import FeatureRows, matrix
+from icce_ray.stages.shards import grouped
 from icce_ray.store import HEAD_LABELS, Store
 
 
@@ -54,9 +59,13 @@ def run(
         trainer.fit()
     names = [HEADS, LOSSES, *(name for name, _ in store.storage.list(HEAD_LABELS))]
     files = [store.storage.describe(name) for name in names]
-    summary = summary_of(store.storage.read_table(LOSSES))
+    losses = store.storage.read_table(LOSSES)
+    summary = summary_of(losses)
     best = summary["best_head"]
     progress.say(f"best of {summary['heads']} heads is {best}: TEMI loss {summary['temi'][best]:.4f}")
+    sizes = _cluster_sizes(store, names[2:], settings.clusters)
+    alarms = head_alarms(losses["temi"].to_numpy().reshape(-1, summary["heads"]), sizes)
+    summary["alarms"] = sounded(alarms, progress)
     return files, summary
 
 
@@ -66,6 +75,27 @@ def workers_of(settings: Settings, resources: Resources) -> int:
         return settings.resources.head_workers
     most = settings.heads.heads if settings.resources.parallelism == "heads" else resources.gpus
     return max(1, min(resources.gpus, most)) if resources.device == "cuda" else 1
+
+
+def _cluster_sizes(store: Store, paths: Sequence[str], clusters: int) -> np.ndarray:
+    """Images of each cluster of each head, int64[H, K]: the labels are counted by tasks."""
+    groups = grouped(paths, room_for(0.5)())
+    found: list[np.ndarray] = []
+    run_bounded(
+        lambda index: _count.remote(store.root, groups[index], clusters),
+        range(len(groups)),
+        limit=room_for(0.5),
+        on_result=lambda sizes: found.append(sizes if not found else found.pop() + sizes),
+    )
+    return found[0]
+
+
+@ray.remote(num_cpus=0.5)
+def _count(root: str, paths: Sequence[str], clusters: int) -> np.ndarray:
+    """Images of each cluster of each head in some files of head labels, int64[H, K]."""
+    storage = Store(root).storage
+    sizes = [cluster_sizes(matrix(storage.read_table(path, ["labels"])["labels"]), clusters) for path in paths]
+    return np.sum(sizes, axis=0)
 
 
 def summary_of(losses: pa.Table) -> dict[str, Any]:

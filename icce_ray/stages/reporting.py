@@ -1,9 +1,9 @@
-"""Progress of work that runs in one remote process: a small actor that the process tells and the driver asks."""
+"""Progress of work in one remote process, by a small actor that it tells and the driver asks; alarms as lines."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from icce_ray.adapters.progress import StageProgress
+from icce_ray.core.alarms import Alarm
 
 POLL_SECONDS = 0.5
 
@@ -39,6 +40,13 @@ class Board:
     def read(self) -> Report | None:
         """The last report."""
         return self.last
+
+
+def sounded(alarms: Sequence[Alarm], progress: StageProgress) -> list[dict[str, Any]]:
+    """Show each alarm as a line of its own; returns them as `metrics.json` keeps them."""
+    for alarm in alarms:
+        progress.say(f"WARNING: {alarm.text}")
+    return [alarm.as_dict() for alarm in alarms]
 
 
 @contextmanager

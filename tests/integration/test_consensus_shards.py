@@ -79,6 +79,7 @@ def test_shards_give_the_labels_of_one_place(name, shards, tmp_path, monkeypatch
     found = {key: summary[key] for key in ("method", "scores", "refused", "anmi", "votes")}
     assert found == {key: getattr(whole, key) for key in found}
     assert summary["cluster_sizes"] == np.bincount(whole.label, minlength=k).tolist()
+    assert summary["alarms"] == [pytest.approx(alarm.as_dict()) for alarm in whole.alarms]
     assert summary["mean_agreement"] == pytest.approx(whole.agreement.mean(), abs=1e-6)
     assert not store.storage.list(consensus.CANDIDATES)
 

@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, confusion_matrix, normalized_mutual_info_score
 
 from icce_ray import ICCE, pipeline
+from icce_ray.core.alarms import cluster_sizes, head_alarms
 from icce_ray.stages.verify import violations
 from icce_ray.store import ARTIFACTS, RunError, Store
 
@@ -100,6 +101,10 @@ def test_other_files_of_the_table(finished):
     assert set(consensus["scores"]) | set(consensus["refused"]) == {"cspa", "hgpa", "mcla", "hbgf"}
     labels = read(finished, "consensus")["label"].to_numpy()
     assert consensus["cluster_sizes"] == np.bincount(labels, minlength=CLUSTERS).tolist()
+    assert consensus["alarms"] == finished.metrics()["consensus"]["alarms"]
+    temi = np.reshape(losses["temi"], (epochs, heads))
+    sizes = cluster_sizes(np.stack(read(finished, "head_labels")["labels"].to_pylist()), CLUSTERS)
+    assert finished.metrics()["heads"]["alarms"] == [alarm.as_dict() for alarm in head_alarms(temi, sizes)]
     left = {path.name for path in root.rglob("*") if "checkpoint" in path.name or "candidates" in path.name}
     assert not left
 

@@ -13,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 
+from icce_ray.core.alarms import CollapseWarning
 from icce_ray.estimator import ICCE
 
 SMALL = {
@@ -40,11 +41,17 @@ def small(n_clusters=3, **changes):
     return ICCE(n_clusters, **{**SMALL, "random_state": 0, **changes})
 
 
+#: Scikit-learn checks with noise of a few rows, too.
+MAY_COLLAPSE = pytest.mark.filterwarnings("ignore::icce_ray.core.alarms.CollapseWarning")
+
+
+@MAY_COLLAPSE
 @parametrize_with_checks([small()])
 def test_sklearn(estimator, check):
     check(estimator)
 
 
+@MAY_COLLAPSE
 def test_no_check_of_sklearn_is_left_out():
     results = check_estimator(small(), on_skip=None, on_fail=None)
     assert len(results) > 40
@@ -190,6 +197,22 @@ def test_features_that_cannot_be_clustered():
         small().fit([[1.0, 2.0]])
 
 
+@pytest.mark.parametrize(
+    ("changes", "messages"),
+    [
+        ({"learning_rate": 1e-12}, ["nothing was learned; raise the learning rate", "of the heads agree with"]),
+        ({"teacher": "softmax", "weight_decay": 100.0}, ["heads 0, 1, 2, 3 collapsed", "labels have no image"]),
+    ],
+)
+def test_a_collapse_is_warned_of(digits_like, changes, messages):
+    with pytest.warns(CollapseWarning) as caught:
+        small(10, k_min=10, **changes).fit(digits_like[0][:200])
+    for message in messages:
+        assert any(message in str(warning.message) for warning in caught), [str(one.message) for one in caught]
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+@MAY_COLLAPSE
 def test_a_k_min_beyond_the_clusters_is_warned_of():
     with pytest.warns(UserWarning, match="k_min=20 neighbours are more than a cluster of 30 / 3"):
         small(k_min=20).fit(np.random.default_rng(0).normal(size=(30, 4)))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from icce_ray.core.alarms import Alarm
 from icce_ray.core.consensus.clusters import Collapsed, check_problem, collapse
 from icce_ray.core.consensus.cspa import check_cspa, cspa
 from icce_ray.core.consensus.hbgf import check_hbgf, hbgf
@@ -15,7 +16,7 @@ from icce_ray.core.consensus.partitioning import (
     GraphPartitioner,
     HypergraphPartitioner,
 )
-from icce_ray.core.consensus.rows import LocalRows, best_meta_clusters, refine, use_all
+from icce_ray.core.consensus.rows import LocalRows, alarms_of, best_meta_clusters, refine, use_all
 from icce_ray.core.consensus.tally import Tally, agreeing
 
 METHODS = ("cspa", "hgpa", "mcla", "hbgf")
@@ -39,6 +40,8 @@ class Settled:
     """Of `label`, at least the candidate's."""
     votes: int
     """Refining votes kept."""
+    alarms: list[Alarm]
+    """What looks wrong with it, for people and programs."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,8 @@ def settle(
     """Refine a candidate int32[N] by votes of the heads while ANMI rises, and measure how far they agree on it."""
     first = np.empty(len(rows.labels), dtype=np.int32)
     first[rows.index] = label  # a candidate gives identical rows one label, so any image of a row serves
-    refined, found, votes = refine(LocalRows(rows), first, n_clusters, max_votes)
+    local = LocalRows(rows)
+    refined, found, votes = refine(local, first, n_clusters, max_votes)
     share = (agreeing(rows.labels, refined, found.mapping) / rows.labels.shape[1]).astype(np.float32)
-    return Settled(label=refined[rows.index], agreement=share[rows.index], anmi=found.anmi, votes=votes)
+    alarms = alarms_of(local, refined, found, float(share[rows.index].mean()))
+    return Settled(label=refined[rows.index], agreement=share[rows.index], anmi=found.anmi, votes=votes, alarms=alarms)

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from icce_ray.core.alarms import Alarm, consensus_alarms, divided, shared_division
 from icce_ray.core.consensus import mcla, votes
 from icce_ray.core.consensus.clusters import Collapsed
 from icce_ray.core.consensus.overlaps import all_pairs, cluster_graph, overlaps
@@ -18,6 +19,7 @@ from icce_ray.core.consensus.tally import (
     Tally,
     after_split,
     apply_split,
+    division_moments,
     improves,
     split_for_unused,
     tally,
@@ -60,6 +62,10 @@ class HeadRows(Protocol[L]):
 
     def split(self, label: L, split: Split) -> tuple[L, NDArray[np.int64]]:
         """`tally.apply_split`, its columns summed over all images."""
+        ...
+
+    def division_moments(self, label: L, chosen: NDArray[np.int64], found: Tally) -> NDArray[np.float64]:
+        """`tally.division_moments`, summed over all images."""
         ...
 
 
@@ -105,6 +111,12 @@ class LocalRows:
         """Labels with one divided, and who has which half."""
         return apply_split(self.rows.labels, label, split, self.rows.head_sizes, self.rows.counts)
 
+    def division_moments(
+        self, label: NDArray[np.int32], chosen: NDArray[np.int64], found: Tally
+    ) -> NDArray[np.float64]:
+        """Of some labels."""
+        return division_moments(self.rows.labels, label, chosen, found.split_cluster, self.rows.counts)
+
 
 def present(labels: NDArray[np.integer], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which head clusters have images in a shard: bool[C] from int[N, H]."""
@@ -126,6 +138,15 @@ def best_meta_clusters(
     for meta in rows.meta_clusters(n_clusters, partition, seed, imbalances):
         tried.append(use_all(rows, rows.assign(meta, n_clusters), n_clusters))
     return max(tried, key=lambda pair: pair[1].anmi)
+
+
+def alarms_of(rows: HeadRows[L], label: L, found: Tally, mean_agreement: float) -> list[Alarm]:
+    """What looks wrong with a consensus, from its tally and, if heads divide a label, one more look at all rows."""
+    chosen = divided(found.sizes, found.split)
+    division = np.zeros(0)
+    if chosen.size:
+        division = shared_division(rows.division_moments(label, chosen, found), found.sizes[chosen])
+    return consensus_alarms(found.sizes, chosen, division, mean_agreement)
 
 
 def use_all(rows: HeadRows[L], label: L, n_clusters: int) -> tuple[L, Tally]:

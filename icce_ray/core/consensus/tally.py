@@ -92,6 +92,35 @@ def agreeing(
     return found
 
 
+def division_moments(
+    labels: NDArray[np.integer],
+    label: NDArray[np.integer],
+    chosen: NDArray[np.integer],
+    split_cluster: NDArray[np.int32],
+    counts: NDArray[np.int64] | None = None,
+) -> NDArray[np.float64]:
+    """For how many images of a label two heads both have the cluster that divides it most evenly.
+
+    Args:
+        labels: int[N, H], a shard.
+        label: int[N], its consensus labels.
+        chosen: int[L], the labels asked for.
+        split_cluster: int32[H, K] of the `Tally` of all shards.
+        counts: int64[N], how many images each row stands for; one each by default.
+
+    Returns:
+        float64[L, H, H], to be summed over shards; the diagonal counts the images of one head's cluster.
+    """
+    place = np.full(split_cluster.shape[1], -1)
+    place[chosen] = np.arange(len(chosen))
+    rows = np.flatnonzero(place[label] >= 0)
+    inside = (labels[rows] == split_cluster.T[label[rows]]).astype(np.float64)
+    weights = np.ones(len(rows)) if counts is None else counts[rows].astype(np.float64)
+    members = sparse.csr_matrix((weights, (place[label[rows]], np.arange(len(rows)))), shape=(len(chosen), len(rows)))
+    # A head at a time, as everywhere here: all pairs at once would be H times the labels.
+    return np.stack([members @ (inside * column[:, None]) for column in inside.T], axis=1)
+
+
 class Split(NamedTuple):
     """Images of `label` that `head` puts in `cluster` are to become `unused`."""
 
