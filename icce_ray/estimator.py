@@ -7,9 +7,8 @@ seed on the same device it finds the same labels.
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -25,8 +24,11 @@ from icce_ray.adapters.progress import Display, silent
 from icce_ray.core.alarms import Alarm, CollapseWarning, cluster_sizes, head_alarms
 from icce_ray.core.consensus import METHODS, consensus
 from icce_ray.core.linear import LinearClassifier, LinearGrid, best_point, holdout_rows
-from icce_ray.core.neighbors import check_limits, default_k_max
+from icce_ray.core.neighbors import default_k_max
+from icce_ray.core.parameters import check_parameters
+from icce_ray.core.pilot import choose_threshold, pilot_rows, scaled
 from icce_ray.core.recipe import Recipe
+from icce_ray.core.sampling import uniform_rows
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
 
@@ -34,24 +36,6 @@ from icce_ray.core.training import HeadTrainer
 LABEL_ROWS = 8192
 #: Sums of squares of larger values may leave float32.
 LARGEST = 1e15
-
-#: Lowest and highest value of each number; those with an integer as lowest value are integers.
-LIMITS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("n_clusters", "k_min", "heads", "hidden", "bottleneck", "epochs", "batch_size"), (1, math.inf)),
-    **dict.fromkeys(("sinkhorn_iterations", "smoothing_neighbors", "iterations"), (1, math.inf)),
-    "warmup_epochs": (0, math.inf),
-    "threshold": (-1.0, 1.0),
-    **dict.fromkeys(("learning_rate", "weight_decay", "ce_weight"), (0.0, math.inf)),
-    **dict.fromkeys(("student_temperature", "teacher_temperature"), (1e-3, math.inf)),
-    **dict.fromkeys(("teacher_momentum", "marginal_momentum", "beta"), (0.0, 1.0)),
-    **dict.fromkeys(("prior_strength", "prior_momentum"), (0.0, 1.0)),
-    "holdout": (0.0, 0.9),
-}
-CHOICES = {
-    "teacher": ("sinkhorn", "softmax"),
-    "cluster_prior": ("uniform", "estimated"),
-    "input_norm": ("batchnorm", "standardize"),
-}
 
 
 class ICCE(ClusterMixin, BaseEstimator):
@@ -65,8 +49,8 @@ class ICCE(ClusterMixin, BaseEstimator):
     Parameters
     ----------
     n_clusters : int, default=10
-    threshold : float, default=0.3
-        Cosine similarity from which on two rows are neighbours.
+    threshold : float or "auto", default=0.3
+        Cosine similarity from which on two rows are neighbours. "auto" finds one by a short training (`core.pilot`).
     k_min, k_max : int, default=50 and None
         Bounds on the number of neighbours; None is n_samples / n_clusters, at least `k_min`.
     heads, hidden, bottleneck, epochs, batch_size, learning_rate, warmup_epochs, weight_decay, student_temperature, \
@@ -89,6 +73,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
     ----------
     labels_ : int32[n_samples], the consensus. Clusters that no row is in are left out and the others renumbered.
     agreement_ : float32[n_samples], share of heads that agree with the label.
+    threshold_ : float, the threshold given or found.
     head_labels_ : int32[n_samples, heads]
     head_losses_ : float32[heads], mean TEMI loss of the last epoch.
     best_head_ : int, the head of the lowest loss.
@@ -103,7 +88,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         self,
         n_clusters: int = 10,
         *,
-        threshold: float = 0.3,
+        threshold: float | Literal["auto"] = 0.3,
         k_min: int = 50,
         k_max: int | None = None,
         heads: int = 50,
@@ -175,7 +160,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         Raises ValueError on a parameter out of range, on X that is not a finite matrix of at least 2 and `n_clusters`
         rows, on one with fewer than 2 rows that are not zero, and on training that diverged.
         """
-        self._check_parameters()
+        check_parameters(self.get_params(deep=False))
         matrix = self._validated(X, dtype=(np.float32, np.float16), ensure_min_samples=2)
         k_max = self._check_sizes(len(matrix))
         seed = self._seed()
@@ -216,8 +201,9 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         # A zero row has no direction, hence no neighbours: it trains nothing and is labelled like a new row.
         known = features if directed.all() else features[directed]
         with self._progress("neighbors"):
-            neighbors = mine(known, threshold=self.threshold, k_min=self.k_min, k_max=k_max)
-        recipe = Recipe(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Recipe)})
+            self.threshold_ = self._threshold(known, k_max, seed)
+            neighbors = mine(known, threshold=self.threshold_, k_min=self.k_min, k_max=k_max)
+        recipe = self._recipe()
         trainer = HeadTrainer(known, neighbors, n_clusters=self.n_clusters, recipe=recipe, seed=seed)
         losses: list[Tensor] = []
         with self._progress("heads") as progress:
@@ -234,6 +220,27 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         blocks = [trainer.labels(rows).cpu().numpy() for rows in features.split(LABEL_ROWS)]
         self.head_labels_ = np.ascontiguousarray(np.concatenate(blocks))
         _warn(head_alarms(history, cluster_sizes(self.head_labels_, self.n_clusters)))
+
+    def _threshold(self, features: Tensor, k_max: int, seed: int) -> float:
+        """The threshold given, or what a pilot training on some rows finds."""
+        if self.threshold != "auto":
+            return float(self.threshold)
+        n_rows = len(features)
+        size = pilot_rows(n_rows, self.n_clusters)
+        rows = torch.from_numpy(uniform_rows(n_rows, size, seed)).to(features.device)
+        return choose_threshold(
+            features[rows],
+            n_clusters=self.n_clusters,
+            k_min=scaled(self.k_min, size, n_rows),
+            k_max=scaled(k_max, size, n_rows),
+            recipe=self._recipe(),
+            seed=seed,
+            graph_partitioner=metis_graph,
+            hypergraph_partitioner=mtkahypar_hypergraph,
+        ).threshold
+
+    def _recipe(self) -> Recipe:
+        return Recipe(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Recipe)})
 
     def _fit_consensus(self, seed: int) -> None:
         """One labelling from those of all heads (paper 3.2)."""
@@ -275,24 +282,6 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         self.coef_, self.intercept_ = chosen.weight.cpu().numpy(), chosen.bias.cpu().numpy()
 
     # -- parameters ----------------------------------------------------------------------------------------------
-
-    def _check_parameters(self) -> None:
-        """Raise ValueError, or TypeError for what is not a number, before any work."""
-        for name, (low, high) in LIMITS.items():
-            kind = Integral if isinstance(low, int) else Real
-            value = getattr(self, name)
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise TypeError(f"{name}={value!r} must be {'an integer' if kind is Integral else 'a number'}")
-            if not low <= float(value) <= high:
-                raise ValueError(f"{name}={value!r} must lie in [{low}, {high}]")
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {allowed}")
-        unknown = set(self.consensus_methods) - set(METHODS)
-        if unknown or not self.consensus_methods:
-            raise ValueError(f"consensus_methods={self.consensus_methods!r} must be some of {METHODS}")
-        if self.k_max is not None:
-            check_limits(self.threshold, self.k_min, self.k_max)
 
     def _check_sizes(self, n_samples: int) -> int:
         """The bound on neighbours for so many rows. Raises ValueError on fewer rows than clusters."""

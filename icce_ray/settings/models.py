@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from icce_ray.adapters.uris import refuse_secrets
 from icce_ray.core.recipe import LEARNING_RATES
@@ -22,6 +31,16 @@ Location = Annotated[str, Field(min_length=1), AfterValidator(refuse_secrets)]
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def _auto_or(value: Any, number: ValidatorFunctionWrapHandler) -> Any:
+    return value if value == "auto" else number(value)
+
+
+if TYPE_CHECKING:
+    Threshold = float | Literal["auto"]
+else:  # as a union every fault would be two: neither a number in the range nor "auto"
+    Threshold = Annotated[float, Field(ge=-1.0, le=1.0), WrapValidator(_auto_or), PlainSerializer(lambda value: value)]
 
 
 class ListSettings(_Frozen):
@@ -74,8 +93,9 @@ class NeighborsSettings(_Frozen):
     mode: Literal["adaptive", "fixed", "ground_truth"] = "adaptive"
     """`fixed` takes the k_min nearest (TEMI); `ground_truth` all images of the same class (paper Table 4), from
     `labels`: an upper bound, never a result."""
-    threshold: float = Field(default=0.3, ge=-1.0, le=1.0)
-    """Cosine similarity from which an image is a neighbour (paper; other backbones need another, see the README)."""
+    threshold: Threshold = 0.3
+    """Cosine similarity from which an image is a neighbour (paper: 0.3 for DINOv2 ViT-L; other backbones need another).
+    `auto` finds one without labels by a short training on a sample of at most 20,000 images, or 50 a cluster."""
     k_min: Positive = 50
     """At least this many neighbours, the nearest (paper)."""
     k_max: Positive | None = None

@@ -41,7 +41,7 @@ def synthetic(n_images: int, *, model: FeatureModel | None = None, heads: int = 
     """Images of `core.synthetic` and a quarter as many unseen ones."""
     model = model or FeatureModel()
     seen, unseen = draw(model, n_images, seed, unseen=n_images // 4)
-    recipe = Recipe(heads=heads, epochs=30, batch_size=512, learning_rate=1e-3, **SMALL)
+    recipe = Recipe(heads=heads, epochs=30, batch_size=256, learning_rate=2e-3, **SMALL)
     k_min = scaled_k_min(n_images, model.n_clusters)
     return FeatureSet(
         f"synthetic, {n_images:,} x {model.dim}, K = {model.n_clusters}",

@@ -76,6 +76,15 @@ def test_clusters_are_found(digits_like, fitted):
     assert adjusted_rand_score(y, fitted.predict(X)) > 0.9
 
 
+def test_a_threshold_may_be_found(digits_like, fitted):
+    """Of ten compact clusters most neighbours are right at any threshold but the lowest."""
+    X, y = digits_like
+    found = small(10, heads=6, hidden=32, k_min=10, batch_size=64, threshold="auto").fit(X)
+    assert fitted.threshold_ == 0.3
+    assert -1.0 < found.threshold_ < 0.9
+    assert adjusted_rand_score(y, found.labels_) > 0.9
+
+
 def test_new_rows_are_labelled_alike(digits_like):
     X, y = digits_like
     model = make_pipeline(StandardScaler(), small(10, heads=6, hidden=32, k_min=10, batch_size=64)).fit(X[:300])
@@ -172,6 +181,9 @@ def test_one_cluster():
         ({"beta": "x"}, TypeError, "beta='x' must be a number"),
         ({"threshold": float("nan")}, ValueError, "threshold=nan must lie"),
         ({"threshold": 2}, ValueError, "threshold=2 must lie"),
+        ({"threshold": "best"}, TypeError, "threshold='best' must be a number"),
+        ({"threshold": "auto", "n_clusters": 1}, ValueError, "at least 2 clusters; give a number"),
+        ({"threshold": "auto", "k_max": 1}, ValueError, "k_max = 1 is below k_min = 2; raise k_max"),
         ({"k_max": 1}, ValueError, "k_max = 1 is below k_min = 2; raise k_max"),
         ({"teacher": "none"}, ValueError, "teacher='none' must be one of"),
         ({"cluster_prior": "equal"}, ValueError, "cluster_prior=.equal. must be one of"),

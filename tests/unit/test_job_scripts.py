@@ -15,7 +15,8 @@ from icce_ray.cli.main import app
 from icce_ray.pipeline import STAGES
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("jobs/*.py"))
+STUDY = "jobs/paper.py"  # no stage and no command: it runs where it is called, without Ray
+SCRIPTS = sorted({path.relative_to(ROOT).as_posix() for path in ROOT.glob("jobs/*.py")} - {STUDY})
 
 
 def run_script(script, *arguments):

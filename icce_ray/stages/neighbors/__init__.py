@@ -23,6 +23,7 @@ from icce_ray.stages.neighbors import files
 from icce_ray.stages.neighbors.files import ARTIFACT, load
 from icce_ray.stages.neighbors.index import ShardedIndex
 from icce_ray.stages.neighbors.recall import check_recall
+from icce_ray.stages.neighbors.threshold import EVIDENCE, resolved
 from icce_ray.stages.rows import FeatureRows
 from icce_ray.stages.shards import described
 from icce_ray.stages.truth import truth_of_rows
@@ -39,6 +40,8 @@ def run(
     `rows` are those of another store, whose neighbours a sweep keeps in a place of its own; by default the store's.
     """
     rows = rows or FeatureRows.training(store)
+    chosen = settings.neighbors.threshold == "auto" and settings.neighbors.mode == "adaptive"
+    settings = resolved(settings, store, rows, resources, progress)
     size = settings.neighbors.rows_per_shard
     blocks = [(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
     done = store.parts(ARTIFACT)
@@ -63,14 +66,21 @@ def run(
         f"{counts['mean_neighbors']:.1f} neighbours on average ({counts['smallest']:,} to {counts['largest']:,}); "
         f"{counts['share_at_k_min']:.0%} of the images have no more than k_min = {limits['k_min']}"
     )
+    if chosen:
+        found.append(store.storage.describe(EVIDENCE))
     return found, counts | limits | measured
 
 
 def limits_of(settings: Settings, n_images: int) -> dict[str, Any]:
-    """threshold, k_min and k_max with defaults filled in."""
+    """threshold, k_min and k_max with defaults filled in. Raises RunError on a threshold that is not known yet."""
     chosen = settings.neighbors
     if chosen.mode == "fixed":
         return {"threshold": 1.0, "k_min": chosen.k_min, "k_max": chosen.k_min}
+    if chosen.threshold == "auto":
+        raise RunError(
+            "neighbors.threshold = auto: a sweep compares numbers; add --param neighbors.threshold=0.3:0.7:0.1, or "
+            "sweep a run whose threshold is one (the stage neighbors of this run has found one: see `icce status`)"
+        )
     k_max = chosen.k_max or core.default_k_max(n_images, settings.clusters, chosen.k_min)
     return {"threshold": chosen.threshold, "k_min": chosen.k_min, "k_max": k_max}
 

@@ -1,0 +1,106 @@
+"""The paper's tables on features at hand, beside the paper's own figures: what each part of ICCE gives and why.
+
+    python jobs/paper.py STUDY ... --on SET [--seeds 0 1 2] [--out jobs/paper/RESULTS.md]
+
+STUDY is one or more of: ladder (Tables 1 and 5), smoothing (3), ground_truth (4), clusters (8), validation (10),
+thresholds (11), heads (12), curve (neighbours of Table 11 at full size), rivals (k-means, SCAN, TURTLE and others on
+the same features), or all. SET is synthetic, digits, a Parquet file with columns `bytes` (image files) and `label`, or
+with --labels a .npy matrix of features. Prints a Markdown table a study; labels judge and do nothing else.
+
+What was measured is kept in --kept, so a study that was interrupted goes on where it was. No Ray: it uses the cores it
+is given. Example: python jobs/paper.py ladder thresholds --on digits --seeds 0 1 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from icce_ray.core.synthetic import FeatureModel
+from icce_ray.studies.curve import curve
+from icce_ray.studies.feature_sets import FeatureSet, brought, digits, images, synthetic
+from icce_ray.studies.measure import Measured
+from icce_ray.studies.paper import studies
+from icce_ray.studies.rivals import rivals
+from icce_ray.studies.tables import markdown, measured
+from icce_ray.studies.variants import Variant
+
+NAMES = ("ladder", "smoothing", "ground_truth", "clusters", "validation", "thresholds", "heads", "rivals")
+
+
+def main() -> None:
+    """Print the tables that were asked for."""
+    given = _parser().parse_args()
+    wanted = NAMES if "all" in given.study else [name for name in given.study if name != "curve"]
+    if "curve" in given.study:
+        _print(curve(FeatureModel(), given.curve_images))
+    if not wanted:
+        return
+    on = _chosen(given)
+    say = (lambda text: print(text, file=sys.stderr, flush=True)) if not given.quiet else (lambda _: None)
+    measure = Measured(on, given.kept, say)
+    known = studies(on.base, given.heads)
+    _print(f"## {on.name}\n\nSeeds {', '.join(map(str, given.seeds))}; {_settings(on.base)}")
+    for name in wanted:
+        if name == "rivals":
+            _print(rivals(measure, given.seeds))
+        else:
+            _print(markdown(known[name], measured(known[name], measure, given.seeds)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", nargs="+", choices=[*NAMES, "curve", "all"], metavar="STUDY")
+    parser.add_argument("--on", default="synthetic", metavar="SET", help="synthetic, digits, FILE.parquet or FILE.npy")
+    parser.add_argument("--labels", type=Path, help="classes of the rows of FILE.npy, .npy of integers")
+    parser.add_argument("--images", type=int, default=6425, help="synthetic images, or rows of a Parquet file at most")
+    parser.add_argument("--classes", type=int, default=100, help="of the synthetic set")
+    parser.add_argument(
+        "--imbalance", type=float, default=1.0, help="of the synthetic set: largest class over smallest"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--heads", type=int, nargs="+", default=[10, 20, 40, 80], help="of the study of that name")
+    parser.add_argument("--epochs", type=int, help="instead of those that suit the set")
+    parser.add_argument("--threshold", type=float, help="instead of the one that suits the set")
+    parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--curve-images", type=int, default=128_500)
+    parser.add_argument("--kept", type=Path, default=Path("paper-figures.jsonl"), help="figures measured so far")
+    parser.add_argument("--quiet", "-q", action="store_true", help="show no progress")
+    return parser
+
+
+def _chosen(given: argparse.Namespace) -> FeatureSet:
+    if given.on == "synthetic":
+        model = FeatureModel(n_clusters=given.classes, imbalance=given.imbalance)
+        on = synthetic(given.images, model=model)
+    elif given.on == "digits":
+        on = digits()
+    elif given.on.endswith(".parquet"):
+        on = images(Path(given.on), given.images)
+    elif given.on.endswith(".npy") and given.labels:
+        on = brought(Path(given.on), given.labels, Variant())
+    else:
+        sys.exit(f"--on {given.on}: give synthetic, digits, a .parquet file, or a .npy file with --labels")
+    changes = {"epochs": given.epochs, "threshold": given.threshold, "precision": given.precision}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(on, base=on.base.but(**changes))
+
+
+def _settings(base: Variant) -> str:
+    recipe = base.recipe
+    return (
+        f"threshold {base.threshold}, k_min {base.k_min}, {recipe.heads} heads ({recipe.hidden}, {recipe.bottleneck}), "
+        f"{recipe.epochs} epochs, batch {recipe.batch_size}, learning rate {recipe.learning_rate:g}, "
+        f"teacher momentum {recipe.teacher_momentum}, products in {base.precision}. In brackets the "
+        "paper on ImageNet-100."
+    )
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()

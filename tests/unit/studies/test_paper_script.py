@@ -1,0 +1,54 @@
+"""`jobs/paper.py`: one table a study, figures kept between calls, and faults said before work."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[3]
+
+
+def script(*arguments, status=0):
+    done = subprocess.run(
+        [sys.executable, "jobs/paper.py", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_help_teaches():
+    text, _ = script("--help")
+    assert "Example: python jobs/paper.py ladder thresholds --on digits" in text
+    assert "rivals" in text
+
+
+def test_a_study_on_ones_own_features(tmp_path):
+    generator = np.random.default_rng(0)
+    classes = np.repeat(np.arange(4), 60)
+    centres = 4.0 * generator.normal(size=(4, 16))
+    np.save(tmp_path / "x.npy", (centres[classes] + generator.normal(size=(240, 16))).astype(np.float32))
+    np.save(tmp_path / "y.npy", classes)
+    asked = ["validation", "--on", tmp_path / "x.npy", "--labels", tmp_path / "y.npy", "--seeds", 0]
+    asked += ["--epochs", 2, "--kept", tmp_path / "kept.jsonl"]
+    first, log = script(*asked)
+    assert "### Table 10: validation-set ensembling" in first
+    assert "| ICCE |" in first
+    assert "validation: ICCE, seed 0:" in log
+    again, log = script(*asked)
+    assert (again, log) == (first, "")
+
+
+def test_a_set_that_is_none(tmp_path):
+    _, log = script("ladder", "--on", "photos", status=1)
+    assert "--on photos: give synthetic, digits, a .parquet file, or a .npy file with --labels" in log
+    _, log = script("tables", status=2)
+    assert "invalid choice: 'tables'" in log
+
+
+def test_the_curve_is_a_table_of_nine_thresholds():
+    text, _ = script("curve", "--curve-images", 6425)
+    rows = [line for line in text.splitlines() if line.startswith("| 0.")]
+    assert len(rows) == 9
+    offs = [abs(float(row.split("|")[4])) for row in rows]
+    assert max(offs) < 25  # k_min is 2 instead of 2.5 here; at full size 6
