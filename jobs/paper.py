@@ -3,9 +3,10 @@
     python jobs/paper.py STUDY ... --on SET [--seeds 0 1 2] [--out jobs/paper/RESULTS.md]
 
 STUDY is one or more of: ladder (Tables 1 and 5), smoothing (3), ground_truth (4), clusters (8), validation (10),
-thresholds (11), heads (12), curve (neighbours of Table 11 at full size), rivals (k-means, SCAN, TURTLE and others on
-the same features), or all. SET is synthetic, digits, a Parquet file with columns `bytes` (image files) and `label`, or
-with --labels a .npy matrix of features. Prints a Markdown table a study; labels judge and do nothing else.
+thresholds (11), heads (12), curve (neighbours of Table 11 at full size), auto (a threshold found without labels
+against those of Table 11), rivals (k-means, SCAN, TURTLE and others on the same features), or all. SET is synthetic,
+digits, a Parquet file with columns `bytes` (image files) and `label`, or with --labels a .npy matrix of features.
+Prints a Markdown table a study; labels judge and do nothing else.
 
 What was measured is kept in --kept, so a study that was interrupted goes on where it was. No Ray: it uses the cores it
 is given. Example: python jobs/paper.py ladder thresholds --on digits --seeds 0 1 2
@@ -19,6 +20,7 @@ import sys
 from pathlib import Path
 
 from icce_ray.core.synthetic import FeatureModel
+from icce_ray.studies.auto import auto
 from icce_ray.studies.curve import curve
 from icce_ray.studies.feature_sets import FeatureSet, brought, digits, images, synthetic
 from icce_ray.studies.measure import Measured
@@ -27,7 +29,10 @@ from icce_ray.studies.rivals import rivals
 from icce_ray.studies.tables import markdown, measured
 from icce_ray.studies.variants import Variant
 
-NAMES = ("ladder", "smoothing", "ground_truth", "clusters", "validation", "thresholds", "heads", "rivals")
+NAMES = ("ladder", "smoothing", "ground_truth", "clusters", "validation", "thresholds", "heads", "auto", "rivals")
+
+#: Tables that are not the paper's.
+OTHERS = {"auto": auto, "rivals": rivals}
 
 
 def main() -> None:
@@ -44,8 +49,8 @@ def main() -> None:
     known = studies(on.base, given.heads)
     _print(f"## {on.name}\n\nSeeds {', '.join(map(str, given.seeds))}; {_settings(on.base)}")
     for name in wanted:
-        if name == "rivals":
-            _print(rivals(measure, given.seeds))
+        if name in OTHERS:
+            _print(OTHERS[name](measure, given.seeds))
         else:
             _print(markdown(known[name], measured(known[name], measure, given.seeds)))
 

@@ -96,9 +96,13 @@ def cell(figures: Sequence[Figures], name: str, paper: float | None = None) -> s
 
 
 def verdict(claim: Claim, results: Results) -> str:
-    """Whether the effect is there: the mean of the differences seed by seed, in points, beside their error."""
+    """Whether the effect is there: the mean of the differences seed by seed, in points, against their standard error.
+
+    A difference below its error shows nothing; one seed has no error, and only its sign is judged.
+    """
     better, worse = (np.array([one[figure] for one in results[row]]) for row, figure in (claim.better, claim.worse))
     points = 100 * (better - worse)
-    error = f" +- {points.std(ddof=1) / np.sqrt(len(points)):.2f}" if len(points) > 1 else ""
-    said = "agrees" if points.mean() > 0 else "DOES NOT AGREE"
-    return f"- {claim.text}: {points.mean():+.2f}{error} points: {said}."
+    mean, error = points.mean(), points.std(ddof=1) / np.sqrt(len(points)) if len(points) > 1 else 0.0
+    said = "no difference beyond its error" if abs(mean) <= error else "agrees" if mean > 0 else "DOES NOT AGREE"
+    shown = f" +- {error:.2f}" if len(points) > 1 else ""
+    return f"- {claim.text}: {mean:+.2f}{shown} points: {said}."

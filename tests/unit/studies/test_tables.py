@@ -23,6 +23,10 @@ def test_an_effect_is_judged_seed_by_seed():
     assert verdict(CLAIM, FIGURES) == "- better helps: +4.00 +- 1.00 points: agrees."
     turned = {"worse": FIGURES["better"], "better": FIGURES["worse"]}
     assert verdict(CLAIM, turned).endswith("-4.00 +- 1.00 points: DOES NOT AGREE.")
+    noise = {"worse": [{BEST: 0.80}, {BEST: 0.84}], "better": [{BEST: 0.84}, {BEST: 0.81}]}
+    assert verdict(CLAIM, noise).endswith("+0.50 +- 3.50 points: no difference beyond its error.")
+    one = {name: figures[:1] for name, figures in turned.items()}
+    assert verdict(CLAIM, one).endswith("-5.00 points: DOES NOT AGREE.")
 
 
 def test_a_study_is_one_table_and_its_claims():
