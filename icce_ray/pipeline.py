@@ -167,7 +167,7 @@ def sweep_run(
 
     shown: Shown = Display if verbose else silent
     store = Store(run_root)
-    settings = store.settings()
+    settings = sweep.known(store.settings(), store)
     points = trials(settings, asked)
     sweep.check(store, points)
     if asked.labels is not None:

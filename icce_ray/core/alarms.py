@@ -1,7 +1,7 @@
 """Collapse alarms: what heads and a consensus look like when training went wrong, seen without labels (ours).
 
 Each check returns alarms that state value, limit and remedy, and none for a run that is well. The limits lie between
-healthy runs (digits and synthetic features, three seeds each) and provoked collapses.
+healthy runs (digits with three seeds, balanced synthetic features with one) and provoked collapses.
 """
 
 from __future__ import annotations

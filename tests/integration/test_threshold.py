@@ -8,6 +8,7 @@ import pytest
 
 from icce_ray import ICCE, pipeline
 from icce_ray.settings.sweep import Sweep
+from icce_ray.stages.neighbors import known
 from icce_ray.stages.neighbors.threshold import EVIDENCE
 from icce_ray.stages.verify import violations
 from icce_ray.store import RunError
@@ -50,7 +51,11 @@ def test_a_run_that_was_killed_keeps_its_number(copy):
     assert list(violations(copy)) == []
 
 
-def test_a_sweep_wants_numbers(copy):
-    pipeline.run(settings_of(copy, neighbors={"threshold": "auto"}), redo="neighbors", last="neighbors", verbose=False)
+def test_a_sweep_takes_the_number_found_or_asks_for_one(copy):
+    changed = settings_of(copy, neighbors={"threshold": "auto"})
+    found = pipeline.run(changed, redo="neighbors", last="neighbors", verbose=False)["neighbors"]["threshold"]
+    assert known(copy.settings(), copy).neighbors.threshold == found
+    assert copy.settings().neighbors.threshold == "auto"
+    (Path(copy.root) / "neighbors" / "_manifest.json").unlink()
     with pytest.raises(RunError, match=r"add --param neighbors\.threshold=0\.3:0\.7:0\.1"):
         pipeline.sweep_run(copy.root, Sweep.of(["seed=0,1"]), verbose=False)

@@ -23,13 +23,13 @@ from icce_ray.stages.neighbors import files
 from icce_ray.stages.neighbors.files import ARTIFACT, load
 from icce_ray.stages.neighbors.index import ShardedIndex
 from icce_ray.stages.neighbors.recall import check_recall
-from icce_ray.stages.neighbors.threshold import EVIDENCE, resolved
+from icce_ray.stages.neighbors.threshold import EVIDENCE, known, resolved
 from icce_ray.stages.rows import FeatureRows
 from icce_ray.stages.shards import described
 from icce_ray.stages.truth import truth_of_rows
 from icce_ray.store import RunError, Store
 
-__all__ = ["limits_of", "load", "run"]
+__all__ = ["known", "limits_of", "load", "run"]
 
 
 def run(
@@ -78,8 +78,8 @@ def limits_of(settings: Settings, n_images: int) -> dict[str, Any]:
         return {"threshold": 1.0, "k_min": chosen.k_min, "k_max": chosen.k_min}
     if chosen.threshold == "auto":
         raise RunError(
-            "neighbors.threshold = auto: a sweep compares numbers; add --param neighbors.threshold=0.3:0.7:0.1, or "
-            "sweep a run whose threshold is one (the stage neighbors of this run has found one: see `icce status`)"
+            "neighbors.threshold = auto: a sweep compares numbers; complete the stage neighbors, whose number is then "
+            "taken, or add --param neighbors.threshold=0.3:0.7:0.1"
         )
     k_max = chosen.k_max or core.default_k_max(n_images, settings.clusters, chosen.k_min)
     return {"threshold": chosen.threshold, "k_min": chosen.k_min, "k_max": k_max}

@@ -52,6 +52,15 @@ def resolved(
     return settings.model_copy(update={"neighbors": chosen})
 
 
+def known(settings: Settings, store: Store) -> Settings:
+    """The settings with the number that the stage found in place of `auto`, if it is complete."""
+    marker = store.marker("neighbors")
+    if settings.neighbors.threshold != "auto" or marker is None:
+        return settings
+    chosen = settings.neighbors.model_copy(update={"threshold": marker.summary["threshold"]})
+    return settings.model_copy(update={"neighbors": chosen})
+
+
 @ray.remote(max_retries=2)
 def _pilot(values: dict[str, Any], root: str, rows: FeatureRows, device: str, threads: int) -> dict[str, Any]:
     """The evidence as plain values, with the number of images it was found on."""

@@ -15,6 +15,7 @@ import pyarrow as pa
 from icce_ray.adapters.progress import StageProgress
 from icce_ray.settings.sweep import Sweep, Trial
 from icce_ray.stages.cluster import Resources
+from icce_ray.stages.neighbors import known
 from icce_ray.stages.rows import FeatureRows
 from icce_ray.stages.sweep.record import Record
 from icce_ray.stages.sweep.results import write_results
@@ -22,7 +23,7 @@ from icce_ray.stages.sweep.search import Crew, run_trials
 from icce_ray.stages.sweep.shared import lists_for, load_shared
 from icce_ray.store import RunError, Store
 
-__all__ = ["Record", "check", "lists_for", "run"]
+__all__ = ["Record", "check", "known", "lists_for", "run"]
 
 
 def check(store: Store, trials: Sequence[Trial]) -> None:
