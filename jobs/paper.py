@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _chosen(given: argparse.Namespace) -> FeatureSet:
+    for name in (given.on if given.on.endswith((".parquet", ".npy")) else None, given.labels):
+        if name is not None and not Path(name).is_file():
+            sys.exit(f"{name}: there is no such file; give the path of a .parquet file, or of .npy files")
     if given.on == "synthetic":
         model = FeatureModel(n_clusters=given.classes, imbalance=given.imbalance)
         on = synthetic(given.images, model=model)

@@ -3,8 +3,8 @@
 The paper's threshold of 0.3 suits the similarities of one backbone; what it should achieve is many neighbours of which
 few are wrong (paper 3.1). How many are wrong cannot be read off similarities. But the consensus of a few heads after a
 short training, itself far from right, tells it well: the share of neighbour pairs with one label was within 1.5
-points of the share with one class on digits, 5 on synthetic features, 7 on MNIST and 12 on sign digits, where no
-clustering is right for more than six images of ten, at every threshold (jobs/paper/RESULTS.md).
+points of the share with one class on digits, 6 on synthetic features, 7 on MNIST and 12 on sign digits, where no
+clustering is right for more than six images of ten (jobs/paper/RESULTS.md shows every third threshold).
 
 So one pilot training, at a middling threshold, gives the accuracy of the neighbours at every threshold, and the lowest
 threshold is taken at which it still reaches a floor.

@@ -42,6 +42,10 @@ def test_a_study_on_ones_own_features(tmp_path):
 def test_a_set_that_is_none(tmp_path):
     _, log = script("ladder", "--on", "photos", status=1)
     assert "--on photos: give synthetic, digits, a .parquet file, or a .npy file with --labels" in log
+    _, log = script("ladder", "--on", tmp_path / "none.parquet", status=1)
+    assert (
+        log == f"{tmp_path}/none.parquet: there is no such file; give the path of a .parquet file, or of .npy files\n"
+    )
     _, log = script("tables", status=2)
     assert "invalid choice: 'tables'" in log
 
