@@ -117,10 +117,17 @@ def _images(model: FeatureModel, modes: Tensor, n_images: int, generator: torch.
     noise = _directions(n_originals, model.dim, generator)
     features = normalize(_mixed(modes[source, mode], noise, typicality[:, None]), dim=1)
     copied = torch.randint(max(1, n_originals), (n_images - n_originals,), generator=generator)
-    changed = features[copied] + COPY_NOISE * _directions(len(copied), model.dim, generator)
+    changed = near_copies(features[copied], generator)
     order = torch.randperm(n_images, generator=generator)
-    features, classes = torch.cat([features, normalize(changed, dim=1)]), torch.cat([classes, classes[copied]])
+    features, classes = torch.cat([features, changed]), torch.cat([classes, classes[copied]])
     return Drawn(features[order], classes[order])
+
+
+def near_copies(features: Tensor, generator: torch.Generator) -> Tensor:
+    """Near-duplicates of rows float32[n, D]: as long, with a cosine of about 1 - 1e-4 to them."""
+    lengths = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    noise = COPY_NOISE * lengths * _directions(len(features), features.shape[1], generator)
+    return lengths * normalize(features + noise, dim=1)
 
 
 def class_sizes(n_images: int, n_clusters: int, imbalance: float) -> Tensor:

@@ -100,9 +100,18 @@ def verdict(claim: Claim, results: Results) -> str:
 
     A difference below its error shows nothing; one seed has no error, and only its sign is judged.
     """
-    better, worse = (np.array([one[figure] for one in results[row]]) for row, figure in (claim.better, claim.worse))
-    points = 100 * (better - worse)
-    mean, error = points.mean(), points.std(ddof=1) / np.sqrt(len(points)) if len(points) > 1 else 0.0
+    better, worse = ([one[figure] for one in results[row]] for row, figure in (claim.better, claim.worse))
+    mean, error = difference(better, worse)
     said = "no difference beyond its error" if abs(mean) <= error else "agrees" if mean > 0 else "DOES NOT AGREE"
-    shown = f" +- {error:.2f}" if len(points) > 1 else ""
-    return f"- {claim.text}: {mean:+.2f}{shown} points: {said}."
+    return f"- {claim.text}: {points(mean, error, len(better))}: {said}."
+
+
+def difference(better: Sequence[float], worse: Sequence[float]) -> tuple[float, float]:
+    """Mean of `better - worse` seed by seed, in points, and its standard error, which is 0 for one seed."""
+    each = 100 * (np.array(better) - np.array(worse))
+    return float(each.mean()), float(each.std(ddof=1) / np.sqrt(len(each))) if len(each) > 1 else 0.0
+
+
+def points(mean: float, error: float, n_seeds: int) -> str:
+    """A difference as text, with its error where there is one."""
+    return f"{mean:+.2f} +- {error:.2f} points" if n_seeds > 1 else f"{mean:+.2f} points"
