@@ -191,7 +191,7 @@ def narrow(lists: Neighbors, *, threshold: float, k_min: int, k_max: int) -> Nei
         )
     offsets = torch.zeros_like(lists.offsets)
     lengths = offsets[1:]
-    for rows, pairs in _blocks(lists.offsets):
+    for rows, pairs in row_blocks(lists.offsets):
         reached = torch.zeros(pairs.stop - pairs.start + 1, dtype=torch.int64, device=offsets.device)
         torch.cumsum(lists.similarities[pairs] >= threshold, 0, out=reached[1:])
         edges = lists.offsets[rows.start : rows.stop + 1] - pairs.start
@@ -199,7 +199,7 @@ def narrow(lists: Neighbors, *, threshold: float, k_min: int, k_max: int) -> Nei
         lengths[rows] = torch.maximum(reached[edges].diff(), counts.clamp_max(k_min)).clamp_max(k_max)
     torch.cumsum(lengths.clone(), 0, out=lengths)
     ids, similarities = (kept.new_empty(int(offsets[-1])) for kept in (lists.ids, lists.similarities))
-    for rows, _ in _blocks(lists.offsets):
+    for rows, _ in row_blocks(lists.offsets):
         first = offsets[rows.start : rows.stop + 1]
         counts = first.diff()
         moved = torch.repeat_interleave(lists.offsets[rows] - first[:-1], counts)
@@ -220,8 +220,8 @@ def found_among(found: Neighbors, exact: Neighbors) -> tuple[int, int]:
     return int(torch.isin(theirs, mine).sum()), len(theirs)
 
 
-def _blocks(offsets: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Consecutive rows and their pairs, as many as `_BLOCK_PAIRS` hold, at least one row a time."""
+def row_blocks(offsets: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Consecutive rows and their pairs, a bounded number of pairs a time but at least one row."""
     first, n_rows = 0, len(offsets) - 1
     while first < n_rows:
         start = int(offsets[first])

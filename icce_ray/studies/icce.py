@@ -99,10 +99,11 @@ def ensemble(trained: Trained) -> Fitted:
     return Fitted(trained.agreed.label, predict)
 
 
-def self_training(trained: Trained) -> Fitted:
-    """Linear classifiers of the consensus; the one kept predicts held-out rows of it best (paper 3.3)."""
+def self_training(trained: Trained, label: NDArray[np.int32] | None = None) -> Fitted:
+    """Linear classifiers of the consensus, or of another `label` int32[n] of the rows fitted; the one kept predicts
+    held-out rows of it best (paper 3.3)."""
     features, seed, variant = trained.features, trained.seed, trained.variant
-    labels = torch.from_numpy(trained.agreed.label).long().to(features.device)
+    labels = torch.from_numpy(trained.agreed.label if label is None else label).long().to(features.device)
     rows, held = holdout_rows(len(features), HOLDOUT, seed)
     grid = LinearGrid(
         features[rows],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import time
@@ -13,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from icce_ray.core.cleaning import agreeing
 from icce_ray.core.metrics import scores
 from icce_ray.core.neighbors import Neighbors
 from icce_ray.core.selection import neighbor_accuracy, pair_accuracy
@@ -24,6 +25,9 @@ from icce_ray.studies.variants import Variant, lists_of, mined
 
 Figures = dict[str, float]
 Say = Callable[[str], None]
+
+#: Added to the seed of a training for the one before it, whose heads must not start as its own.
+FIRST_TRAINING = 1000
 
 
 class Measured:
@@ -37,6 +41,7 @@ class Measured:
         self.on, self.kept, self.say = on, kept, say
         lines = kept.read_text().splitlines() if kept.exists() else []
         self.known: dict[str, Figures] = {line["key"]: line["figures"] for line in map(json.loads, lines)}
+        self._labels: dict[tuple[Variant, int], NDArray[np.int32]] = {}
 
     @cached_property
     def lowest(self) -> Neighbors:
@@ -45,17 +50,17 @@ class Measured:
 
     def variant(self, name: str, variant: Variant, seed: int) -> Figures:
         """Figures of ICCE as `variant`: of the neighbours, the heads, the ensemble and self-training."""
-        values = dataclasses.asdict(variant)
-        return self._once(name, {"variant": values}, seed, lambda: self._trained(variant, seed))
+        return self.once(name, {"variant": variant.values}, seed, lambda: self._trained(variant, seed))
 
     def rival(self, name: str, fit: Fit, seed: int, **settings: Any) -> Figures:
         """ACC, NMI and ARI of a rival on seen and unseen rows; `settings` tell one rival of a name from another."""
         values = {"rival": name, **settings}
-        return self._once(
+        return self.once(
             name, values, seed, lambda: self._judged("fitted", fit(self.on.features, self.on.n_clusters, seed))
         )
 
-    def _once(self, name: str, values: dict[str, Any], seed: int, work: Callable[[], Figures]) -> Figures:
+    def once(self, name: str, values: dict[str, Any], seed: int, work: Callable[[], Figures]) -> Figures:
+        """The figures that `work` gives, unless they are known: `values` and the seed tell what they are of."""
         identity = json.dumps([self.on.name, values, seed], sort_keys=True, default=str)
         key = hashlib.sha256(identity.encode()).hexdigest()[:16]
         if key not in self.known:
@@ -70,9 +75,20 @@ class Measured:
             self.known[key] = figures
         return self.known[key]
 
+    def lists(self, variant: Variant, seed: int) -> Neighbors:
+        """The neighbours a variant trains on; for `agreement` after a first training with another seed (ours)."""
+        lists = lists_of(variant, self.lowest, torch.from_numpy(self.on.classes))
+        if variant.cleaning != "agreement":
+            return lists
+        first, other = variant.uncleaned, seed + FIRST_TRAINING
+        if (first, other) not in self._labels:
+            n_clusters = variant.n_clusters(self.on.n_clusters)
+            trained = train(self.on.features, self.lists(first, other), n_clusters, first, other)
+            self._labels[first, other] = trained.head_labels
+        return agreeing(lists, torch.from_numpy(self._labels[first, other]), variant.level, variant.k_min)
+
     def _trained(self, variant: Variant, seed: int) -> Figures:
-        classes = torch.from_numpy(self.on.classes)
-        lists = lists_of(variant, self.lowest, classes)
+        classes, lists = torch.from_numpy(self.on.classes), self.lists(variant, seed)
         trained = train(self.on.features, lists, variant.n_clusters(self.on.n_clusters), variant, seed)
         figures = {
             "mean_neighbors": float(lists.counts.double().mean()),
