@@ -22,10 +22,11 @@ from torch import Tensor
 from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
 from icce_ray.adapters.progress import Display, silent
 from icce_ray.core.alarms import Alarm, CollapseWarning, cluster_sizes, head_alarms
+from icce_ray.core.cluster_count import choose_clusters, in_reach
 from icce_ray.core.consensus import METHODS, consensus
 from icce_ray.core.linear import LinearClassifier, LinearGrid, best_point, holdout_rows
 from icce_ray.core.neighbors import default_k_max
-from icce_ray.core.parameters import check_parameters
+from icce_ray.core.parameters import check_parameters, check_sizes
 from icce_ray.core.pilot import choose_threshold, pilot_rows, scaled
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.sampling import uniform_rows
@@ -48,7 +49,10 @@ class ICCE(ClusterMixin, BaseEstimator):
 
     Parameters
     ----------
-    n_clusters : int, default=10
+    n_clusters : int or "auto", default=10
+        "auto" finds the number by short trainings with many numbers of clusters (`core.cluster_count`).
+    cluster_range : tuple of two int, default=(4, 256)
+        Where "auto" looks; the highest number is also bounded by n_samples / k_min.
     threshold : float or "auto", default=0.3
         Cosine similarity from which on two rows are neighbours. "auto" finds one by a short training (`core.pilot`).
     k_min, k_max : int, default=50 and None
@@ -71,6 +75,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
 
     Attributes
     ----------
+    n_clusters_ : int, the number given or found.
     labels_ : int32[n_samples], the consensus. Clusters that no row is in are left out and the others renumbered.
     agreement_ : float32[n_samples], share of heads that agree with the label.
     threshold_ : float, the threshold given or found.
@@ -86,8 +91,9 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
 
     def __init__(
         self,
-        n_clusters: int = 10,
+        n_clusters: int | Literal["auto"] = 10,
         *,
+        cluster_range: tuple[int, int] = (4, 256),
         threshold: float | Literal["auto"] = 0.3,
         k_min: int = 50,
         k_max: int | None = None,
@@ -120,6 +126,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         verbose: int = 0,
     ) -> None:
         self.n_clusters = n_clusters
+        self.cluster_range = cluster_range
         self.threshold = threshold
         self.k_min = k_min
         self.k_max = k_max
@@ -162,11 +169,11 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         """
         check_parameters(self.get_params(deep=False))
         matrix = self._validated(X, dtype=(np.float32, np.float16), ensure_min_samples=2)
-        k_max = self._check_sizes(len(matrix))
+        check_sizes(len(matrix), self.n_clusters, self.k_min)
         seed = self._seed()
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         features = torch.from_numpy(np.require(matrix, requirements=["C", "W"])).to(device)
-        self._fit_heads(features, k_max, seed)
+        self._fit_heads(features, seed)
         self._fit_consensus(seed)
         self._fit_classifier(features, seed)
         return self
@@ -188,7 +195,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
 
     # -- the method, in the order of the paper -------------------------------------------------------------------
 
-    def _fit_heads(self, features: Tensor, k_max: int, seed: int) -> None:
+    def _fit_heads(self, features: Tensor, seed: int) -> None:
         """Neighbours (paper 3.1), the heads on them, and the label of every row under every head."""
         low, high = (abs(float(value)) for value in torch.aminmax(features))
         if max(low, high) > LARGEST:
@@ -201,10 +208,12 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         # A zero row has no direction, hence no neighbours: it trains nothing and is labelled like a new row.
         known = features if directed.all() else features[directed]
         with self._progress("neighbors"):
+            self.n_clusters_ = self._count(known, seed)
+            k_max = self.k_max or default_k_max(len(features), self.n_clusters_, self.k_min)
             self.threshold_ = self._threshold(known, k_max, seed)
             neighbors = mine(known, threshold=self.threshold_, k_min=self.k_min, k_max=k_max)
         recipe = self._recipe()
-        trainer = HeadTrainer(known, neighbors, n_clusters=self.n_clusters, recipe=recipe, seed=seed)
+        trainer = HeadTrainer(known, neighbors, n_clusters=self.n_clusters_, recipe=recipe, seed=seed)
         losses: list[Tensor] = []
         with self._progress("heads") as progress:
             progress.begin(recipe.epochs, unit="epochs")
@@ -219,20 +228,32 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         self.best_head_ = int(self.head_losses_.argmin())
         blocks = [trainer.labels(rows).cpu().numpy() for rows in features.split(LABEL_ROWS)]
         self.head_labels_ = np.ascontiguousarray(np.concatenate(blocks))
-        _warn(head_alarms(history, cluster_sizes(self.head_labels_, self.n_clusters)))
+        _warn(head_alarms(history, cluster_sizes(self.head_labels_, self.n_clusters_)))
+
+    def _count(self, features: Tensor, seed: int) -> int:
+        """The number of clusters given, or what pilot trainings on some rows find."""
+        if self.n_clusters != "auto":
+            return int(self.n_clusters)
+        low, high = in_reach(len(features), self.k_min, *self.cluster_range)
+        rows, k_min = self._sample(features, high, seed)
+        return choose_clusters(rows, low=low, high=high, k_min=k_min, recipe=self._recipe(), seed=seed).clusters
+
+    def _sample(self, features: Tensor, n_clusters: int, seed: int) -> tuple[Tensor, int]:
+        """Rows for a pilot, and k_min among so many."""
+        size = pilot_rows(len(features), n_clusters)
+        rows = torch.from_numpy(uniform_rows(len(features), size, seed)).to(features.device)
+        return features[rows], scaled(self.k_min, size, len(features))
 
     def _threshold(self, features: Tensor, k_max: int, seed: int) -> float:
         """The threshold given, or what a pilot training on some rows finds."""
         if self.threshold != "auto":
             return float(self.threshold)
-        n_rows = len(features)
-        size = pilot_rows(n_rows, self.n_clusters)
-        rows = torch.from_numpy(uniform_rows(n_rows, size, seed)).to(features.device)
+        rows, k_min = self._sample(features, self.n_clusters_, seed)
         return choose_threshold(
-            features[rows],
-            n_clusters=self.n_clusters,
-            k_min=scaled(self.k_min, size, n_rows),
-            k_max=scaled(k_max, size, n_rows),
+            rows,
+            n_clusters=self.n_clusters_,
+            k_min=k_min,
+            k_max=scaled(k_max, len(rows), len(features)),
             recipe=self._recipe(),
             seed=seed,
             graph_partitioner=metis_graph,
@@ -244,7 +265,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
 
     def _fit_consensus(self, seed: int) -> None:
         """One labelling from those of all heads (paper 3.2)."""
-        if self.n_clusters == 1:
+        if self.n_clusters_ == 1:
             self.labels_ = np.zeros(len(self.head_labels_), dtype=np.int32)
             self.agreement_ = np.ones(len(self.head_labels_), dtype=np.float32)
             self.consensus_scores_ = {}
@@ -252,7 +273,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
             with self._progress("consensus"):
                 found = consensus(
                     self.head_labels_,
-                    self.n_clusters,
+                    self.n_clusters_,
                     graph_partitioner=metis_graph,
                     hypergraph_partitioner=mtkahypar_hypergraph,
                     methods=self.consensus_methods,
@@ -282,18 +303,6 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         self.coef_, self.intercept_ = chosen.weight.cpu().numpy(), chosen.bias.cpu().numpy()
 
     # -- parameters ----------------------------------------------------------------------------------------------
-
-    def _check_sizes(self, n_samples: int) -> int:
-        """The bound on neighbours for so many rows. Raises ValueError on fewer rows than clusters."""
-        if n_samples < self.n_clusters:
-            raise ValueError(f"n_samples={n_samples} should be >= n_clusters={self.n_clusters}; lower n_clusters")
-        if self.k_min > n_samples / self.n_clusters:
-            warnings.warn(
-                f"k_min={self.k_min} neighbours are more than a cluster of {n_samples} / {self.n_clusters} samples "
-                "has: neighbours will be taken from other clusters; lower k_min",
-                stacklevel=3,
-            )
-        return self.k_max or default_k_max(n_samples, self.n_clusters, self.k_min)
 
     def _seed(self) -> int:
         """An integer is the seed itself, as in the settings of a run; else one is drawn."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from icce_ray.adapters.progress import Display, Silent, StageProgress, silent
 from icce_ray.adapters.sources import Source, SourceSpec, find_source
+from icce_ray.core.cluster_count import in_reach
 from icce_ray.lock import RunLock
 from icce_ray.settings import ListSettings, ResourceSettings, Settings
 from icce_ray.settings.sweep import Sweep, trials
@@ -230,9 +231,15 @@ def _prepare(settings: Settings, source: Source, store: Store, redo: str | None,
 
 
 def _check_clusters(settings: Settings, listed: Marker) -> None:
-    if settings.clusters > listed.summary["images"]:
+    if settings.count_unknown:
+        images = min(listed.summary["images"], settings.heads.max_images)
+        try:
+            in_reach(images, settings.neighbors.k_min, *settings.neighbors.cluster_range)
+        except ValueError as error:
+            raise RunError(str(error)) from error
+    if settings.fewest_clusters > listed.summary["images"]:
         raise RunError(
-            f"clusters = {settings.clusters} is more than the {listed.summary['images']} images of "
+            f"clusters = {settings.fewest_clusters} is more than the {listed.summary['images']} images of "
             f"{settings.source}; ask for fewer clusters or give more images"
         )
 
@@ -270,10 +277,11 @@ def _todo(store: Store, wanted: list[str]) -> list[str]:
 
 def _run_stage(stage: str, settings: Settings, store: Store, available: Resources, shown: Shown, lock: RunLock) -> None:
     if stage != "embed":
-        embed.check_enough(store, settings.clusters)
+        embed.check_enough(store, settings.fewest_clusters)
+    found = neighbors.known(settings, store)  # numbers in place of `auto`
     started = time.monotonic()
     with shown(stage) as progress:
-        files, summary = STAGES[stage](settings, store, available, progress)
+        files, summary = STAGES[stage](found, store, available, progress)
         seconds = time.monotonic() - started
         lock.check()
         store.commit(stage, files, fingerprint=fingerprint(settings, stage), summary=summary, seconds=seconds)

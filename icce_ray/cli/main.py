@@ -59,11 +59,18 @@ def _root(
     pass
 
 
+def _count(text: str) -> int | str:
+    """A number where it is one; the settings say what is wrong with anything else."""
+    return int(text) if text.lstrip("-").isdecimal() else text
+
+
 @app.command()
 def run(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)],
     out: Annotated[str, typer.Option(help="Directory or URI of the run.")],
-    clusters: Annotated[int | None, typer.Option("--clusters", "-k", help="Number of classes K.")] = None,
+    clusters: Annotated[
+        Any, typer.Option("--clusters", "-k", metavar="K", parser=_count, help="Number of classes, or auto: find it.")
+    ] = None,
     backbone: Annotated[
         str | None,
         typer.Option(help="facebook/dinov2-{small,base,large,giant}, a local directory, or hog (no download)."),

@@ -16,7 +16,9 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from icce_ray.core.consensus.ensemble import consensus
@@ -102,23 +104,55 @@ def choose_threshold(
     if n_clusters < 2:
         raise ValueError(f"n_clusters = {n_clusters}: a threshold is chosen for at least 2 clusters; give a number")
     lists = mine(features, threshold=-1.0, k_min=k_min, k_max=k_max)
-    thresholds = candidates(lists, k_min, k_max)
-    middle = narrow(lists, threshold=thresholds[len(thresholds) // 2], k_min=k_min, k_max=k_max)
-    short = shortened(recipe)
-    trainer = HeadTrainer(features, middle, n_clusters=n_clusters, recipe=short, seed=seed, precision=precision)
-    for epoch in range(short.epochs):
-        trainer.run_epoch()
-        on_epoch(epoch + 1, short.epochs)
-    labels = torch.cat([trainer.labels(rows) for rows in features.split(_LABEL_ROWS)])
+    labels = head_labels(
+        features,
+        lists,
+        n_clusters=n_clusters,
+        k_min=k_min,
+        k_max=k_max,
+        recipe=recipe,
+        seed=seed,
+        precision=precision,
+        on_epoch=on_epoch,
+    )
     label = consensus(
-        labels.cpu().numpy(),
+        labels,
         n_clusters,
         graph_partitioner=graph_partitioner,
         hypergraph_partitioner=hypergraph_partitioner,
         methods=("mcla",),
         seed=seed,
     ).label
+    thresholds = candidates(lists, k_min, k_max)
     return lowest(estimated(lists, torch.from_numpy(label).to(features.device), thresholds, k_min, k_max))
+
+
+def head_labels(
+    features: Tensor,
+    lists: Neighbors,
+    *,
+    n_clusters: int,
+    k_min: int,
+    k_max: int,
+    recipe: Recipe,
+    seed: int,
+    precision: Precision = "auto",
+    on_epoch: Callable[[int, int], None] = lambda _done, _total: None,
+) -> NDArray[np.int32]:
+    """Labels of a short training on the neighbours of a middling threshold, int32[n, heads].
+
+    `lists` are the k_max nearest of every row or more, with similarities.
+    """
+    nearest = narrow(lists, threshold=-1.0, k_min=k_min, k_max=k_max)
+    thresholds = candidates(nearest, k_min, k_max)
+    middle = narrow(nearest, threshold=thresholds[len(thresholds) // 2], k_min=k_min, k_max=k_max)
+    short = shortened(recipe)
+    trainer = HeadTrainer(features, middle, n_clusters=n_clusters, recipe=short, seed=seed, precision=precision)
+    for epoch in range(short.epochs):
+        trainer.run_epoch()
+        on_epoch(epoch + 1, short.epochs)
+    teacher = trainer.whole_teacher()
+    return torch.cat([trainer.labels(rows, teacher) for rows in features.split(_LABEL_ROWS)]).cpu().numpy()
 
 
 def shortened(recipe: Recipe) -> Recipe:

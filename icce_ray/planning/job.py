@@ -65,6 +65,8 @@ class Job:
             raise PlanError(f"image_size {self.side} is no multiple of the patch size {self.transformer.patch}")
         if self.transformer is None and embed.n_last_blocks > 1:
             raise PlanError(f"n_last_blocks is {embed.n_last_blocks}, but hog has no blocks; set it to 1")
+        if self.settings.count_unknown:
+            raise PlanError("clusters = auto: a plan counts with a number; give --clusters K, as many as you expect")
         if self.images < max(2, self.settings.clusters):
             raise PlanError(f"{self.images} images cannot fill {self.settings.clusters} clusters; give more images")
         if self.image_bytes <= 0:

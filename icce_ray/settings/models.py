@@ -39,8 +39,10 @@ def _auto_or(value: Any, number: ValidatorFunctionWrapHandler) -> Any:
 
 if TYPE_CHECKING:
     Threshold = float | Literal["auto"]
+    Clusters = int  # wherever it is counted with: the stage neighbors puts a number in the place of `auto`
 else:  # as a union every fault would be two: neither a number in the range nor "auto"
     Threshold = Annotated[float, Field(ge=-1.0, le=1.0), WrapValidator(_auto_or), PlainSerializer(lambda value: value)]
+    Clusters = Annotated[int, Field(ge=2), WrapValidator(_auto_or), PlainSerializer(lambda value: value)]
 
 
 class ListSettings(_Frozen):
@@ -96,6 +98,9 @@ class NeighborsSettings(_Frozen):
     threshold: Threshold = 0.3
     """Cosine similarity from which an image is a neighbour (paper: 0.3 for DINOv2 ViT-L; other backbones need another).
     `auto` finds one without labels by a short training on a sample of at most 20,000 images, or 50 a cluster."""
+    cluster_range: tuple[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=3)]] = (4, 256)
+    """Where `clusters: auto` looks for the number, which costs a short training for every factor of 1.4. Low numbers
+    find superclasses; the highest is also bounded by N / k_min."""
     k_min: Positive = 50
     """At least this many neighbours, the nearest (paper)."""
     k_max: Positive | None = None
@@ -123,6 +128,9 @@ class NeighborsSettings(_Frozen):
     def _limits(self) -> NeighborsSettings:
         if self.k_max is not None and self.k_max < self.k_min:
             raise ValueError(f"k_max = {self.k_max} is below k_min = {self.k_min}; raise k_max or lower k_min")
+        low, high = self.cluster_range
+        if low >= high:
+            raise ValueError(f"cluster_range = {low}, {high}: give the lowest number of clusters, then a higher one")
         if (self.mode == "ground_truth") != (self.labels is not None):
             raise ValueError(
                 f"mode = {self.mode} with labels = {self.labels}: `ground_truth`, and only it, needs labels"
@@ -256,8 +264,9 @@ class Settings(_Frozen):
 
     source: Location
     """Images: a folder or prefix, tar or Parquet files, a list of URIs, or features; a local path or a URI."""
-    clusters: int = Field(ge=2)
-    """Number of classes K, at least 2."""
+    clusters: Clusters
+    """Number of classes K, at least 2, or `auto`: found without labels by short trainings with many numbers of
+    clusters on a sample of at most 20,000 images, or 50 a cluster; neighbors.cluster_range says where to look."""
     out: Location
     """The run: a local directory or a URI."""
     seed: int = Field(default=0, ge=0)
@@ -279,6 +288,16 @@ class Settings(_Frozen):
                 f"it to at most {heads}, or set resources.parallelism=data"
             )
         return self
+
+    @property
+    def count_unknown(self) -> bool:
+        """Whether the number of clusters is still to be found."""
+        return isinstance(self.clusters, str)
+
+    @property
+    def fewest_clusters(self) -> int:
+        """The number of clusters, or the lowest that it may turn out to be."""
+        return self.neighbors.cluster_range[0] if self.count_unknown else self.clusters
 
     def defining(self) -> dict[str, Any]:
         """What the results depend on, as plain values: not where they go, what they may use, what is tolerated."""

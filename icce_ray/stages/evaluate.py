@@ -20,6 +20,7 @@ from icce_ray.core.metrics import contingency, scores, table_scores
 from icce_ray.settings import Settings
 from icce_ray.stages import consensus
 from icce_ray.stages.cluster import Resources, room_for, run_bounded
+from icce_ray.stages.neighbors import known
 from icce_ray.stages.rows import FeatureRows
 from icce_ray.stages.shards import grouped
 from icce_ray.stages.truth import classes_at, labels_for, places_for, read_truth, shared_name
@@ -45,7 +46,9 @@ def run(
     `kmeans` adds k-means on the features that the heads have seen as a baseline. Raises RunError if the file knows none
     of the images, or has one label for several of them.
     """
-    settings = store.settings()
+    settings = known(store.settings(), store)
+    if kmeans and settings.count_unknown:
+        raise RunError("--kmeans needs the number of clusters, which the stage neighbors finds; complete it first")
     truth = read_truth(labels)
     if predictions is not None and "image_id" in truth.column_names:
         raise RunError(

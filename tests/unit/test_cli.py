@@ -111,6 +111,7 @@ def test_version(icce):
     ("arguments", "says"),
     [
         (["--clusters", "1"], "clusters = 1: give at least 2"),
+        (["--clusters", "many"], "clusters = 'many'"),
         ([], "clusters: missing, and it has no default (Number of classes K"),
         (["-k", "2", "--set", "neighbors.treshold=0.5"], "did you mean neighbors.threshold?"),
         (["-k", "2", "--set", "neighbors.threshold=1.5"], "neighbors.threshold = 1.5: give at most 1.0"),

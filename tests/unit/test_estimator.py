@@ -85,6 +85,14 @@ def test_a_threshold_may_be_found(digits_like, fitted):
     assert adjusted_rand_score(y, found.labels_) > 0.9
 
 
+def test_a_number_of_clusters_may_be_found(digits_like):
+    X, y = digits_like
+    found = small("auto", cluster_range=(4, 24), heads=10, hidden=32, k_min=8, batch_size=64, epochs=60).fit(X)
+    assert abs(found.n_clusters_ - 10) <= 1
+    assert set(found.labels_) == set(range(found.n_clusters_))
+    assert adjusted_rand_score(y, found.labels_) > 0.85
+
+
 def test_new_rows_are_labelled_alike(digits_like):
     X, y = digits_like
     model = make_pipeline(StandardScaler(), small(10, heads=6, hidden=32, k_min=10, batch_size=64)).fit(X[:300])
@@ -177,6 +185,8 @@ def test_one_cluster():
     [
         ({"n_clusters": 0}, ValueError, r"n_clusters=0 must lie in \[1, inf\]"),
         ({"n_clusters": 2.5}, TypeError, "n_clusters=2.5 must be an integer"),
+        ({"n_clusters": "many"}, TypeError, "n_clusters='many' must be an integer"),
+        ({"cluster_range": (5, 5)}, ValueError, r"\[5, 5\]; give 2 <= lowest < highest"),
         ({"heads": True}, TypeError, "heads=True must be an integer"),
         ({"beta": "x"}, TypeError, "beta='x' must be a number"),
         ({"threshold": float("nan")}, ValueError, "threshold=nan must lie"),

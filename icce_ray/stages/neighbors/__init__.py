@@ -20,10 +20,10 @@ from icce_ray.core import neighbors as core
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources, run_files
 from icce_ray.stages.neighbors import files
+from icce_ray.stages.neighbors.auto import known, resolved
 from icce_ray.stages.neighbors.files import ARTIFACT, load
 from icce_ray.stages.neighbors.index import ShardedIndex
 from icce_ray.stages.neighbors.recall import check_recall
-from icce_ray.stages.neighbors.threshold import EVIDENCE, known, resolved
 from icce_ray.stages.rows import FeatureRows
 from icce_ray.stages.shards import described
 from icce_ray.stages.truth import truth_of_rows
@@ -40,8 +40,7 @@ def run(
     `rows` are those of another store, whose neighbours a sweep keeps in a place of its own; by default the store's.
     """
     rows = rows or FeatureRows.training(store)
-    chosen = settings.neighbors.threshold == "auto" and settings.neighbors.mode == "adaptive"
-    settings = resolved(settings, store, rows, resources, progress)
+    settings, evidence = resolved(settings, store, rows, resources, progress)
     size = settings.neighbors.rows_per_shard
     blocks = [(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
     done = store.parts(ARTIFACT)
@@ -66,9 +65,8 @@ def run(
         f"{counts['mean_neighbors']:.1f} neighbours on average ({counts['smallest']:,} to {counts['largest']:,}); "
         f"{counts['share_at_k_min']:.0%} of the images have no more than k_min = {limits['k_min']}"
     )
-    if chosen:
-        found.append(store.storage.describe(EVIDENCE))
-    return found, counts | limits | measured
+    found += [store.storage.describe(path) for path in evidence]
+    return found, counts | limits | measured | {"clusters": settings.clusters}
 
 
 def limits_of(settings: Settings, n_images: int) -> dict[str, Any]:

@@ -32,6 +32,11 @@ def check(store: Store, trials: Sequence[Trial]) -> None:
     store.require("sample")
     images = len(FeatureRows.training(store))
     for trial in trials:
+        if trial.settings.count_unknown:
+            raise RunError(
+                "clusters = auto: a sweep compares numbers; complete the stage neighbors, whose number is then taken, "
+                "or add --param clusters=10:90:20"
+            )
         if trial.settings.clusters > images:
             raise RunError(f"trial {trial}: {trial.settings.clusters} clusters of {images} images; ask for fewer")
 

@@ -8,6 +8,7 @@ import numpy as np
 import yaml
 
 from icce_ray.settings import Settings
+from icce_ray.stages.neighbors import known
 from icce_ray.stages.predict import REJECTS
 from icce_ray.stages.verify.files import check_files, check_markers, check_metrics, check_run_file, other_stages
 from icce_ray.stages.verify.images import check_features, check_manifest, same_ids
@@ -75,7 +76,7 @@ def _of_run(store: Store, settings: Settings) -> Iterator[str]:
     ids: list[np.ndarray] = []
     yield from check_features(store, markers["embed"], manifest, ids)
     if ids:
-        yield from _results(store, settings, markers, manifest, ids[0])
+        yield from _results(store, known(settings, store), markers, manifest, ids[0])
 
 
 def _results(

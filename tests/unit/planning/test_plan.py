@@ -180,6 +180,7 @@ def test_every_stage_of_the_pipeline_is_planned():
         ({"gpus": -1}, "gpus = -1: give at least 0"),
         ({"net": 0.0}, "network_gbit = 0.0"),
         ({"image_kb": 0}, "images of 0 bytes"),
+        ({"clusters": "auto"}, "clusters = auto: a plan counts with a number; give --clusters K"),
         ({"clusters": 10**9}, "cannot fill 1000000000 clusters"),
         ({"consensus": {"methods": ["cspa"]}}, "none of consensus.methods = cspa serves 2,000,000 images"),
     ],

@@ -1,0 +1,185 @@
+"""The number of clusters without labels: how many parts of the images heads agree on, whatever they were given (ours).
+
+Heads with fewer clusters than there are classes must join some, and each joins others; heads with more must divide
+some, and each divides them elsewhere. What they share are the classes. In numbers: let P_h project onto the indicators
+of the clusters of head h. The mean of P_h over the heads has large eigenvalues for the parts that heads keep whole or
+join, and small ones for what only some heads set apart; between the two the spectrum drops, at the number of classes
+(the eigengap of spectral clustering, von Luxburg 2007, section 8.3, on the co-association of heads). Heads of three
+neighbouring numbers of clusters are looked at together, and a drop behind the k-th eigenvalue counts only for heads
+that were given at most k clusters and not far fewer: what many clusters have in common, such as two slants of one
+digit, is then no evidence, and neither are superclasses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.linalg import eigsh
+from torch import Tensor
+
+from icce_ray.core.consensus.clusters import check_labels, head_offsets, incidence
+from icce_ray.core.neighbors import default_k_max
+from icce_ray.core.pilot import head_labels
+from icce_ray.core.recipe import Precision, Recipe
+from icce_ray.core.search import mine
+
+#: Ratio of one number of clusters given to heads to the next.
+STEP = math.sqrt(2.0)
+#: Neighbouring numbers whose heads are looked at together.
+TOGETHER = 3
+#: Drops are looked for from the smallest of these up to so many times it.
+REACH = 2.5
+#: Neighbours at most, whatever the smallest number of clusters: memory.
+LARGEST_K_MAX = 1000
+#: Fewest clusters that are tried by default: below, superclasses are as good an answer as classes.
+FEWEST = 4
+
+
+@dataclass(frozen=True)
+class Drop:
+    """The evidence for one number of clusters."""
+
+    clusters: int
+    ratio: float
+    """The eigenvalue after the last that would be kept over that one, in [0, 1]: the smaller, the clearer."""
+    given: tuple[int, ...]
+    """Numbers of clusters of the heads that show it best."""
+
+
+@dataclass(frozen=True)
+class CountEvidence:
+    """The number of clusters chosen and why."""
+
+    clusters: int
+    curve: tuple[Drop, ...]
+    """One for every number in reach, ascending."""
+
+    @property
+    def ratio(self) -> float:
+        """Of the number chosen."""
+        return next(drop.ratio for drop in self.curve if drop.clusters == self.clusters)
+
+
+def in_reach(n_rows: int, k_min: int, low: int, high: int) -> tuple[int, int]:
+    """The range [low, high] without numbers that leave a cluster of `n_rows` images fewer than `k_min` of them.
+
+    Raises ValueError if nothing is left.
+    """
+    most = min(high, n_rows // k_min)
+    if most <= low:
+        raise ValueError(
+            f"{n_rows} images with k_min = {k_min} neighbours each are enough for {n_rows // k_min} clusters, and the "
+            f"number is looked for from {low} on; lower k_min or the lowest number, or give the number of clusters"
+        )
+    return low, most
+
+
+def counts_to_try(low: int, high: int) -> list[int]:
+    """Numbers of clusters given to heads, evenly spaced in logarithm from `low` on.
+
+    The last is the first from which `high` is in reach. Raises ValueError unless 2 <= low < high.
+    """
+    if not 2 <= low < high:
+        raise ValueError(f"a number of clusters is looked for in [{low}, {high}]; give 2 <= lowest < highest")
+    found = [low]
+    while len(found) < TOGETHER or found[-TOGETHER] * REACH < high:
+        found.append(max(found[-1] + 1, round(low * STEP ** len(found))))
+    return found
+
+
+def choose_clusters(
+    features: Tensor,
+    *,
+    low: int,
+    high: int,
+    k_min: int,
+    recipe: Recipe,
+    seed: int,
+    precision: Precision = "auto",
+    on_count: Callable[[int, int], None] = lambda _done, _total: None,
+) -> CountEvidence:
+    """The number of clusters that short trainings with many numbers of clusters agree on, without labels.
+
+    Args:
+        features: [n, D] float16 or float32, all images or a uniform sample of them; no row is zero.
+        low, high: the number is looked for in [low, high].
+        k_min: fewest neighbours, for so many images (`pilot.scaled`).
+        recipe: of the training that is to come; each pilot is `pilot.shortened`.
+        seed: of the pilots.
+        precision: of the products.
+        on_count: called with trainings done and their number.
+
+    Raises:
+        ValueError: not 2 <= low < high, or fewer than two images a cluster.
+    """
+    tried = counts_to_try(low, high)
+    if 2 * tried[-1] > len(features):
+        raise ValueError(
+            f"{len(features)} images are too few to look for up to {high} clusters, as heads of {tried[-1]} clusters "
+            "are trained for that and need two images each; lower the highest number"
+        )
+    k_max = min(default_k_max(len(features), low, k_min), max(k_min, LARGEST_K_MAX))
+    lists = mine(features, threshold=-1.0, k_min=k_min, k_max=k_max)
+    labels = {}
+    for count in tried:
+        labels[count] = head_labels(
+            features,
+            lists,
+            n_clusters=count,
+            k_min=k_min,
+            k_max=min(k_max, default_k_max(len(features), count, k_min)),
+            recipe=recipe,
+            seed=seed,
+            precision=precision,
+        )
+        on_count(len(labels), len(tried))
+    return evidence(labels, low, high)
+
+
+def evidence(labels: Mapping[int, NDArray[np.int32]], low: int, high: int) -> CountEvidence:
+    """The number of clusters in [low, high] with the clearest drop of the spectrum.
+
+    Args:
+        labels: by number of clusters given, ascending, int32[n, H] labels of the heads.
+        low, high: numbers looked at.
+    """
+    best: dict[int, Drop] = {}
+    given = list(labels)
+    for first in range(len(given) - TOGETHER + 1):
+        window = tuple(given[first : first + TOGETHER])
+        reach = min(high, int(REACH * window[0]))
+        values = spectrum([labels[count] for count in window], reach + 1)
+        for clusters in range(max(low, window[0]), min(reach, len(values) - 1) + 1):
+            ratio = float(values[clusters] / values[clusters - 1])
+            if clusters not in best or ratio < best[clusters].ratio:
+                best[clusters] = Drop(clusters, ratio, window)
+    curve = tuple(best[clusters] for clusters in sorted(best))
+    return CountEvidence(min(curve, key=lambda drop: drop.ratio).clusters, curve)
+
+
+def spectrum(labels: Sequence[NDArray[np.integer]], count: int) -> NDArray[np.float64]:
+    """The largest eigenvalues of the mean over heads of the projections onto the indicators of their clusters.
+
+    Args:
+        labels: int[n, H] of several sets of heads; heads may differ in their number of clusters.
+        count: eigenvalues wanted.
+
+    Returns:
+        float64[at most count], descending in (0, 1]; the first is 1. There are as many as clusters that are used.
+    """
+    every = np.concatenate(labels, axis=1)
+    members = incidence(every, head_offsets(check_labels(every)))
+    sizes = np.asarray(members.sum(axis=0)).ravel()
+    members = members[:, sizes > 0] @ sparse.diags_array(1.0 / np.sqrt(sizes[sizes > 0] * every.shape[1]))
+    side = sparse.csr_matrix(members.T @ members)
+    n_used = int((sizes > 0).sum())
+    if count >= n_used - 1:
+        return np.linalg.eigvalsh(side.toarray())[::-1].clip(1e-12, 1.0)[:count]
+    start = np.random.default_rng(0).standard_normal(n_used)  # ARPACK would draw its own
+    values = eigsh(side, k=count, v0=start, return_eigenvectors=False)
+    return np.sort(values)[::-1].clip(1e-12, 1.0)

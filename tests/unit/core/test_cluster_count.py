@@ -1,0 +1,134 @@
+"""The number of clusters from what heads agree on: the spectrum against a dense one, the drop, and real trainings."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icce_ray.core.cluster_count import (
+    FEWEST,
+    REACH,
+    TOGETHER,
+    choose_clusters,
+    counts_to_try,
+    evidence,
+    in_reach,
+    spectrum,
+)
+from icce_ray.core.recipe import Recipe
+from icce_ray.core.synthetic import FeatureModel, draw
+
+RECIPE = Recipe(
+    heads=12, hidden=64, bottleneck=32, epochs=30, warmup_epochs=3, batch_size=128, learning_rate=4e-3,
+    teacher_momentum=0.97,
+)  # fmt: skip
+
+
+def mean_projection(labels):
+    """The obvious way: one n x n projection a head."""
+    total = 0.0
+    for head in labels.T:
+        indicators = np.eye(head.max() + 1)[head]
+        indicators = indicators[:, indicators.any(0)]
+        total = total + indicators @ np.linalg.pinv(indicators)
+    values = np.linalg.eigvalsh(total / labels.shape[1])[::-1]
+    return values[values > 1e-9]
+
+
+@pytest.mark.parametrize("count", [3, 7, 100])
+def test_the_spectrum_is_that_of_the_mean_projection(count):
+    generator = np.random.default_rng(0)
+    sets = [generator.integers(0, k, size=(60, 4)) for k in (3, 5)]
+    true = mean_projection(np.concatenate(sets, axis=1))
+    found = spectrum(sets, count)
+    assert len(found) == min(count, 4 * 3 + 4 * 5)
+    shown = min(count, len(true))
+    np.testing.assert_allclose(found[:shown], true[:shown], atol=1e-9)
+    np.testing.assert_allclose(found[shown:], 0.0, atol=1e-9)
+    assert found[0] == pytest.approx(1.0)
+
+
+def test_clusters_without_images_change_nothing():
+    labels = np.random.default_rng(0).integers(0, 4, size=(50, 3))
+    gapped = labels * 2  # every other cluster is empty
+    np.testing.assert_allclose(spectrum([gapped], 6), spectrum([labels], 6))
+
+
+def joined_or_divided(classes, count, heads, generator):
+    """Heads that join random classes, or divide random ones at random, until there are `count`."""
+    n_classes, columns = classes.max() + 1, []
+    for _ in range(heads):
+        if count <= n_classes:
+            order = generator.permutation(n_classes)
+            names = np.empty(n_classes, dtype=np.int64)
+            names[order[:count]] = np.arange(count)
+            names[order[count:]] = generator.integers(0, count, n_classes - count)
+            columns.append(names[classes])
+        else:
+            label = classes.copy()
+            for new in range(n_classes, count):
+                inside = np.flatnonzero(label == generator.integers(0, new))
+                label[inside[generator.random(len(inside)) < 0.5]] = new
+            columns.append(label)
+    return np.stack(columns, axis=1).astype(np.int32)
+
+
+@pytest.mark.parametrize("n_classes", [5, 17, 60])
+def test_heads_that_join_and_divide_classes_at_random_agree_on_their_number(n_classes):
+    generator = np.random.default_rng(n_classes)
+    classes = np.repeat(np.arange(n_classes), 30)
+    labels = {k: joined_or_divided(classes, k, 12, generator) for k in counts_to_try(4, 120)}
+    found = evidence(labels, 4, 120)
+    assert found.clusters == n_classes
+    ratios = {drop.clusters: drop.ratio for drop in found.curve}
+    assert sorted(ratios) == [drop.clusters for drop in found.curve]
+    assert found.ratio == ratios[n_classes] < 0.8 * sorted(ratios.values())[1]
+    assert all(0 <= ratio <= 1 for ratio in ratios.values())
+    assert all(drop.given[0] <= drop.clusters <= REACH * drop.given[0] for drop in found.curve)
+
+
+@pytest.mark.parametrize(("n_classes", "n_images"), [(10, 1200), (24, 1800)])
+def test_trained_heads_find_the_classes_of_synthetic_features(n_classes, n_images):
+    model = FeatureModel(n_clusters=n_classes, dim=64)
+    rows, _ = draw(model, n_images, 0)
+    seen = []
+    found = choose_clusters(
+        rows.features,
+        low=FEWEST,
+        high=60,
+        k_min=4,
+        recipe=RECIPE,
+        seed=0,
+        precision="float32",
+        on_count=lambda *now: seen.append(now),
+    )
+    assert abs(found.clusters - n_classes) <= 1
+    total = len(counts_to_try(FEWEST, 60))
+    assert seen == [(done, total) for done in range(1, total + 1)]
+
+
+@settings(deadline=None, max_examples=50)
+@given(low=st.integers(2, 50), more=st.integers(1, 1000))
+def test_every_number_is_in_reach_of_some_heads(low, more):
+    tried = counts_to_try(low, low + more)
+    assert tried[0] == low
+    assert all(a < b for a, b in itertools.pairwise(tried))
+    firsts = tried[: len(tried) - TOGETHER + 1]
+    for clusters in range(low, low + more + 1):
+        assert any(first <= clusters <= int(REACH * first) for first in firsts), clusters
+
+
+def test_limits_say_what_to_do():
+    with pytest.raises(ValueError, match=r"\[8, 8\]; give 2 <= lowest < highest"):
+        counts_to_try(8, 8)
+    with pytest.raises(ValueError, match=r"\[1, 8\]"):
+        counts_to_try(1, 8)
+    assert in_reach(1000, 20, 4, 256) == (4, 50)
+    assert in_reach(10**6, 50, 4, 256) == (4, 256)
+    with pytest.raises(ValueError, match=r"100 images with k_min = 50 .* enough for 2 clusters"):
+        in_reach(100, 50, 4, 256)
+    rows, _ = draw(FeatureModel(n_clusters=4, dim=16), 60, 0)
+    with pytest.raises(ValueError, match="60 images are too few to look for up to 60 clusters"):
+        choose_clusters(rows.features, low=4, high=60, k_min=1, recipe=RECIPE, seed=0)
