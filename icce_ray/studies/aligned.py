@@ -21,7 +21,7 @@ from torch import Tensor
 from icce_ray.core.metrics import head_contingency, scores
 from icce_ray.studies.icce import LABEL_ROWS, Trained, agree, self_training, train
 from icce_ray.studies.measure import Figures, Measured
-from icce_ray.studies.tables import Claim, cell, head, verdict
+from icce_ray.studies.tables import cell, difference, head, points
 
 ROUNDS = 2
 _COLUMNS = {"seen": "seen", "unseen": "unseen", "self_training": "self-training on it"}
@@ -42,10 +42,15 @@ def aligned(measure: Measured, seeds: Sequence[int]) -> str:
         cells = [cell(each, column) for column in _COLUMNS]
         cells += [f"{np.mean([one['used'] for one in each]):.1f}", f"{np.mean([one['seconds'] for one in each]):.2f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    claims = [
-        Claim(f"{SOFT} above the {GRAPH}, {text}", (SOFT, column), (GRAPH, column)) for column, text in _COLUMNS.items()
-    ]
-    return "\n".join([*lines, "", *(verdict(claim, found) for claim in claims)]) + "\n"
+    lines += ["", *(_verdict(found, name, column) for name in (SOFT, HARD) for column in _COLUMNS)]
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(found: dict[str, list[Figures]], name: str, column: str) -> str:
+    """Whether votes are as good as the graph, by the mean difference seed by seed and its standard error."""
+    mean, error = difference(*([one[column] for one in found[row]] for row in (name, GRAPH)))
+    said = "equal within its error" if abs(mean) <= error else "better" if mean > 0 else "worse"
+    return f"- {name} against the {GRAPH}, {_COLUMNS[column]}: {points(mean, error, len(found[name]))}: {said}."
 
 
 def compared(measure: Measured, seed: int) -> Figures:

@@ -79,4 +79,14 @@ def test_the_table_and_its_verdicts(measure):
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")][1:]
     assert rows == [GRAPH, SOFT, HARD]
     assert f"| {100 * figures[f'{SOFT}.unseen']:.2f} |" in text
-    assert "- soft votes above the graph ensemble, unseen: " in text
+    assert len([line for line in text.splitlines() if line.startswith("- ")]) == 6
+
+
+def test_votes_are_equal_where_the_difference_is_below_its_error(measure, monkeypatch):
+    columns = ("seen", "unseen", "self_training", "used", "seconds")
+    drawn = {GRAPH: (0.9, 0.9), SOFT: (0.91, 0.88), HARD: (0.8, 0.7)}
+    figures = [{f"{name}.{c}": both[seed] for name, both in drawn.items() for c in columns} for seed in (0, 1)]
+    monkeypatch.setattr("icce_ray.studies.aligned.compared", lambda _, seed: figures[seed])
+    text = aligned(measure, [0, 1])
+    assert "- soft votes against the graph ensemble, unseen: -0.50 +- 1.50 points: equal within its error." in text
+    assert "- hard votes against the graph ensemble, seen: -15.00 +- 5.00 points: worse." in text
