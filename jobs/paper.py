@@ -3,10 +3,12 @@
     python jobs/paper.py STUDY ... --on SET [--seeds 0 1 2] [--out jobs/paper/RESULTS.md]
 
 STUDY is one or more of: ladder (Tables 1 and 5), smoothing (3), ground_truth (4), clusters (8), validation (10),
-thresholds (11), heads (12), curve (neighbours of Table 11 at full size), auto (a threshold found without labels
-against those of Table 11), rivals (k-means, SCAN, TURTLE and others on the same features), or all. SET is synthetic,
-digits, a Parquet file with columns `bytes` (image files) and `label`, or with --labels a .npy matrix of features.
-Prints a Markdown table a study; labels judge and do nothing else.
+thresholds (11), heads (12), curve (neighbours of Table 11 at full size), rivals (k-means, SCAN, TURTLE and others on
+the same features), auto (a threshold found without labels against those of Table 11), unknown_k (a number of clusters
+found without labels), cleaner (neighbours filtered without labels), aligned (votes of matched heads, not the graph),
+duplicates (30 % copies), defaults (one setting at a time), or all but curve. SET is synthetic, digits, a Parquet file
+with columns `bytes` (image files) and `label`, or with --labels a .npy matrix of features. Prints a Markdown table a
+study; labels judge and do nothing else.
 
 What was measured is kept in --kept, so a study that was interrupted goes on where it was. No Ray: it uses the cores it
 is given. Example: python jobs/paper.py ladder thresholds --on digits --seeds 0 1 2
@@ -20,19 +22,31 @@ import sys
 from pathlib import Path
 
 from icce_ray.core.synthetic import FeatureModel
-from icce_ray.studies.auto import auto
+from icce_ray.studies.aligned import aligned
+from icce_ray.studies.auto import auto, pilot
+from icce_ray.studies.cleaner import cleaner
 from icce_ray.studies.curve import curve
+from icce_ray.studies.defaults import defaults
+from icce_ray.studies.duplicates import duplicates
 from icce_ray.studies.feature_sets import FeatureSet, brought, digits, images, synthetic
 from icce_ray.studies.measure import Measured
 from icce_ray.studies.paper import studies
 from icce_ray.studies.rivals import rivals
 from icce_ray.studies.tables import markdown, measured
+from icce_ray.studies.unknown_k import unknown_k
 from icce_ray.studies.variants import Variant
 
-NAMES = ("ladder", "smoothing", "ground_truth", "clusters", "validation", "thresholds", "heads", "auto", "rivals")
-
 #: Tables that are not the paper's.
-OTHERS = {"auto": auto, "rivals": rivals}
+OTHERS = {
+    "rivals": rivals,
+    "auto": auto,
+    "unknown_k": unknown_k,
+    "cleaner": cleaner,
+    "aligned": aligned,
+    "duplicates": duplicates,
+    "defaults": defaults,
+}
+NAMES = ("ladder", "smoothing", "ground_truth", "clusters", "validation", "thresholds", "heads", *OTHERS)
 
 
 def main() -> None:
@@ -50,7 +64,8 @@ def main() -> None:
     _print(f"## {on.name}\n\nSeeds {', '.join(map(str, given.seeds))}; {_settings(on.base)}")
     for name in wanted:
         if name in OTHERS:
-            _print(OTHERS[name](measure, given.seeds))
+            options = {"cluster_range": tuple(given.cluster_range)} if name == "unknown_k" else {}
+            _print(OTHERS[name](measure, given.seeds, **options))
         else:
             _print(markdown(known[name], measured(known[name], measure, given.seeds)))
 
@@ -68,7 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--heads", type=int, nargs="+", default=[10, 20, 40, 80], help="of the study of that name")
     parser.add_argument("--epochs", type=int, help="instead of those that suit the set")
-    parser.add_argument("--threshold", type=float, help="instead of the one that suits the set")
+    parser.add_argument("--threshold", type=_threshold, help="instead of the one that suits the set; auto: find it")
+    parser.add_argument(
+        "--cluster-range", type=int, nargs=2, default=[4, 256], metavar=("LOW", "HIGH"), help="of unknown_k"
+    )
     parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--curve-images", type=int, default=128_500)
     parser.add_argument("--kept", type=Path, default=Path("paper-figures.jsonl"), help="figures measured so far")
@@ -92,8 +110,16 @@ def _chosen(given: argparse.Namespace) -> FeatureSet:
     else:
         sys.exit(f"--on {given.on}: give synthetic, digits, a .parquet file, or a .npy file with --labels")
     changes = {"epochs": given.epochs, "threshold": given.threshold, "precision": given.precision}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    return dataclasses.replace(on, base=on.base.but(**changes))
+    changes = {name: value for name, value in changes.items() if value not in (None, "auto")}
+    on = dataclasses.replace(on, base=on.base.but(**changes))
+    if given.threshold == "auto":
+        found = round(pilot(on, given.seeds[0]).threshold, 3)
+        on = dataclasses.replace(on, base=on.base.but(threshold=found))
+    return on
+
+
+def _threshold(text: str) -> float | str:
+    return text if text == "auto" else float(text)
 
 
 def _settings(base: Variant) -> str:

@@ -13,6 +13,7 @@ from icce_ray.core.neighbors import default_k_max, narrow
 from icce_ray.core.pilot import Evidence, choose_threshold
 from icce_ray.core.search import mine
 from icce_ray.core.selection import pair_accuracy
+from icce_ray.studies.feature_sets import FeatureSet
 from icce_ray.studies.measure import Measured
 from icce_ray.studies.paper import FINAL, thresholds
 from icce_ray.studies.tables import cell, head, measured
@@ -42,9 +43,16 @@ def auto(measure: Measured, seeds: Sequence[int]) -> str:
 
 def _chosen(measure: Measured, seed: int) -> tuple[Evidence, float]:
     """The evidence of a pilot and its seconds."""
-    on, base = measure.on, measure.on.base
     started = time.monotonic()
-    evidence = choose_threshold(
+    evidence = pilot(measure.on, seed)
+    measure.say(f"auto: pilot, seed {seed}: {time.monotonic() - started:.0f} s")
+    return evidence, time.monotonic() - started
+
+
+def pilot(on: FeatureSet, seed: int) -> Evidence:
+    """What `threshold: auto` finds for a set."""
+    base = on.base
+    return choose_threshold(
         on.features,
         n_clusters=on.n_clusters,
         k_min=base.k_min,
@@ -55,8 +63,6 @@ def _chosen(measure: Measured, seed: int) -> tuple[Evidence, float]:
         hypergraph_partitioner=mtkahypar_hypergraph,
         precision=base.precision,
     )
-    measure.say(f"auto: pilot, seed {seed}: {time.monotonic() - started:.0f} s")
-    return evidence, time.monotonic() - started
 
 
 def _curve(measure: Measured, evidence: Evidence) -> list[str]:

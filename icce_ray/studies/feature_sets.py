@@ -62,7 +62,7 @@ def digits() -> FeatureSet:
 
 def images(path: Path, rows: int | None = None) -> FeatureSet:
     """Some rows of a Parquet file, as HOG features; a random fifth is unseen."""
-    recipe = Recipe(heads=16, epochs=30, batch_size=512, learning_rate=3e-3, **TINY)
+    recipe = Recipe(heads=16, epochs=100, batch_size=128, learning_rate=3e-3, **TINY)
     return _split(f"{path.stem}, HOG", *image_features(path, rows), Variant(threshold=0.65, k_min=20, recipe=recipe))
 
 

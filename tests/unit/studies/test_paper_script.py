@@ -39,6 +39,14 @@ def test_a_study_on_ones_own_features(tmp_path):
     assert (again, log) == (first, "")
 
 
+def test_a_threshold_and_a_number_of_clusters_are_found_for_a_set(tmp_path):
+    asked = ["unknown_k", "--on", "synthetic", "--classes", 5, "--images", 300, "--seeds", 0, "--epochs", 4]
+    asked += ["--threshold", "auto", "--cluster-range", 3, 12, "--kept", tmp_path / "kept.jsonl"]
+    text, _ = script(*asked)
+    assert "threshold 0.3," not in text
+    assert "True K = 5; found in 3 to 12" in text
+
+
 def test_a_set_that_is_none(tmp_path):
     _, log = script("ladder", "--on", "photos", status=1)
     assert "--on photos: give synthetic, digits, a .parquet file, or a .npy file with --labels" in log
