@@ -3,6 +3,11 @@
 The upper end is the paper's Table 4: every image of the anchor's class is its neighbour. A filter is worth having if it
 closes half of the gap to it on every feature set. How much any filter of the mined lists could close is shown by one
 that knows the classes.
+
+Found on synthetic features and digits, three seeds: no filter closes more than 2 % of the gap of self-training. On
+synthetic features a perfect one closes all of it, but wrong pairs there are those of fragments that lie nearer to
+another class than to their own, and what is purer without labels has lost their right pairs as well. On digits even a
+perfect filter closes less than a third: right pairs are missing that no list has.
 """
 
 from __future__ import annotations
