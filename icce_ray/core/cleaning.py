@@ -3,12 +3,12 @@
 The paper's Table 4 shows what clean neighbours would give: with the images of the anchor's class as neighbours the best
 head gains 2.8 points. Each filter here asks the lists or an earlier training which pairs to trust:
 
-- `mutual`: both sides list each other (Jegou et al. 2010; k-reciprocal neighbours, Qin et al. 2011);
+- `mutual`: both sides list each other (k-reciprocal neighbours, Qin et al. 2011);
 - `shared`: both sides have many neighbours in common (Jarvis and Patrick 1973);
 - `agreeing`: many heads of an earlier training put both sides into one cluster.
 
-None has earned its place: all make lists purer, and none raises the accuracy of what follows on both sets of
-`icce_ray.studies.cleaner`, which has the figures. They are for that study; no stage uses them.
+None has earned its place: they make lists purer, and none raises the accuracy of self-training beyond its error on
+either set of `icce_ray.studies.cleaner`, which has the figures. They are for that study; no stage uses them.
 
 All keep the order within a list, and none leaves a row with fewer than k_min neighbours where it had as many: the
 nearest of what would be left out fill it up, as in the paper's own rule.
