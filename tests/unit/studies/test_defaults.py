@@ -50,13 +50,21 @@ def test_a_lead_beyond_its_error_is_said():
     assert text[0] == "### Defaults: one setting at a time (6 steps of 50 images)"
     assert text[4] == "| beta | 0.5 | 86.00 +- 2.83 | 86.00 +- 2.83 | 86.00 +- 2.83 |"
     assert text[5].startswith("| beta | 0.6 (default) | 82.00")
-    assert text[-1] == "- beta: better than 0.6 is 0.5 by +4.00 +- 0.00 points."
+    assert text[-1] == (
+        "- beta: self-training, better than 0.6 is 0.5 by +4.00 +- 0.00 points; all heads, better than 0.6 is 0.5 by "
+        "+4.00 +- 0.00 points."
+    )
 
 
 def test_a_lead_below_its_error_is_none():
     found = {"beta 0.5": figures(0.75, 0.80), "beta 0.6": figures(0.80, 0.84), "beta 0.7": figures(0.84, 0.81)}
+    for one in found["beta 0.5"]:
+        one[ALL] = 0.9
     line = markdown(BASE, 120, found, [BETA]).splitlines()[-1]
-    assert line == "- beta: no value is better than 0.6 beyond its error; the closest, 0.7, by +0.50 +- 3.50 points."
+    assert line == (
+        "- beta: self-training, nothing is better than 0.6 beyond its error, the closest is 0.7 by +0.50 +- 3.50 "
+        "points; all heads, better than 0.6 is 0.5 by +8.00 +- 2.00 points."
+    )
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
