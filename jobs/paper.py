@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--heads", type=int, nargs="+", default=[10, 20, 40, 80], help="of the study of that name")
     parser.add_argument("--epochs", type=int, help="instead of those that suit the set")
+    parser.add_argument("--batch", type=int, help="likewise")
     parser.add_argument("--threshold", type=_threshold, help="instead of the one that suits the set; auto: find it")
     parser.add_argument(
         "--cluster-range", type=int, nargs=2, default=[4, 256], metavar=("LOW", "HIGH"), help="of unknown_k"
@@ -109,7 +110,8 @@ def _chosen(given: argparse.Namespace) -> FeatureSet:
         on = brought(Path(given.on), given.labels, Variant())
     else:
         sys.exit(f"--on {given.on}: give synthetic, digits, a .parquet file, or a .npy file with --labels")
-    changes = {"epochs": given.epochs, "threshold": given.threshold, "precision": given.precision}
+    changes = {"epochs": given.epochs, "batch_size": given.batch, "threshold": given.threshold}
+    changes["precision"] = given.precision
     changes = {name: value for name, value in changes.items() if value not in (None, "auto")}
     on = dataclasses.replace(on, base=on.base.but(**changes))
     if given.threshold == "auto":
