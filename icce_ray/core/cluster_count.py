@@ -23,7 +23,7 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from icce_ray.core.consensus.clusters import check_labels, head_offsets, incidence
-from icce_ray.core.neighbors import default_k_max
+from icce_ray.core.neighbors import Neighbors, default_k_max
 from icce_ray.core.pilot import head_labels
 from icce_ray.core.recipe import Precision, Recipe
 from icce_ray.core.search import mine
@@ -117,28 +117,42 @@ def choose_clusters(
     Raises:
         ValueError: not 2 <= low < high, or fewer than two images a cluster.
     """
+    lists = nearest(features, low=low, high=high, k_min=k_min)
     tried = counts_to_try(low, high)
-    if 2 * tried[-1] > len(features):
-        raise ValueError(
-            f"{len(features)} images are too few to look for up to {high} clusters, as heads of {tried[-1]} clusters "
-            "are trained for that and need two images each; lower the highest number"
-        )
-    k_max = min(default_k_max(len(features), low, k_min), max(k_min, LARGEST_K_MAX))
-    lists = mine(features, threshold=-1.0, k_min=k_min, k_max=k_max)
     labels = {}
     for count in tried:
-        labels[count] = head_labels(
-            features,
-            lists,
-            n_clusters=count,
-            k_min=k_min,
-            k_max=min(k_max, default_k_max(len(features), count, k_min)),
-            recipe=recipe,
-            seed=seed,
-            precision=precision,
-        )
+        labels[count] = labels_of(features, lists, count, k_min=k_min, recipe=recipe, seed=seed, precision=precision)
         on_count(len(labels), len(tried))
     return evidence(labels, low, high)
+
+
+def nearest(features: Tensor, *, low: int, high: int, k_min: int) -> Neighbors:
+    """Neighbours for the pilots of all numbers of clusters. Raises ValueError as `choose_clusters` does."""
+    most = counts_to_try(low, high)[-1]
+    if 2 * most > len(features):
+        raise ValueError(
+            f"{len(features)} images are too few to look for up to {high} clusters, as heads of {most} clusters are "
+            "trained for that and need two images each; lower the highest number"
+        )
+    k_max = min(default_k_max(len(features), low, k_min), max(k_min, LARGEST_K_MAX))
+    return mine(features, threshold=-1.0, k_min=k_min, k_max=k_max)
+
+
+def labels_of(
+    features: Tensor,
+    lists: Neighbors,
+    count: int,
+    *,
+    k_min: int,
+    recipe: Recipe,
+    seed: int,
+    precision: Precision = "auto",
+) -> NDArray[np.int32]:
+    """Labels of the pilot with one number of clusters, int32[n, heads]; `lists` as from `nearest`."""
+    k_max = min(int(lists.counts.max()), default_k_max(len(features), count, k_min))
+    return head_labels(
+        features, lists, n_clusters=count, k_min=k_min, k_max=k_max, recipe=recipe, seed=seed, precision=precision
+    )
 
 
 def evidence(labels: Mapping[int, NDArray[np.int32]], low: int, high: int) -> CountEvidence:

@@ -1,31 +1,29 @@
 """`clusters: auto` and `neighbors.threshold: auto`: numbers from pilot trainings on a sample, before anything is mined.
 
-The sample has the same size however many images there are, and so has the cost: one task on the device for each.
+The sample has the same size however many images there are, and so has the cost: a task on the device for each training.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import ray
 import torch
-from ray.exceptions import RayTaskError
 
 from icce_ray.adapters.partition import mtkahypar_hypergraph
 from icce_ray.adapters.partition_apart import metis_graph_apart
 from icce_ray.adapters.progress import StageProgress
-from icce_ray.core.cluster_count import choose_clusters, in_reach
 from icce_ray.core.neighbors import default_k_max
 from icce_ray.core.pilot import choose_threshold, pilot_rows, scaled
 from icce_ray.core.recipe import Recipe
-from icce_ray.core.sampling import uniform_rows
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources
+from icce_ray.stages.neighbors.count import count_clusters, sampled
 from icce_ray.stages.rows import FeatureRows
-from icce_ray.store import ARTIFACTS, RunError, Store
+from icce_ray.store import ARTIFACTS, Store
 
 CLUSTERS_EVIDENCE = f"{ARTIFACTS['neighbors']}/clusters.json"
 THRESHOLD_EVIDENCE = f"{ARTIFACTS['neighbors']}/threshold.json"
@@ -40,7 +38,7 @@ def resolved(
     """
     files = []
     if settings.count_unknown:
-        found = _found(_clusters, CLUSTERS_EVIDENCE, settings, store, rows, resources, progress)
+        found = _kept(store, CLUSTERS_EVIDENCE, lambda: count_clusters(settings, rows, resources, progress))
         second = sorted(found["curve"], key=lambda drop: drop["ratio"])[1:2]
         progress.say(
             f"clusters = auto: {found['clusters']} (the spectrum of the heads drops to {found['ratio']:.0%} there"
@@ -50,7 +48,7 @@ def resolved(
         settings = _with_numbers(settings, found)
         files.append(CLUSTERS_EVIDENCE)
     if settings.neighbors.threshold == "auto" and settings.neighbors.mode == "adaptive":
-        found = _found(_threshold, THRESHOLD_EVIDENCE, settings, store, rows, resources, progress)
+        found = _kept(store, THRESHOLD_EVIDENCE, lambda: _threshold_of(settings, rows, resources, progress))
         point = min(found["curve"], key=lambda point: abs(point["threshold"] - found["threshold"]))
         progress.say(
             f"threshold {found['threshold']:.4f}: {point['accuracy']:.1%} of the neighbours are estimated to be of "
@@ -76,46 +74,19 @@ def _with_numbers(settings: Settings, found: dict[str, Any]) -> Settings:
     return settings
 
 
-def _found(
-    task: Any,
-    evidence: str,
-    settings: Settings,
-    store: Store,
-    rows: FeatureRows,
-    resources: Resources,
-    progress: StageProgress,
-) -> dict[str, Any]:
-    """What a pilot task finds, now or in a run that was killed since."""
+def _kept(store: Store, evidence: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is found now, or was in a run that was killed since."""
     if not store.storage.exists(evidence):
-        progress.say(f"{evidence}: pilot trainings ...")
-        pilot = task.options(num_cpus=1, num_gpus=resources.gpu_share)
-        try:
-            found = ray.get(pilot.remote(settings.model_dump(), rows, resources.device, resources.cores))
-        except RayTaskError as error:
-            if isinstance(error.cause, ValueError):  # what it says of its input, without its trace
-                raise RunError(str(error.cause)) from error
-            raise
-        store.storage.write_bytes(evidence, json.dumps(found, indent=1).encode())
+        store.storage.write_bytes(evidence, json.dumps(find(), indent=1).encode())
     return json.loads(store.storage.read_bytes(evidence))
 
 
-@ray.remote(max_retries=2)
-def _clusters(values: dict[str, Any], rows: FeatureRows, device: str, threads: int) -> dict[str, Any]:
-    """The evidence for a number of clusters as plain values, with the number of images it was found on."""
-    torch.set_num_threads(threads)
-    settings = Settings.model_validate(values)
-    low, high = in_reach(len(rows), settings.neighbors.k_min, *settings.neighbors.cluster_range)
-    features = _sampled(rows, pilot_rows(len(rows), high), settings.seed, device)
-    evidence = choose_clusters(
-        features,
-        low=low,
-        high=high,
-        k_min=scaled(settings.neighbors.k_min, len(features), len(rows)),
-        recipe=Recipe(**settings.heads.recipe()),
-        seed=settings.seed,
-        precision=settings.heads.precision,
-    )
-    return dataclasses.asdict(evidence) | {"ratio": evidence.ratio, "images": len(features)}
+def _threshold_of(
+    settings: Settings, rows: FeatureRows, resources: Resources, progress: StageProgress
+) -> dict[str, Any]:
+    progress.say("neighbors.threshold = auto: a pilot training ...")
+    pilot = _threshold.options(num_cpus=1, num_gpus=resources.gpu_share)
+    return ray.get(pilot.remote(settings.model_dump(), rows, resources.device, resources.cores))
 
 
 @ray.remote(max_retries=2)
@@ -123,7 +94,7 @@ def _threshold(values: dict[str, Any], rows: FeatureRows, device: str, threads: 
     """The evidence for a threshold as plain values, with the number of images it was found on."""
     torch.set_num_threads(threads)
     settings = Settings.model_validate(values)
-    features = _sampled(rows, pilot_rows(len(rows), settings.clusters), settings.seed, device)
+    features = torch.from_numpy(sampled(rows, pilot_rows(len(rows), settings.clusters), settings.seed)).to(device)
     k_min, k_max = settings.neighbors.k_min, settings.neighbors.k_max
     k_max = k_max or default_k_max(len(rows), settings.clusters, k_min)
     evidence = choose_threshold(
@@ -138,14 +109,3 @@ def _threshold(values: dict[str, Any], rows: FeatureRows, device: str, threads: 
         precision=settings.heads.precision,
     )
     return dataclasses.asdict(evidence) | {"images": len(features)}
-
-
-def _sampled(rows: FeatureRows, size: int, seed: int, device: str) -> torch.Tensor:
-    """A uniform sample of the features, on the device."""
-    chosen = uniform_rows(len(rows), size, seed)
-    pieces = []
-    for start, stop in rows.blocks():
-        own = chosen[np.searchsorted(chosen, start) : np.searchsorted(chosen, stop)]
-        if len(own):
-            pieces.append(rows.features(start, stop)[own - start])
-    return torch.from_numpy(np.concatenate(pieces)).to(device)
