@@ -1,0 +1,157 @@
+"""The walk-throughs of CONTRIBUTING.md, followed in a copy of the package: what they add works, and is short."""
+
+import re
+import shutil
+import subprocess
+import sys
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+SECTIONS = {part.splitlines()[0]: part for part in re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]}
+LESS_THAN = 20
+
+#: What is done with what each walk-through adds; every assertion is about the copy.
+PROGRAMS = {
+    "Add a consensus method": """
+import numpy as np
+from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.core.consensus import consensus
+from icce_ray.core.metrics import accuracy
+
+rng = np.random.default_rng(0)
+truth = np.repeat(np.arange(5), 60)
+wrong = rng.random((300, 8)) < 0.2
+labels = np.where(wrong, rng.integers(0, 5, (300, 8)), np.stack([rng.permutation(5)[truth] for _ in range(8)], 1))
+cuts = {"graph_partitioner": metis_graph, "hypergraph_partitioner": mtkahypar_hypergraph}
+found = consensus(labels, 5, methods=["qmi"], **cuts)
+assert found.method == "qmi" and list(found.scores) == ["qmi"], found
+assert accuracy(truth, found.candidates["qmi"]) > 0.95, found.scores
+assert (found.label == consensus(labels, 5, methods=["qmi"], **cuts).label).all()
+assert set(consensus(labels, 5, **cuts).scores) == {"cspa", "hgpa", "mcla", "hbgf", "qmi"}
+assert settings(consensus={"methods": ["qmi"]}).consensus.methods == ("qmi",)
+""",
+    "Add a backbone": """
+import numpy as np
+from icce_ray.adapters.backbones import describe_backbone, load_backbone
+from icce_ray.adapters.decode import decode
+
+chosen = settings(embed={"backbone": "grid", "features": "grid"}).embed
+info = describe_backbone(chosen.backbone, chosen.feature_kind)
+backbone = load_backbone(chosen.backbone, features=chosen.feature_kind, device="cpu", dtype="float32")
+pixels = np.stack([decode(png(color), size=info.image_size, resize="squash", max_pixels=10**6) for color in COLORS])
+main = backbone.embed(pixels).main
+assert main.shape == (2, info.dim) == (2, backbone.dim) and main.dtype == np.float32, main
+assert (main.reshape(2, 16, 3) == np.array(COLORS)[:, None]).all()
+assert backbone.embed(pixels[:0]).main.shape == (0, 48)
+pixels[0, 8:16, 24:] = 7  # one cell: second row, last column
+assert np.flatnonzero((backbone.embed(pixels).main != main).any(0)).tolist() == [21, 22, 23]
+""",
+    "Add a source": """
+from zipfile import ZipFile
+from icce_ray.adapters.decode import Reject
+from icce_ray.adapters.sources import SourceSpec, find_source, open_source
+
+with ZipFile("two.zip", "w") as archive:
+    archive.writestr("b.png", png(COLORS[1]))
+    archive.writestr("a/<i>.png", png(COLORS[0]))
+chosen = settings(source="two.zip", list={"format": "zip"})
+source = find_source(SourceSpec(chosen.source, chosen.list.format))
+(table,) = source.listing()
+assert table["uri"].to_pylist() == ["a/<i>.png", "b.png"]
+again = open_source(source.spec)
+assert list(again.read(table, max_bytes=10**6)) == [png(color) for color in COLORS]
+assert list(again.listing()) == [table] and again.digest() == source.digest()
+first, second = again.read(table, max_bytes=len(png(COLORS[0])) - 1)
+assert isinstance(first, Reject) and first.reason == "too_many_bytes"
+""",
+}
+PRELUDE = """
+import io, pathlib
+import icce_ray
+from PIL import Image
+from icce_ray.settings import load
+
+assert pathlib.Path(icce_ray.__file__).is_relative_to(pathlib.Path.cwd())
+COLORS = [(250, 10, 10), (10, 20, 250)]
+
+def png(color):
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), color).save(file, "png")
+    return file.getvalue()
+
+def settings(**given):
+    return load({"source": "photos", "clusters": 5, "out": "run"} | given)
+"""
+
+
+def blocks(section):
+    """(language, path, lines) of every block of code that names a file."""
+    return [
+        (language, path, code.splitlines())
+        for language, path, code in re.findall(r"^```(\w+) (\S+)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    ]
+
+
+def changed(text, hunk):
+    """`text` with one hunk applied; the lines that it replaces or stands beside must be there exactly once."""
+    assert {line[0] for line in hunk} <= set(" +-"), hunk
+    old = "".join(f"\n{line[1:]}" for line in hunk if line[0] != "+") + "\n"
+    new = "".join(f"\n{line[1:]}" for line in hunk if line[0] != "-") + "\n"
+    assert text.count(old) == 1, f"there {text.count(old)} times: {old}"
+    return text.replace(old, new)
+
+
+def follow(section, tree):
+    """Apply a walk-through to a copy of the repository and return the lines that it has one write."""
+    written = []
+    for language, name, lines in blocks(section):
+        path = tree / name
+        if language == "python":
+            assert not path.exists()
+            path.write_text("\n".join(lines) + "\n")
+            written += [line for line in lines if line]
+            continue
+        assert language == "diff"
+        text = path.read_text()
+        for there, hunk in groupby(lines, key=bool):
+            text = changed(text, list(hunk)) if there else text
+        path.write_text(text)
+        written += [line for line in lines if line.startswith("+")]
+    return written
+
+
+def test_every_walk_through_is_followed():
+    assert {name for name in SECTIONS if name.startswith("Add ")} == set(PROGRAMS)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_walk_through(name, tmp_path):
+    shutil.copytree(ROOT / "icce_ray", tmp_path / "icce_ray", ignore=shutil.ignore_patterns("__pycache__"))
+    written = follow(SECTIONS[name], tmp_path)
+    assert 5 < len(written) < LESS_THAN
+    assert max(map(len, written)) <= 120
+    command = [sys.executable, "-W", "error", "-c", PRELUDE + PROGRAMS[name]]
+    environment = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_an_edit_whose_place_has_gone_is_an_error():
+    with pytest.raises(AssertionError, match="there 0 times"):
+        changed("\na = 1\n", ["-a = 2", "+a = 3"])
+    with pytest.raises(AssertionError, match="there 2 times"):
+        changed("\na = 1\nb\na = 1\n", ["-a = 1", "+a = 3"])
+    assert changed("x\na = 1\n", [" a = 1", "+b = 2"]) == "x\na = 1\nb = 2\n"
+
+
+def test_links_and_files_are_there():
+    for link in re.findall(r"\]\(([^)]+)\)", TEXT):
+        path, _, heading = link.partition("#")
+        text = (ROOT / path).read_text()
+        assert not heading or f"\n## {heading.replace('-', ' ')}\n" in text.lower(), link
+    for name in re.findall(r"tests/[\w/]+(?:\.py)?", TEXT):
+        assert (ROOT / name).exists(), name
