@@ -162,8 +162,8 @@ def to_gpu(index: Any) -> Any:
     if not hasattr(faiss, "StandardGpuResources"):
         raise RuntimeError(
             "the index is asked for on a GPU, but this FAISS is built for CPUs; put another in its place (pip "
-            "uninstall faiss-cpu; pip install faiss-gpu-cu12), or take "
-            "neighbors.search=torch, or leave the index on the CPU"
+            "uninstall faiss-cpu; pip install faiss-gpu-cu12), or take neighbors.search=torch, or leave "
+            "the index on the CPU"
         )
     if faiss.get_num_gpus() < 1:
         raise RuntimeError("the index is asked for on a GPU, but FAISS sees none; leave the index on the CPU")
