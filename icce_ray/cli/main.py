@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from icce_ray.cli.export import export
 from icce_ray.cli.plan import plan
 from icce_ray.cli.sweep import HELP, sweep, sweeps_of
 from icce_ray.version import __version__
@@ -246,6 +247,7 @@ def demo(
 
 
 app.command()(plan)
+app.command()(export)
 
 
 def main(command: Callable[..., Any] = app, **options: Any) -> None:

@@ -41,9 +41,13 @@ LAYERS = {
     "estimator": Layer(names("core adapters"), banned=names("ray")),
     "studies": Layer(names("core adapters estimator"), banned=names("ray")),
     "planning": Layer(names("settings"), packages=names("pydantic yaml")),
+    # Beside the stages, not among them: it reads what they wrote, and whoever exports needs no Ray.
+    "export": Layer(names("adapters store"), packages=names("pyarrow")),
     "stages": Layer(names("core adapters settings store version")),
     "pipeline": Layer(names("core adapters settings store lock version stages"), banned=names("ray")),
-    "cli": Layer(names("core adapters settings store lock version planning stages pipeline"), banned=names("ray")),
+    "cli": Layer(
+        names("core adapters settings store lock version planning export stages pipeline"), banned=names("ray")
+    ),
     "__init__": Layer(names("version estimator settings pipeline"), packages=names("")),
 }
 #: In no module: code that runs what it reads.
