@@ -12,6 +12,7 @@ digit, is then no evidence, and neither are superclasses.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,11 @@ TOGETHER = 3
 REACH = 2.5
 #: Neighbours at most, whatever the smallest number of clusters: memory.
 LARGEST_K_MAX = 1000
+#: Heads of a pilot, whatever the training to come has.
+HEADS = 24
+#: A pilot has a third of the epochs, and ends where learning rate times steps reaches this: AdamW moves a weight by
+#: about the rate in a step. Heads that have come much further divide classes all alike, and agree on the parts.
+SHARE, TRAVEL = 3, 0.5
 #: Fewest clusters that are tried by default: below, superclasses are as good an answer as classes.
 FEWEST = 4
 
@@ -109,7 +115,7 @@ def choose_clusters(
         features: [n, D] float16 or float32, all images or a uniform sample of them; no row is zero.
         low, high: the number is looked for in [low, high].
         k_min: fewest neighbours, for so many images (`pilot.scaled`).
-        recipe: of the training that is to come; each pilot is `pilot.shortened`.
+        recipe: of the training that is to come; each pilot is `brief`.
         seed: of the pilots.
         precision: of the products.
         on_count: called with trainings done and their number.
@@ -151,8 +157,25 @@ def labels_of(
     """Labels of the pilot with one number of clusters, int32[n, heads]; `lists` as from `nearest`."""
     k_max = min(int(lists.counts.max()), default_k_max(len(features), count, k_min))
     return head_labels(
-        features, lists, n_clusters=count, k_min=k_min, k_max=k_max, recipe=recipe, seed=seed, precision=precision
+        features,
+        lists,
+        n_clusters=count,
+        k_min=k_min,
+        k_max=k_max,
+        recipe=brief(recipe, len(features)),
+        seed=seed,
+        precision=precision,
     )
+
+
+def brief(recipe: Recipe, n_rows: int) -> Recipe:
+    """The recipe of a pilot: a part of the epochs, and no further than `TRAVEL`."""
+    batch = min(recipe.batch_size, n_rows)
+    travelled = recipe.learning_rate * batch / 256 * (n_rows // batch)  # in an epoch
+    epochs = max(1, min(recipe.epochs // SHARE, math.ceil(TRAVEL / travelled)))
+    warmup = min(recipe.warmup_epochs, max(1, epochs // 5))
+    # Cross-entropy comes late in a training.
+    return dataclasses.replace(recipe, heads=HEADS, epochs=epochs, warmup_epochs=warmup, ce_weight=0.0)
 
 
 def evidence(labels: Mapping[int, NDArray[np.int32]], low: int, high: int) -> CountEvidence:

@@ -110,7 +110,7 @@ def choose_threshold(
         n_clusters=n_clusters,
         k_min=k_min,
         k_max=k_max,
-        recipe=recipe,
+        recipe=shortened(recipe),
         seed=seed,
         precision=precision,
         on_epoch=on_epoch,
@@ -139,18 +139,17 @@ def head_labels(
     precision: Precision = "auto",
     on_epoch: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> NDArray[np.int32]:
-    """Labels of a short training on the neighbours of a middling threshold, int32[n, heads].
+    """Labels of a training on the neighbours of a middling threshold, int32[n, heads].
 
     `lists` are the k_max nearest of every row or more, with similarities.
     """
     nearest = narrow(lists, threshold=-1.0, k_min=k_min, k_max=k_max)
     thresholds = candidates(nearest, k_min, k_max)
     middle = narrow(nearest, threshold=thresholds[len(thresholds) // 2], k_min=k_min, k_max=k_max)
-    short = shortened(recipe)
-    trainer = HeadTrainer(features, middle, n_clusters=n_clusters, recipe=short, seed=seed, precision=precision)
-    for epoch in range(short.epochs):
+    trainer = HeadTrainer(features, middle, n_clusters=n_clusters, recipe=recipe, seed=seed, precision=precision)
+    for epoch in range(recipe.epochs):
         trainer.run_epoch()
-        on_epoch(epoch + 1, short.epochs)
+        on_epoch(epoch + 1, recipe.epochs)
     teacher = trainer.whole_teacher()
     return torch.cat([trainer.labels(rows, teacher) for rows in features.split(_LABEL_ROWS)]).cpu().numpy()
 

@@ -1,5 +1,6 @@
 """The number of clusters from what heads agree on: the spectrum against a dense one, the drop, and real trainings."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -9,8 +10,11 @@ from hypothesis import strategies as st
 
 from icce_ray.core.cluster_count import (
     FEWEST,
+    HEADS,
     REACH,
     TOGETHER,
+    TRAVEL,
+    brief,
     choose_clusters,
     counts_to_try,
     evidence,
@@ -107,6 +111,14 @@ def test_trained_heads_find_the_classes_of_synthetic_features(n_classes, n_image
     assert abs(found.clusters - n_classes) <= 1
     total = len(counts_to_try(FEWEST, 60))
     assert seen == [(done, total) for done in range(1, total + 1)]
+
+
+def test_a_pilot_is_short_in_epochs_and_in_steps():
+    few = brief(dataclasses.replace(RECIPE, batch_size=100, learning_rate=2.56e-3), 1000)  # 1e-2 an epoch
+    assert (few.epochs, few.heads, few.ce_weight) == (10, HEADS, 0.0)  # a third of the epochs
+    many = brief(dataclasses.replace(RECIPE, batch_size=100, learning_rate=2.56e-2, warmup_epochs=9), 1000)
+    assert (many.epochs, many.warmup_epochs) == (5, 1)  # 0.1 an epoch
+    assert many.epochs * 10 * 1e-2 == pytest.approx(TRAVEL)
 
 
 @settings(deadline=None, max_examples=50)
