@@ -1,13 +1,12 @@
-"""The number of clusters without labels: how many parts of the images heads agree on, whatever they were given (ours).
+"""The number of clusters without labels: how many parts of the images heads of fewer clusters are made of (ours).
 
-Heads with fewer clusters than there are classes must join some, and each joins others; heads with more must divide
-some, and each divides them elsewhere. What they share are the classes. In numbers: let P_h project onto the indicators
-of the clusters of head h. The mean of P_h over the heads has large eigenvalues for the parts that heads keep whole or
-join, and small ones for what only some heads set apart; between the two the spectrum drops, at the number of classes
-(the eigengap of spectral clustering, von Luxburg 2007, section 8.3, on the co-association of heads). Heads of three
-neighbouring numbers of clusters are looked at together, and a drop behind the k-th eigenvalue counts only for heads
-that were given at most k clusters and not far fewer: what many clusters have in common, such as two slants of one
-digit, is then no evidence, and neither are superclasses.
+Heads with fewer clusters than there are classes must join some, and each joins others; what their clusters are made of
+are the classes. In numbers: let P_h project onto the indicators of the clusters of head h. All of them lie in the space
+of the classes' indicators, but for errors, and heads that join at random fill it: the mean of P_h over the heads has as
+many large eigenvalues as there are classes, and behind them its spectrum drops (the eigengap of spectral clustering,
+von Luxburg 2007, section 8.3, on the co-association of heads). Heads of three neighbouring numbers of clusters are
+looked at together, and a drop behind the k-th eigenvalue counts only for heads that were given at most k clusters, and
+not far fewer: what heads of more clusters have in common may be superclasses, or two slants of one digit.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ from icce_ray.core.search import mine
 STEP = math.sqrt(2.0)
 #: Neighbouring numbers whose heads are looked at together.
 TOGETHER = 3
-#: Drops are looked for from the smallest of these up to so many times it.
-REACH = 2.5
+#: Drops are looked for from the largest of these up to so many times the smallest.
+REACH = 3.2
 #: Neighbours at most, whatever the smallest number of clusters: memory.
 LARGEST_K_MAX = 1000
 #: Heads of a pilot, whatever the training to come has.
@@ -42,7 +41,7 @@ HEADS = 24
 #: A pilot has a third of the epochs, and ends where learning rate times steps reaches this: AdamW moves a weight by
 #: about the rate in a step. Heads that have come much further divide classes all alike, and agree on the parts.
 SHARE, TRAVEL = 3, 0.5
-#: Fewest clusters that are tried by default: below, superclasses are as good an answer as classes.
+#: Fewest clusters that can be found: heads of as few as half of them are asked.
 FEWEST = 4
 
 
@@ -86,15 +85,16 @@ def in_reach(n_rows: int, k_min: int, low: int, high: int) -> tuple[int, int]:
 
 
 def counts_to_try(low: int, high: int) -> list[int]:
-    """Numbers of clusters given to heads, evenly spaced in logarithm from `low` on.
+    """Numbers of clusters given to heads, evenly spaced in logarithm, from half of `low` up to some 0.6 of `high`.
 
-    The last is the first from which `high` is in reach. Raises ValueError unless 2 <= low < high.
+    Raises ValueError unless FEWEST <= low < high.
     """
-    if not 2 <= low < high:
-        raise ValueError(f"a number of clusters is looked for in [{low}, {high}]; give 2 <= lowest < highest")
-    found = [low]
-    while len(found) < TOGETHER or found[-TOGETHER] * REACH < high:
-        found.append(max(found[-1] + 1, round(low * STEP ** len(found))))
+    if not FEWEST <= low < high:
+        raise ValueError(f"a number of clusters is looked for in [{low}, {high}]; give {FEWEST} <= lowest < highest")
+    first = low // 2
+    found = [first]
+    while len(found) < TOGETHER or int(found[-TOGETHER] * REACH) < high:
+        found.append(max(found[-1] + 1, round(first * STEP ** len(found))))
     return found
 
 
@@ -121,7 +121,7 @@ def choose_clusters(
         on_count: called with trainings done and their number.
 
     Raises:
-        ValueError: not 2 <= low < high, or fewer than two images a cluster.
+        ValueError: not FEWEST <= low < high, or fewer than two images a cluster.
     """
     lists = nearest(features, low=low, high=high, k_min=k_min)
     tried = counts_to_try(low, high)
@@ -134,13 +134,14 @@ def choose_clusters(
 
 def nearest(features: Tensor, *, low: int, high: int, k_min: int) -> Neighbors:
     """Neighbours for the pilots of all numbers of clusters. Raises ValueError as `choose_clusters` does."""
-    most = counts_to_try(low, high)[-1]
+    tried = counts_to_try(low, high)
+    most = tried[-1]
     if 2 * most > len(features):
         raise ValueError(
             f"{len(features)} images are too few to look for up to {high} clusters, as heads of {most} clusters are "
             "trained for that and need two images each; lower the highest number"
         )
-    k_max = min(default_k_max(len(features), low, k_min), max(k_min, LARGEST_K_MAX))
+    k_max = min(default_k_max(len(features), tried[0], k_min), max(k_min, LARGEST_K_MAX))
     return mine(features, threshold=-1.0, k_min=k_min, k_max=k_max)
 
 
@@ -191,7 +192,7 @@ def evidence(labels: Mapping[int, NDArray[np.int32]], low: int, high: int) -> Co
         window = tuple(given[first : first + TOGETHER])
         reach = min(high, int(REACH * window[0]))
         values = spectrum([labels[count] for count in window], reach + 1)
-        for clusters in range(max(low, window[0]), min(reach, len(values) - 1) + 1):
+        for clusters in range(max(low, window[-1]), min(reach, len(values) - 1) + 1):
             ratio = float(values[clusters] / values[clusters - 1])
             if clusters not in best or ratio < best[clusters].ratio:
                 best[clusters] = Drop(clusters, ratio, window)

@@ -98,9 +98,9 @@ class NeighborsSettings(_Frozen):
     threshold: Threshold = 0.3
     """Cosine similarity from which an image is a neighbour (paper: 0.3 for DINOv2 ViT-L; other backbones need another).
     `auto` finds one without labels by a short training on a sample of at most 20,000 images, or 50 a cluster."""
-    cluster_range: tuple[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=3)]] = (4, 256)
-    """Where `clusters: auto` looks for the number, which costs a short training for every factor of 1.4. Low numbers
-    find superclasses; the highest is also bounded by N / k_min."""
+    cluster_range: tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=5)]] = (4, 256)
+    """Where `clusters: auto` looks for the number, which costs a short training for every factor of 1.4. The
+    lowest is at least 4, the highest also bounded by N / k_min."""
     k_min: Positive = 50
     """At least this many neighbours, the nearest (paper)."""
     k_max: Positive | None = None

@@ -67,17 +67,17 @@ def test_a_sweep_takes_the_number_found_or_asks_for_one(copy):
 
 
 def test_a_number_of_clusters_is_found_and_every_stage_takes_it(copy, tmp_path):
-    changed = settings_of(copy, clusters="auto", neighbors={"threshold": "auto", "cluster_range": (3, 30)})
+    changed = settings_of(copy, clusters="auto", neighbors={"threshold": "auto", "cluster_range": (4, 30)})
     metrics = pipeline.run(changed, redo="neighbors", verbose=False)
     evidence = json.loads(copy.storage.read_bytes(CLUSTERS_EVIDENCE))
     found = metrics["neighbors"]["clusters"]
     assert found == evidence["clusters"] == min(evidence["curve"], key=lambda drop: drop["ratio"])["clusters"]
-    assert [drop["clusters"] for drop in evidence["curve"]] == list(range(3, 31))
+    assert [drop["clusters"] for drop in evidence["curve"]] == list(range(4, 31))
     assert {CLUSTERS_EVIDENCE, EVIDENCE} <= {info.path for info in copy.require("neighbors").files}
     assert len(metrics["consensus"]["cluster_sizes"]) == len(metrics["predict"]["class_sizes"]) == found
     assert list(violations(copy)) == []
     _, matrix = features(copy)
-    limits = {"k_min": changed.neighbors.k_min, "cluster_range": (3, 30), **changed.heads.recipe()}
+    limits = {"k_min": changed.neighbors.k_min, "cluster_range": (4, 30), **changed.heads.recipe()}
     model = ICCE("auto", random_state=changed.seed, iterations=1, **limits).fit(matrix)
     assert model.n_clusters_ == found
     uris = copy.storage.read_table(copy.require("predict").rows_of("predictions/")[0].path)["uri"].to_pylist()

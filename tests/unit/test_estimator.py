@@ -186,7 +186,7 @@ def test_one_cluster():
         ({"n_clusters": 0}, ValueError, r"n_clusters=0 must lie in \[1, inf\]"),
         ({"n_clusters": 2.5}, TypeError, "n_clusters=2.5 must be an integer"),
         ({"n_clusters": "many"}, TypeError, "n_clusters='many' must be an integer"),
-        ({"cluster_range": (5, 5)}, ValueError, r"\[5, 5\]; give 2 <= lowest < highest"),
+        ({"cluster_range": (5, 5)}, ValueError, r"\[5, 5\]; give 4 <= lowest < highest"),
         ({"heads": True}, TypeError, "heads=True must be an integer"),
         ({"beta": "x"}, TypeError, "beta='x' must be a number"),
         ({"threshold": float("nan")}, ValueError, "threshold=nan must lie"),

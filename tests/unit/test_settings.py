@@ -81,7 +81,7 @@ def _is_group(annotation):
         ("clusters=1", ["clusters = 1", "at least 2", "Number of classes"]),
         ("clusters=many", ["clusters = 'many'", "whole number"]),
         ("neighbors.cluster_range=[9,9]", ["neighbors:", "cluster_range = 9, 9", "then a higher one"]),
-        ("neighbors.cluster_range=[1,9]", ["neighbors.cluster_range.0 = 1", "at least 2"]),
+        ("neighbors.cluster_range=[3,9]", ["neighbors.cluster_range.0 = 3", "at least 4"]),
         ("seed=-1", ["seed = -1", "at least 0"]),
         ("out=''", ["out = ''", "give some text"]),
         ("neighbors.threshold=1.5", ["neighbors.threshold = 1.5", "at most 1.0", "Cosine similarity"]),

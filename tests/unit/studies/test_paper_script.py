@@ -41,10 +41,10 @@ def test_a_study_on_ones_own_features(tmp_path):
 
 def test_a_threshold_and_a_number_of_clusters_are_found_for_a_set(tmp_path):
     asked = ["unknown_k", "--on", "synthetic", "--classes", 5, "--images", 300, "--seeds", 0, "--epochs", 4]
-    asked += ["--threshold", "auto", "--cluster-range", 3, 12, "--kept", tmp_path / "kept.jsonl"]
+    asked += ["--threshold", "auto", "--cluster-range", 4, 12, "--kept", tmp_path / "kept.jsonl"]
     text, _ = script(*asked)
     assert "threshold 0.3," not in text
-    assert "True K = 5; found in 3 to 12" in text
+    assert "True K = 5; found in 4 to 12" in text
 
 
 def test_a_set_that_is_none(tmp_path):
