@@ -40,6 +40,7 @@ def run(
     `rows` are those of another store, whose neighbours a sweep keeps in a place of its own; by default the store's.
     """
     rows = rows or FeatureRows.training(store)
+    unknown = settings.count_unknown
     settings, evidence = resolved(settings, store, rows, resources, progress)
     size = settings.neighbors.rows_per_shard
     blocks = [(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
@@ -66,7 +67,7 @@ def run(
         f"{counts['share_at_k_min']:.0%} of the images have no more than k_min = {limits['k_min']}"
     )
     found += [store.storage.describe(path) for path in evidence]
-    return found, counts | limits | measured | {"clusters": settings.clusters}
+    return found, counts | limits | measured | ({"clusters": settings.clusters} if unknown else {})
 
 
 def limits_of(settings: Settings, n_images: int) -> dict[str, Any]:
