@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from icce_ray.adapters.progress import Display, Silent, StageProgress, silent
-from icce_ray.adapters.sources import Source, SourceSpec, find_source
+from icce_ray.adapters.sources import Source, SourceSpec, find_source, found_source
 from icce_ray.core.cluster_count import in_reach
 from icce_ray.lock import RunLock
 from icce_ray.settings import ListSettings, ResourceSettings, Settings
@@ -112,7 +112,7 @@ def predict_source(
         if marker is None:
             with connected(), shown("predict") as progress:
                 started = time.monotonic()
-                spec = listing.found_source(source, listed.summary)
+                spec = found_source(source, listed.summary)
                 available = resources(limits, say=progress.say)
                 files, summary = predict.run_source(run_store, spec, out_store, limits, available, progress)
                 seconds = time.monotonic() - started

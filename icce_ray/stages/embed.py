@@ -9,12 +9,11 @@ import pyarrow as pa
 
 from icce_ray.adapters.backbones import BackboneInfo, describe_backbone
 from icce_ray.adapters.progress import StageProgress
-from icce_ray.adapters.sources import FeatureSource, Source, SourceSpec, open_source
+from icce_ray.adapters.sources import FeatureSource, Source, SourceSpec, found_source, open_source
 from icce_ray.adapters.storage import FileInfo
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
 from icce_ray.stages import images
 from icce_ray.stages.cluster import Resources
-from icce_ray.stages.listing import found_source
 from icce_ray.stages.rows import OK, REJECT
 from icce_ray.stages.shards import described, files_of, rejects, write_chunk
 from icce_ray.store import RunError, Store

@@ -165,12 +165,11 @@ def _read_chunk(
         table = table.append_column("reason", nothing).append_column("detail", nothing)
         return table.append_column("features", list_column(opened.features(rows)))
 
-    def pictures(span: tuple[int, int]) -> list[tuple[bytes | None, str | None, str | None]]:
-        part = rows.slice(span[0], span[1] - span[0])
-        return [_picture(data, **decoding) for data in opened.read(part, max_bytes=max_bytes)]
+    def pictures(span: Iterator[bytes | Reject]) -> list[tuple[bytes | None, str | None, str | None]]:
+        return [_picture(data, **decoding) for data in span]
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        read = itertools.chain.from_iterable(pool.map(pictures, opened.spans(rows)))
+        read = itertools.chain.from_iterable(pool.map(pictures, opened.read_spans(rows, max_bytes=max_bytes)))
         pixels, reasons, details = zip(*read, strict=True)
     table = table.append_column("reason", pa.array(reasons, pa.string()))
     table = table.append_column("detail", pa.array(details, pa.string()))

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from icce_ray.adapters.locations import is_local, resolve
 from icce_ray.adapters.progress import StageProgress
-from icce_ray.adapters.sources import Source, SourceSpec
+from icce_ray.adapters.sources import Source
 from icce_ray.adapters.sources.base import LISTED
 from icce_ray.adapters.storage import FileInfo
 from icce_ray.store import ARTIFACTS, RunError, Store
@@ -45,11 +45,6 @@ def run(
         "digest": source.digest(),
     }
     return files, summary
-
-
-def found_source(location: str, summary: dict[str, Any]) -> SourceSpec:
-    """The source of a run that has been listed, with all that was found of it."""
-    return SourceSpec(location, **summary["source"])
 
 
 def check_unchanged(source: Source, summary: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from icce_ray.adapters.storage import FileInfo, Storage
-from icce_ray.settings import Settings, SettingsError, load
+from icce_ray.settings import EmbedSettings, Settings, SettingsError, load
 from icce_ray.store.fingerprints import DEPENDS, differences, fingerprint
 from icce_ray.store.markers import Marker, RunError
 from icce_ray.store.names import (
@@ -71,9 +71,10 @@ class Store:
         """The marker of a stage that must be complete. Raises RunError if it is not."""
         marker = self.marker(stage)
         if marker is None:
+            command = "icce predict" if self.holds_prediction() else "icce run"
             raise RunError(
                 f"stage {stage} of {self.root} is not complete: {ARTIFACTS[stage]}/{MARKER} is missing; "
-                "run the same `icce run` command again to finish it"
+                f"run the same `{command}` command again to finish it"
             )
         return marker
 
@@ -136,8 +137,7 @@ class Store:
     def claim_prediction(self, purpose: dict[str, str]) -> None:
         """Bind a directory to predicting one source with one classifier. Raises RunError if it serves another."""
         if self.storage.exists(PREDICTION_FILE):
-            before = yaml.safe_load(self.storage.read_bytes(PREDICTION_FILE))
-            found = differences(before, purpose)
+            found = differences(self.prediction_file(), purpose)
             if found:
                 lines = "\n".join(f"  {name}: {old!r} there, {new!r} now" for name, old, new in found)
                 raise RunError(f"{self.root} holds other predictions:\n{lines}\ngive another --out")
@@ -182,6 +182,36 @@ class Store:
                 f"{self.storage.uri(RUN_FILE)}, of icce-ray {content.get('icce_ray')}, has settings that icce-ray "
                 f"{__version__} does not take:\n{error}\nuse the version that wrote it, or give another --out"
             ) from error
+
+    def prediction_file(self) -> dict[str, Any]:
+        """Content of `prediction.yaml`: run, classifier, source, and how it is listed. RunError if it is damaged."""
+        try:
+            content = yaml.safe_load(self.storage.read_bytes(PREDICTION_FILE))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RunError(f"{self.storage.uri(PREDICTION_FILE)} is damaged: {error}; give another --out") from error
+        if not isinstance(content, dict) or not {"run", "classifier", "source"} <= content.keys():
+            raise RunError(
+                f"{self.storage.uri(PREDICTION_FILE)} does not say run, classifier and source; give another --out"
+            )
+        return content
+
+    def holds_prediction(self) -> bool:
+        """Whether this is no run but what `icce predict` has written."""
+        return not self.storage.exists(RUN_FILE) and self.storage.exists(PREDICTION_FILE)
+
+    def images(self) -> tuple[str, EmbedSettings]:
+        """Where the images of this run or prediction lie, and how they were read.
+
+        Of a prediction whose run is gone, how is not known any more: then the default settings. Raises RunError if
+        this is neither, or damaged.
+        """
+        if not self.holds_prediction():
+            settings = self.settings()
+            return settings.source, settings.embed
+        content = self.prediction_file()
+        run = Store(str(content["run"]))
+        there = run.storage.exists(RUN_FILE)
+        return content["source"], run.settings().embed if there else EmbedSettings()
 
     def _write_run_file(self, settings: Settings) -> None:
         packages = ("ray", "torch", "transformers", "faiss-cpu", "pyarrow", "numpy", "scipy", "pymetis", "mtkahypar")

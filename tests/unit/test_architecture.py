@@ -42,7 +42,7 @@ LAYERS = {
     "studies": Layer(names("core adapters estimator"), banned=names("ray")),
     "planning": Layer(names("settings"), packages=names("pydantic yaml")),
     # Beside the stages, not among them: it reads what they wrote, and whoever exports needs no Ray.
-    "export": Layer(names("adapters store"), packages=names("pyarrow")),
+    "export": Layer(names("adapters store"), packages=names("numpy pyarrow")),
     "stages": Layer(names("core adapters settings store version")),
     "pipeline": Layer(names("core adapters settings store lock version stages"), banned=names("ray")),
     "cli": Layer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,6 +91,11 @@ class Source(ABC):
     def spans(self, rows: pa.Table) -> list[tuple[int, int]]:
         """Ranges of `rows` that are best read by one call of `read`; several calls may run at the same time."""
         return [(row, row + 1) for row in range(len(rows))]
+
+    def read_spans(self, rows: pa.Table, *, max_bytes: int) -> Iterator[Generator[bytes | Reject]]:
+        """A `read` for each of `spans`, in their order; nothing is read before it is asked for."""
+        for begin, end in self.spans(rows):
+            yield (data for data in self.read(rows.slice(begin, end - begin), max_bytes=max_bytes))
 
     def seen(self, path: str, size: int | None) -> None:
         """Count a file into the digest."""

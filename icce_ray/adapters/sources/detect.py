@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pyarrow.fs as pafs
 
@@ -57,6 +58,11 @@ def find_source(spec: SourceSpec) -> Source:
 def open_source(spec: SourceSpec) -> Source:
     """A source whose `spec` was found before: nothing is looked at again."""
     return _OPEN[spec.format](spec)
+
+
+def found_source(location: str, summary: dict[str, Any]) -> SourceSpec:
+    """The source at `location` as `summary`, of stage `list`, says that it was found: format and columns."""
+    return SourceSpec(location, **summary["source"])
 
 
 def _check_reachable(location: str) -> pafs.FileType:

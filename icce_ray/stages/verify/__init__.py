@@ -36,7 +36,7 @@ def violations(store: Store) -> Iterator[str]:
     lines first. Of the features one shard is held at a time, of the images their ids. Raises RunError if the directory
     is neither.
     """
-    if not store.storage.exists(RUN_FILE) and store.storage.exists(PREDICTION_FILE):
+    if store.holds_prediction():
         yield from _of_prediction(store)
         return
     try:

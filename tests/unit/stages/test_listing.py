@@ -3,7 +3,7 @@
 import pytest
 
 from icce_ray.adapters.progress import Silent
-from icce_ray.adapters.sources import SourceError, SourceSpec, find_source, open_source
+from icce_ray.adapters.sources import SourceError, SourceSpec, find_source, found_source, open_source
 from icce_ray.stages import listing
 from icce_ray.store import RunError, Store
 
@@ -49,7 +49,7 @@ def test_images_are_numbered_in_the_order_of_their_keys(source, store, rows_per_
     assert digest == listed(source, store, 3)[1]["digest"]  # of the images, not of their shards
     kind = {"format": "files", "column": None, "key_column": None}
     assert summary == {"images": 5, "bytes": 10, "left_out": {"other files": 1, "hidden": 1}, "source": kind}
-    assert listing.found_source(str(source), summary) == found(source).spec
+    assert found_source(str(source), summary) == found(source).spec
 
 
 def test_a_dangling_link_is_listed_and_weighs_nothing(source, store):

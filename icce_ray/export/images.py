@@ -1,0 +1,88 @@
+"""The images of a run or of a prediction, read from its own source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+
+from icce_ray.adapters.decode import Reject
+from icce_ray.adapters.sources import FeatureSource, SourceError, find_source, found_source
+from icce_ray.adapters.sources.containers import one_ahead
+from icce_ray.store import RunError, Store
+
+#: Shards of the manifest read at the same time.
+_SHARDS = 8
+
+
+class RunImages:
+    """The images of a run, or of what `icce predict` has written, by image_id.
+
+    Attributes:
+        has_pixels: False for a source of features, whose images have no bytes.
+        embed: how the run read its images: `max_bytes`, `max_pixels`.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Looks for the source, at its first level only.
+
+        Raises RunError if `store` is neither a run nor a prediction, or its images are not listed yet; SourceError if
+        the source is not there any more; OSError where its store does not answer.
+        """
+        location, self.embed = store.images()
+        marker = store.require("list")
+        self._store, self._files = store, marker.files
+        self._ends = np.cumsum([0, *(info.rows or 0 for info in marker.files)])
+        try:
+            self._source = find_source(found_source(location, marker.summary))
+        except SourceError as error:
+            raise SourceError(
+                f"the images of {store.root} cannot be read any more: {error}. A relative path counts from the folder "
+                "of this command; images that were moved must be put back"
+            ) from error
+        self.has_pixels = not isinstance(self._source, FeatureSource)
+
+    def rows(self, image_ids: np.ndarray) -> pa.Table:
+        """Rows of the manifest (image_id, uri, key, size, container, position) of int64 ids [n], in the order asked.
+
+        Reads the shards that hold them, some at a time. Raises RunError for an id that is not listed.
+        """
+        ids = np.asarray(image_ids, np.int64)
+        wrong = ids[(ids < 0) | (ids >= self._ends[-1])]
+        if len(wrong):
+            raise RunError(
+                f"image_id {wrong[0]} is not listed in {self._store.root}: ids are 0 to {self._ends[-1] - 1}"
+            )
+        shard_of = np.searchsorted(self._ends, ids, side="right") - 1
+        shards = np.unique(shard_of)
+        if not len(shards):
+            return self._store.storage.read_table(self._files[0].path).slice(0, 0)
+        order = np.argsort(shard_of, kind="stable")
+        parts = np.split(ids[order], np.searchsorted(shard_of[order], shards[1:]))
+        with ThreadPoolExecutor(_SHARDS) as pool:
+            found = pa.concat_tables(pool.map(self._of_shard, shards, parts))
+        return found.take(pa.array(np.argsort(order, kind="stable")))
+
+    def _of_shard(self, shard: int, ids: np.ndarray) -> pa.Table:
+        table = self._store.storage.read_table(self._files[shard].path)
+        return table.take(pa.array(ids - self._ends[shard]))
+
+    def read(self, image_ids: np.ndarray, *, threads: int = 8) -> Iterator[tuple[int, bytes | Reject]]:
+        """(image_id, bytes of the file) of int64 ids [n], in ascending order, each as it is asked for.
+
+        A Reject in the place of bytes that cannot be read any more, or of which there are not as many as were listed:
+        then the file has been replaced since. In memory are some images a thread. Raises RunError for features, and
+        OSError where the store itself does not answer.
+        """
+        if not self.has_pixels:
+            raise RunError(f"{self._source.spec.location} holds features: it has no images to read")
+        rows = self.rows(np.sort(np.asarray(image_ids, np.int64)))  # what lies together is read together
+        spans = self._source.read_spans(rows, max_bytes=self.embed.max_bytes)
+        columns = rows["image_id"].to_pylist(), rows["size"].to_pylist()
+        for image_id, size, data in zip(*columns, one_ahead(spans, threads), strict=True):
+            if size is not None and not isinstance(data, Reject) and len(data) != size:
+                yield image_id, Reject("unreadable", f"{len(data)} bytes now, {size} when it was listed: replaced")
+            else:
+                yield image_id, data
