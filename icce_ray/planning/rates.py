@@ -7,7 +7,6 @@ measured are an assumed share of the vendor's published peak; both are in the fi
 from __future__ import annotations
 
 import datetime
-import difflib
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from icce_ray.planning.operations import Transformer
 from icce_ray.settings import SettingsError
+from icce_ray.spelling import did_you_mean
 
 Text = Annotated[str, Field(min_length=1)]
 Amount = Annotated[float, Field(gt=0.0)]
@@ -247,8 +247,7 @@ def _explain(fault: Any) -> str:
 
 
 def _unknown(kind: str, name: str, known: list[str], section: str) -> PlanError:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
+    hint = did_you_mean(name, known)
     return PlanError(
         f"no rates for the {kind} {name!r}; {hint}known: {', '.join(known)}; give your own with --rates FILE, a YAML "
         f"file with an entry {section}.{name} as in icce_ray/planning/rates.yaml"

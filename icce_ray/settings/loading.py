@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from icce_ray.settings.models import Settings
+from icce_ray.spelling import did_you_mean, nearest
 
 #: Pydantic's faults by type, as what to do about them; the words in braces come with the fault.
 _REMEDIES = {
@@ -50,6 +51,27 @@ def load(values: dict[str, Any], *, config: str | None = None, overrides: list[s
         return Settings.model_validate(merged)
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(fault) for fault in error.errors())) from None
+
+
+def unknown_setting(name: str) -> str:
+    """What to say of a dotted name that is no setting: the nearest one, else those of its group, else the groups."""
+    if hint := did_you_mean(name, [*setting_names(), *Settings.model_fields]):
+        return f"unknown setting; {hint.rstrip()}"
+    group = nearest(name.partition(".")[0], Settings.model_fields)
+    inner = [one for one in setting_names() if one.startswith(f"{group}.")] if "." in name else []
+    return f"unknown setting; settings are {', '.join(inner or Settings.model_fields)}"
+
+
+def setting_names() -> list[str]:
+    """Dotted names of all settings, in the order of the models."""
+    names = []
+    for name, field in Settings.model_fields.items():
+        model = field.annotation
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            names += [f"{name}.{inner}" for inner in model.model_fields]
+        else:
+            names.append(name)
+    return names
 
 
 def _read_config(config: str) -> dict[str, Any]:
@@ -98,28 +120,32 @@ def _explain(fault: Any) -> str:
     name = ".".join(str(part) for part in fault["loc"])
     kind, value = fault["type"], fault["input"]
     if kind == "extra_forbidden":
-        return f"{name} = {value!r}: unknown setting; {_nearest(name)}"
+        return _unknown(name, value)
     if kind == "value_error":  # our own words, which say everything
         message = fault["msg"].removeprefix("Value error, ")
         return f"{name}: {message}" if name else message
     if kind == "model_type":
-        fields = [one for one in _names() if one.startswith(f"{name}.")]
+        fields = [one for one in setting_names() if one.startswith(f"{name}.")]
         return f"{name} = {value!r}: this is a group of settings; give its fields: {', '.join(fields)}"
     meaning = _meaning(fault["loc"])
     if kind == "missing":
         return f"{name}: missing, and it has no default{meaning}"
     remedy = _REMEDIES.get(kind)
     message = remedy.format(**fault.get("ctx", {})) if remedy else _line(fault["msg"])
-    return f"{name} = {value!r}: {message}{meaning}"
+    return f"{name} = {value!r}: {message}{_meant(kind, value, message + meaning)}{meaning}"
 
 
-def _nearest(name: str) -> str:
-    known = _names()
-    leaves = {one.rsplit(".", 1)[-1]: one for one in known}
-    last = name.rsplit(".", 1)[-1]
-    close = difflib.get_close_matches(name, [*known, *Settings.model_fields], n=1)
-    close = close or [leaves[match] for match in difflib.get_close_matches(last, leaves, n=1)]
-    return f"did you mean {close[0]}?" if close else f"settings are {', '.join(Settings.model_fields)}"
+def _unknown(name: str, value: Any) -> str:
+    """A line for every field in an unknown group, whose names are then known in full."""
+    if isinstance(value, dict) and value:
+        return "\n".join(_unknown(f"{name}.{inner}", one) for inner, one in value.items())
+    return f"{name} = {value!r}: {unknown_setting(name)}"
+
+
+def _meant(kind: str, value: Any, allowed: str) -> str:
+    """The word that a mistyped one was meant to be, of those that `allowed` quotes."""
+    words = re.findall(r"'([^']+)'", allowed) if kind == "literal_error" else re.findall(r"`(auto)`", allowed)
+    return f"; {hint.rstrip()}" if isinstance(value, str) and (hint := did_you_mean(value, words)) else ""
 
 
 def _meaning(location: tuple[int | str, ...]) -> str:
@@ -132,17 +158,6 @@ def _meaning(location: tuple[int | str, ...]) -> str:
             break
         model, text = field.annotation, field.description
     return f" ({_line(text).removesuffix('.')})" if text else ""
-
-
-def _names() -> list[str]:
-    names = []
-    for name, field in Settings.model_fields.items():
-        model = field.annotation
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            names += [f"{name}.{inner}" for inner in model.model_fields]
-        else:
-            names.append(name)
-    return names
 
 
 def _line(error: object) -> str:

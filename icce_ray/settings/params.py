@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from icce_ray.settings.loading import SettingsError
+from icce_ray.settings.loading import SettingsError, unknown_setting
 from icce_ray.settings.models import Settings
 
 MOST_VALUES = 10_000
@@ -90,7 +90,7 @@ def parse(text: str) -> Param:
 
 
 def _kind(name: str) -> type:
-    """int or float for a setting of that kind, else str. Raises SettingsError for a setting trials must share."""
+    """int or float for a setting of that kind, else str. SettingsError for one that trials share or nobody knows."""
     for fixed, reason in FIXED.items():
         if name == fixed or name.startswith(f"{fixed}."):
             raise SettingsError(f"--param {name}: {reason}")
@@ -98,7 +98,7 @@ def _kind(name: str) -> type:
     for part in name.split("."):
         known = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
         if part not in known:
-            return str  # `sweep.trials` lets the settings say what is wrong, in their words
+            raise SettingsError(f"--param {name}: {unknown_setting(name)}")
         model = known[part].annotation
     if isinstance(model, type) and issubclass(model, BaseModel):
         fields = ", ".join(f"{name}.{inner}" for inner in model.model_fields if f"{name}.{inner}" not in FIXED)

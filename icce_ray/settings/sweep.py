@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 from icce_ray.settings.loading import SettingsError, load
 from icce_ray.settings.models import Settings
 from icce_ray.settings.params import Param, Span, parse, short
+from icce_ray.spelling import did_you_mean
 
 Search = Literal["grid", "random", "asha"]
 SEARCHES = get_args(Search)
@@ -98,7 +99,9 @@ class Sweep:
 
     def _check(self) -> None:
         if self.search not in SEARCHES:
-            raise SettingsError(f"--search {self.search}: give one of {', '.join(SEARCHES)}")
+            raise SettingsError(
+                f"--search {self.search}: {did_you_mean(self.search, SEARCHES)}give one of {', '.join(SEARCHES)}"
+            )
         if self.search == "grid" and self.drawn:
             raise SettingsError("--samples draws trials at random; give --search random or asha with it")
         if self.search == "random" and not self.drawn:

@@ -31,22 +31,24 @@ def names(text: str) -> frozenset[str]:
 #: The first row that a module's name starts with is its rule.
 LAYERS = {
     "core": Layer(names(""), packages=names("torch numpy scipy"), banned=names("os io pathlib shutil tempfile")),
-    "adapters": Layer(names("core"), banned=names("ray")),
+    "adapters": Layer(names("core spelling"), banned=names("ray")),
     "version": Layer(names(""), packages=names("")),
-    "settings": Layer(names("core.recipe adapters.uris"), packages=names("pydantic yaml")),
+    "spelling": Layer(names(""), packages=names("")),
+    "settings": Layer(names("core.recipe adapters.uris spelling"), packages=names("pydantic yaml")),
     "store": Layer(names("settings version adapters.storage"), packages=names("yaml")),
     "lock": Layer(
         names("store adapters.conditional adapters.process adapters.s3 adapters.storage"), packages=names("")
     ),
     "estimator": Layer(names("core adapters"), banned=names("ray")),
     "studies": Layer(names("core adapters estimator"), banned=names("ray")),
-    "planning": Layer(names("settings"), packages=names("pydantic yaml")),
+    "planning": Layer(names("settings spelling"), packages=names("pydantic yaml")),
     # Beside the stages, not among them: it reads what they wrote, and whoever exports needs no Ray.
-    "export": Layer(names("adapters store"), packages=names("numpy pyarrow")),
+    "export": Layer(names("adapters store spelling"), packages=names("numpy pyarrow")),
     "stages": Layer(names("core adapters settings store version")),
-    "pipeline": Layer(names("core adapters settings store lock version stages"), banned=names("ray")),
+    "pipeline": Layer(names("core adapters settings store lock version spelling stages"), banned=names("ray")),
     "cli": Layer(
-        names("core adapters settings store lock version planning export stages pipeline"), banned=names("ray")
+        names("core adapters settings store lock version spelling planning export stages pipeline"),
+        banned=names("ray"),
     ),
     "__init__": Layer(names("version estimator settings pipeline"), packages=names("")),
 }

@@ -136,6 +136,8 @@ def test_a_bad_command_line_ends_with_status_2(error, photos, out, arguments, sa
         (["-k", IMAGES + 1], f"clusters = {IMAGES + 1} is more than the {IMAGES} images of"),
         (["--backbone", "dino-typo"], "backbone 'dino-typo' is neither 'hog', nor a directory, nor a model id"),
         (["--backbone", "facebook/dino-typo"], "not in the local cache, and the model hub cannot be reached"),
+        (["--backbone", "facebook/dinov2-bse"], "from here; did you mean facebook/dinov2-base? give a local directory"),
+        (["--backbone", "dinov2-large"], "nor a model id; did you mean facebook/dinov2-large? known ids: "),
         (["--backbone", "./no/such/folder"], "backbone './no/such/folder' is neither 'hog', nor a directory"),
         (["--set", "embed.features=cls"], "features 'cls' do not exist for the backbone 'hog'"),
         (["--from", "embedding"], "there is no stage 'embedding'; stages are embed, sample, neighbors"),

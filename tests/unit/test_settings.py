@@ -137,7 +137,14 @@ def test_one_line_a_fault():
         ("neighbors.treshold=0.5", "did you mean neighbors.threshold?"),
         ("threshold=0.5", "did you mean neighbors.threshold?"),
         ("clusterz=5", "did you mean clusters?"),
-        ("head.epochs=5", "did you mean heads?"),
+        ("heads.epoch=3", "did you mean heads.epochs?"),
+        ("head.epochs=5", "head.epochs = 5: unknown setting; did you mean heads.epochs?"),
+        ("hedas.epoch=5", "did you mean heads.epochs?"),
+        ("head=5", "did you mean heads?"),
+        ("epochs=5", "did you mean heads.epochs?"),
+        ("heads.iterations=5", "did you mean classifier.iterations?"),
+        ("embed.model=hog", "settings are embed.backbone, embed.features"),  # not neighbors.mode
+        ("head.lr=1", "settings are heads.heads, heads.hidden"),
         ("xyzzy=5", "settings are source, clusters, out"),
     ],
 )
@@ -145,6 +152,36 @@ def test_an_unknown_setting_suggests_the_nearest(override, nearest):
     message = fault(override)
     assert "unknown setting" in message
     assert nearest in message
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("list.format=webdatset", "did you mean webdataset?"),
+        ("heads.teacher=snikhorn", "did you mean sinkhorn?"),
+        ("consensus.methods=[mcla, hgbf]", "did you mean hbgf?"),
+        ("clusters=auot", "did you mean auto?"),
+        ("neighbors.threshold=atuo", "did you mean auto?"),
+    ],
+)
+def test_a_mistyped_word_suggests_the_nearest(override, meant):
+    assert meant in fault(override)
+
+
+@pytest.mark.parametrize("override", ["heads.teacher=none", "clusters=many", "clusters=1.5", "heads.epochs=auto"])
+def test_where_nothing_is_near_nothing_is_suggested(override):
+    assert "did you mean" not in fault(override)
+
+
+def test_every_name_of_an_unknown_group_has_its_line(tmp_path):
+    (tmp_path / "run.yaml").write_text("head: {epoch: 3, bta: 0.5}\nneighbours:\n  k_min: 5\n")
+    with pytest.raises(SettingsError) as caught:
+        load(BASE, config=str(tmp_path / "run.yaml"))
+    assert str(caught.value).splitlines() == [
+        "head.epoch = 3: unknown setting; did you mean heads.epochs?",
+        "head.bta = 0.5: unknown setting; did you mean heads.beta?",
+        "neighbours.k_min = 5: unknown setting; did you mean neighbors.k_min?",
+    ]
 
 
 @pytest.mark.parametrize("field", ["source", "out"])

@@ -65,7 +65,9 @@ def test_ranges_to_draw_from():
         ("neighbors.labels=a,b", r"true labels may score a sweep \(--labels\), but no trial learns from them"),
         ("resources.device=cpu,cuda", r"it changes how fast a trial is, not what it finds"),
         ("heads=3,4", r"--param heads: this is a group of settings; give one of heads.heads, heads.hidden"),
-        ("heads.lambda=0,1", r"trial heads.lambda=0: heads.lambda = 0: unknown setting"),
+        ("heads.lambda=0,1", r"--param heads.lambda: unknown setting; settings are heads.heads"),
+        ("heads.epoch=3,4", r"--param heads.epoch: unknown setting; did you mean heads.epochs\?"),
+        ("head.epochs=3,4", r"--param head.epochs: unknown setting; did you mean heads.epochs\?"),
         (
             "neighbors.threshold=0.9:1.1:0.1",
             r"trial neighbors.threshold=1.1: neighbors.threshold = 1.1: give at most 1.0",

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils.hub import cached_file
 
 from icce_ray.adapters.backbones import BackboneError, BackboneInfo, Features, check_features, check_pixels
+from icce_ray.spelling import did_you_mean
 
 KINDS = ("cls", "cls+patch_mean")
 DEFAULT_SIZE = 224
@@ -161,7 +162,7 @@ def _config(name: str) -> Any:
         return _read_config(str(path), local_files_only=True)
     if path.exists() or not _HUB_ID.match(name):
         raise BackboneError(
-            f"backbone {name!r} is neither 'hog', nor a directory, nor a model id; "
+            f"backbone {name!r} is neither 'hog', nor a directory, nor a model id; {_meant(name)}"
             f"known ids: {', '.join(KNOWN)}; {_REMEDY}"
         )
     cached = [cached_file(name, file, local_files_only=True, **_QUIET) for file in ("config.json", *_WEIGHTS)]
@@ -170,7 +171,7 @@ def _config(name: str) -> Any:
     if not _hub_is_reachable():
         raise BackboneError(
             f"backbone {name!r} is no local directory, not in the local cache, and the model hub cannot be reached "
-            f"from here; {_REMEDY}"
+            f"from here; {_meant(name)}{_REMEDY}"
         )
     return _read_config(name, local_files_only=False)
 
@@ -180,7 +181,14 @@ def _read_config(name: str, *, local_files_only: bool) -> Any:
         _refuse_code(name, local_files_only)
         return AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=local_files_only)
     except (OSError, ValueError, KeyError) as error:
-        raise BackboneError(f"the configuration of backbone {name!r} cannot be read ({error}); {_REMEDY}") from error
+        raise BackboneError(
+            f"the configuration of backbone {name!r} cannot be read ({error}); {_meant(name)}{_REMEDY}"
+        ) from error
+
+
+def _meant(name: str) -> str:
+    """The model that a mistyped name was meant to be; nothing for one that is there, or like none."""
+    return "" if name in KNOWN else did_you_mean(name, ("hog", *KNOWN))
 
 
 def _refuse_code(name: str, local_files_only: bool) -> None:
