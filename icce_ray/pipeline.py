@@ -17,8 +17,9 @@ from icce_ray.adapters.progress import Display, Silent, StageProgress, silent
 from icce_ray.adapters.sources import Source, SourceSpec, find_source, found_source
 from icce_ray.core.cluster_count import in_reach
 from icce_ray.lock import RunLock
-from icce_ray.settings import ListSettings, ResourceSettings, Settings
+from icce_ray.settings import ListSettings, ResourceSettings, Settings, SettingsError
 from icce_ray.settings.sweep import Sweep, trials
+from icce_ray.spelling import did_you_mean
 from icce_ray.stages import classifier, consensus, embed, evaluate, heads, listing, neighbors, predict, sample
 from icce_ray.stages.cluster import Resources, check_device, connected, resources
 from icce_ray.stages.embed import described_input
@@ -49,12 +50,13 @@ def run(
     """Run the stages `first` to `last` that are not complete; returns the content of `metrics.json`.
 
     `redo` repeats the run from that stage on, and may come with other settings for it and what follows. `take_over`
-    ends whoever else works on the run. Raises SourceError, BackboneError, RunError before any work where the fault
-    can be known; RejectBudgetError at the end, when every stage is complete but too many inputs were rejected.
+    ends whoever else works on the run. Raises SettingsError for a stage that is none; SourceError, BackboneError,
+    RunError before any work where the fault can be known; RejectBudgetError at the end, when every stage is complete
+    but too many inputs were rejected.
     """
     shown: Shown = Display if verbose else silent
     store = Store(settings.out)
-    wanted = _between(first, last)
+    wanted = _between(first, last, redo)
     source = _check_inputs(settings)
     with _locked(store, "icce run", take_over=take_over, redo=redo, verbose=verbose) as lock:
         _prepare(settings, source, store, redo, shown, lock)
@@ -255,15 +257,16 @@ def _list(source: Source, store: Store, shown: Shown, rows_per_shard: int, diges
         return store.commit("list", files, fingerprint=digest, summary=summary, seconds=time.monotonic() - started)
 
 
-def _between(first: str, last: str) -> list[str]:
-    """Stages from `first` to `last`. Raises RunError unless both exist, in this order."""
+def _between(first: str, last: str, redo: str | None) -> list[str]:
+    """Stages from `first` to `last`. Raises SettingsError unless both exist, in this order, and `redo` too."""
     order = list(STAGES)
-    for name in (first, last):
-        if name not in order:
-            raise RunError(f"there is no stage {name!r}; stages are {', '.join(order)}")
+    for option, name, known in (("from", first, order), ("until", last, order), ("redo", redo, [*ARTIFACTS])):
+        if name is not None and name not in known:
+            hint = did_you_mean(name, known)
+            raise SettingsError(f"--{option} {name}: there is no such stage; {hint}stages are {', '.join(known)}")
     begin, end = order.index(first), order.index(last)
     if begin > end:
-        raise RunError(f"--from {first} comes after --until {last}; stages run in the order {', '.join(order)}")
+        raise SettingsError(f"--from {first} comes after --until {last}; stages run in the order {', '.join(order)}")
     return order[begin : end + 1]
 
 

@@ -118,6 +118,15 @@ def test_version(icce):
         (["-k", "2", "--set", "neighbors.k_max=3"], "k_max = 3 is below k_min = 50"),
         (["-k", "2", "--set", "neighbors.threshold"], "give stage.field=value"),
         (["-k", "2", "--config", "no.yaml"], "--config no.yaml: no such file"),
+        (
+            ["-k", "2", "--from", "neighbour"],
+            "--from neighbour: there is no such stage; did you mean neighbors? stages",
+        ),
+        (["-k", "2", "--until", "xyzzy"], "--until xyzzy: there is no such stage; stages are embed, sample, neighbors"),
+        (["-k", "2", "--from", "heads", "--until", "embed"], "--from heads comes after --until embed"),
+        (["-k", "2", "--redo", "heds"], "--redo heds: there is no such stage; did you mean heads? stages are list,"),
+        (["-k", "2", "--format", "webdatset"], "list.format = 'webdatset': give 'auto', 'files', 'webdataset'"),
+        (["-k", "2", "--set", "head.epochs=3"], "head.epochs = 3: unknown setting; did you mean heads.epochs?"),
         (["-k", "2", "--out", "s3://AKIA:hunter2@bucket/run"], "out: the URI holds credentials"),
         (["-k", "2", "--out", "what://bucket/run"], "'what://bucket/run' is no location that pyarrow resolves"),
     ],
@@ -131,6 +140,28 @@ def test_a_bad_command_line_ends_with_status_2(error, photos, out, arguments, sa
 
 
 @pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["rnu"], "'run'"),
+        (["run", "photos", "--cluster", "20", "--out", "x"], "--clusters"),
+        (["run", "photos", "-k", "20", "--out", "x", "--format", "webdatset"], "did you mean webdataset?"),
+        (["predict", "x", "photos", "--out", "y", "--format", "fils"], "did you mean files?"),
+        (["sweep", "x", "--param", "heads.epoch=3,4"], "did you mean heads.epochs?"),
+        (["sweep", "x", "--param", "seed=3,4", "--search", "ahsa"], "did you mean asha?"),
+        (["plan", "--images", "9", "--gpus", "1", "--gpu-type", "h20"], "did you mean h200?"),
+        (
+            ["plan", "--images", "9", "--gpus", "1", "--model", "facebook/dinov2-lrge"],
+            "did you mean facebook/dinov2-large?",
+        ),
+    ],
+)
+def test_a_mistyped_word_suggests_the_right_one(icce, arguments, meant):
+    status, _, message = icce(*arguments)
+    assert status == cli.EXIT_USAGE
+    assert meant in message
+
+
+@pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["-k", IMAGES + 1], f"clusters = {IMAGES + 1} is more than the {IMAGES} images of"),
@@ -140,10 +171,6 @@ def test_a_bad_command_line_ends_with_status_2(error, photos, out, arguments, sa
         (["--backbone", "dinov2-large"], "nor a model id; did you mean facebook/dinov2-large? known ids: "),
         (["--backbone", "./no/such/folder"], "backbone './no/such/folder' is neither 'hog', nor a directory"),
         (["--set", "embed.features=cls"], "features 'cls' do not exist for the backbone 'hog'"),
-        (["--from", "embedding"], "there is no stage 'embedding'; stages are embed, sample, neighbors"),
-        (["--until", "heds"], "there is no stage 'heds'"),
-        (["--from", "heads", "--until", "embed"], "--from heads comes after --until embed"),
-        (["--redo", "heds"], "--redo heds: there is no such stage"),
         (
             ["--set", "neighbors.mode=ground_truth", "--set", "neighbors.labels=no.csv"],
             "labels = no.csv: no such file; give CSV or Parquet",
