@@ -11,6 +11,7 @@ from rich.console import Console
 
 from icce_ray.cli.export import export
 from icce_ray.cli.plan import plan
+from icce_ray.cli.settings import settings
 from icce_ray.cli.sweep import HELP, sweep, sweeps_of
 from icce_ray.version import __version__
 
@@ -19,30 +20,43 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Unlabelled images to K classes, a classifier for new images, and the evidence for both.\n\n"
-    "Try `icce demo` first; then `icce run FOLDER --clusters K --out RUN`.",
+    help="Unlabelled images in; K classes, a classifier and the evidence for both out.\n\n"
+    "Try `icce demo` first. `icce COMMAND --help` has the options of a command.\n"
+    "Example: icce run photos/ --clusters 20 --out runs/photos",
 )
 
 #: What went wrong, by exit status. 1 is an error of the run, 2 of the command line.
 EXIT_ERROR, EXIT_USAGE, EXIT_REJECTS, EXIT_VIOLATIONS = 1, 2, 3, 4
 
+#: Headings of the longer lists of options.
+SETTINGS, STAGES = "Settings", "Stages, and a run that was killed"
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="One setting; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="One setting, such as heads.epochs=200; may be repeated. `icce settings` lists them.",
+        rich_help_panel=SETTINGS,
+    ),
 ]
-Config = Annotated[str | None, typer.Option(help="YAML file of settings; --set and options win over it.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Config = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="YAML file of settings; --set and options win.", rich_help_panel=SETTINGS),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="Show no progress.")]
 TakeOver = Annotated[
-    bool, typer.Option("--take-over", help="End whoever else writes there: a run that you know is dead.")
+    bool, typer.Option("--take-over", metavar="", help="End whoever else writes there: a run that you know is dead.")
 ]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Directory or URI of a run.")]
 Kind = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="files, webdataset, img2dataset, parquet, uris or features; by default found by looking at SOURCE.",
+        metavar="FORM",
+        help="files, webdataset, img2dataset, parquet, uris or features; by default found by looking.",
     ),
 ]
-SOURCE_HELP = "Folder or prefix of images, .tar or .parquet files, .txt list of URIs, or .npy features; local or URI."
+SOURCE_HELP = "Folder or prefix of images, .tar or .parquet files, .txt list of URIs, .npy features; a path or URI."
 
 
 def _version(wanted: bool) -> None:
@@ -54,7 +68,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     pass
@@ -68,27 +82,39 @@ def _count(text: str) -> int | str:
 @app.command()
 def run(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)],
-    out: Annotated[str, typer.Option(help="Directory or URI of the run.")],
+    out: Annotated[str, typer.Option(metavar="RUN", help="Directory or URI of the run.")],
     clusters: Annotated[
         Any, typer.Option("--clusters", "-k", metavar="K", parser=_count, help="Number of classes, or auto: find it.")
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(help="facebook/dinov2-{small,base,large,giant}, a local directory, or hog (no download)."),
+        typer.Option(
+            metavar="NAME", help="facebook/dinov2-{small,base,large,giant}, a local directory, or hog (no download)."
+        ),
     ] = None,
     kind: Kind = None,
-    seed: Annotated[int | None, typer.Option(help="Of all random numbers.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Of all random numbers.", rich_help_panel=SETTINGS)
+    ] = None,
     config: Config = None,
     overrides: Set = None,
-    first: Annotated[str, typer.Option("--from", metavar="STAGE", help="First stage to run.")] = "embed",
-    last: Annotated[str, typer.Option("--until", metavar="STAGE", help="Last stage to run.")] = "predict",
+    first: Annotated[
+        str, typer.Option("--from", metavar="STAGE", help="First stage to run.", rich_help_panel=STAGES)
+    ] = "embed",
+    last: Annotated[
+        str, typer.Option("--until", metavar="STAGE", help="Last stage to run.", rich_help_panel=STAGES)
+    ] = "predict",
     redo: Annotated[
-        str | None, typer.Option(metavar="STAGE", help="Delete this stage and all after it, and run them again.")
+        str | None,
+        typer.Option(metavar="STAGE", help="Delete this stage and all after it; run them.", rich_help_panel=STAGES),
     ] = None,
-    take_over: TakeOver = False,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", metavar="", help="End whoever else writes there.", rich_help_panel=STAGES),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Cluster the images of SOURCE into K classes and train a classifier for more.
+    """Cluster images into K classes and train a classifier for more.
 
     Complete stages are skipped and a killed run goes on where it was: give the same command again.
 
@@ -127,17 +153,17 @@ def _embedded(root: str) -> dict[str, Any]:
 def predict(
     run: Run,
     source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)],
-    out: Annotated[str, typer.Option(help="Directory or URI for the predictions; not the run itself.")],
+    out: Annotated[str, typer.Option(metavar="URI", help="Directory for the predictions; not the run itself.")],
     kind: Kind = None,
-    column: Annotated[str | None, typer.Option(help="Of Parquet files: what to read.")] = None,
-    key_column: Annotated[str | None, typer.Option(help="Of Parquet files: what names an image.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    column: Annotated[str | None, typer.Option(metavar="NAME", help="Of Parquet files: what to read.")] = None,
+    key_column: Annotated[str | None, typer.Option(metavar="NAME", help="Of Parquet files: names an image.")] = None,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     take_over: TakeOver = False,
     quiet: Quiet = False,
 ) -> None:
     """Label new images with the classifier of a run.
 
-    Writes `predictions/part-*.parquet` (image_id, uri, key, label, confidence) and rejects; resumes when killed.
+    Writes predictions/part-*.parquet (image_id, uri, key, label, confidence) and rejects; resumes when killed.
 
     Example: icce predict runs/photos new-photos/ --out runs/photos-new
     """
@@ -162,9 +188,15 @@ def predict(
 @app.command()
 def evaluate(
     run: Run,
-    labels: Annotated[str, typer.Option(help="CSV or Parquet with label and one of uri, key, path, image_id.")],
-    predictions: Annotated[str | None, typer.Option(help="Output of `icce predict`, scored as unseen images.")] = None,
-    kmeans: Annotated[bool, typer.Option("--kmeans", help="Also k-means on the same features (best of 10).")] = False,
+    labels: Annotated[
+        str, typer.Option(metavar="FILE", help="CSV or Parquet: label, and one of uri, key, path, image_id.")
+    ],
+    predictions: Annotated[
+        str | None, typer.Option(metavar="URI", help="Output of `icce predict`, scored as unseen images.")
+    ] = None,
+    kmeans: Annotated[
+        bool, typer.Option("--kmeans", metavar="", help="Also k-means on the same features (best of 10).")
+    ] = False,
     take_over: TakeOver = False,
     quiet: Quiet = False,
 ) -> None:
@@ -211,9 +243,9 @@ def status(run: Run) -> None:
 
 @app.command()
 def verify(run: Run) -> None:
-    """Check everything that `icce run` or `icce predict` has written: checksums, counts, ids, names, lists, labels.
+    """Check everything that `icce run` or `icce predict` has written.
 
-    One line for each violation, and exit status 4 if there is any.
+    Checksums, counts, ids, names, lists, labels: one line for each violation, and exit status 4 if there is any.
 
     Example: icce verify runs/photos
     """
@@ -231,11 +263,13 @@ def verify(run: Run) -> None:
 
 @app.command()
 def demo(
-    out: Annotated[str, typer.Option(help="Directory for images and runs; a run there is resumed.")] = "demo-run",
-    seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
+    out: Annotated[
+        str, typer.Option(metavar="FOLDER", help="For images and runs; a run there is resumed.")
+    ] = "demo-run",
+    seed: Annotated[int, typer.Option(metavar="N", help="Of all random numbers.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Cluster the 1,797 real handwritten digits that scikit-learn brings, and score the result.
+    """Cluster the 1,797 real digits that scikit-learn brings; score it.
 
     A fifth of them is kept aside and predicted as unseen. Needs no download and about a minute.
 
@@ -246,6 +280,7 @@ def demo(
     run_demo(out, seed=seed, quiet=quiet)
 
 
+app.command()(settings)
 app.command()(plan)
 app.command()(export)
 

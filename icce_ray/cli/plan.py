@@ -21,35 +21,39 @@ WIDTH = 200  # rows of a table that goes to a file are never broken
 
 
 def plan(
-    images: Annotated[int, typer.Option(help="Images in the bucket.")],
-    model: Annotated[str | None, typer.Option(help="Backbone, such as facebook/dinov2-large, or hog.")] = None,
-    gpus: Annotated[int, typer.Option(help="GPUs of the cluster; 0 plans for CPUs.")] = 0,
-    gpu_type: Annotated[str, typer.Option(help="Such as h100, h200, a100-80gb, l40s, l4.")] = "h100",
+    images: Annotated[int, typer.Option(metavar="N", help="Images in the bucket.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Backbone: facebook/dinov2-large, ..., or hog.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(metavar="N", help="GPUs of the cluster; 0 plans for CPUs.")] = 0,
+    gpu_type: Annotated[str, typer.Option(metavar="NAME", help="h100, h200, a100-80gb, l40s, l4.")] = "h100",
     cpus: Annotated[
-        int | None,
-        typer.Option(help=f"Cores of the cluster; by default {CORES_A_GPU} a GPU, without GPUs this machine's."),
+        int | None, typer.Option(metavar="N", help=f"Cores; {CORES_A_GPU} a GPU, else this machine's.")
     ] = None,
     clusters: Annotated[
-        int | None, typer.Option("--clusters", "-k", help=f"Classes K; {DEFAULT_CLUSTERS:,} without --config.")
+        int | None,
+        typer.Option("--clusters", "-k", metavar="K", help=f"Classes; {DEFAULT_CLUSTERS:,} without --config."),
     ] = None,
-    heads: Annotated[int | None, typer.Option(help="Clustering heads.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of head training.")] = None,
-    features: Annotated[str | None, typer.Option(help="cls or cls+patch_mean; hog or hog+color.")] = None,
-    image_kb: Annotated[float, typer.Option(help="Kilobytes of an image on average.")] = 100.0,
-    network_gbit: Annotated[float, typer.Option(help="Gbit/s between the store and all machines together.")] = 25.0,
-    gpu_price: Annotated[float | None, typer.Option(help="Of one GPU for an hour.")] = None,
-    cpu_price: Annotated[float | None, typer.Option(help="Of one core for an hour.")] = None,
-    rates: Annotated[str | None, typer.Option(help="YAML file of own rates; they win over the built-in ones.")] = None,
-    config: Annotated[str | None, typer.Option(help="YAML file of settings; --set and options win over it.")] = None,
+    heads: Annotated[int | None, typer.Option(metavar="N", help="Clustering heads.")] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="Of head training.")] = None,
+    features: Annotated[
+        str | None, typer.Option(metavar="NAME", help="cls or cls+patch_mean; hog or hog+color.")
+    ] = None,
+    image_kb: Annotated[float, typer.Option(metavar="KB", help="Of an image on average.")] = 100.0,
+    network_gbit: Annotated[float, typer.Option(metavar="GBIT", help="A second, store to all machines.")] = 25.0,
+    gpu_price: Annotated[float | None, typer.Option(metavar="PRICE", help="Of one GPU for an hour.")] = None,
+    cpu_price: Annotated[float | None, typer.Option(metavar="PRICE", help="Of one core for an hour.")] = None,
+    rates: Annotated[str | None, typer.Option(metavar="FILE", help="YAML of own rates; they win.")] = None,
+    config: Annotated[str | None, typer.Option(metavar="FILE", help="YAML of settings; --set and options win.")] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="One setting; may be repeated.")
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting; see `icce settings`.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print plain values: seconds and bytes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print seconds and bytes as JSON.")] = False,
 ) -> None:
-    """Plan time, storage, memory, GPU and CPU hours of a run over so many images, stage by stage.
+    """Say what a run will take: time, storage, memory, GPU and CPU hours.
 
-    From rates that are kept with the package, each with how it is known; what nobody has measured is called derived.
-    Nothing is started and no image is needed.
+    Stage by stage, from rates that each say how they are known: what nobody has
+    measured is called derived. Nothing is started and no image is needed.
 
     Example: icce plan --images 100000000 --model facebook/dinov2-large --gpus 8 --gpu-type h200
     """

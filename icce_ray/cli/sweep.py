@@ -14,21 +14,19 @@ if TYPE_CHECKING:
     from icce_ray.store import Store
 
 #: A paragraph a line: the terminal wraps them.
-HELP = """Try many settings of the stages after `embed` on the features of RUN, and say which is best.
+HELP = """Try many settings on the features of one run, and say which is best.
 
 `icce run ... --until sample` makes all it needs. Neighbours are mined once, a trial finds what a run with its \
 settings would. A killed sweep resumes by the same command. See RUN/sweeps/NAME/.
 
-VALUES are 0.1:1.0:0.1 (both ends included), a list such as 0,0.5,1 or \\[mcla],\\[mcla,hbgf], or, with --samples, a \
-range to draw from: 0.1:1.0, 1e-4:1e-2:log. Several --param combine.
+NAME is any setting after `embed`, VALUES are 0.1:1.0:0.1 (both ends included), a list such as 0,0.5,1 or \
+\\[mcla],\\[mcla,hbgf], or, with --samples, a range to draw from: 0.1:1.0, 1e-4:1e-2:log. Several --param combine.
 
 Without labels the best is the consensus that keeps each image's 20 nearest together (modularity; it fails where \
 these are of other classes, and finds K to within a few); with --labels, the one of highest ACC.
 
 Example: icce sweep runs/photos --param neighbors.threshold=0.1:1.0:0.1 --labels truth.csv
-
 Example: icce sweep runs/photos --param clusters=10:90:20 --param heads.ce_weight=0,0.5,1 --name k
-
 Example: icce sweep runs/photos --param heads.beta=0.4:1.0 --search asha --samples 60
 """
 _PERCENT = {
@@ -45,17 +43,17 @@ _WIDTH = 160
 
 def sweep(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or URI of a run.")],
-    params: Annotated[list[str], typer.Option("--param", metavar="FIELD=VALUES", help="May be repeated.")],
-    search: Annotated[str, typer.Option(help="grid, random; asha stops most early.")] = "grid",
-    samples: Annotated[int | None, typer.Option(help="Draw so many trials, not all combinations.")] = None,
-    sweep_seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
-    labels: Annotated[str | None, typer.Option(help="CSV or Parquet as for `icce evaluate`.")] = None,
-    classifier: Annotated[bool, typer.Option("--classifier", help="Train the classifier too.")] = False,
-    grace: Annotated[int | None, typer.Option(help="Of asha: epochs before it stops any.")] = None,
-    name: Annotated[str | None, typer.Option(help="By default the fields.")] = None,
-    at_once: Annotated[int | None, typer.Option(help="Trials; by default one a GPU, or a CPU.")] = None,
-    take_over: Annotated[bool, typer.Option("--take-over", help="End whoever else writes there.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    params: Annotated[list[str], typer.Option("--param", metavar="NAME=VALUES", help="May be repeated.")],
+    search: Annotated[str, typer.Option(metavar="HOW", help="grid, random; asha stops most early.")] = "grid",
+    samples: Annotated[int | None, typer.Option(metavar="N", help="Draw N trials, not all combinations.")] = None,
+    sweep_seed: Annotated[int, typer.Option(metavar="N", help="Of the draws.")] = 0,
+    labels: Annotated[str | None, typer.Option(metavar="FILE", help="As for `icce evaluate`.")] = None,
+    classifier: Annotated[bool, typer.Option("--classifier", metavar="", help="Train the classifier too.")] = False,
+    grace: Annotated[int | None, typer.Option(metavar="N", help="Of asha: epochs before it stops any.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="By default those of the settings.")] = None,
+    at_once: Annotated[int | None, typer.Option(metavar="N", help="Trials; by default one a GPU, or a CPU.")] = None,
+    take_over: Annotated[bool, typer.Option("--take-over", metavar="", help="End whoever else writes there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="Show no progress.")] = False,
 ) -> None:
     """See HELP, which `icce sweep --help` shows."""
     from icce_ray import pipeline

@@ -1,4 +1,4 @@
-"""The `icce` command: help that fits, and every foreseen error as one message before Ray starts."""
+"""The `icce` command: every foreseen error as one message before Ray starts."""
 
 import contextlib
 import subprocess
@@ -7,8 +7,6 @@ import sys
 import pytest
 import ray
 import torch
-import typer
-from typer.testing import CliRunner
 
 from icce_ray.cli import main as cli
 from icce_ray.store import RunError, Store
@@ -68,28 +66,6 @@ def error(icce):
         return status, message.removeprefix("error: ").rstrip("\n")
 
     return call
-
-
-COMMANDS = sorted(typer.main.get_command(cli.app).commands)
-
-
-def help_of(*arguments):
-    result = CliRunner().invoke(cli.app, [*arguments, "--help"], env={"COLUMNS": "100", "TERM": "dumb"})
-    assert result.exit_code == 0
-    return result.output
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_a_command_fits_and_gives_an_example(command):
-    text = help_of(command)
-    assert f"Example: icce {command}" in text
-    assert len(text.splitlines()) <= 40
-
-
-def test_help_lists_the_commands():
-    text = help_of()
-    assert [command for command in COMMANDS if f" {command} " not in text] == []
-    assert len(text.splitlines()) <= 40
 
 
 def test_the_installed_command_needs_neither_ray_nor_torch_to_refuse(tmp_path):
