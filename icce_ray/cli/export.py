@@ -7,23 +7,48 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+MEGABYTE = 1_000_000
+
 
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or the output of `icce predict`.")],
-    out: Annotated[str, typer.Option(help="Local file to write; it must not be there yet.")],
-    form: Annotated[str, typer.Option("--format", help="csv or parquet.")] = "csv",
-    names: Annotated[str | None, typer.Option(help="CSV with columns label and name: names of clusters.")] = None,
+    out: Annotated[str, typer.Option(help="New local file or folder.")],
+    form: Annotated[str, typer.Option("--format", help="See above.")] = "csv",
+    names: Annotated[str | None, typer.Option(help="CSV of label and name: names of clusters.")] = None,
+    link: Annotated[bool, typer.Option("--link", help="Link to files of a local folder.")] = False,
+    shard_mb: Annotated[int | None, typer.Option(help="Of webdataset: megabytes a tar (1,000).")] = None,
+    shard_images: Annotated[int | None, typer.Option(help="Of webdataset: images a tar (10,000).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
-    """Write uri, key, label, confidence of every image of RUN as one table, with cluster names from --names.
+    """Write labels, confidences and names of the images of RUN for other tools.
 
-    Example: icce export runs/photos --format csv --out photos.csv --names names.csv
+    csv, parquet: one table of uri, key, label, confidence, name.
+    imagefolder: a folder a class, for torchvision and Hugging Face.
+    webdataset: tar files. fiftyone: FiftyOneImageClassificationDataset.
+
+    Files keep their bytes. Exit status 3 if images could not be read any
+    more: OUT holds the others, and unreadable.csv names those.
+
+    Example: icce export runs/photos --format imagefolder --out sorted
     """
     from icce_ray.adapters.progress import Display, silent
-    from icce_ray.export.tables import export_table
+    from icce_ray.cli.main import EXIT_REJECTS
+    from icce_ray.export.formats import export_predictions
+    from icce_ray.export.samples import UNREADABLE
     from icce_ray.store import Store
 
+    limits = {"shard_images": shard_images, "shard_bytes": None if shard_mb is None else shard_mb * MEGABYTE}
     with (silent if quiet else Display)("export") as progress:
-        rows = export_table(Store(run), form, out, progress, names=names)
+        done = export_predictions(Store(run), form, out, progress, names=names, link=link, **limits)
     if not quiet:
-        Console().print(f"{rows:,} images: {out}", markup=False, highlight=False, soft_wrap=True)
+        Console().print(f"{done.images:,} images: {out}", markup=False, highlight=False, soft_wrap=True)
+    if done.unreadable:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in done.unreadable.most_common())
+        Console(stderr=True).print(
+            f"left out: {done.unreadable.total():,} images that cannot be read any more ({reasons}); "
+            f"{out}/{UNREADABLE} names them",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(EXIT_REJECTS)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from icce_ray.adapters.decode import Reject
+from icce_ray.adapters.locations import is_local, resolve
 from icce_ray.adapters.sources import FeatureSource, SourceError, find_source, found_source
 from icce_ray.adapters.sources.containers import one_ahead
+from icce_ray.adapters.sources.folder import FolderSource
 from icce_ray.store import RunError, Store
 
 #: Shards of the manifest read at the same time.
@@ -43,6 +46,16 @@ class RunImages:
                 "of this command; images that were moved must be put back"
             ) from error
         self.has_pixels = not isinstance(self._source, FeatureSource)
+        self._filesystem, self._base = resolve(location)
+
+    def __len__(self) -> int:
+        """Images that were listed."""
+        return int(self._ends[-1])
+
+    @property
+    def can_link(self) -> bool:
+        """Whether each image is a file of its own below a local folder."""
+        return isinstance(self._source, FolderSource) and is_local(self._filesystem)
 
     def rows(self, image_ids: np.ndarray) -> pa.Table:
         """Rows of the manifest (image_id, uri, key, size, container, position) of int64 ids [n], in the order asked.
@@ -50,11 +63,9 @@ class RunImages:
         Reads the shards that hold them, some at a time. Raises RunError for an id that is not listed.
         """
         ids = np.asarray(image_ids, np.int64)
-        wrong = ids[(ids < 0) | (ids >= self._ends[-1])]
+        wrong = ids[(ids < 0) | (ids >= len(self))]
         if len(wrong):
-            raise RunError(
-                f"image_id {wrong[0]} is not listed in {self._store.root}: ids are 0 to {self._ends[-1] - 1}"
-            )
+            raise RunError(f"image_id {wrong[0]} is not listed in {self._store.root}: ids are 0 to {len(self) - 1}")
         shard_of = np.searchsorted(self._ends, ids, side="right") - 1
         shards = np.unique(shard_of)
         if not len(shards):
@@ -82,7 +93,22 @@ class RunImages:
         spans = self._source.read_spans(rows, max_bytes=self.embed.max_bytes)
         columns = rows["image_id"].to_pylist(), rows["size"].to_pylist()
         for image_id, size, data in zip(*columns, one_ahead(spans, threads), strict=True):
-            if size is not None and not isinstance(data, Reject) and len(data) != size:
-                yield image_id, Reject("unreadable", f"{len(data)} bytes now, {size} when it was listed: replaced")
+            changed = not isinstance(data, Reject) and _replaced(len(data), size)
+            yield image_id, changed or data
+
+    def link(self, image_ids: np.ndarray) -> Iterator[tuple[int, Path | Reject]]:
+        """(image_id, absolute path) as `read` gives bytes, and with the same Rejects; only where `can_link`."""
+        rows = self.rows(np.sort(np.asarray(image_ids, np.int64)))
+        for image_id, uri, size in zip(*(rows[name].to_pylist() for name in ("image_id", "uri", "size")), strict=True):
+            path = Path(self._base) / uri
+            if path.is_file():
+                yield image_id, _replaced(path.stat().st_size, size) or path
             else:
-                yield image_id, data
+                yield image_id, Reject("unreadable", f"there is no file {path} any more")
+
+
+def _replaced(now: int, listed: int | None) -> Reject | None:
+    """The reject of an image of another number of bytes than when it was listed, if that is known."""
+    if listed is None or now == listed:
+        return None
+    return Reject("unreadable", f"{now} bytes now, {listed} when it was listed: replaced")

@@ -1,13 +1,22 @@
-"""Names of clusters, as a person gives them in a CSV file."""
+"""Names of clusters, as a person gives them in a CSV file, and as folders and files can bear them."""
 
 from __future__ import annotations
 
 import csv
+import re
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 from icce_ray.store import RunError
 
 COLUMNS = ("label", "name")
+
+#: Bytes of a name that was made from a longer one; file systems take 255, of which numbers and endings need some.
+_LONGEST = 100
+# What a path, Windows or a shell takes for something else. Marks of the other kind, invisible ones, go by category.
+_RESERVED = re.compile(r'[/\\<>:"|?*%\'`$;&#]+')
+_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 def read_names(path: str, classes: int) -> dict[int, str]:
@@ -34,3 +43,40 @@ def read_names(path: str, classes: int) -> dict[int, str]:
             raise RunError(f"--names {path}, line {line}: label {label} is there twice; give each one name")
         names[label] = name
     return names
+
+
+def class_names(names: dict[int, str], classes: int) -> list[str]:
+    """A name for each of `classes` labels: the given one, else `class-007`, as wide as the last label needs."""
+    return [names.get(label) or f"class-{_padded(label, classes)}" for label in range(classes)]
+
+
+def folder_names(names: dict[int, str], classes: int, taken: Iterable[str] = ()) -> list[str]:
+    """A folder for each of `classes` labels, as `class_names` but safe (`safe_name`) and all different, in any case.
+
+    Where a name comes a second time, or is one of `taken`, the label is put behind it.
+    """
+    taken = {name.casefold() for name in taken}
+    folders = []
+    for label, plain in enumerate(class_names({}, classes)):
+        folder = safe_name(names.get(label) or "") or plain
+        while folder.casefold() in taken:
+            folder = f"{folder}-{_padded(label, classes)}"
+        taken.add(folder.casefold())
+        folders.append(folder)
+    return folders
+
+
+def safe_name(text: str) -> str:
+    """`text` as a name below a folder on any system, of at most 100 bytes; "" where nothing of it can be one.
+
+    Letters, digits and pictures of all scripts stay. What is reserved or invisible becomes `_`; leading dots, hyphens
+    and underscores go, as readers of image folders skip what is hidden.
+    """
+    seen = "".join("_" if unicodedata.category(one)[0] == "C" else one for one in unicodedata.normalize("NFC", text))
+    name = _RESERVED.sub("_", " ".join(seen.split())).lstrip("._- ")
+    name = name.encode()[:_LONGEST].decode(errors="ignore").rstrip("._- ")
+    return f"{name}_" if _WINDOWS.fullmatch(name) else name
+
+
+def _padded(label: int, classes: int) -> str:
+    return f"{label:0{max(3, len(str(classes - 1)))}d}"

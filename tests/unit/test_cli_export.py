@@ -7,6 +7,11 @@ import pytest
 
 from icce_ray.cli.main import main
 from icce_ray.store import Store
+from tests.forms import write
+from tests.labelled_runs import labelled, run_of
+from tests.pictures import encode, scene
+
+PNG = encode(scene(), "PNG")
 
 
 @pytest.fixture
@@ -31,7 +36,12 @@ def test_a_run_becomes_a_table(icce, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "says"), [(["--format", "xml"], "give one of csv, parquet"), ([], "stage predict of")]
+    ("options", "says"),
+    [
+        (["--format", "xml"], "give one of csv, parquet, imagefolder, fiftyone, webdataset"),
+        (["--shard-mb", "5"], "--shard-mb goes with --format webdataset"),
+        ([], "stage predict of"),
+    ],
 )
 def test_an_error_is_one_message(icce, tmp_path, options, says):
     status, shown, message = icce(tmp_path / "run", "--out", tmp_path / "out", "--quiet", *options)
@@ -39,3 +49,23 @@ def test_an_error_is_one_message(icce, tmp_path, options, says):
     assert message.startswith("error: ")
     assert says in message
     assert not list(tmp_path.iterdir())
+
+
+def test_images_that_are_gone_are_an_exit_status(icce, tmp_path):
+    write("files", [("a.png", PNG), ("b.png", PNG)], tmp_path / "photos")
+    run = labelled(run_of(tmp_path / "run", str(tmp_path / "photos")), [1, 0], classes=2)
+    options = [run.root, "--format", "webdataset", "--shard-mb", "1", "--quiet", "--out"]
+    assert icce(*options, tmp_path / "all") == (0, "", "")
+    (tmp_path / "photos" / "b.png").unlink()
+    status, shown, message = icce(*options, tmp_path / "out")
+    assert (status, shown) == (3, "")
+    left_out = "left out: 1 images that cannot be read any more (1 unreadable); "
+    assert message == f"{left_out}{tmp_path}/out/unreadable.csv names them\n"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["shard-000000.tar", "unreadable.csv"]
+
+
+def test_help_fits_a_screen_with_an_example(icce):
+    status, shown, _ = icce("--help")
+    assert status == 0
+    assert "Example: icce export runs/photos" in shown
+    assert len(shown.splitlines()) <= 40

@@ -6,36 +6,14 @@ import numpy as np
 import pytest
 
 from icce_ray.adapters.decode import Reject
-from icce_ray.adapters.progress import Silent
-from icce_ray.adapters.sources import SourceError, SourceSpec, find_source
+from icce_ray.adapters.sources import SourceError
 from icce_ray.export.images import RunImages
-from icce_ray.settings import load
-from icce_ray.stages import listing
 from icce_ray.store import RunError, Store
 from tests.forms import write
+from tests.labelled_runs import prediction_of, run_of
 
 IMAGES = [(f"{index // 4}/{index:02d}.png", bytes([65 + index]) * (index + 1)) for index in range(11)]
 IDS = np.array([10, 0, 7, 3, 4, 9])
-
-
-def run_of(tmp_path, location, *overrides):
-    """A run that has listed its source, three images a shard of the manifest."""
-    store = Store(str(tmp_path / "run"))
-    store.claim(load({"source": location, "clusters": 2, "out": store.root}, overrides=list(overrides)))
-    return listed(store, location)
-
-
-def listed(store, location):
-    files, summary = listing.run(find_source(SourceSpec(location)), store, Silent(), rows_per_shard=3)
-    store.commit("list", files, fingerprint="x", summary=summary, seconds=0)
-    return store
-
-
-def prediction_of(tmp_path, location):
-    run = run_of(tmp_path, location, "embed.max_bytes=7")
-    store = Store(str(tmp_path / "prediction"))
-    store.claim_prediction({"run": run.root, "classifier": "c", "source": location})
-    return listed(store, location)
 
 
 def source_of(tmp_path, form="files"):
@@ -45,14 +23,14 @@ def source_of(tmp_path, form="files"):
 
 @pytest.mark.parametrize("form", ["files", "webdataset", "hugging face", "uris"])
 def test_the_bytes_of_any_images(tmp_path, form):
-    images = RunImages(run_of(tmp_path, source_of(tmp_path, form)))
+    images = RunImages(run_of(tmp_path / "run", source_of(tmp_path, form)))
     assert images.has_pixels
     assert list(images.read(IDS, threads=2)) == [(index, IMAGES[index][1]) for index in sorted(IDS)]
     assert list(images.read(np.array([], np.int64))) == []
 
 
 def test_rows_come_in_the_order_asked_from_the_shards_that_hold_them(tmp_path):
-    store = run_of(tmp_path, source_of(tmp_path))
+    store = run_of(tmp_path / "run", source_of(tmp_path))
     store.storage.delete(Store.part("manifest", 1))
     images = RunImages(store)
     rows = images.rows(np.array([10, 0, 7, 0]))
@@ -67,7 +45,7 @@ def test_rows_come_in_the_order_asked_from_the_shards_that_hold_them(tmp_path):
 
 
 def test_images_that_have_gone_or_changed_are_rejects(tmp_path):
-    images = RunImages(run_of(tmp_path, source_of(tmp_path), "embed.max_bytes=7"))
+    images = RunImages(run_of(tmp_path / "run", source_of(tmp_path), "embed.max_bytes=7"))
     (tmp_path / "photos" / "0" / "01.png").unlink()
     (tmp_path / "photos" / "0" / "02.png").write_bytes(b"other")
     found = dict(images.read(np.arange(11)))
@@ -79,7 +57,8 @@ def test_images_that_have_gone_or_changed_are_rejects(tmp_path):
 
 
 def test_a_prediction_reads_its_own_source_as_its_run_did(tmp_path):
-    store = prediction_of(tmp_path, source_of(tmp_path))
+    source = source_of(tmp_path)
+    store = prediction_of(tmp_path / "prediction", run_of(tmp_path / "run", source, "embed.max_bytes=7"), source)
     assert isinstance(dict(RunImages(store).read(IDS))[7], Reject)
     shutil.rmtree(tmp_path / "run")
     images = RunImages(store)
@@ -87,9 +66,29 @@ def test_a_prediction_reads_its_own_source_as_its_run_did(tmp_path):
     assert list(images.read(IDS)) == [(index, IMAGES[index][1]) for index in sorted(IDS)]
 
 
+def test_links_lead_to_files_as_they_were_listed(tmp_path):
+    images = RunImages(run_of(tmp_path / "run", source_of(tmp_path)))
+    (tmp_path / "photos" / "0" / "03.png").unlink()
+    (tmp_path / "photos" / "1" / "04.png").write_bytes(b"other")
+    (tmp_path / "photos" / "1" / "07.png").write_bytes(b"other bytes")
+    assert (images.can_link, len(images)) == (True, 11)
+    found = dict(images.link(IDS))
+    assert {index: str(found[index]) for index in (0, 9, 10)} == {
+        index: str(tmp_path / "photos" / IMAGES[index][0]) for index in (0, 9, 10)
+    }
+    assert str(found[3]).startswith("unreadable: there is no file ")
+    assert str(found[7]) == "unreadable: 11 bytes now, 8 when it was listed: replaced"
+    assert not isinstance(found[4], Reject)  # as many bytes as before: not looked at
+
+
+@pytest.mark.parametrize("form", ["one tar", "uris"])
+def test_only_files_of_a_folder_can_be_linked(tmp_path, form):
+    assert not RunImages(run_of(tmp_path / "run", source_of(tmp_path, form))).can_link
+
+
 def test_features_have_no_pixels(tmp_path):
     np.save(tmp_path / "photos.npy", np.eye(5, dtype=np.float32))
-    images = RunImages(run_of(tmp_path, str(tmp_path / "photos.npy")))
+    images = RunImages(run_of(tmp_path / "run", str(tmp_path / "photos.npy")))
     assert not images.has_pixels
     assert images.rows(np.array([4]))["key"].to_pylist() == ["4"]
     with pytest.raises(RunError, match=r"photos.npy holds features: it has no images to read"):
@@ -97,7 +96,7 @@ def test_features_have_no_pixels(tmp_path):
 
 
 def test_a_source_that_has_gone(tmp_path):
-    store = run_of(tmp_path, source_of(tmp_path))
+    store = run_of(tmp_path / "run", source_of(tmp_path))
     shutil.rmtree(tmp_path / "photos")
     with pytest.raises(SourceError, match=r"^the images of .*run cannot be read any more: .*photos' does not exist"):
         RunImages(store)

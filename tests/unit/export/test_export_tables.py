@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from icce_ray.adapters.progress import Silent
-from icce_ray.export.tables import export_table
+from icce_ray.export.formats import export_predictions
 from icce_ray.store import RunError, Store
 
 KEYS = ["<script>.png", 'a "quoted", name.png', "\U0001f600.png", "d.png"]
@@ -29,7 +29,8 @@ def store(tmp_path):
 def test_every_row_is_there_once_and_as_it_was(store, tmp_path, form, read):
     (tmp_path / "names.csv").write_text('label,name\n0,"cats, dogs"\n2,<b>\n')
     out = tmp_path / "new" / "table"
-    assert export_table(store, form, str(out), Silent(), names=str(tmp_path / "names.csv")) == 4
+    done = export_predictions(store, form, str(out), Silent(), names=str(tmp_path / "names.csv"))
+    assert (done.images, done.unreadable.total()) == (4, 0)
     found = read(out)
     assert found.column_names == ["uri", "key", "label", "confidence", "name"]
     assert found["key"].to_pylist() == KEYS
@@ -51,17 +52,33 @@ def test_every_row_is_there_once_and_as_it_was(store, tmp_path, form, read):
 def test_names_that_cannot_be(store, tmp_path, text, says):
     (tmp_path / "names.csv").write_text(text)
     with pytest.raises(RunError, match=says):
-        export_table(store, "csv", str(tmp_path / "out.csv"), Silent(), names=str(tmp_path / "names.csv"))
+        export_predictions(store, "csv", str(tmp_path / "out.csv"), Silent(), names=str(tmp_path / "names.csv"))
     assert not (tmp_path / "out.csv").exists()
 
 
 def test_what_is_there_is_not_overwritten(store, tmp_path):
     (tmp_path / "out.csv").write_text("mine")
     with pytest.raises(RunError, match="is there already"):
-        export_table(store, "csv", str(tmp_path / "out.csv"), Silent())
+        export_predictions(store, "csv", str(tmp_path / "out.csv"), Silent())
     assert (tmp_path / "out.csv").read_text() == "mine"
 
 
-def test_a_run_without_predictions(tmp_path):
-    with pytest.raises(RunError, match=r"stage predict of .* is not complete"):
-        export_table(Store(str(tmp_path)), "csv", str(tmp_path / "out.csv"), Silent())
+@pytest.mark.parametrize(
+    ("claim", "command"),
+    [
+        (lambda store: None, "icce run"),
+        (lambda store: store.claim_prediction({"run": "run", "classifier": "c", "source": "new"}), "icce predict"),
+    ],
+)
+def test_a_run_or_a_prediction_that_is_not_finished(tmp_path, claim, command):
+    store = Store(str(tmp_path / "run"))
+    claim(store)
+    with pytest.raises(RunError, match=rf"stage predict of .* is not complete: .* run the same `{command}` command"):
+        export_predictions(store, "csv", str(tmp_path / "out.csv"), Silent())
+
+
+def test_a_run_without_any_labelled_image(tmp_path):
+    store = Store(str(tmp_path / "run"))
+    store.commit("predict", [], fingerprint="x", summary={"class_sizes": [0, 0]}, seconds=0)
+    with pytest.raises(RunError, match="has no predictions to export: every input was rejected"):
+        export_predictions(store, "csv", str(tmp_path / "out.csv"), Silent())
