@@ -17,6 +17,10 @@ _LONGEST = 100
 # What a path, Windows or a shell takes for something else. Marks of the other kind, invisible ones, go by category.
 _RESERVED = re.compile(r'[/\\<>:"|?*%\'`$;&#]+')
 _WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+# Hugging Face's `imagefolder` takes folders and files with these words in small letters for splits, and drops the rest.
+_SPLITS = re.compile(
+    r"(?<![^-._ 0-9])(train|training|validation|valid|dev|val|test|testing|eval|evaluation)(?![^-._ 0-9])"
+)
 
 
 def read_names(path: str, classes: int) -> dict[int, str]:
@@ -70,11 +74,12 @@ def safe_name(text: str) -> str:
     """`text` as a name below a folder on any system, of at most 100 bytes; "" where nothing of it can be one.
 
     Letters, digits and pictures of all scripts stay. What is reserved or invisible becomes `_`; leading dots, hyphens
-    and underscores go, as readers of image folders skip what is hidden.
+    and underscores go, as readers of image folders skip what is hidden; the words `train` and `test` get capitals.
     """
     seen = "".join("_" if unicodedata.category(one)[0] == "C" else one for one in unicodedata.normalize("NFC", text))
     name = _RESERVED.sub("_", " ".join(seen.split())).lstrip("._- ")
     name = name.encode()[:_LONGEST].decode(errors="ignore").rstrip("._- ")
+    name = _SPLITS.sub(lambda word: word[0].capitalize(), name)
     return f"{name}_" if _WINDOWS.fullmatch(name) else name
 
 

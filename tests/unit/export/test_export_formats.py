@@ -24,7 +24,7 @@ IMAGES = [
     ("a/<script>.png", PNG),
     ('a/it\'s "1", or 2.JPG', JPEG),
     ("b/photo.png", GIF),
-    ("b/photo.v2.png", PNG + b"1"),
+    ("b/test.v2.png", PNG + b"1"),
     ("c/" + "x" * 200 + ".jpeg", JPEG + b"2"),
     ("\U0001f600.png", PNG + b"3"),
 ]
