@@ -20,11 +20,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
-from icce_ray.adapters.progress import Display, silent
+from icce_ray.adapters.progress import display, silent
 from icce_ray.core.alarms import Alarm, CollapseWarning, cluster_sizes, head_alarms
 from icce_ray.core.cluster_count import choose_clusters, in_reach
 from icce_ray.core.consensus import METHODS, consensus
-from icce_ray.core.linear import LinearClassifier, LinearGrid, best_point, holdout_rows
+from icce_ray.core.linear import GridPoint, LinearClassifier, LinearGrid, best_point, holdout_rows
 from icce_ray.core.neighbors import default_k_max
 from icce_ray.core.parameters import check_parameters, check_sizes
 from icce_ray.core.pilot import choose_threshold, pilot_rows, scaled
@@ -88,6 +88,19 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
     classes_ : int[n_classes], the labels that are columns of `predict_proba`.
     n_features_in_, feature_names_in_ : as everywhere in scikit-learn.
     """
+
+    n_clusters_: int
+    labels_: NDArray[np.int32]
+    agreement_: NDArray[np.float32]
+    threshold_: float
+    head_labels_: NDArray[np.int32]
+    head_losses_: NDArray[np.float32]
+    best_head_: int
+    consensus_scores_: dict[str, float]
+    classifier_grid_: list[GridPoint]
+    coef_: NDArray[np.float32]
+    intercept_: NDArray[np.float32]
+    classes_: NDArray[np.int_]
 
     def __init__(
         self,
@@ -315,7 +328,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         return np.asarray(validate_data(self, X, **options))
 
     def _progress(self, stage: str) -> Any:
-        return Display(stage) if self.verbose else silent(stage)
+        return display(stage) if self.verbose else silent(stage)
 
 
 def _warn(alarms: list[Alarm]) -> None:
