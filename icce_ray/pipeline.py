@@ -24,7 +24,7 @@ from icce_ray.stages import classifier, consensus, embed, evaluate, heads, listi
 from icce_ray.stages.cluster import Resources, check_device, connected, resources
 from icce_ray.stages.embed import described_input
 from icce_ray.stages.truth import read_truth
-from icce_ray.store import ARTIFACTS, Marker, RejectBudgetError, RunError, Store, fingerprint
+from icce_ray.store import ARTIFACTS, REPORT, Marker, RejectBudgetError, RunError, Store, fingerprint
 
 STAGES = {
     "embed": embed.run,
@@ -62,6 +62,7 @@ def run(
         _prepare(settings, source, store, redo, shown, lock)
         todo = _todo(store, wanted)
         if todo:
+            store.storage.delete(REPORT)  # of what is about to change
             with connected():
                 device = None
                 for stage in todo:
@@ -71,6 +72,8 @@ def run(
         else:
             with shown("run") as progress:
                 progress.say(f"nothing to do: {first} to {last} of {store.root} are complete")
+        if store.marker("predict") is not None and not store.storage.exists(REPORT):
+            _report(store, shown, lock)
     _check_budget(store.marker("embed"), settings.embed.reject_budget)
     return store.metrics()
 
@@ -150,6 +153,8 @@ def evaluate_run(
             figures = evaluate.run(store, labels, available, progress, predictions=predictions, kmeans=kmeans)
         lock.check()
         store.record("evaluation", figures)
+        if store.storage.exists(REPORT):
+            _report(store, shown, lock)
     return figures
 
 
@@ -184,6 +189,26 @@ def sweep_run(
                 lists = sweep.lists_for(settings, points, record, available, progress)
             with shown("sweep") as progress:
                 return sweep.run(asked, points, record, lists, available, progress, lock.check, at_once=at_once)
+
+
+def report_run(run_root: str, *, names: str | None = None, take_over: bool = False, verbose: bool = True) -> str:
+    """Write `report/index.html` of a run as far as it is complete; its path or URI. See `icce_ray.report`.
+
+    `names` is a CSV file with names of classes. Raises RunError for what is no run, or has no features yet.
+    """
+    shown: Shown = Display if verbose else silent
+    store = Store(run_root)
+    store.settings()
+    with _locked(store, "icce report", take_over=take_over, verbose=verbose) as lock:
+        return _report(store, shown, lock, names=names)
+
+
+def _report(store: Store, shown: Shown, lock: RunLock, *, names: str | None = None) -> str:
+    from icce_ray.report.page import write_report  # Plotly and Jinja take 0.2 s that no other command should pay
+
+    with shown("report") as progress:
+        lock.check()
+        return write_report(store, progress, names=names)
 
 
 def _says(what: str, verbose: bool) -> Callable[[str], None]:

@@ -15,7 +15,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, get_args
 
 import numpy as np
@@ -127,15 +127,35 @@ def decode(data: bytes, *, size: int, resize: Resize, max_pixels: int) -> np.nda
         raise ValueError(f"size {size} and max_pixels {max_pixels} must be at least 1")
     if resize not in get_args(Resize):
         raise ValueError(f"resize is {resize!r}; use one of {get_args(Resize)}")
+    enough = 2 * shorter_side(size, resize)
+    return _decoded(data, max_pixels, enough, lambda image: square(image, size, resize))
+
+
+def decode_whole(data: bytes, *, longest: int, max_pixels: int) -> np.ndarray:
+    """The whole picture in `data`, shown as `decode` does, as uint8 [H, W, 3] with neither side above `longest`.
+
+    The aspect ratio stays; a smaller picture keeps its size. Raises Reject for bad data; ValueError for bad arguments.
+    """
+    if longest < 1 or max_pixels < 1:
+        raise ValueError(f"longest {longest} and max_pixels {max_pixels} must be at least 1")
+
+    def whole(image: Image.Image) -> np.ndarray:
+        image.thumbnail((longest, longest), Image.Resampling.BICUBIC)
+        return np.asarray(image.convert("RGB"))
+
+    return _decoded(data, max_pixels, 2 * longest, whole)
+
+
+def _decoded(data: bytes, max_pixels: int, enough: int, finish: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """What `finish` makes of the upright picture; a JPEG may come smaller, with both sides `enough` at least."""
     with _pillow_quiet:
         image = _open(data, max_pixels)
         try:
             if isinstance(image, JpegImagePlugin.JpegImageFile):
-                enough = 2 * shorter_side(size, resize)
                 image.draft(None, (enough, enough))
             with _one_large if image.width * image.height > _LARGE_PIXELS else contextlib.nullcontext():
                 image.load()
-                return square(rgb(_upright(image)), size, resize)
+                return finish(rgb(_upright(image)))
         except Image.DecompressionBombError as error:
             raise Reject("too_many_pixels", str(error)) from error
         except _PILLOW_ERRORS as error:

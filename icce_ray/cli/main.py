@@ -11,6 +11,7 @@ from rich.console import Console
 
 from icce_ray.cli.export import export
 from icce_ray.cli.plan import plan
+from icce_ray.cli.report import report
 from icce_ray.cli.settings import settings
 from icce_ray.cli.sweep import HELP, sweep, sweeps_of
 from icce_ray.version import __version__
@@ -123,7 +124,7 @@ def run(
     from icce_ray import pipeline
     from icce_ray.cli.tables import consensus_table, show_rejects
     from icce_ray.settings import load
-    from icce_ray.store import RejectBudgetError
+    from icce_ray.store import RejectBudgetError, Store
 
     values: dict[str, Any] = {"source": source, "out": out, "clusters": clusters, "seed": seed}
     extra = [f"embed.backbone={backbone}"] if backbone else []
@@ -141,6 +142,9 @@ def run(
     if "consensus" in metrics:
         console.print(consensus_table(metrics["consensus"]))
     console.print(f"Results are in {settings.out}: see `icce status {settings.out}`", soft_wrap=True)
+    page = Store(settings.out).report()
+    if page is not None:
+        console.print(f"Look at them: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _embedded(root: str) -> dict[str, Any]:
@@ -208,7 +212,7 @@ def evaluate(
     """
     from icce_ray import pipeline
     from icce_ray.cli.tables import scores_table
-    from icce_ray.stages.evaluate import headline
+    from icce_ray.report.scores import headline
     from icce_ray.store import Store
 
     figures = pipeline.evaluate_run(
@@ -282,6 +286,7 @@ def demo(
 
 app.command()(settings)
 app.command()(plan)
+app.command()(report)
 app.command()(export)
 
 

@@ -141,6 +141,28 @@ def table_scores(table: ArrayLike) -> dict[str, float]:
     return {"acc": _accuracy(counts), "nmi": information, "ari": ari(counts)}
 
 
+def confusions(table: ArrayLike, most: int) -> list[tuple[int, int, int, int]]:
+    """The largest errors of a clustering once each cluster is matched to a class (Hungarian, as for ACC).
+
+    Args:
+        table: int64[K, C] contingency table of clusters and true classes.
+        most: errors wanted.
+
+    Returns:
+        (cluster, class it is matched to or -1, true class, images) by images, largest first; of equals the smaller
+        cluster and class.
+    """
+    counts = np.asarray(table, np.int64)
+    matched = _match(counts)
+    wrong = counts.copy()
+    rows = np.flatnonzero(matched >= 0)
+    wrong[rows, matched[rows]] = 0
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    clusters, classes = np.unravel_index(order[wrong.ravel()[order] > 0], wrong.shape)
+    images = wrong[clusters, classes]
+    return list(zip(*(part.tolist() for part in (clusters, matched[clusters], classes, images)), strict=True))
+
+
 def pair_counts(
     a: NDArray[np.integer], b: NDArray[np.integer], n_a: int, n_b: int, weights: NDArray[np.int64] | None = None
 ) -> sparse.csr_matrix:

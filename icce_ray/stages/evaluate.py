@@ -16,18 +16,19 @@ import pyarrow as pa
 import ray
 
 from icce_ray.adapters.progress import StageProgress
-from icce_ray.core.metrics import contingency, scores, table_scores
-from icce_ray.settings import Settings
+from icce_ray.core.metrics import confusions, contingency, scores, table_scores
 from icce_ray.stages import consensus
 from icce_ray.stages.cluster import Resources, room_for, run_bounded
 from icce_ray.stages.neighbors import known
 from icce_ray.stages.rows import FeatureRows
 from icce_ray.stages.shards import grouped
-from icce_ray.stages.truth import classes_at, labels_for, places_for, read_truth, shared_name
+from icce_ray.stages.truth import class_names, classes_at, labels_for, places_for, read_truth, shared_name
 from icce_ray.store import ARTIFACTS, RunError, Store
 
 Figures = dict[str, Any]
 NAMES = ["image_id", "uri", "key"]
+#: Errors that are kept, the largest.
+CONFUSED = 20
 
 
 def run(
@@ -41,7 +42,8 @@ def run(
 ) -> Figures:
     """ACC, NMI and ARI of mean head, best head, consensus and classifier on the images that `labels` knows.
 
-    Each says on how many `images`. `classifier_seen` is all images of the run; where it was learned from a sample,
+    Each says on how many `images`. `classes` names the true class most frequent in each class of the classifier,
+    `confused` its largest errors. `classifier_seen` is all images of the run; where it was learned from a sample,
     `classifier_rest` is those outside it. `predictions` is the output of `icce predict` on images the run has not seen;
     `kmeans` adds k-means on the features that the heads have seen as a baseline. Raises RunError if the file knows none
     of the images, or has one label for several of them.
@@ -65,6 +67,7 @@ def run(
         raise RunError(f"{labels} has labels of none of the {own.images} images of {store.root}; check its uri column")
     figures: Figures = {"labels": labels, "images": counts.known}
     figures |= ray.get(stages) | counts.scores("classifier_seen", "classifier_rest")
+    figures |= counts.confused(class_names(truth))
     if store.marker("heads") is not None and "mean_head" not in figures:
         progress.say("none of the images with a label is in the sample: only the classifier can be scored")
     if baseline is not None:
@@ -111,6 +114,24 @@ class _Counts:
         """Scores of each table that counts an image."""
         pairs = zip(names, self.tables, strict=False)
         return {name: table_scores(table) | {"images": int(table.sum())} for name, table in pairs if table.any()}
+
+    def confused(self, names: list[str]) -> Figures:
+        """Of the classifier: the true class most frequent in each of its classes, and its largest errors."""
+        if not self.tables:
+            return {}
+        table, told = self.tables[0], [*names, "no class of its own"]  # -1: more clusters than classes
+        sizes = table.sum(axis=1)
+        shares = table.max(axis=1) / np.maximum(sizes, 1)
+        most = zip(table.argmax(axis=1).tolist(), shares.tolist(), sizes.tolist(), strict=True)
+        return {
+            "classes": [
+                {"class": told[best], "share": round(share, 6)} if size else None for best, share, size in most
+            ],
+            "confused": [
+                {"label": label, "taken_for": told[matched], "true": told[true], "images": images}
+                for label, matched, true, images in confusions(table, CONFUSED)
+            ],
+        }
 
 
 def _count(shards: _Shards, truth: pa.Table, shared: Any, on_progress: Callable[[int], None]) -> _Counts:
@@ -211,18 +232,3 @@ def _kmeans(root: str, clusters: int, seed: int, truth: pa.Table) -> Figures:
     means: Any = KMeans  # its annotations know only n_init="auto"
     label = means(clusters, n_init=10, random_state=seed).fit_predict(features)
     return {"kmeans": scores(label[known], true[known]) | {"images": int(known.sum())}}
-
-
-def headline(settings: Settings, store: Store, figures: Figures) -> list[tuple[str, Figures]]:
-    """(name, scores) of each labelling in the order of the method, for a table."""
-    kept = store.marker("consensus")
-    names = {
-        "kmeans": "k-means on the same features",
-        "mean_head": f"mean of {settings.heads.heads} heads",
-        "best_head": "best head (lowest loss)",
-        "consensus": f"consensus ({kept.summary['method']})" if kept else "consensus",
-        "classifier_seen": "classifier, seen images",
-        "classifier_rest": "classifier, images outside the sample",
-        "classifier_unseen": "classifier, unseen images",
-    }
-    return [(text, figures[name]) for name, text in names.items() if name in figures]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from icce_ray.stages.rows import FeatureRows
 from icce_ray.store import RunError, Store
 
 KEYS = ("uri", "key", "path", "image_id")
+_NAMES = b"classes"  # of the table's metadata
 
 
 def read_truth(location: str) -> pa.Table:
@@ -37,8 +39,15 @@ def read_truth(location: str) -> pa.Table:
         raise RunError(f"labels = {location}: {bare} of {len(table)} rows have no label or no {name}; leave them out")
     if len(key.unique()) != len(key):
         raise RunError(f"labels = {location}: {len(key)} rows, but {len(key.unique())} distinct {name}")
-    classes = _place(label, label.unique().sort()).cast(pa.int64())
-    return pa.table({"uri" if name == "path" else name: key, "label": classes})
+    values = label.unique().sort()
+    classes = _place(label, values).cast(pa.int64())
+    table = pa.table({"uri" if name == "path" else name: key, "label": classes})
+    return table.replace_schema_metadata({_NAMES: json.dumps([str(value) for value in values.to_pylist()])})
+
+
+def class_names(truth: pa.Table) -> list[str]:
+    """What the file calls each class, by its number."""
+    return json.loads(truth.schema.metadata[_NAMES])
 
 
 def _read(location: str) -> pa.Table:

@@ -20,6 +20,10 @@ MARKER = "_manifest.json"
 RUN_FILE = "run.yaml"
 PREDICTION_FILE = "prediction.yaml"
 METRICS_FILE = "metrics.json"
+#: What those are told who follow the run while it works; no part of its results.
+METRIC_LINES, TENSORBOARD = "metrics.jsonl", "tensorboard"
+#: The page about a run.
+REPORT = "report/index.html"
 #: Sweeps of a run, a folder each; of no stage, and no part of what the run says.
 SWEEPS = "sweeps"
 

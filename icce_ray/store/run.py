@@ -22,6 +22,7 @@ from icce_ray.store.names import (
     MARKER,
     METRICS_FILE,
     PREDICTION_FILE,
+    REPORT,
     RUN_FILE,
     checkpoint_of,
 )
@@ -223,6 +224,10 @@ class Store:
             "versions": {"python": platform.python_version()} | {name: _installed(name) for name in packages},
         }
         self.storage.write_bytes(RUN_FILE, yaml.safe_dump(content, sort_keys=False).encode())
+
+    def report(self) -> str | None:
+        """Path or URI of the page about the run, None if there is none."""
+        return self.storage.uri(REPORT) if self.storage.exists(REPORT) else None
 
     # -- figures -----------------------------------------------------------------------------------------------
 

@@ -1,13 +1,9 @@
 """`icce demo` as a person calls it: the figures it must reach, and the same figures in what it prints."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
-import pytest
+from tests.e2e.conftest import demo
 
 STAGES = ("embed", "neighbors", "heads", "consensus", "classifier", "predict")
 ROWS = {
@@ -20,31 +16,14 @@ ROWS = {
 }
 
 
-def demo(folder):
-    """Standard output and error of the command."""
-    command = [Path(sys.executable).with_name("icce"), "demo", "--out", folder]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"COLUMNS": "120"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout, done.stderr
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory):
-    """(folder, standard output, figures) of a first call."""
-    folder = tmp_path_factory.mktemp("demo") / "out"
-    out, _ = demo(folder)
-    return folder, out, json.loads((folder / "run-seed0/metrics.json").read_text())
-
-
 def cells(out, name):
     """The cells of the table rows whose first cell begins so."""
     lines = [re.split(r"[│┃]", line)[1:-1] for line in out.splitlines() if "│" in line]
     return [[cell.strip() for cell in row[1:]] for row in lines if row[0].strip().startswith(name)]
 
 
-def test_the_figures_are_good(first):
-    _, _, metrics = first
+def test_the_figures_are_good(first_demo):
+    _, _, metrics = first_demo
     scores = {name: entry["acc"] for name, entry in metrics["evaluation"].items() if isinstance(entry, dict)}
     assert scores["consensus"] >= 0.94
     assert scores["consensus"] >= scores["kmeans"] + 0.05
@@ -60,8 +39,8 @@ def test_the_figures_are_good(first):
     assert sum(metrics[stage]["seconds"] for stage in STAGES) < metrics["demo"]["seconds"]
 
 
-def test_the_printed_tables_have_the_same_figures(first):
-    folder, out, metrics = first
+def test_the_printed_tables_have_the_same_figures(first_demo):
+    folder, out, metrics = first_demo
     for text, name in ROWS.items():
         scores = metrics["evaluation"][name]
         expected = [*(f"{100 * scores[key]:.2f}" for key in ("acc", "nmi", "ari")), f"{scores['images']:,}"]
@@ -74,8 +53,8 @@ def test_the_printed_tables_have_the_same_figures(first):
     assert f"{folder}/run-seed0/metrics.json" in out
 
 
-def test_a_second_call_does_nothing_in_the_finished_stages(first):
-    folder, _, metrics = first
+def test_a_second_call_does_nothing_in_the_finished_stages(first_demo):
+    folder, _, metrics = first_demo
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "metrics.json"]
     before = {path: path.stat().st_mtime_ns for path in paths}
     assert len(before) > 1797

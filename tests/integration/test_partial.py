@@ -3,7 +3,7 @@
 import pytest
 
 from icce_ray import pipeline
-from icce_ray.stages.evaluate import headline
+from icce_ray.report.scores import headline
 from icce_ray.store import ARTIFACTS, MARKER, RunError
 
 from .conftest import tiny, write_digits

@@ -11,10 +11,10 @@ import yaml
 from icce_ray import pipeline
 from icce_ray.adapters.progress import Silent
 from icce_ray.core.sampling import uniform_rows
+from icce_ray.report.scores import headline
 from icce_ray.settings import load
 from icce_ray.stages import sample
 from icce_ray.stages.cluster import resources
-from icce_ray.stages.evaluate import headline
 from icce_ray.stages.rows import OK, list_column
 from icce_ray.stages.verify import violations
 from icce_ray.store import MARKER, RUN_FILE, RunError, Store

@@ -44,10 +44,14 @@ LAYERS = {
     "planning": Layer(names("settings spelling"), packages=names("pydantic yaml")),
     # Beside the stages, not among them: it reads what they wrote, and whoever exports needs no Ray.
     "export": Layer(names("adapters store spelling"), packages=names("numpy pyarrow")),
+    # Likewise: the page about a run is made from its files, and without torch.
+    "report": Layer(
+        names("core.metrics adapters settings store export"), packages=names("numpy scipy pyarrow jinja2 plotly yaml")
+    ),
     "stages": Layer(names("core adapters settings store version")),
-    "pipeline": Layer(names("core adapters settings store lock version spelling stages"), banned=names("ray")),
+    "pipeline": Layer(names("core adapters settings store lock version spelling report stages"), banned=names("ray")),
     "cli": Layer(
-        names("core adapters settings store lock version spelling planning export stages pipeline"),
+        names("core adapters settings store lock version spelling planning export report stages pipeline"),
         banned=names("ray"),
     ),
     "__init__": Layer(names("version estimator settings pipeline"), packages=names("")),

@@ -8,6 +8,7 @@ from icce_ray.core.metrics import (
     accuracy,
     anmi,
     ari,
+    confusions,
     contingency,
     head_contingency,
     matching,
@@ -162,3 +163,13 @@ def test_anmi_is_the_mean_over_heads():
 def test_errors_name_the_value(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_confusions_are_the_errors_of_the_matching():
+    table = np.array([[0, 30, 4], [50, 0, 4], [0, 9, 8], [1, 0, 0]])
+    found = confusions(table, 10)
+    # Clusters 0, 1, 2 are matched to classes 1, 0, 2, and cluster 3 to none.
+    assert found == [(2, 2, 1, 9), (0, 1, 2, 4), (1, 0, 2, 4), (3, -1, 0, 1)]
+    assert confusions(table, 2) == found[:2]
+    assert sum(images for *_, images in found) == table.sum() - round(table_scores(table)["acc"] * table.sum())
+    assert confusions(np.diag([3, 4]), 5) == []

@@ -6,7 +6,7 @@ import pytest
 
 from icce_ray.adapters.storage import Storage
 from icce_ray.stages.rows import FeatureRows
-from icce_ray.stages.truth import labels_for, read_truth, truth_of_rows
+from icce_ray.stages.truth import class_names, labels_for, read_truth, truth_of_rows
 from icce_ray.store import RunError, Store
 
 URIS = pa.array(["b/1.png", "a/1.png", "new.png"])
@@ -139,3 +139,11 @@ def test_all_images_of_a_run_need_a_class(tmp_path, run):
     location = written(tmp_path, "u.csv", "uri,label\na/1.png,y\n")
     with pytest.raises(RunError, match=r"has no label for 2 of 3 images of .*run \(first: b/1\.png\)"):
         truth_of_rows(run, FeatureRows.of(run), location)
+
+
+@pytest.mark.parametrize(("label", "names"), [(["cat", "dog", "cat"], ["cat", "dog"]), ([9, 3, 10], ["3", "9", "10"])])
+def test_what_the_file_calls_the_classes(tmp_path, label, names):
+    table = pa.table({"uri": ["a/1.png", "b/1.png", "c.png"], "label": label})
+    truth = read_truth(written(tmp_path, "t.parquet", table))
+    assert class_names(truth) == names
+    assert [names[number] for number in truth["label"].to_pylist()] == [str(one) for one in label]

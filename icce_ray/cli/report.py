@@ -1,0 +1,29 @@
+"""`icce report`: one page about a run, to look at."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or URI of a run.")],
+    names: Annotated[str | None, typer.Option(help="CSV with columns label and name: names of classes.")] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="End whoever else writes there: a run that you know is dead.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Write RUN/report/index.html: the verdict, the images of each class, charts, rejects, times and settings.
+
+    One file that needs no network. Every run ends with it, and icce evaluate renews it; this adds names of classes
+    and new sweeps.
+
+    Example: icce report runs/photos --names names.csv
+    """
+    from icce_ray import pipeline
+
+    page = pipeline.report_run(run, names=names, take_over=take_over, verbose=not quiet)
+    Console().print(page, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,171 @@
+"""The page as a file: what is in it for every kind of run, and that no name becomes markup."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from icce_ray.adapters.progress import Silent
+from icce_ray.report.page import write_report
+from icce_ray.store import REPORT, RunError, Store
+from jobs.bench.made_run import make_run
+from tests.unit.report.conftest import HOSTILE, source_of
+
+
+class Page(HTMLParser):
+    """Elements, attributes, texts by id of their element, and the text that people see."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.texts, self.seen = [], [], {}, []
+        self._open = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in ("meta", "link", "img", "input", "br"):
+            self._open.append((tag, dict(attrs).get("id")))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, data):
+        for tag, name in self._open[-1:]:
+            self.texts[name] = self.texts.get(name, "") + data
+            if tag not in ("script", "style"):
+                self.seen.append(data)
+
+    def data(self, name):
+        return json.loads(self.texts[name])
+
+
+@pytest.fixture
+def run(tmp_path, made):
+    """A copy that a test may change."""
+    return Store(str(shutil.copytree(made.root, tmp_path / "run")))
+
+
+def page_of(store, **options):
+    write_report(store, Silent(), **options)
+    return Page(store.storage.read_bytes(REPORT).decode())
+
+
+def seen(page):
+    return re.sub(r"\s+", " ", " ".join(page.seen))
+
+
+def test_a_whole_run(run):
+    page = page_of(run)
+    text = seen(page)
+    for expected in ("590", "of 600 inputs", "ANMI", "0.800", "truncated : 4", "made up, 3", "threshold", "hog"):
+        assert expected in text, expected
+    assert "2 <b>heads</b> stopped" in text  # as text
+    assert "b" not in page.tags
+    assert {one for name, one in page.attributes if name == "data-chart"} == {
+        *("sizes", "losses", "counts", "lengths", "agreement", "grid"),
+    }
+    assert set(page.data("data-charts")) == {"sizes", "losses", "counts", "lengths", "agreement", "grid"}
+    classes = page.data("data-classes")
+    assert [one["label"] for one in classes] == list(range(7))
+    assert sum(one["size"] for one in classes) == 590
+    for one in classes:
+        assert [len(tiles) for tiles in one["tiles"]] == [10, 10, 10]
+        assert all(tile["picture"] for tiles in one["tiles"] for tile in tiles)
+        # Heads of the made-up run take every fifth image for one of the next class.
+        assert {other for other, _ in one["near"][:2]} == {(one["label"] + 1) % 7, (one["label"] - 1) % 7}
+
+
+def test_nothing_is_asked_of_any_network(run):
+    write_report(run, Silent())
+    text = run.storage.read_bytes(REPORT).decode()
+    page = Page(text)
+    assert {value for name, value in page.attributes if name in ("src", "href")} <= {
+        value for _, value in page.attributes if value and (value.startswith("#") or value == "data:,")
+    }
+    assert "url(" not in text
+    assert "@import" not in text
+    assert len(text) < 4_000_000
+
+
+def test_the_same_run_gives_the_same_bytes_and_is_not_written_twice(run):
+    write_report(run, Silent())
+    before = run.storage.read_bytes(REPORT)
+    run.storage.delete(REPORT)
+    write_report(run, Silent())
+    assert run.storage.read_bytes(REPORT) == before
+
+
+def test_no_name_becomes_markup(tmp_path):
+    source = source_of(tmp_path / '<b>bold & "quoted" {{ 7*7 }}', 30, HOSTILE)
+    page = page_of(make_run(str(tmp_path / "run"), source, clusters=2, heads=2, epochs=3))
+    assert "b" not in page.tags
+    assert page.tags.count("script") == 5
+    assert source in seen(page)
+    # All 30 images are shown, and hostile names come back letter by letter.
+    tiles = [tile for one in page.data("data-classes") for tiles in one["tiles"] for tile in tiles]
+    assert {tile["key"] for tile in tiles} == {*HOSTILE, *(f"{row:05d}.jpg" for row in range(len(HOSTILE), 30))}
+
+
+def test_names_of_classes(run, tmp_path):
+    (tmp_path / "names.csv").write_text('label,name\n3,"cats & <dogs>"\n')
+    page = page_of(run, names=str(tmp_path / "names.csv"))
+    assert [one["name"] for one in page.data("data-classes")] == ["", "", "", "cats & <dogs>", "", "", ""]
+    (tmp_path / "names.csv").write_text("label,name\n7,cats\n")
+    with pytest.raises(RunError, match=r"label = '7'; give one from 0 to 6"):
+        page_of(run, names=str(tmp_path / "names.csv"))
+
+
+def test_scores_and_confusions_where_there_are_labels(run):
+    classes = [{"class": f"<i>{label}", "share": 0.5} for label in range(7)]
+    confused = [{"label": 2, "taken_for": "<i>2", "true": "<i>5", "images": 1234}]
+    score = {"acc": 0.9713, "nmi": 0.5, "ari": 0.25, "images": 590}
+    run.record("evaluation", {"classifier_seen": score, "classes": classes, "confused": confused})
+    page = page_of(run)
+    text = seen(page)
+    assert "97.13" in text
+    assert "Most confused" in text
+    assert "1,234" in text
+    assert "<i>5" in text
+    assert "i" not in page.tags
+    assert page.data("data-classes")[3]["truth"] == {"class": "<i>3", "share": 0.5}
+
+
+def test_a_run_that_has_only_features(run):
+    for stage in ("predictions", "classifier", "consensus", "head_labels", "heads", "neighbors"):
+        run.storage.delete_tree(stage)
+    page = page_of(run)
+    assert page.data("data-classes") == []
+    assert "not complete" in seen(page)
+    assert page.data("data-charts") == {}
+
+
+def test_a_source_that_is_gone_is_said(tmp_path, made):
+    source = shutil.copytree(f"{made.root}/../images", tmp_path / "images")
+    store = make_run(str(tmp_path / "run"), str(source), clusters=3, heads=2, epochs=3)
+    shutil.rmtree(source)
+    page = page_of(store)
+    assert "No pictures: " in seen(page)
+    assert str(source) in seen(page)
+    assert all(one["tiles"] == [[], [], []] for one in page.data("data-classes"))
+
+
+def test_features_are_shown_by_name(tmp_path):
+    np.save(tmp_path / "features.npy", np.random.default_rng(0).normal(size=(90, 4)).astype(np.float32))
+    store = make_run(str(tmp_path / "run"), str(tmp_path / "features.npy"), clusters=3, heads=2, epochs=3)
+    page = page_of(store)
+    assert "holds features" in seen(page)
+    tiles = [tile for one in page.data("data-classes") for some in one["tiles"] for tile in some]
+    assert tiles
+    assert all(tile["uri"].startswith("features.npy/") and "picture" not in tile for tile in tiles)
+
+
+def test_what_is_no_run(tmp_path):
+    with pytest.raises(RunError, match=r"is not a run: it has no run\.yaml"):
+        write_report(Store(str(tmp_path)), Silent())
+    Store(str(tmp_path)).claim_prediction({"run": "x", "classifier": "y", "source": "z"})
+    with pytest.raises(RunError, match="is the output of `icce predict`; give the run"):
+        write_report(Store(str(tmp_path)), Silent())
