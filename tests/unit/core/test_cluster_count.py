@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from icce_ray.core import cluster_count
 from icce_ray.core.cluster_count import (
     FEWEST,
-    HEADS,
+    FEWEST_HEADS,
+    MOST_HEADS,
     REACH,
     TOGETHER,
     TRAVEL,
@@ -94,7 +96,8 @@ def test_heads_that_join_and_divide_classes_at_random_agree_on_their_number(n_cl
 
 
 @pytest.mark.parametrize(("n_classes", "n_images"), [(10, 1200), (24, 1800)])
-def test_trained_heads_find_the_classes_of_synthetic_features(n_classes, n_images):
+def test_trained_heads_find_the_classes_of_synthetic_features(n_classes, n_images, monkeypatch):
+    monkeypatch.setattr(cluster_count, "MOST_HEADS", FEWEST_HEADS)  # enough here, and three times as fast
     model = FeatureModel(n_clusters=n_classes, dim=64)
     rows, _ = draw(model, n_images, 0)
     seen = []
@@ -114,11 +117,16 @@ def test_trained_heads_find_the_classes_of_synthetic_features(n_classes, n_image
 
 
 def test_a_pilot_is_short_in_epochs_and_in_steps():
-    few = brief(dataclasses.replace(RECIPE, batch_size=100, learning_rate=2.56e-3), 1000)  # 1e-2 an epoch
-    assert (few.epochs, few.heads, few.ce_weight) == (10, HEADS, 0.0)  # a third of the epochs
-    many = brief(dataclasses.replace(RECIPE, batch_size=100, learning_rate=2.56e-2, warmup_epochs=9), 1000)
+    few = brief(dataclasses.replace(RECIPE, batch_size=100, learning_rate=2.56e-3), 1000, 2)  # 1e-2 an epoch
+    assert (few.epochs, few.heads, few.ce_weight) == (10, MOST_HEADS, 0.0)  # a third of the epochs
+    many = brief(dataclasses.replace(RECIPE, batch_size=100, learning_rate=2.56e-2, warmup_epochs=9), 1000, 2)
     assert (many.epochs, many.warmup_epochs) == (5, 1)  # 0.1 an epoch
     assert many.epochs * 10 * 1e-2 == pytest.approx(TRAVEL)
+
+
+def test_heads_of_few_clusters_are_many():
+    heads = [brief(RECIPE, 1000, count).heads for count in (2, 16, 20, 30, 49, 50, 400)]
+    assert heads == [MOST_HEADS, MOST_HEADS, 60, 40, 25, FEWEST_HEADS, FEWEST_HEADS]
 
 
 @settings(deadline=None, max_examples=50)

@@ -1,0 +1,11 @@
+"""Write the page about a run, as a Ray job: what `icce report` does.
+
+Every run ends with its page; this renews it, with names of classes or new sweeps. It lands beside the run's other files.
+
+Example: ray job submit --working-dir . -- python jobs/report.py s3://bucket/run --names names.csv
+"""
+
+from icce_ray.cli.job import job
+
+if __name__ == "__main__":
+    job("report", __doc__)
