@@ -1,13 +1,15 @@
 # Two commands on a fresh machine with Python 3.11 or later; each makes .venv by itself.
 #   make demo    the whole method on 1,797 real digits, about a minute after installation
 #   make test    all tests
+# and
+#   make docs    the API reference from the docstrings, in build/docs
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(READY)
 	$(BIN)/icce demo --out demo-run
@@ -21,6 +23,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(READY)
+	$(BIN)/python docs/reference.py build/docs
 
 # The tables of jobs/bench/RESULTS.md at reduced sizes, in under ten minutes on two cores.
 bench: $(READY)

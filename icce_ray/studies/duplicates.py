@@ -1,7 +1,7 @@
 """Near-duplicates: what copies with tiny changes cost the same method on the same images (ours).
 
-Copies come in two ways: *on top*, so that the set grows, and *instead* of other images, so that it does not
-(`FeatureModel.duplicates` draws the latter). A copy is the nearest neighbour of its original: it takes a place among
+Copies come in two ways: *on top*, so that the set grows, and *instead* of other images, so that it does not (which
+`core.synthetic.FeatureModel.duplicates` draws). A copy is the nearest neighbour of its original: it takes a place among
 the k_min nearest and brings no other image of the class. Rows not seen are the same ones everywhere, none a copy.
 """
 
