@@ -191,3 +191,14 @@ def test_features_have_no_images(tmp_path):
 def test_options_that_cannot_be(store, form, options, says):
     with pytest.raises(RunError, match=says):
         export(store, form, **options)
+
+
+def test_run_and_source_in_a_bucket(moto, tmp_path):
+    bucket = moto.bucket()
+    for key, data in [("photos/a/1.jpg", JPEG), ("photos/b/1 ä.png", PNG), ("photos/c.png", PNG)]:
+        moto.client.put_object(Bucket=bucket, Key=key, Body=data)
+    run = labelled(run_of(moto.uri(f"{bucket}/run"), moto.uri(f"{bucket}/photos")), [1, 0, 1], classes=2)
+    moto.client.delete_object(Bucket=bucket, Key="photos/c.png")
+    done = export_predictions(run, "imagefolder", str(tmp_path / "out"), Silent())
+    assert as_source(tmp_path / "out") == {"class-000/000001-1 ä.png": PNG, "class-001/000000-1.jpg": JPEG}
+    assert dict(done.unreadable) == {"unreadable": 1}
