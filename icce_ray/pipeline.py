@@ -9,11 +9,11 @@ stands and a killed run is resumed by the same command. `icce`, the jobs and `ic
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from icce_ray.adapters.progress import Display, Silent, StageProgress, silent
+from icce_ray.adapters.progress import RunDisplay
 from icce_ray.adapters.sources import Source, SourceSpec, find_source, found_source
 from icce_ray.core.cluster_count import in_reach
 from icce_ray.lock import RunLock
@@ -23,6 +23,7 @@ from icce_ray.spelling import did_you_mean
 from icce_ray.stages import classifier, consensus, embed, evaluate, heads, listing, neighbors, predict, sample
 from icce_ray.stages.cluster import Resources, check_device, connected, resources
 from icce_ray.stages.embed import described_input
+from icce_ray.stages.tracking import Shown, check_trackers, tracked
 from icce_ray.stages.truth import read_truth
 from icce_ray.store import ARTIFACTS, REPORT, Marker, RejectBudgetError, RunError, Store, fingerprint
 
@@ -35,7 +36,6 @@ STAGES = {
     "classifier": classifier.run,
     "predict": predict.run,
 }
-Shown = Callable[[str], AbstractContextManager[StageProgress]]
 
 
 def run(
@@ -54,21 +54,25 @@ def run(
     RunError before any work where the fault can be known; RejectBudgetError at the end, when every stage is complete
     but too many inputs were rejected.
     """
-    shown: Shown = Display if verbose else silent
     store = Store(settings.out)
     wanted = _between(first, last, redo)
     source = _check_inputs(settings)
-    with _locked(store, "icce run", take_over=take_over, redo=redo, verbose=verbose) as lock:
+    with (
+        RunDisplay(verbose=verbose) as shown,
+        _locked(store, "icce run", shown, take_over=take_over, redo=redo) as lock,
+    ):
         _prepare(settings, source, store, redo, shown, lock)
         todo = _todo(store, wanted)
         if todo:
             store.storage.delete(REPORT)  # of what is about to change
-            with connected():
+            before = list(ARTIFACTS)[: list(ARTIFACTS).index(last)]
+            shown.plan([stage for stage in before if stage not in todo], todo)
+            with connected(), tracked(settings, store, shown, check=lock.check, redo=redo) as told:
                 device = None
                 for stage in todo:
-                    available = resources(settings.resources, device=device, say=_says("cluster", verbose))
+                    available = resources(settings.resources, device=device, say=shown.says("cluster"))
                     device = available.device
-                    _run_stage(stage, settings, store, available, shown, lock)
+                    _run_stage(stage, settings, store, available, told, lock)
         else:
             with shown("run") as progress:
                 progress.say(f"nothing to do: {first} to {last} of {store.root} are complete")
@@ -93,7 +97,6 @@ def predict_source(
     `kind` says how to read the source, which need not be of the run's own format. Returns the summary. Resumes like a
     run. Raises as `run` does.
     """
-    shown: Shown = Display if verbose else silent
     run_store, out_store, limits = Store(run_root), Store(out), limits or ResourceSettings()
     settings = run_store.settings()
     classifier_marker = run_store.require("classifier")
@@ -106,7 +109,7 @@ def predict_source(
     described_input(found, settings.embed)
     purpose = {"run": run_store.root, "classifier": classifier_marker.fingerprint, "source": source}
     digest = classifier_marker.fingerprint
-    with _locked(out_store, "icce predict", take_over=take_over, verbose=verbose) as lock:
+    with RunDisplay(verbose=verbose) as shown, _locked(out_store, "icce predict", shown, take_over=take_over) as lock:
         out_store.claim_prediction(purpose | kind.model_dump(exclude_defaults=True))
         listed = out_store.marker("list")
         if listed is not None:
@@ -142,17 +145,19 @@ def evaluate_run(
     """Scores of everything the run holds against true labels, also kept in `metrics.json`; see `stages.evaluate`."""
     store = Store(run_root)
     settings = store.settings()
+    check_trackers(settings)
     store.require("embed")
     read_truth(labels)
     if predictions is not None:
         Store(predictions).require("predict")
-    shown: Shown = Display if verbose else silent
-    with _locked(store, "icce evaluate", take_over=take_over, verbose=verbose) as lock:
+    with RunDisplay(verbose=verbose) as shown, _locked(store, "icce evaluate", shown, take_over=take_over) as lock:
         with connected(), shown("evaluate") as progress:
             available = resources(settings.resources, say=progress.say)
             figures = evaluate.run(store, labels, available, progress, predictions=predictions, kmeans=kmeans)
         lock.check()
         store.record("evaluation", figures)
+        with tracked(settings, store, shown, check=lock.check) as told:
+            told.tell_evaluation(figures)
         if store.storage.exists(REPORT):
             _report(store, shown, lock)
     return figures
@@ -173,21 +178,24 @@ def sweep_run(
     """
     from icce_ray.stages import sweep  # it plots: matplotlib takes 0.4 s that no other command should pay
 
-    shown: Shown = Display if verbose else silent
     store = Store(run_root)
     settings = sweep.known(store.settings(), store)
     points = trials(settings, asked)
+    check_trackers(settings)
     sweep.check(store, points)
     if asked.labels is not None:
         read_truth(asked.labels)
     record = sweep.Record(store, name or asked.default_name)
-    with _locked(store, "icce sweep", take_over=take_over, verbose=verbose) as lock:
+    with RunDisplay(verbose=verbose) as shown, _locked(store, "icce sweep", shown, take_over=take_over) as lock:
         record.claim(settings, asked)
         with connected():
-            available = resources(settings.resources, say=_says("cluster", verbose))
+            available = resources(settings.resources, say=shown.says("cluster"))
             with shown("neighbors") as progress:
                 lists = sweep.lists_for(settings, points, record, available, progress)
-            with shown("sweep") as progress:
+            with (
+                tracked(settings, store, shown, check=lock.check, folder=record.folder) as told,
+                told("sweep") as progress,
+            ):
                 return sweep.run(asked, points, record, lists, available, progress, lock.check, at_once=at_once)
 
 
@@ -196,10 +204,9 @@ def report_run(run_root: str, *, names: str | None = None, take_over: bool = Fal
 
     `names` is a CSV file with names of classes. Raises RunError for what is no run, or has no features yet.
     """
-    shown: Shown = Display if verbose else silent
     store = Store(run_root)
     store.settings()
-    with _locked(store, "icce report", take_over=take_over, verbose=verbose) as lock:
+    with RunDisplay(verbose=verbose) as shown, _locked(store, "icce report", shown, take_over=take_over) as lock:
         return _report(store, shown, lock, names=names)
 
 
@@ -211,16 +218,12 @@ def _report(store: Store, shown: Shown, lock: RunLock, *, names: str | None = No
         return write_report(store, progress, names=names)
 
 
-def _says(what: str, verbose: bool) -> Callable[[str], None]:
-    return (Display(what) if verbose else Silent()).say
-
-
 @contextmanager
 def _locked(
-    store: Store, command: str, *, take_over: bool, redo: str | None = None, verbose: bool
+    store: Store, command: str, shown: RunDisplay, *, take_over: bool, redo: str | None = None
 ) -> Iterator[RunLock]:
     """The only process that writes to the store; its first write. RunError if another one does."""
-    say = _says("lock", verbose)
+    say = shown.says("lock")
     with RunLock(store.root, command=command, take_over=take_over, say=say) as lock:
         if redo is not None and lock.settle:  # else its workers would write into the place that is cleared
             say(f"waiting {lock.settle:.0f} s for the end of what the former holder started, before --redo deletes")
@@ -230,6 +233,7 @@ def _locked(
 
 def _check_inputs(settings: Settings) -> Source:
     """What can be found wrong before anything is written; the source."""
+    check_trackers(settings)
     source = find_source(SourceSpec(settings.source, **settings.list.model_dump()))
     described_input(source, settings.embed)
     check_device(settings.resources)

@@ -1,19 +1,27 @@
-"""What a person sees while a run works: a rich display on a terminal, plain lines elsewhere."""
+"""What a person sees while a run works: one rich display of all its stages on a terminal, plain lines elsewhere.
+
+Both say the same: how much of a stage is done, how fast, how long it will take, the facts it reports, and memory.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import sys
+import threading
 import time
-from collections.abc import Iterator
-from types import TracebackType
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.live import Live
+
+from icce_ray.adapters.progress_rows import StageRow, frame, memory
 
 #: Where there is no terminal, the first lines of a stage come this many seconds apart, later ones after a share of the
 #: time that it has taken, up to the longest: a day of work is some 500 lines.
 LINE_SECONDS, LINE_SHARE, LINE_LONGEST = 5.0, 0.02, 300.0
+#: Pictures a second on a terminal.
+PICTURES = 4
 
 
 class StageProgress(Protocol):
@@ -32,12 +40,6 @@ class StageProgress(Protocol):
         ...
 
 
-@contextlib.contextmanager
-def silent(stage: str) -> Iterator[StageProgress]:
-    """In the place of `Display`: shows nothing."""
-    yield Silent()
-
-
 class Silent:
     """Reports nowhere."""
 
@@ -51,72 +53,125 @@ class Silent:
         """Nothing."""
 
 
-class Display:
-    """Progress of one stage on standard error; a context manager that ends with the stage's line."""
+@contextlib.contextmanager
+def silent(stage: str) -> Iterator[StageProgress]:
+    """In the place of `display`: shows nothing."""
+    yield Silent()
 
-    def __init__(self, stage: str, console: Console | None = None) -> None:
-        self.stage = stage
+
+@contextlib.contextmanager
+def display(stage: str, console: Console | None = None) -> Iterator[StageProgress]:
+    """Progress of work that is one stage."""
+    with RunDisplay(console) as shown, shown(stage) as progress:
+        yield progress
+
+
+class RunDisplay:
+    """Progress of all stages of a run on standard error; a context manager, and called it gives that of one stage.
+
+    On a terminal the stages stand below what is said, and stay there at the end. What others print meanwhile, to
+    standard error or by a logger, comes above them too.
+    """
+
+    def __init__(self, console: Console | None = None, *, verbose: bool = True) -> None:
         self.console = console or Console(stderr=True)
-        self._started = self._last_line = time.monotonic()
-        self._total, self._first, self._done, self._unit = 0, 0, 0, ""
-        self._facts = ""
-        self._bar: Progress | None = None
+        self.verbose = verbose
+        self.rows: dict[str, StageRow] = {}
+        self._live: Live | None = None
+        self._started = time.monotonic()
 
-    def __enter__(self) -> Display:
-        """Start the display on a terminal."""
-        if self.console.is_terminal:
-            columns = (
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[facts]}"),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=self.console, transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task(self.stage, total=None, facts="")
+    def __enter__(self) -> RunDisplay:
+        """Nothing is drawn before there is a stage."""
+        self._started = time.monotonic()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Take the bar away and leave one line."""
-        if self._bar is not None:
-            self._bar.stop()
-        if kind is None:
-            self._line(f"done in {time.monotonic() - self._started:.1f} s")
+    def __exit__(self, *failure: object) -> None:
+        """Leave the last picture."""
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    def plan(self, complete: Sequence[str], todo: Sequence[str]) -> None:
+        """Which stages are complete, and which will come."""
+        for stage in complete:
+            self.rows.setdefault(stage, StageRow(stage, state="complete"))
+        for stage in todo:
+            self.rows.setdefault(stage, StageRow(stage))
+        self._draw()
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[StageProgress]:
+        """Progress of one stage, while the block works."""
+        if not self.verbose:
+            yield Silent()
+            return
+        row = self.rows[stage] = StageRow(stage)
+        row.begin_stage()
+        self._draw()
+        shown = _Shown(row, self)
+        try:
+            yield shown
+        except BaseException:
+            row.end("failed")
+            raise
+        row.end("done")
+        if self._live is None:
+            shown.say(row.last_line())
+
+    def says(self, what: str) -> Callable[[str], None]:
+        """Shows lines of something that is no stage."""
+        return lambda text: self.say(what, text)
+
+    def say(self, what: str, text: str) -> None:
+        """One line for the person, with what it is about in front."""
+        if self.verbose:
+            self.console.print(f"{what:>10}  {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def _draw(self) -> None:
+        """Start the picture, where it can be one."""
+        if self.verbose and self._live is None and self.rows and self.console.is_terminal:
+            self._live = Live(
+                get_renderable=lambda: frame(list(self.rows.values()), time.monotonic() - self._started),
+                console=self.console,
+                refresh_per_second=PICTURES,
+                # Where standard output goes elsewhere it is somebody's data.
+                redirect_stdout=sys.stdout.isatty(),
+            )
+            self._live.start()
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a picture: then nobody needs lines."""
+        return self._live is not None
+
+
+class _Shown:
+    """Progress of one stage of a run."""
+
+    def __init__(self, row: StageRow, display: RunDisplay) -> None:
+        self._row, self._display = row, display
+        self._last_line = time.monotonic()
+        self._turn = threading.Lock()
 
     def begin(self, total: int, *, done: int = 0, unit: str) -> None:
         """Work of `total` units starts, `done` of them left by an earlier run."""
-        self._total, self._first, self._done, self._unit = total, done, done, unit
+        self._row.begin(total, done, unit)
         if done:
             self.say(f"{done:,} of {total:,} {unit} were done before")
-        if self._bar is not None:
-            self._bar.update(self._task, total=total, completed=done)
 
     def update(self, done: int, **facts: Any) -> None:
         """`done` units in all are finished."""
-        self._done = done
-        self._facts = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in facts.items())
+        self._row.update(done, facts)
+        if self._display.live:
+            return
         now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, facts=self._facts)
-        elif now - self._last_line >= min(LINE_LONGEST, max(LINE_SECONDS, LINE_SHARE * (now - self._started))):
+        with self._turn:
+            pause = min(LINE_LONGEST, max(LINE_SECONDS, LINE_SHARE * self._row.seconds(now)))
+            if now - self._last_line < pause:
+                return
             self._last_line = now
-            rate = (done - self._first) / max(now - self._started, 1e-9)
-            left = f", {(self._total - done) / rate:.0f} s left" if rate else ""
-            self._line(f"{done:,} of {self._total:,} {self._unit}, {rate:.3g} a second{left}")
+        self.say(f"{self._row.line(now)}; {memory()}")
 
     def say(self, text: str) -> None:
         """One line for the person."""
-        self.console.print(f"{self.stage:>10}  {text}", highlight=False, markup=False, soft_wrap=True)
-
-    def _line(self, text: str) -> None:
-        self.say(f"{text}{', ' if self._facts else ''}{self._facts}")
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+        self._display.say(self._row.name, text)

@@ -31,14 +31,14 @@ def export(
 
     Example: icce export runs/photos --format imagefolder --out sorted
     """
-    from icce_ray.adapters.progress import Display, silent
+    from icce_ray.adapters.progress import display, silent
     from icce_ray.cli.main import EXIT_REJECTS
     from icce_ray.export.formats import export_predictions
     from icce_ray.export.samples import UNREADABLE
     from icce_ray.store import Store
 
     limits = {"shard_images": shard_images, "shard_bytes": None if shard_mb is None else shard_mb * MEGABYTE}
-    with (silent if quiet else Display)("export") as progress:
+    with (silent if quiet else display)("export") as progress:
         done = export_predictions(Store(run), form, out, progress, names=names, link=link, **limits)
     if not quiet:
         Console().print(f"{done.images:,} images: {out}", markup=False, highlight=False, soft_wrap=True)

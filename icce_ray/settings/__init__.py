@@ -13,6 +13,7 @@ from icce_ray.settings.models import (
     NeighborsSettings,
     ResourceSettings,
     Settings,
+    TrackingSettings,
 )
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "ResourceSettings",
     "Settings",
     "SettingsError",
+    "TrackingSettings",
     "load",
 ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -21,6 +22,7 @@ from icce_ray.core.recipe import LEARNING_RATES
 Format = Literal["auto", "files", "webdataset", "img2dataset", "parquet", "uris", "features"]
 FeatureKind = Literal["cls", "cls+patch_mean", "hog", "hog+color"]
 Method = Literal["cspa", "hgpa", "mcla", "hbgf"]
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
 Positive = Annotated[int, Field(ge=1)]
 Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
 Temperature = Annotated[float, Field(gt=0.0)]
@@ -261,6 +263,24 @@ class ResourceSettings(_Frozen):
     """How long to wait for an autoscaling cluster to bring the GPUs that `device: cuda` asks for."""
 
 
+def _listed(value: Any) -> Any:
+    """One name in the place of a list of names, and `none` for an empty one."""
+    return () if value in ("none", None) else (value,) if isinstance(value, str) else value
+
+
+class TrackingSettings(_Frozen):
+    """Who is told the figures of a run while it works. Never part of a fingerprint: it changes no result.
+
+    The file metrics.jsonl of the run has all of them in any case.
+    """
+
+    to: Annotated[tuple[Tracker, ...], BeforeValidator(_listed)] = ("tensorboard",)
+    """Any of `tensorboard` (event files in the run), `mlflow` (the server that MLFLOW_TRACKING_URI names) and `wandb`
+    (Weights & Biases), which need `pip install icce-ray[mlflow]` and `[wandb]`; or `none`."""
+    experiment: str = Field(default="icce", min_length=1)
+    """MLflow's experiment, the project of Weights & Biases."""
+
+
 class Settings(_Frozen):
     """Everything a run is defined by."""
 
@@ -280,6 +300,7 @@ class Settings(_Frozen):
     consensus: ConsensusSettings = ConsensusSettings()
     classifier: ClassifierSettings = ClassifierSettings()
     resources: ResourceSettings = ResourceSettings()
+    tracking: TrackingSettings = TrackingSettings()
 
     @model_validator(mode="after")
     def _workers(self) -> Settings:
@@ -303,4 +324,5 @@ class Settings(_Frozen):
 
     def defining(self) -> dict[str, Any]:
         """What the results depend on, as plain values: not where they go, what they may use, what is tolerated."""
-        return self.model_dump(mode="json", exclude={"out": True, "resources": True, "embed": {"reject_budget"}})
+        beside = {"out": True, "resources": True, "tracking": True, "embed": {"reject_budget"}}
+        return self.model_dump(mode="json", exclude=beside)

@@ -26,6 +26,7 @@ FIXED = {
     **dict.fromkeys(("source", "list", "embed", "heads.max_images", "heads.sample_seed"), _SHARED),
     "out": "trials are kept with the run, under sweeps/",
     "resources": "it changes how fast a trial is, not what it finds",
+    "tracking": "it changes who is told of a trial, not what it finds",
     "heads.checkpoint_epochs": "it changes what a killed trial repeats, not what it finds",
     **dict.fromkeys((f"neighbors.{name}" for name in ("search", "recall", "recall_queries")), _SEARCHED),
     **dict.fromkeys((f"neighbors.{name}" for name in ("ivf_lists", "ivf_probes", "rows_per_shard")), _SEARCHED),

@@ -15,7 +15,7 @@ from icce_ray.core.training import HeadTrainer
 from icce_ray.settings import HeadsSettings
 from icce_ray.stages import neighbors
 from icce_ray.stages.cluster import threads_here
-from icce_ray.stages.reporting import Report
+from icce_ray.stages.reporting import Report, loss_figures
 from icce_ray.stages.rows import FeatureRows, list_column
 from icce_ray.store import HEAD_LABELS, Store, checkpoint_of
 
@@ -57,7 +57,8 @@ def train(config: dict[str, Any]) -> None:
         losses = trainer.run_epoch()
         history.append(torch.stack([losses.temi, losses.cross_entropy]).cpu())
         if first:
-            facts = {"mean_loss": float(history[-1][0].mean())}
+            facts = loss_figures(*history[-1].numpy())
+            facts["learning_rate"] = trainer.learning_rate(trainer.epoch * trainer.steps_per_epoch - 1)
             config["board"].post.remote(Report(trainer.epoch, earlier, facts))
         if trainer.epoch % settings.checkpoint_epochs == 0 or trainer.epoch == epochs:
             state = trainer.state()  # every worker gives its heads

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 from ray.exceptions import RayActorError
 
 from icce_ray.adapters.progress import StageProgress
 from icce_ray.core.alarms import Alarm
 
 POLL_SECONDS = 0.5
+#: Reports that wait for the driver; of more, the oldest are lost.
+MOST_WAITING = 10_000
 
 
 @dataclass(frozen=True)
@@ -28,18 +33,30 @@ class Report:
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class Board:
-    """Holds the last report; after its process was lost, none until the next one is posted."""
+    """Holds reports until they are read; those that wait are lost with its process."""
 
     def __init__(self) -> None:
-        self.last: Report | None = None
+        self.waiting: deque[Report] = deque(maxlen=MOST_WAITING)
 
     def post(self, report: Report) -> None:
-        """Replace the last report."""
-        self.last = report
+        """Add a report."""
+        self.waiting.append(report)
 
-    def read(self) -> Report | None:
-        """The last report."""
-        return self.last
+    def read(self) -> list[Report]:
+        """The reports since the last reading, in their order."""
+        reports = list(self.waiting)
+        self.waiting.clear()
+        return reports
+
+
+def loss_figures(temi: NDArray[np.floating], cross_entropy: NDArray[np.floating]) -> dict[str, float]:
+    """What is shown and tracked of an epoch's losses float32[H]: their mean, the best and the worst head's."""
+    return {
+        "mean_loss": float(temi.mean()),
+        "best_loss": float(temi.min()),
+        "worst_loss": float(temi.max()),
+        "cross_entropy": float(cross_entropy.mean()),
+    }
 
 
 def sounded(alarms: Sequence[Alarm], progress: StageProgress) -> list[dict[str, Any]]:
@@ -59,15 +76,14 @@ def relayed(progress: StageProgress, total: int, *, unit: str) -> Iterator[Any]:
     def show() -> None:
         nonlocal begun
         try:
-            last: Report | None = ray.get(board.read.remote())
+            reports: list[Report] = ray.get(board.read.remote())
         except RayActorError:  # its process was lost and is being replaced: the work itself goes on
             return
-        if last is None:
-            return
-        if not begun:
-            progress.begin(total, done=last.earlier, unit=unit)
-            begun = True
-        progress.update(last.done, **last.facts)
+        for report in reports:
+            if not begun:
+                progress.begin(total, done=report.earlier, unit=unit)
+                begun = True
+            progress.update(report.done, **report.facts)
 
     def relay() -> None:
         while not stop.wait(POLL_SECONDS):
@@ -79,7 +95,7 @@ def relayed(progress: StageProgress, total: int, *, unit: str) -> Iterator[Any]:
         yield board
         stop.set()
         thread.join()
-        show()  # the last report, which the thread may have missed
+        show()  # the last reports, which the thread may have missed
     finally:
         stop.set()
         thread.join()

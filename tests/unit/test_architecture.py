@@ -128,7 +128,7 @@ def test_import_direction(module):
         ("adapters.weights", "from icce_ray.store import Store"),
         ("settings", "from icce_ray.core.search import mine"),
         ("settings", "import torch"),
-        ("store", "from icce_ray.adapters.progress import Display"),
+        ("store", "from icce_ray.adapters.progress import RunDisplay"),
         ("lock", "from icce_ray.stages import heads"),
         ("lock", "import psutil"),
         ("estimator", "from icce_ray.stages import heads"),

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from icce_ray.core.recipe import LEARNING_RATES, Recipe
-from icce_ray.settings import HeadsSettings, ResourceSettings, Settings, SettingsError, load
+from icce_ray.settings import HeadsSettings, ResourceSettings, Settings, SettingsError, TrackingSettings, load
 
 BASE = {"source": "photos", "clusters": 10, "out": "run"}
 
@@ -61,7 +61,7 @@ def test_head_settings_are_the_cores_recipe():
 
 def test_every_field_says_what_it_is():
     groups = [field.annotation for field in Settings.model_fields.values() if _is_group(field.annotation)]
-    assert len(groups) == 7
+    assert len(groups) == 8
     bare = [
         f"{model.__name__}.{name}"
         for model in (Settings, *groups)
@@ -212,6 +212,20 @@ def test_overrides_are_yaml():
     assert "source is no group" in fault("source=a", "source.b=1")
 
 
+@pytest.mark.parametrize(
+    ("text", "to"),
+    [
+        ("none", ()),
+        ("mlflow", ("mlflow",)),
+        ("[tensorboard, wandb]", ("tensorboard", "wandb")),
+        ("[]", ()),
+    ],
+)
+def test_trackers_are_one_name_or_several_or_none(text, to):
+    assert changed(f"tracking.to={text}").tracking.to == to
+    assert changed().tracking.to == ("tensorboard",)
+
+
 def test_file_then_overrides_then_values(tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text("clusters: 3\nseed: 1\nheads:\n  heads: 4\n  epochs: 40\n  batch_size: 16\n")
@@ -250,9 +264,10 @@ def test_a_missing_file_is_named(tmp_path):
 def test_what_defines_a_run():
     settings = changed()
     defining = settings.defining()
-    assert set(defining) == set(Settings.model_fields) - {"out", "resources"}
+    assert set(defining) == set(Settings.model_fields) - {"out", "resources", "tracking"}
     assert "reject_budget" not in defining["embed"]
-    same = settings.model_copy(update={"out": "elsewhere", "resources": ResourceSettings(device="cpu")})
+    changes = {"resources": ResourceSettings(device="cpu"), "tracking": TrackingSettings(to=())}
+    same = settings.model_copy(update={"out": "elsewhere", **changes})
     assert same.defining() == defining
     assert changed("embed.reject_budget=0.5").defining() == defining
     assert changed("heads.beta=0.7").defining() != defining

@@ -230,6 +230,7 @@ def test_parts_are_numbers_of_shards(store):
         ({"classifier": {"holdout": 0.2}}, "classifier"),
         ({"out": "elsewhere"}, None),
         ({"resources": {"device": "cpu"}}, None),
+        ({"tracking": {"to": "none"}}, None),
         ({"embed": {"reject_budget": 0.5}}, None),
     ],
 )

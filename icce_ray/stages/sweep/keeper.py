@@ -71,7 +71,13 @@ class Keeper(Callback):
         self.record.keep(one)
         self.done += 1
         self.progress.say(f"trial {index + 1} of {len(self.trials)}: {point}: {_told(one)}")
-        self.progress.update(self.done)
+        self.progress.update(self.done, **_facts(one))
+
+
+def _facts(one: Finished) -> dict[str, Any]:
+    """Its settings and its figures, of which numbers are tracked."""
+    values = {name.rpartition(".")[2]: value for name, value in one.params.items()}
+    return values | {"objective": one.score if one.score is not None else "none", "seconds": one.seconds}
 
 
 def _told(one: Finished) -> str:

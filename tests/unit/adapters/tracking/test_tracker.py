@@ -1,0 +1,252 @@
+"""The way of figures to metrics.jsonl and TensorBoard: each once, also when killed, repeated or refused."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from icce_ray.adapters.progress import Silent
+from icce_ray.adapters.storage import Storage
+from icce_ray.adapters.tracking import (
+    StepLog,
+    Tracker,
+    TrackingError,
+    make_sink,
+    missing_packages,
+    read_lines,
+    sinks,
+    steps,
+    tracker,
+)
+from tests.tensorboard_events import curves, events
+
+PATH = "metrics.jsonl"
+
+
+class Listener:
+    """A tracker that remembers; `fails` when it is told."""
+
+    def __init__(self, fails=None):
+        self.fails, self.run, self.before, self.heard, self.closed = fails, None, [], [], []
+
+    def open(self, run, lines):
+        self.run, self.before = run, list(lines)
+
+    def tell(self, lines):
+        if self.fails:
+            raise self.fails
+        self.heard += lines
+
+    def close(self, *, failed):
+        self.closed.append(failed)
+
+
+def tracking(storage, to=None, **options):
+    return Tracker(storage, PATH, to or {}, name="a run", params={"heads.heads": 5}, **options)
+
+
+def board(storage):
+    return {"tensorboard": make_sink("tensorboard", storage=storage, folder="tensorboard", experiment="any")}
+
+
+def told(storage):
+    """(stage, event, step) of each line."""
+    return [(line.stage, line.event, line.step) for line in read_lines(storage, PATH)]
+
+
+def storage_path(storage):
+    return Path(storage.full_path())
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return Storage(str(tmp_path / "run"))
+
+
+def test_every_line_reaches_the_file_and_all_trackers(storage):
+    one, two = Listener(), Listener()
+    with tracking(storage, {"one": one, "two": two}) as tracked:
+        for step in range(1, 200):
+            tracked.step("heads", step, {"mean_loss": 1 / step})
+        tracked.summary("heads", {"heads": 5})
+    lines = read_lines(storage, PATH)
+    assert one.heard == two.heard
+    assert [line.tagged() for line in one.heard] == [line.tagged() for line in lines]
+    assert told(storage)[1:] == [*(("heads", "step", step) for step in range(1, 200)), ("heads", "summary", 0)]
+    assert lines[0].to == ("one", "two")
+    assert one.closed == [False]
+    assert (one.run.name, one.run.params) == ("a run", {"heads.heads": 5})
+
+
+def test_no_step_twice_when_the_run_goes_on(storage):
+    """A killed driver told more epochs than its checkpoint knows."""
+    with tracking(storage, board(storage)) as tracked:
+        for step in (1, 2, 3):
+            tracked.step("heads", step, {"mean_loss": -float(step)})
+    again = Listener()
+    with tracking(storage, board(storage) | {"again": again}) as tracked:
+        for step in (2, 3, 4):
+            tracked.step("heads", step, {"mean_loss": 100.0 if step < 4 else -4.0})
+        tracked.step("heads", 4, {"mean_loss": 100.0})
+    steps = [(step, -float(step)) for step in (1, 2, 3, 4)]
+    assert curves(storage_path(storage) / "tensorboard")["heads/mean_loss"] == steps
+    assert told(storage) == [
+        ("run", "begin", 0),
+        *(("heads", "step", step) for step in (1, 2, 3)),
+        ("run", "begin", 1),
+        ("heads", "step", 4),
+    ]
+    assert [line.step for line in again.before] == [0, 1, 2, 3]
+    begun = [line for line in read_lines(storage, PATH) if line.event == "begin"]
+    assert {line.id for line in begun} == {again.run.id}
+
+
+def test_what_is_repeated_leaves_nothing_and_is_a_new_run_to_others(storage):
+    with tracking(storage, board(storage)) as tracked:
+        tracked.step("embed", 10, {"images_per_second": 5.0})
+        tracked.step("heads", 1, {"mean_loss": -1.0})
+        tracked.summary("heads", {"heads": 5})
+    first = read_lines(storage, PATH)[0].id
+    listener = Listener()
+    with tracking(storage, board(storage) | {"other": listener}, forget=["heads"]) as tracked:
+        tracked.step("heads", 1, {"mean_loss": -9.0})
+    assert told(storage) == [("embed", "step", 10), ("run", "begin", 0), ("heads", "step", 1)]
+    found = curves(storage_path(storage) / "tensorboard")
+    assert found == {"embed/images_per_second": [(10, 5.0)], "heads/mean_loss": [(1, -9.0)]}
+    assert listener.run.id != first
+    assert [line.stage for line in listener.before] == ["embed"]
+
+
+def test_a_step_that_comes_late_takes_its_place(storage):
+    """TensorBoard drops what follows a step that goes back."""
+    with tracking(storage, board(storage)) as tracked:
+        for step in (1, 2, 5):
+            tracked.step("heads", step, {"mean_loss": float(step)})
+        tracked.summary("embed", {})  # written at once
+        wait_for(lambda: ("embed", "summary", 0) in told(storage))
+        tracked.step("heads", 3, {"mean_loss": 3.0})
+    assert [step for step, _ in curves(storage_path(storage) / "tensorboard")["heads/mean_loss"]] == [1, 2, 3, 5]
+
+
+def wait_for(true):
+    end = time.monotonic() + 5
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_event_files_have_settings_times_and_the_versions_of_tensorboard(storage):
+    with tracking(storage, board(storage)) as tracked:
+        tracked.step("heads", 1, {"mean_loss": 0.5}, at=1e9 + 0.25)
+    (path,) = (storage_path(storage) / "tensorboard").iterdir()
+    first, settings, scalar = events(path)
+    assert path.name.startswith("events.out.tfevents.")
+    assert first.file_version == "brain.Event:2"
+    assert b"heads.heads: 5" in settings.summary.value[0].tensor.string_val[0]
+    assert (scalar.wall_time, scalar.step) == (1e9 + 0.25, 1)
+
+
+def test_files_arrive_in_a_bucket(moto):
+    storage = Storage(moto.uri(f"{moto.bucket()}/run"))
+    with tracking(storage, board(storage)) as tracked:
+        tracked.step("heads", 1, {"mean_loss": 0.5})
+        tracked.summary("embed", {})
+        wait_for(lambda: len(storage.list("tensorboard")) == 1)  # while the run works
+        tracked.step("heads", 2, {"mean_loss": 0.25})
+    with tracking(storage, board(storage)) as tracked:
+        tracked.step("heads", 3, {"mean_loss": 0.125})
+    ((name, _),) = storage.list("tensorboard")
+    assert storage.read_bytes(name).count(b"heads/mean_loss") == 3
+    assert [step for stage, _, step in told(storage) if stage == "heads"] == [1, 2, 3]
+
+
+def test_figures_that_are_no_numbers_are_left_out_of_curves(storage):
+    with tracking(storage, board(storage)) as tracked:
+        tracked.step("heads", 1, {"mean_loss": None, "best_loss": 1.0})
+    assert set(curves(storage_path(storage) / "tensorboard")) == {"heads/best_loss"}
+
+
+# -- trackers and stores that fail -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [TrackingError("the server is gone"), OSError("the server is gone")])
+def test_a_tracker_that_fails_is_named_once_and_ends_nothing(storage, fault):
+    said, bad, good = [], Listener(fault), Listener()
+    with tracking(storage, {"bad": bad, "good": good}, say=said.append) as tracked:
+        for step in (1, 2, 3):
+            tracked.summary("heads", {"mean_loss": 1.0}, step=step)
+            wait_for(lambda step=step: ("heads", "summary", step) in told(storage))
+    assert said == ["WARNING: tracking, bad: the server is gone"]
+    assert [line.step for line in good.heard] == [0, 1, 2, 3]
+
+
+def test_one_that_cannot_be_opened_closes_those_that_were(storage):
+    good, bad = Listener(), Listener()
+    bad.open = lambda run, lines: (_ for _ in ()).throw(TrackingError("no key"))
+    with pytest.raises(TrackingError, match="no key"), tracking(storage, {"good": good, "bad": bad}):
+        pass
+    assert good.closed == [True]
+    assert told(storage) == []
+
+
+def test_the_end_does_not_wait_for_one_that_hangs(storage, monkeypatch):
+    monkeypatch.setattr(tracker, "CLOSE_SECONDS", 0.2)
+    said, over, slow = [], threading.Event(), Listener()
+    slow.tell = lambda lines: over.wait(10)
+    with tracking(storage, {"slow": slow}, say=said.append) as tracked:
+        tracked.step("heads", 1, {})
+    assert said == ["WARNING: tracking, slow: no answer in 0 s, not waiting"]
+    over.set()
+
+
+def test_a_driver_that_lost_the_run_writes_nothing(storage):
+    with tracking(storage, board(storage), may_write=lambda: False) as tracked:
+        tracked.summary("heads", {"mean_loss": 1.0})
+    assert storage.list() == []
+
+
+def test_trackers_are_told_how_it_ended(storage):
+    listener = Listener()
+    with pytest.raises(KeyError), tracking(storage, {"one": listener}):
+        raise KeyError("a fault of the run")
+    assert listener.closed == [True]
+
+
+def test_packages_that_are_missing(monkeypatch):
+    assert missing_packages(["tensorboard"]) == []
+    monkeypatch.setitem(sinks.PACKAGES, "mlflow", "no_such_package")
+    assert missing_packages(["tensorboard", "mlflow"]) == ["mlflow"]
+    with pytest.raises(ValueError, match="there is no tracker 'neptune'; trackers are tensorboard, mlflow, wandb"):
+        make_sink("neptune", storage=None, folder="", experiment="")
+
+
+# -- a stage's reports -------------------------------------------------------------------------------------------------
+
+
+def test_reports_are_told_with_their_rate_and_shown_all_the_same(storage, monkeypatch):
+    clock, shown = [0.0], Silent()
+    monkeypatch.setattr(steps.time, "monotonic", lambda: clock[0])
+    seen = []
+    shown.update = lambda done, **facts: seen.append((done, facts))
+    with tracking(storage) as tracked:
+        log = StepLog("heads", shown, tracked)
+        log.begin(400, done=10, unit="epochs")
+        log.update(10, mean_loss=0.0)  # nothing new
+        clock[0] = 2.0
+        log.update(11, mean_loss=-1.0, now="text")
+        log.update(11, mean_loss=-2.0)
+    assert [step for step, _ in seen] == [10, 11, 11]
+    (line,) = read_lines(storage, PATH)[1:]
+    assert (line.step, line.figures) == (11, {"mean_loss": -1.0, "epochs_per_second": 0.5})
+
+
+def test_work_in_many_parts_is_told_in_few(storage):
+    with tracking(storage) as tracked:
+        log = StepLog("embed", Silent(), tracked)
+        log.begin(1_000_000, unit="images")
+        for done in range(100, 1_000_001, 100):
+            log.update(done)
+    found = [line.step for line in read_lines(storage, PATH)[1:]]
+    assert len(found) == steps.MOST_STEPS
+    assert found[-1] == 1_000_000

@@ -1,0 +1,164 @@
+"""MLflow and Weights & Biases themselves, on disk: what they are told is there, once."""
+
+import json
+import os
+import struct
+
+import pytest
+
+from icce_ray.adapters.storage import Storage
+from icce_ray.adapters.tracking import Line, Tracker, TrackingError, make_sink
+from icce_ray.adapters.tracking.wandb_runs import _untold
+
+
+def tracking(folder, name, **options):
+    storage = Storage(str(folder / "run"))
+    sinks = {name: make_sink(name, storage=storage, folder="tensorboard", experiment="digits")}
+    params = {"heads.heads": 5} | {f"made.{index}": index for index in range(120)}
+    return Tracker(storage, "metrics.jsonl", sinks, name="a run", params=params, **options)
+
+
+# -- MLflow ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mlflow(tmp_path, monkeypatch):
+    """Its client, on a folder of files."""
+    pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/mlruns")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient()
+
+
+def runs_of(client):
+    return client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+
+
+def history(client, run, key):
+    return [(one.step, one.value) for one in client.get_metric_history(run.info.run_id, key)]
+
+
+def fails_after(tracked):
+    tracked.step("heads", 1200, {"mean_loss": -1200.0})
+    tracked.summary("consensus", {"anmi": 0.5})
+    raise KeyError("a fault of the run")
+
+
+def test_mlflow_has_every_figure_once_also_of_a_run_that_was_killed(tmp_path, mlflow):
+    with tracking(tmp_path, "mlflow") as tracked:
+        for step in range(1, 1200):
+            tracked.step("heads", step, {"mean_loss": -float(step), "worst_loss": None})
+    (run,) = runs_of(mlflow)
+    assert run.info.run_name == "a run"
+    assert run.info.status == "FINISHED"
+    assert len(run.data.params) == 121
+    assert run.data.params["heads.heads"] == "5"
+    lines = (tmp_path / "run/metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "run/metrics.jsonl").write_bytes(b"".join(lines[:-2]))  # MLflow had more than the file
+    with pytest.raises(KeyError), tracking(tmp_path, "mlflow") as tracked:
+        fails_after(tracked)
+    (run,) = runs_of(mlflow)
+    assert run.info.status == "FAILED"
+    assert history(mlflow, run, "heads/mean_loss") == [(step, -float(step)) for step in range(1, 1201)]
+    assert run.data.metrics["consensus/summary/anmi"] == 0.5
+    assert "heads/worst_loss" not in run.data.metrics
+
+
+def test_mlflow_is_sent_what_it_missed(tmp_path, mlflow):
+    with Tracker(Storage(str(tmp_path / "run")), "metrics.jsonl", {}, name="a run", params={}) as tracked:
+        tracked.step("heads", 1, {"mean_loss": 1.0})
+    with tracking(tmp_path, "mlflow") as tracked:
+        tracked.step("heads", 2, {"mean_loss": 2.0})
+    (run,) = runs_of(mlflow)
+    assert history(mlflow, run, "heads/mean_loss") == [(1, 1.0), (2, 2.0)]
+
+
+def test_a_repeated_stage_is_a_new_mlflow_run(tmp_path, mlflow):
+    for value in (1.0, 2.0):
+        with tracking(tmp_path, "mlflow", forget=["heads"]) as tracked:
+            tracked.step("heads", 1, {"mean_loss": value})
+    assert sorted(history(mlflow, run, "heads/mean_loss")[0] for run in runs_of(mlflow)) == [(1, 1.0), (1, 2.0)]
+
+
+def test_a_server_that_is_not_there_is_named_before_any_work(tmp_path, mlflow, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(TrackingError, match=r"MLflow at http://127\.0\.0\.1:9 .* set MLFLOW_TRACKING_URI"):
+        tracking(tmp_path, "mlflow").__enter__()
+    assert not (tmp_path / "run").exists()
+
+
+# -- Weights & Biases --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wandb(tmp_path, monkeypatch):
+    """Without a server or a key."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    wandb = pytest.importorskip("wandb", reason="pip install wandb")
+    wandb.teardown()
+    yield wandb
+    wandb.teardown()
+
+
+def records(data):
+    """Those of a .wandb file: LevelDB's log of blocks of 32 KiB, a record in one piece or several."""
+    place, whole = 7, b""
+    while place + 7 <= len(data):
+        if (left := -place % 32768) and left < 7:
+            place += left
+        length, kind = struct.unpack("<HB", data[place + 4 : place + 7])
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            yield whole
+            whole = b""
+
+
+def logged(folder):
+    """What was logged, in order, as `wandb sync` would send it."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    histories = [Record.FromString(data).history.item for data in records(path.read_bytes())]
+    return [
+        {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+        for items in histories
+        if items
+    ]
+
+
+def test_weights_and_biases_has_every_figure_on_the_axis_of_its_stage(tmp_path, wandb):
+    with tracking(tmp_path, "wandb") as tracked:
+        for step in (1, 2):
+            tracked.step("heads", step, {"mean_loss": -float(step), "worst_loss": None})
+        tracked.summary("consensus", {"anmi": 0.5})
+    wandb.teardown()  # else its process may still be writing
+    found = [{name: value for name, value in one.items() if not name.startswith("_")} for one in logged(tmp_path)]
+    assert found == [
+        {"heads/step": 1, "heads/mean_loss": -1.0},
+        {"heads/step": 2, "heads/mean_loss": -2.0},
+        {"consensus/summary/step": 0, "consensus/summary/anmi": 0.5},
+    ]
+
+
+def test_without_a_key_it_says_what_to_do_and_asks_nobody(tmp_path, wandb, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE")
+    with pytest.raises(TrackingError, match=r"no key; run `wandb login`, set WANDB_API_KEY, or WANDB_MODE=offline"):
+        tracking(tmp_path, "wandb").__enter__()
+
+
+def test_only_what_it_was_not_told():
+    def line(event, step, to=()):
+        return Line(time=0.0, stage="heads", event=event, step=step, figures={}, to=to)
+
+    lines = [line("begin", 0), line("step", 1), line("begin", 1, ("wandb",)), line("step", 2), line("begin", 2)]
+    assert [one.step for one in _untold([*lines, line("step", 3)])] == [1, 3]
