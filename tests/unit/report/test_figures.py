@@ -1,0 +1,103 @@
+"""Charts hold the run's own figures: what they plot is counted again, the slow way."""
+
+import base64
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+
+from icce_ray.report import figures
+from icce_ray.report.heads import classes_of
+from icce_ray.report.picks import labelled
+from icce_ray.store import ARTIFACTS, SWEEPS
+
+
+def values(axis):
+    """Numbers of a trace, as Plotly takes them: a list, or bytes with their type."""
+    if isinstance(axis, dict):
+        return np.frombuffer(base64.b64decode(axis["bdata"]), axis["dtype"]).reshape(
+            [int(part) for part in axis.get("shape", "-1").split(",")]
+        )
+    return np.array(axis)
+
+
+def table_of(store, stage):
+    files = store.marker(stage).rows_of(f"{ARTIFACTS[stage]}/part-")
+    return pa.concat_tables([store.storage.read_table(info.path) for info in files])
+
+
+def test_neighbours_against_the_threshold(made):
+    curve, lengths = figures.of_neighbors(made)
+    lists = [np.array(one) for one in table_of(made, "neighbors")["similarities"].to_pylist()]
+    (trace,) = curve.figure["data"]
+    for threshold, mean in zip(values(trace["x"]), values(trace["y"]), strict=True):
+        assert mean == pytest.approx(np.mean([(one >= threshold).sum() for one in lists]), abs=1e-9)
+    assert values(trace["x"])[[0, -1]].tolist() == [0.3, 1.0]
+    assert values(lengths.figure["data"][0]["x"]).tolist() == [len(one) for one in lists]
+    assert "Counted on 590 images." in curve.caption
+
+
+def test_of_large_runs_some_lists_are_counted(made, monkeypatch):
+    files = made.marker("neighbors").rows_of("neighbors/")
+    monkeypatch.setattr(figures, "PAIRS", 1000)
+    assert len(figures._some(files * 50, mean=20.0)) == 1
+    assert len(figures._some(files * 50, mean=0.05)) == 34
+
+
+def test_losses_of_every_head(made):
+    (chart,) = figures.of_training(made)
+    losses = made.storage.read_table("heads/losses.parquet").to_pandas()
+    best = made.marker("heads").summary["best_head"]
+    assert len(chart.figure["data"]) == 2 * 5
+    drawn = {
+        (trace["name"].partition(",")[0], trace.get("yaxis")): values(trace["y"]) for trace in chart.figure["data"]
+    }
+    for head in range(5):
+        mine = losses[losses["head"] == head].sort_values("epoch")
+        np.testing.assert_array_equal(drawn[f"head {head}", "y"], mine["temi"])
+        np.testing.assert_array_equal(drawn[f"head {head}", "y2"], mine["cross_entropy"])
+    assert [trace["name"] for trace in chart.figure["data"] if "best" in trace["name"]] == [
+        f"head {best}, the best"
+    ] * 2
+
+
+def test_long_trainings_are_thinned_and_keep_their_ends(made, monkeypatch):
+    monkeypatch.setattr(figures, "EPOCHS", 4)
+    (chart,) = figures.of_training(made)
+    assert values(chart.figure["data"][0]["x"]).tolist() == [1, 7, 14, 20]
+
+
+def test_sizes_heads_and_grid(made):
+    (sizes,) = figures.of_classes(labelled(made))
+    counted = np.bincount(table_of(made, "predict")["label"].to_numpy())
+    assert values(sizes.figure["data"][0]["y"]).tolist() == sorted(counted.tolist(), reverse=True)
+    classes = classes_of(made)
+    (heads,) = figures.of_heads(classes)
+    np.testing.assert_allclose(values(heads.figure["data"][0]["z"]), classes.pairs)
+    (grid,) = figures.of_classifier(made)
+    rows = made.storage.read_table("classifier/grid.parquet").to_pydict()
+    assert values(grid.figure["data"][0]["y"]).tolist() == rows["accuracy"]
+
+
+def test_sweeps_that_have_ended(made):
+    columns = {"trial": [0, 1, 2], "clusters": [9, 5, 7], "acc": [0.7, None, 0.9], "best_head_acc": [None] * 3}
+    columns |= {"modularity": [0.1, 0.2, 0.3], "anmi": [0.5, 0.6, 0.7], "heads.ce_weight": [1.0, 0.0, 0.5]}
+    try:
+        for name, params in (("one", ["clusters"]), ("two", ["clusters", "heads.ce_weight"])):
+            asked = yaml.safe_dump({"params": dict.fromkeys(params, "...")}).encode()
+            made.storage.write_bytes(f"{SWEEPS}/{name}/sweep.yaml", asked)
+            made.storage.write_table(f"{SWEEPS}/{name}/results.parquet", pa.table(columns))
+        made.storage.write_bytes(f"{SWEEPS}/begun/sweep.yaml", asked)
+        one, two = figures.of_sweeps(made)
+    finally:
+        made.storage.delete_tree(SWEEPS)
+    assert [trace["name"] for trace in one.figure["data"]] == ["consensus ACC", "modularity", "ANMI"]
+    assert values(one.figure["data"][0]["x"]).tolist() == [5, 7, 9]
+    assert values(one.figure["data"][0]["y"]).tolist() == [None, 0.9, 0.7]
+    assert two.figure["data"][0]["text"] == [
+        "clusters = 9, heads.ce_weight = 1.0",
+        "clusters = 5, heads.ce_weight = 0.0",
+        "clusters = 7, heads.ce_weight = 0.5",
+    ]
+    assert values(two.figure["data"][0]["x"]).tolist() == [0, 1, 2]
