@@ -168,3 +168,12 @@ def test_a_job_that_fails_says_with_what_status_and_why(server, bucket):
     assert server.client().list_jobs()[0].status in ("FAILED", "SUCCEEDED")
     failed = [job for job in server.client().list_jobs() if "jobs/embed.py" in job.entrypoint]
     assert sorted(job.driver_exit_code for job in failed) == [2, 3]
+
+
+def test_a_submission_from_python(server, tmp_path):
+    """jobs/examples/cluster.py: the log comes over, and its exit status says how the job ended."""
+    words = [sys.executable, "jobs/examples/cluster.py", server.address, tmp_path, "-k", "1", "--out", tmp_path / "run"]
+    environment = server.environment(PYTHONPATH=str(ROOT))
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, "clusters = 1: give at least 2" in done.stdout) == (1, True), done.stdout + done.stderr
+    assert "exit status 2: the command line or the settings are wrong" in done.stdout
