@@ -77,7 +77,7 @@ class Keeper(Callback):
 def _facts(one: Finished) -> dict[str, Any]:
     """Its settings and its figures, of which numbers are tracked."""
     values = {name.rpartition(".")[2]: value for name, value in one.params.items()}
-    return values | {"objective": one.score if one.score is not None else "none", "seconds": one.seconds}
+    return values | {"score": one.score if one.score is not None else "none", "seconds": one.seconds}
 
 
 def _told(one: Finished) -> str:
