@@ -10,16 +10,18 @@ from rich.console import Console
 
 def report(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or URI of a run.")],
-    names: Annotated[str | None, typer.Option(help="CSV with columns label and name: names of classes.")] = None,
+    names: Annotated[str | None, typer.Option(metavar="FILE", help="CSV: label, name of classes.")] = None,
     take_over: Annotated[
-        bool, typer.Option("--take-over", help="End whoever else writes there: a run that you know is dead.")
+        bool,
+        typer.Option("--take-over", metavar="", help="End whoever else writes there: a run that you know is dead."),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="Show no progress.")] = False,
 ) -> None:
-    """Write RUN/report/index.html: the verdict, the images of each class, charts, rejects, times and settings.
+    """Write the page to look at: RUN/report/index.html.
 
-    One file that needs no network. Every run ends with it, and icce evaluate renews it; this adds names of classes
-    and new sweeps.
+    The verdict, the images of each class, charts, rejects, times and settings in
+    one file that needs no network. Every run ends with it, and `icce evaluate`
+    renews it; this adds names of classes and new sweeps.
 
     Example: icce report runs/photos --names names.csv
     """
