@@ -1,6 +1,6 @@
 """Write the page about a run, as a Ray job: what `icce report` does.
 
-Every run ends with its page; this renews it, with names of classes or new sweeps. It lands beside the run's other files.
+Every run ends with its page; this renews it, with names of classes or new sweeps. It is kept with the run.
 
 Example: ray job submit --working-dir . -- python jobs/report.py s3://bucket/run --names names.csv
 """
