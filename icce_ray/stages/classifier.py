@@ -20,7 +20,7 @@ from icce_ray.settings import Settings
 from icce_ray.stages import consensus
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.labelling import DESCRIPTION, WEIGHTS, classifier_inputs, wide
-from icce_ray.stages.reporting import Report, relayed
+from icce_ray.stages.reporting import Report, relayed, settled
 from icce_ray.stages.rows import FeatureRows
 from icce_ray.store import Store
 
@@ -56,6 +56,7 @@ def _train(
     features = torch.from_numpy(wide(rows.features(), blocks)).to(device)
     labels = torch.from_numpy(consensus.labels(store).astype(np.int64)).to(device)
     fitted = fit_grid(features, labels, inputs, settings, lambda done, total: board.post.remote(Report(done)))
+    settled(board)
     winner, chosen = fitted.winner, fitted.classifier
     description = {
         "input": winner.input,

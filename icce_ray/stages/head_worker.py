@@ -15,7 +15,7 @@ from icce_ray.core.training import HeadTrainer
 from icce_ray.settings import HeadsSettings
 from icce_ray.stages import neighbors
 from icce_ray.stages.cluster import threads_here
-from icce_ray.stages.reporting import Report, loss_figures
+from icce_ray.stages.reporting import Report, loss_figures, settled
 from icce_ray.stages.rows import FeatureRows, list_column
 from icce_ray.store import HEAD_LABELS, Store, checkpoint_of
 
@@ -65,6 +65,8 @@ def train(config: dict[str, Any]) -> None:
             if first:
                 save_tensors(store.storage, CHECKPOINT, state | {"history": torch.stack(history)})
     _finish(store, rows, trainer, torch.stack(history).numpy())
+    if first:
+        settled(config["board"])
 
 
 def _restored(store: Store, trainer: HeadTrainer) -> list[torch.Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,9 @@ class Board:
         """Add a report."""
         self.waiting.append(report)
 
+    def settle(self) -> None:
+        """Nothing: calls of one process are done in their order, so its reports are there once this one is."""
+
     def read(self) -> list[Report]:
         """The reports since the last reading, in their order."""
         reports = list(self.waiting)
@@ -64,6 +67,12 @@ def sounded(alarms: Sequence[Alarm], progress: StageProgress) -> list[dict[str, 
     for alarm in alarms:
         progress.say(f"WARNING: {alarm.text}")
     return [alarm.as_dict() for alarm in alarms]
+
+
+def settled(board: Any) -> None:
+    """Wait in the remote process until all that it has posted can be read; a board that was lost has nothing more."""
+    with suppress(RayActorError):
+        ray.get(board.settle.remote())
 
 
 @contextmanager

@@ -61,12 +61,11 @@ class Tracked:
         self.tracker.summary(stage, figures, at=_moment(marker))
 
     def tell_evaluation(self, figures: Mapping[str, Any]) -> None:
-        """The scores against true labels; those of an earlier evaluation stay, a step before."""
-        step = 0
-        while self.tracker.told(EVALUATION, "summary", step):
-            step += 1
-        scores = {name: value for name, value in figures.items() if isinstance(value, Mapping)}
-        self.tracker.summary(EVALUATION, scalars(scores), step=step)
+        """The scores against true labels, unless they are those of last time; earlier others stay, a step before."""
+        scores = scalars({name: value for name, value in figures.items() if isinstance(value, Mapping)})
+        before = self.tracker.last(EVALUATION, "summary")
+        if before is None or before.figures != scores:
+            self.tracker.summary(EVALUATION, scores, step=0 if before is None else before.step + 1)
 
     def _tell_epochs(self, moment: float) -> None:
         """Epochs of which no report came: their board was lost, or the driver was."""

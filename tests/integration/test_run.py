@@ -331,7 +331,22 @@ def test_evaluation_is_what_scikit_learn_computes_from_the_files(digits, copy, t
     for name, scores in expected.items():
         assert {key: figures[name][key] for key in scores} == pytest.approx(scores, abs=1e-9), name
     assert 0.3 < figures["kmeans"]["acc"] <= 1
+    known = np.array([classes[uri] for uri in own["uri"].to_pylist()])
+    for label, most in enumerate(figures["classes"]):
+        true, counts = np.unique(known[own["label"].to_numpy() == label], return_counts=True)
+        assert most["share"] == pytest.approx(counts.max() / counts.sum(), abs=1e-5)
+        assert most["class"] in {str(one) for one in true[counts == counts.max()]}
+    errors = figures["confused"]
+    assert [one["images"] for one in errors] == sorted((one["images"] for one in errors), reverse=True)
+    wrong = round((1 - figures["classifier_seen"]["acc"]) * len(known))
+    assert 0 < sum(one["images"] for one in errors) <= wrong
+    assert len(errors) == 20 or sum(one["images"] for one in errors) == wrong
+    for one in errors:
+        mine = own["label"].to_numpy() == one["label"]
+        assert one["images"] == (known[mine] == int(one["true"])).sum()
+        assert one["taken_for"] != one["true"]
     assert copy.metrics()["evaluation"] == figures
+    assert "Most confused" in Path(pipeline.report_run(copy.root, verbose=False)).read_text()
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------

@@ -120,6 +120,8 @@ def test_labels_of_images_outside_the_sample_score_the_classifier_only(sampled, 
         "images": 300,
         "classifier_seen": perfect,
         "classifier_rest": perfect,
+        "classes": [{"class": str(one), "share": 1.0} for one in range(CLASSES)],
+        "confused": [],
     }
 
 

@@ -86,6 +86,11 @@ def test_a_run_that_was_not_tracked_is_told_from_its_files(copy):
     np.testing.assert_allclose(
         [figures["mean_loss"] for figures in steps_of(copy, "heads").values()], losses_of(copy).mean(1), rtol=1e-5
     )
+    (events,) = (Path(copy.root) / "tensorboard").iterdir()
+    before = events.stat().st_mtime_ns
+    with opened(copy) as later:
+        later.tell_evaluation({"consensus": {"acc": 0.75}})  # nothing new
+    assert events.stat().st_mtime_ns == before
     found = curves(Path(copy.root) / "tensorboard")
     assert found["evaluation/summary/consensus/acc"] == [(0, 0.5), (1, 0.75)]
     assert [step for step, _ in found["heads/mean_loss"]] == list(EPOCHS)

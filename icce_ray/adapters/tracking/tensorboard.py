@@ -28,9 +28,13 @@ class TensorBoard:
     def open(self, run: RunNote, lines: Sequence[Line]) -> None:
         """Nothing is written before there is something to tell."""
         self._run, self._lines = run, lines
+        # Of a run that goes on, curves stay as they are until there is more; of one that is repeated they go at once.
+        self._goes_on = any(line.event == "begin" for line in lines)
 
     def tell(self, lines: Sequence[Line]) -> None:
         """Append; a step before one that is there means to begin again, in order."""
+        if self._goes_on and not any(line.tagged() for line in lines):
+            return
         back = any(line.step < self._last.get(tag, 0) for line in lines for tag, _ in line.tagged())
         if back or self._writer is None:
             self._begin()

@@ -66,6 +66,7 @@ class Tracker:
         known = begun[-1].id if begun else None
         run = RunNote(known or uuid.uuid4().hex[:16], self._name, self._params)
         self._told = {(line.stage, line.event, line.step) for line in before}
+        self._last = {(line.stage, line.event): line for line in before}
         self._lines = before
         self._encoded = [line.encoded() for line in before]
         opened: list[Sink] = []
@@ -100,6 +101,10 @@ class Tracker:
         """Whether there is such a line."""
         return (stage, event, step) in self._told
 
+    def last(self, stage: str, event: str) -> Line | None:
+        """The last such line that was told, by this driver or one before."""
+        return self._last.get((stage, event))
+
     def step(self, stage: str, step: int, figures: Mapping[str, float | None], *, at: float | None = None) -> None:
         """Figures when `step` units of a stage's work were done, unless they were told before; `at` as `Line.time`."""
         self._put(Line(time=at or time.time(), stage=stage, event="step", step=step, figures=figures))
@@ -117,6 +122,7 @@ class Tracker:
             if key in self._told:
                 return
             self._told.add(key)
+            self._last[line.stage, line.event] = line
         self._queue.put(line)
 
     # -- the thread --------------------------------------------------------------------------------------------
