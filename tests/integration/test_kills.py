@@ -12,6 +12,7 @@ import pytest
 from safetensors import safe_open
 
 from icce_ray import pipeline
+from icce_ray.adapters.tracking import read_lines
 from icce_ray.store import ARTIFACTS, Store, checkpoint_of
 
 from .conftest import SLOW, SLOW_IMAGES, tiny
@@ -103,6 +104,10 @@ def test_a_run_killed_at_every_point(slow_source, unbroken, tmp_path, agents):
     assert_every_stage_was_hit(kill_at_every_point(settings, tmp_path, agents))
     assert_as_if_unbroken(Store(settings.out), unbroken, IMAGES)
     assert "images were done before" in (tmp_path / "log.txt").read_text()
+    lines = read_lines(Store(settings.out).storage, "metrics.jsonl")
+    told = [line.step for line in lines if (line.stage, line.event) == ("heads", "step")]
+    assert sorted(told) == list(range(1, settings.heads.epochs + 1)), "every epoch is tracked, none twice"
+    assert [line.stage for line in lines if line.event == "summary"] == list(ARTIFACTS)
     assert not list(Path(settings.out).rglob("*.tmp"))
 
 
