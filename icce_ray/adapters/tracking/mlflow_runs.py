@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from icce_ray.adapters.tracking.lines import Line
 from icce_ray.adapters.tracking.sinks import RunNote, TrackingError
@@ -88,6 +89,13 @@ def _told() -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:
         raise TrackingError(
-            f"MLflow at {os.environ.get('MLFLOW_TRACKING_URI', 'its default place')} cannot be told: {error}; set "
+            f"MLflow at {_server()} cannot be told: {error}; set "
             "MLFLOW_TRACKING_URI to a server that answers, or tracking.to without mlflow"
         ) from error
+
+
+def _server() -> str:
+    """Where it is, without a name and password that may stand in the address."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "its default place")
+    secret, at, _ = urlsplit(uri).netloc.rpartition("@")
+    return uri.replace(secret + at, "", 1) if at else uri

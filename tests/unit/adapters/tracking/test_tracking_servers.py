@@ -84,10 +84,13 @@ def test_a_repeated_stage_is_a_new_mlflow_run(tmp_path, mlflow):
     assert sorted(history(mlflow, run, "heads/mean_loss")[0] for run in runs_of(mlflow)) == [(1, 1.0), (1, 2.0)]
 
 
-def test_a_server_that_is_not_there_is_named_before_any_work(tmp_path, mlflow, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.raises(TrackingError, match=r"MLflow at http://127\.0\.0\.1:9 .* set MLFLOW_TRACKING_URI"):
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://somebody:geheim@127.0.0.1:9"])
+def test_a_server_that_is_not_there_is_named_before_any_work(tmp_path, mlflow, monkeypatch, address):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    told = r"MLflow at http://127\.0\.0\.1:9 .* set MLFLOW_TRACKING_URI"
+    with pytest.raises(TrackingError, match=told) as error:
         tracking(tmp_path, "mlflow").__enter__()
+    assert "geheim" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
