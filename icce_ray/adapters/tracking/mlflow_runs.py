@@ -88,14 +88,11 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        raise TrackingError(
-            f"MLflow at {_server()} cannot be told: {error}; set "
-            "MLFLOW_TRACKING_URI to a server that answers, or tracking.to without mlflow"
-        ) from error
-
-
-def _server() -> str:
-    """Where it is, without a name and password that may stand in the address."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "its default place")
-    secret, at, _ = urlsplit(uri).netloc.rpartition("@")
-    return uri.replace(secret + at, "", 1) if at else uri
+        uri = os.environ.get("MLFLOW_TRACKING_URI", "its default place")
+        text = (
+            f"MLflow at {uri} cannot be told: {error}; set MLFLOW_TRACKING_URI to a server that answers, or tracking.to "
+            "without mlflow"
+        )
+        # MLflow's own messages have the address too, with a name and password where these stand in it.
+        secret, at, _ = urlsplit(uri).netloc.rpartition("@")
+        raise TrackingError(text.replace(secret + at, "").replace(secret, "...") if at else text) from None
