@@ -90,9 +90,9 @@ def _told() -> Iterator[None]:
     except (MlflowException, OSError) as error:
         uri = os.environ.get("MLFLOW_TRACKING_URI", "its default place")
         text = (
-            f"MLflow at {uri} cannot be told: {error}; set MLFLOW_TRACKING_URI to a server that answers, or tracking.to "
-            "without mlflow"
+            f"MLflow at {uri} cannot be told: {error}; set MLFLOW_TRACKING_URI to a server that answers, or "
+            "tracking.to without mlflow"
         )
         # MLflow's own messages have the address too, with a name and password where these stand in it.
         secret, at, _ = urlsplit(uri).netloc.rpartition("@")
-        raise TrackingError(text.replace(secret + at, "").replace(secret, "...") if at else text) from None
+        raise TrackingError(text.replace(secret + at, "").replace(secret, "...") if secret else text) from None
