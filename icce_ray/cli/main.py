@@ -307,11 +307,11 @@ def _foreseen(error: Exception) -> int | None:
     from icce_ray.adapters.locations import LocationError
     from icce_ray.adapters.sources import SourceError
     from icce_ray.settings import SettingsError
-    from icce_ray.store import RejectBudgetError, RunError
+    from icce_ray.store import RejectBudgetError, RunError, UsageError
 
     if isinstance(error, RejectBudgetError):
         return EXIT_REJECTS
-    if isinstance(error, (SettingsError, LocationError)):
+    if isinstance(error, (SettingsError, LocationError, UsageError)):
         return EXIT_USAGE
     if isinstance(error, (RunError, SourceError, BackboneError, OSError)):  # OSError: storage says what and where
         return EXIT_ERROR

@@ -10,7 +10,7 @@ from icce_ray.export.tables import write_table
 from icce_ray.export.webdataset import SHARD_BYTES, SHARD_IMAGES, write_webdataset
 from icce_ray.export.whole import free_target, whole
 from icce_ray.spelling import did_you_mean
-from icce_ray.store import ARTIFACTS, RunError, Store
+from icce_ray.store import ARTIFACTS, RunError, Store, UsageError
 
 TABLES = ("csv", "parquet")
 LINKING = ("imagefolder", "fiftyone")
@@ -34,11 +34,11 @@ def export_predictions(
     shard limits are those of `webdataset`. `out` is whole or not there. Tables hold every prediction; of the others,
     images that cannot be read any more are left out, counted in the result and listed in `unreadable.csv`.
 
-    Raises RunError for an unknown form, an option that is not the form's, a run without predictions, an `out` that is
-    there already or is no local path, and as `read_names` and `samples` do.
+    Raises UsageError for an unknown form and an option that is not the form's; RunError for a run without predictions,
+    an `out` that is there already or is no local path, and as `read_names` and `samples` do.
     """
     if form not in FORMATS:
-        raise RunError(f"--format {form}: {did_you_mean(form, FORMATS)}give one of {', '.join(FORMATS)}")
+        raise UsageError(f"--format {form}: {did_you_mean(form, FORMATS)}give one of {', '.join(FORMATS)}")
     _check_options(form, link, shard_images, shard_bytes)
     target = free_target(out)
     marker = store.require("predict")
@@ -67,9 +67,9 @@ def export_predictions(
 
 def _check_options(form: str, link: bool, shard_images: int | None, shard_bytes: int | None) -> None:
     if link and form not in LINKING:
-        raise RunError(f"--link goes with --format {' or '.join(LINKING)}, not with {form}")
+        raise UsageError(f"--link goes with --format {' or '.join(LINKING)}, not with {form}")
     for name, value in (("images", shard_images), ("mb", shard_bytes)):
         if value is not None and form != "webdataset":
-            raise RunError(f"--shard-{name} goes with --format webdataset, not with {form}")
+            raise UsageError(f"--shard-{name} goes with --format webdataset, not with {form}")
         if value is not None and value < 1:
-            raise RunError(f"--shard-{name} is below 1; give a whole number from 1 on")
+            raise UsageError(f"--shard-{name} is below 1; give a whole number from 1 on")

@@ -8,7 +8,7 @@ started with; the same directory never serves two.
 from __future__ import annotations
 
 from icce_ray.store.fingerprints import fingerprint
-from icce_ray.store.markers import Marker, RejectBudgetError, RunError
+from icce_ray.store.markers import Marker, RejectBudgetError, RunError, UsageError
 from icce_ray.store.names import (
     ARTIFACTS,
     FURTHER_ARTIFACTS,
@@ -41,6 +41,7 @@ __all__ = [
     "RejectBudgetError",
     "RunError",
     "Store",
+    "UsageError",
     "checkpoint_of",
     "fingerprint",
 ]

@@ -12,6 +12,10 @@ class RunError(RuntimeError):
     """A run that cannot go on as asked; the message says what stands in the way and what to do."""
 
 
+class UsageError(RunError):
+    """What was asked for cannot be of any run: the command line is wrong."""
+
+
 class RejectBudgetError(RunError):
     """More inputs were rejected than the budget allows; what the others gave is complete."""
 

@@ -36,16 +36,17 @@ def test_a_run_becomes_a_table(icce, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "status", "says"),
     [
-        (["--format", "xml"], "give one of csv, parquet, imagefolder, fiftyone, webdataset"),
-        (["--shard-mb", "5"], "--shard-mb goes with --format webdataset"),
-        ([], "stage predict of"),
+        (["--format", "xml"], 2, "give one of csv, parquet, imagefolder, fiftyone, webdataset"),
+        (["--format", "webdatset"], 2, "did you mean webdataset?"),
+        (["--shard-mb", "5"], 2, "--shard-mb goes with --format webdataset"),
+        ([], 1, "stage predict of"),
     ],
 )
-def test_an_error_is_one_message(icce, tmp_path, options, says):
-    status, shown, message = icce(tmp_path / "run", "--out", tmp_path / "out", "--quiet", *options)
-    assert (status, shown) == (1, "")
+def test_an_error_is_one_message(icce, tmp_path, options, status, says):
+    found, shown, message = icce(tmp_path / "run", "--out", tmp_path / "out", "--quiet", *options)
+    assert (found, shown) == (status, "")
     assert message.startswith("error: ")
     assert says in message
     assert not list(tmp_path.iterdir())
