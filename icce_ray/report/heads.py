@@ -49,7 +49,7 @@ def classes_of(store: Store) -> Classes | None:
         table = store.storage.read_table(info.path, ["label", "agreement"])
         label = table["label"].to_numpy()
         column = store.storage.read_table(head_info.path, ["labels"])["labels"].combine_chunks()
-        labels = column.flatten().to_numpy().reshape(len(column), -1)
+        labels = column.flatten().to_numpy().reshape(len(column), column.type.list_size)  # a shard may be empty
         sizes = np.full(labels.shape[1], n_clusters)
         found = head_contingency(labels, label, sizes, n_classes)
         tables = [one + other for one, other in zip(tables, found, strict=True)] if tables else found

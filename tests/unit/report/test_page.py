@@ -143,6 +143,20 @@ def test_a_run_that_has_only_features(run):
     assert page.data("data-charts") == {}
 
 
+def test_shards_without_rows_change_nothing(run, made):
+    """As where every image of a shard was rejected."""
+    artifacts = {"neighbors": "neighbors", "heads": "head_labels", "consensus": "consensus", "predict": "predictions"}
+    for stage, artifact in artifacts.items():
+        marker = run.marker(stage)
+        none = run.storage.read_table(Store.part(artifact, 0)).slice(0, 0).combine_chunks()
+        files = [*marker.files, run.storage.write_table(Store.part(artifact, 1), none)]
+        run.commit(stage, files, fingerprint=marker.fingerprint, summary=marker.summary, seconds=marker.seconds)
+    page, before = page_of(run), page_of(made)
+    assert page.data("data-classes") == before.data("data-classes")
+    assert page.data("data-charts") == before.data("data-charts")
+    made.storage.delete(REPORT)
+
+
 def test_a_source_that_is_gone_is_said(tmp_path, made):
     source = shutil.copytree(f"{made.root}/../images", tmp_path / "images")
     store = make_run(str(tmp_path / "run"), str(source), clusters=3, heads=2, epochs=3)
