@@ -41,6 +41,7 @@ Listing = list[tuple[str, int]]
 _TEMPORARY = re.compile(r"^\..*\.tmp$")
 _UNFINISHED = re.compile(r"^\.[0-9a-f]{32}\.tmp$")
 _CHUNK = 8 << 20
+_LISTINGS = 100  # of a folder in which others delete folders; one is done in microseconds
 #: Up to this many bytes a Parquet file in a bucket is one request; of a larger one only the columns asked for are read.
 _WHOLE = 1 << 20
 
@@ -176,9 +177,16 @@ class Storage:
         """
         start = len(self._path.rstrip("/")) + 1
         selector = pafs.FileSelector(self.full_path(prefix), recursive=True, allow_not_found=True)
-        found = self._retried(prefix, lambda: self._fs.get_file_info(selector))
+        found = self._retried(prefix, lambda: self._looked_through(selector))
         files = [(info.path[start:], info.size) for info in found if info.type == pafs.FileType.File]
         return sorted((name, size) for name, size in files if not _TEMPORARY.match(name.rsplit("/", 1)[-1]))
+
+    def _looked_through(self, selector: pafs.FileSelector) -> Sequence[pafs.FileInfo]:
+        """What is there now; that somebody deletes the folder meanwhile (`--redo`, a stage that begins) is no error."""
+        for _ in range(_LISTINGS - 1):
+            with contextlib.suppress(FileNotFoundError):
+                return self._fs.get_file_info(selector)
+        return self._fs.get_file_info(selector)
 
     def describe(self, path: str) -> FileInfo:
         """What the file holds now, its bytes hashed again; `rows` for names that end in `.parquet`."""

@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import os
 import pickle
+import subprocess
+import sys
 
 import fsspec
 import numpy as np
@@ -93,6 +95,26 @@ def test_describe_sees_a_change(storage):
     storage.write_table("a.parquet", TABLE.slice(1))
     assert storage.describe("a.parquet").rows == 2
     assert storage.describe("a.parquet").sha256 != info.sha256
+
+
+def test_a_folder_that_goes_away_while_it_is_listed(tmp_path):
+    """As when a driver clears a stage's folder while somebody looks at the run."""
+    storage = Storage(tmp_path)
+    busy = """
+import os, sys
+while True:
+    os.mkdir(sys.argv[1])
+    os.rmdir(sys.argv[1])
+"""
+    with subprocess.Popen([sys.executable, "-c", busy, tmp_path / "stage"]) as worker:
+        try:
+            while not (tmp_path / "stage").exists():
+                assert worker.poll() is None
+            for _ in range(20_000):
+                assert storage.list("stage") == []
+            assert worker.poll() is None
+        finally:
+            worker.kill()
 
 
 def test_list_is_sorted_and_skips_unfinished_writes(storage):
