@@ -204,8 +204,10 @@ def report_run(run_root: str, *, names: str | None = None, take_over: bool = Fal
 
     `names` is a CSV file with names of classes. Raises RunError for what is no run, or has no features yet.
     """
+    from icce_ray.report.page import checked
+
     store = Store(run_root)
-    store.settings()
+    checked(store)
     with RunDisplay(verbose=verbose) as shown, _locked(store, "icce report", shown, take_over=take_over) as lock:
         return _report(store, shown, lock, names=names)
 

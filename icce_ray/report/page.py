@@ -32,14 +32,20 @@ def write_report(store: Store, progress: StageProgress, *, names: str | None = N
     `names` is a CSV file of names of classes, as for `icce export`. Pictures that cannot be read any more are shown as
     such. Raises RunError for anything but a run, and as `read_names` does.
     """
-    if store.holds_prediction():
-        raise RunError(f"{store.root} is the output of `icce predict`; give the run, whose report shows its classes")
-    settings = store.settings()
-    store.require("embed")
+    settings = checked(store)
     page = _page(store, settings, progress, names).encode()
     if not store.storage.exists(REPORT) or store.storage.read_bytes(REPORT) != page:
         store.storage.write_bytes(REPORT, page)
     return store.storage.uri(REPORT)
+
+
+def checked(store: Store) -> Settings:
+    """Settings of a run that can have a page. Raises RunError for anything else, before anything is written."""
+    if store.holds_prediction():
+        raise RunError(f"{store.root} is the output of `icce predict`; give the run, whose report shows its classes")
+    settings = store.settings()
+    store.require("embed")
+    return settings
 
 
 def _page(store: Store, settings: Settings, progress: StageProgress, names: str | None) -> str:

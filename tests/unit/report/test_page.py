@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from icce_ray import pipeline
 from icce_ray.adapters.progress import Silent
 from icce_ray.report.page import write_report
 from icce_ray.store import REPORT, RunError, Store
@@ -183,3 +184,6 @@ def test_what_is_no_run(tmp_path):
     Store(str(tmp_path)).claim_prediction({"run": "x", "classifier": "y", "source": "z"})
     with pytest.raises(RunError, match="is the output of `icce predict`; give the run"):
         write_report(Store(str(tmp_path)), Silent())
+    with pytest.raises(RunError, match="is the output of `icce predict`; give the run"):
+        pipeline.report_run(str(tmp_path), verbose=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["prediction.yaml"]
