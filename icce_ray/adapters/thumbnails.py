@@ -8,8 +8,6 @@ from PIL import Image
 
 from icce_ray.adapters.decode import decode_whole
 
-MEDIA_TYPE = "image/webp"
-
 
 def thumbnail(data: bytes, *, longest: int, max_pixels: int, quality: int = 60) -> bytes:
     """The whole picture with neither side above `longest` pixels, as a WebP file.
