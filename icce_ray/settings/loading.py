@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from icce_ray.documents import DocumentError, parse_yaml, read_regular, shown
 from icce_ray.settings.models import Settings
 from icce_ray.spelling import did_you_mean, nearest
 
@@ -79,31 +79,35 @@ def _read_config(config: str) -> dict[str, Any]:
     if not path.is_file():
         raise SettingsError(f"--config {config}: no such file; give a YAML file of settings")
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise SettingsError(f"--config {config}: not a YAML file that can be read ({_line(error)})") from error
+        content = parse_yaml(read_regular(path))
+    except (DocumentError, OSError) as error:
+        raise SettingsError(
+            f"--config {config}: cannot be read ({_line(error)}); give a YAML file of settings, with lines such as "
+            "`clusters: 20`"
+        ) from error
     if not isinstance(content, dict):
         raise SettingsError(
             f"--config {config}: holds {type(content).__name__}, not a mapping of settings; give lines such as "
             "`clusters: 20`"
         )
-    return {str(key): value for key, value in content.items()}
+    return content
 
 
 def _apply(merged: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
+    given = shown(override, plain=True)
     if not separator or not name.strip():
-        raise SettingsError(f"--set {override}: give stage.field=value, e.g. --set heads.epochs=200")
+        raise SettingsError(f"--set {given}: give stage.field=value, e.g. --set heads.epochs=200")
     target = merged
     *stages, field = name.strip().split(".")
     for stage in stages:
         target = target.setdefault(stage, {})
         if not isinstance(target, dict):
-            raise SettingsError(f"--set {override}: {stage} is no group of settings, but {target!r}")
+            raise SettingsError(f"--set {given}: {stage} is no group of settings, but {shown(target)}")
     try:
-        target[field] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"--set {override}: the value is not YAML ({_line(error)}); quote it") from error
+        target[field] = parse_yaml(text)
+    except DocumentError as error:
+        raise SettingsError(f"--set {given}: the value cannot be read ({error}); quote it if it is text") from error
 
 
 def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
@@ -117,7 +121,7 @@ def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
 
 def _explain(fault: Any) -> str:
     """One line: field, value, what is allowed, and what the field means."""
-    name = ".".join(str(part) for part in fault["loc"])
+    name = shown(".".join(str(part) for part in fault["loc"]), plain=True)
     kind, value = fault["type"], fault["input"]
     if kind == "extra_forbidden":
         return _unknown(name, value)
@@ -126,20 +130,20 @@ def _explain(fault: Any) -> str:
         return f"{name}: {message}" if name else message
     if kind == "model_type":
         fields = [one for one in setting_names() if one.startswith(f"{name}.")]
-        return f"{name} = {value!r}: this is a group of settings; give its fields: {', '.join(fields)}"
+        return f"{name} = {shown(value)}: this is a group of settings; give its fields: {', '.join(fields)}"
     meaning = _meaning(fault["loc"])
     if kind == "missing":
         return f"{name}: missing, and it has no default{meaning}"
     remedy = _REMEDIES.get(kind)
     message = remedy.format(**fault.get("ctx", {})) if remedy else _line(fault["msg"])
-    return f"{name} = {value!r}: {message}{_meant(kind, value, message + meaning)}{meaning}"
+    return f"{name} = {shown(value)}: {message}{_meant(kind, value, message + meaning)}{meaning}"
 
 
 def _unknown(name: str, value: Any) -> str:
     """A line for every field in an unknown group, whose names are then known in full."""
     if isinstance(value, dict) and value:
         return "\n".join(_unknown(f"{name}.{inner}", one) for inner, one in value.items())
-    return f"{name} = {value!r}: {unknown_setting(name)}"
+    return f"{shown(name, plain=True)} = {shown(value)}: {unknown_setting(name)}"
 
 
 def _meant(kind: str, value: Any, allowed: str) -> str:

@@ -23,7 +23,13 @@ Format = Literal["auto", "files", "webdataset", "img2dataset", "parquet", "uris"
 FeatureKind = Literal["cls", "cls+patch_mean", "hog", "hog+color"]
 Method = Literal["cspa", "hgpa", "mcla", "hbgf"]
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
-Positive = Annotated[int, Field(ge=1)]
+#: Counts end where 32 bits do, as those of FAISS, METIS and Arrow; what is only compared, and seeds, where 64 do.
+Natural = Annotated[int, Field(ge=1)]
+Positive = Annotated[Natural, Field(le=2**31 - 1)]
+Large = Annotated[Natural, Field(le=2**63 - 1)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+#: Processes side by side: one for each GPU of a large cluster.
+Workers = Annotated[Natural, Field(le=1024)]
 Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
 Temperature = Annotated[float, Field(gt=0.0)]
 
@@ -46,7 +52,7 @@ if TYPE_CHECKING:
     Clusters = int  # wherever it is counted with: the stage neighbors puts a number in the place of `auto`
 else:  # as a union every fault would be two: neither a number in the range nor "auto"
     Threshold = Annotated[float, Field(ge=-1.0, le=1.0), WrapValidator(_auto_or), PlainSerializer(lambda value: value)]
-    Clusters = Annotated[int, Field(ge=2), WrapValidator(_auto_or), PlainSerializer(lambda value: value)]
+    Clusters = Annotated[int, Field(ge=2, le=2**31 - 1), WrapValidator(_auto_or), PlainSerializer(lambda value: value)]
 
 
 class ListSettings(_Frozen):
@@ -71,16 +77,16 @@ class EmbedSettings(_Frozen):
     richer of the two."""
     n_last_blocks: Literal[1, 4] = 1
     """4 also stores the CLS tokens of the last 4 blocks, for the classifier's grid."""
-    image_size: Positive | None = None
+    image_size: Natural | None = Field(default=None, le=8192)
     """Pixels a side; by default the backbone's own (224 for DINOv2, as in the paper)."""
     resize: Literal["squash", "crop"] = "squash"
     """`squash` to the square (the paper), or `crop` its centre after resizing by 256/224 (DINOv2's evaluation)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the transformer's matrix products. `auto` is bfloat16 on CUDA, float32 elsewhere; bfloat16 is nearly three
     times faster on CPUs that have it (AVX512-BF16, AMX), its features have a cosine of 0.9999 with those of float32."""
-    max_pixels: Positive = 100_000_000
+    max_pixels: Large = 100_000_000
     """Larger images are rejected before they are decoded: decompression bombs."""
-    max_bytes: Positive = 256 * 2**20
+    max_bytes: Large = 256 * 2**20
     """Larger files are rejected before they are read."""
     reject_budget: float = Field(default=0.05, ge=0.0, le=1.0)
     """Share of inputs that may be rejected before the run stops with an error."""
@@ -102,7 +108,7 @@ class NeighborsSettings(_Frozen):
     threshold: Threshold = 0.3
     """Cosine similarity from which an image is a neighbour (paper: 0.3 for DINOv2 ViT-L; other backbones need another).
     `auto` finds one without labels by a short training on a sample of at most 20,000 images, or 50 a cluster."""
-    cluster_range: tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=5)]] = (4, 256)
+    cluster_range: tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=5, le=2**31 - 1)]] = (4, 256)
     """Where `clusters: auto` looks for the number, which costs a short training for every factor of 1.4. The
     lowest is at least 4, the highest also bounded by N / k_min."""
     k_min: Positive = 50
@@ -117,10 +123,10 @@ class NeighborsSettings(_Frozen):
     """Of `ivf`: the share of the exact neighbours it must find, or the run stops."""
     recall_queries: Positive = 1000
     """Of `ivf`: images, drawn at random, on which the recall is measured before the others are searched."""
-    ivf_lists: Positive | None = None
+    ivf_lists: Natural | None = Field(default=None, le=131_072)
     """Of `ivf`: inverted lists of each 131,072 images; by default 4 times the square root of their number (FAISS's
     guideline), at most one for 39 images."""
-    ivf_probes: Positive | None = None
+    ivf_probes: Natural | None = Field(default=None, le=131_072)
     """Of `ivf`: of these lists, how many a query looks at; by default an eighth, at least 16.
     Queries that find fewer than k_min images there look at more."""
     rows_per_shard: Positive = 4096
@@ -145,15 +151,15 @@ class NeighborsSettings(_Frozen):
 class HeadsSettings(_Frozen):
     """Multi-head training (paper 3.1 and 4.2; TEMI). Fields but the last four are `core.recipe.Recipe`'s."""
 
-    heads: Positive = 50
+    heads: Natural = Field(default=50, le=10_000)
     """Clustering heads (paper)."""
-    hidden: Positive = 512
+    hidden: Natural = Field(default=512, le=65_536)
     """Width of the hidden layer (TEMI)."""
-    bottleneck: Positive = 256
+    bottleneck: Natural = Field(default=256, le=65_536)
     """Width of the layer that is L2-normalised (TEMI)."""
-    epochs: Positive = 400
+    epochs: Natural = Field(default=400, le=1_000_000)
     """Paper: 400, and 800 for small sets."""
-    batch_size: Positive = 1024
+    batch_size: Natural = Field(default=1024, le=2**24)
     """Anchors a step; the paper takes 256 for CIFAR-sized sets."""
     learning_rate: float = Field(default=1e-4, gt=0.0)
     """AdamW, for a batch of 256; scales linearly with the batch (TEMI)."""
@@ -175,7 +181,7 @@ class HeadsSettings(_Frozen):
     """Weight the cross-entropy term reaches, by a cosine ramp; 0 leaves it out (paper eq. 3; the value is ours)."""
     teacher: Literal["sinkhorn", "softmax"] = "sinkhorn"
     """Sinkhorn-Knopp centring (paper) or none (TEMI)."""
-    sinkhorn_iterations: Positive = 3
+    sinkhorn_iterations: Natural = Field(default=3, le=10_000)
     """Paper 3.1."""
     cluster_prior: Literal["uniform", "estimated"] = "uniform"
     """Cluster sizes that Sinkhorn aims at: equal (paper), or, for classes of unequal size, each head's own estimate:
@@ -191,10 +197,10 @@ class HeadsSettings(_Frozen):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the matrix products of the heads; losses, Sinkhorn and optimiser stay in float32. `auto` is bfloat16 on CUDA,
     float32 elsewhere; on CPUs that have it (AVX512-BF16, AMX) bfloat16 is about three times faster."""
-    max_images: Positive = 2_000_000
+    max_images: Large = 2_000_000
     """Of more images, neighbours, heads, consensus and classifier see a uniform sample of this size, and the classifier
     labels all (paper 3.3)."""
-    sample_seed: int = Field(default=0, ge=0)
+    sample_seed: Seed = 0
     """Of that sample; not the run's seed, so that heads of several seeds share one sample and its neighbours."""
     checkpoint_epochs: Positive = 10
     """A killed run goes on from the last checkpoint."""
@@ -228,9 +234,9 @@ class ConsensusSettings(_Frozen):
 class ClassifierSettings(_Frozen):
     """Self-training of linear classifiers (paper 3.3; DINOv2's linear protocol)."""
 
-    iterations: Positive = 12_500
+    iterations: Natural = Field(default=12_500, le=1_000_000_000)
     """SGD steps (paper 4.2)."""
-    batch_size: Positive = 1024
+    batch_size: Natural = Field(default=1024, le=2**24)
     """Images a step."""
     learning_rates: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(default=LEARNING_RATES, min_length=1)
     """Grid, for a batch of 256 (DINOv2)."""
@@ -246,20 +252,20 @@ class ResourceSettings(_Frozen):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` uses GPUs where the cluster has them."""
-    embed_actors: Positive | None = None
+    embed_actors: Workers | None = None
     """Copies of the backbone; by default one a GPU, else up to 4 that share the CPUs."""
-    embed_batch: Positive = 64
+    embed_batch: Natural = Field(default=64, le=65_536)
     """Images a forward pass."""
-    neighbor_shards: Positive | None = None
+    neighbor_shards: Workers | None = None
     """Actors that hold a shard of the features each; by default one a GPU, else one a node."""
-    head_workers: Positive | None = None
+    head_workers: Workers | None = None
     """Processes that train the heads together; by default one a GPU, else one."""
     parallelism: Literal["heads", "data"] = "heads"
     """How they share the work. `heads`: each trains its share of the heads on the same batches and only w(x, x') is
     exchanged, one float a pair. `data`: each takes its share of every batch, and all gradients are exchanged (DDP)."""
     compile: bool | None = None
     """Whether torch.compile fuses the training step; by default on CUDA only."""
-    wait_minutes: float = Field(default=15.0, ge=0.0)
+    wait_minutes: float = Field(default=15.0, ge=0.0, le=1_000_000)
     """How long to wait for an autoscaling cluster to bring the GPUs that `device: cuda` asks for."""
 
 
@@ -291,7 +297,7 @@ class Settings(_Frozen):
     clusters on a sample of at most 20,000 images, or 50 a cluster; neighbors.cluster_range says where to look."""
     out: Location
     """The run: a local directory or a URI."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Of every random number in the run."""
     list: ListSettings = ListSettings()
     embed: EmbedSettings = EmbedSettings()

@@ -6,14 +6,15 @@ import math
 import random
 import re
 import typing
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
+from icce_ray.documents import DocumentError, parse_yaml, shown
 from icce_ray.settings.loading import SettingsError, unknown_setting
 from icce_ray.settings.models import Settings
 
@@ -72,6 +73,7 @@ def parse(text: str) -> Param:
     STOP belongs to the values. Raises SettingsError for anything else, and for a field that trials must share.
     """
     name, separator, values = (part.strip() for part in text.partition("="))
+    text = shown(text, plain=True)
     if not separator or not name or not values:
         raise SettingsError(
             f"--param {text}: give FIELD=START:STOP:STEP or FIELD=A,B,C, e.g. --param neighbors.threshold=0.1:1.0:0.1"
@@ -81,6 +83,8 @@ def parse(text: str) -> Param:
     if found is None:
         return Param(name, values, _listed(name, values))
     low, high, step = found.groups()
+    if any(not math.isfinite(float(one)) for one in (low, high, step) if one not in (None, "log")):
+        raise SettingsError(f"--param {text}: a number is beyond 1e308; give numbers of a setting")
     if float(low) > float(high):
         raise SettingsError(f"--param {text}: starts at {low}, above its end {high}; give the lower one first")
     if step is None or step == "log":
@@ -117,24 +121,28 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 
 def _listed(name: str, values: str) -> tuple[Any, ...]:
     try:
-        found = yaml.safe_load(f"[{values}]")
-    except yaml.YAMLError:
-        raise SettingsError(f"--param {name}={values}: no list of values; give A,B,C or START:STOP:STEP") from None
-    keys = [repr(value) for value in found]
-    twice = sorted({key for key in keys if keys.count(key) > 1})
+        found = parse_yaml(f"[{values}]")
+    except DocumentError as error:
+        raise SettingsError(
+            f"--param {name}={shown(values, plain=True)}: no list of values ({error}); give A,B,C or START:STOP:STEP"
+        ) from error
+    given = shown(values, plain=True)
+    if len(found) > MOST_VALUES:
+        raise SettingsError(f"--param {name}={given}: {len(found):,} values; give at most {MOST_VALUES:,}")
+    twice = [key for key, count in Counter(map(repr, found)).items() if count > 1]
     if twice:
-        raise SettingsError(f"--param {name}={values}: {', '.join(twice)} is there twice")
+        raise SettingsError(f"--param {name}={given}: {shown(', '.join(twice), plain=True)} is there twice")
     return tuple(found)
 
 
 def _stepped(text: str, low: str, high: str, step: str, kind: type) -> tuple[Any, ...]:
     """Decimal, so that 0.1:1.0:0.1 are the ten values a person means."""
     first, last, by = Decimal(low), Decimal(high), Decimal(step)
-    if by <= 0:
+    if float(step) <= 0:
         raise SettingsError(f"--param {text}: a step of {step} leads nowhere; give one above 0")
     count = int((last - first) / by) + 1
     if count > MOST_VALUES:
-        raise SettingsError(f"--param {text}: {count:,} values; give at most {MOST_VALUES:,}")
+        raise SettingsError(f"--param {text}: {shown(f'{count:,}', plain=True)} values; give at most {MOST_VALUES:,}")
     values = [first + index * by for index in range(count)]
     if kind is int and all(value == value.to_integral_value() for value in values):
         return tuple(int(value) for value in values)

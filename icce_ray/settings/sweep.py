@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from icce_ray.documents import shown
 from icce_ray.settings.loading import SettingsError, load
 from icce_ray.settings.models import Settings
 from icce_ray.settings.params import Param, Span, parse, short
@@ -181,4 +182,4 @@ def _digest(settings: Settings) -> str:
 
 
 def _shown(params: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={short(value)}" for name, value in params.items())
+    return ", ".join(f"{name}={shown(short(value), plain=True)}" for name, value in params.items())

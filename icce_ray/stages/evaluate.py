@@ -230,5 +230,5 @@ def _kmeans(root: str, clusters: int, seed: int, truth: pa.Table) -> Figures:
         return {}
     features = FeatureRows.training(store).features().astype(np.float32)
     means: Any = KMeans  # its annotations know only n_init="auto"
-    label = means(clusters, n_init=10, random_state=seed).fit_predict(features)
+    label = means(clusters, n_init=10, random_state=seed % 2**32).fit_predict(features)
     return {"kmeans": scores(label[known], true[known]) | {"images": int(known.sum())}}

@@ -31,27 +31,31 @@ def names(text: str) -> frozenset[str]:
 #: The first row that a module's name starts with is its rule.
 LAYERS = {
     "core": Layer(names(""), packages=names("torch numpy scipy"), banned=names("os io pathlib shutil tempfile")),
-    "adapters": Layer(names("core spelling"), banned=names("ray")),
+    "adapters": Layer(names("core documents spelling"), banned=names("ray")),
+    "documents": Layer(names(""), packages=names("pydantic yaml")),
     "version": Layer(names(""), packages=names("")),
     "spelling": Layer(names(""), packages=names("")),
-    "settings": Layer(names("core.recipe adapters.uris spelling"), packages=names("pydantic yaml")),
-    "store": Layer(names("settings version adapters.storage"), packages=names("yaml")),
+    "settings": Layer(names("core.recipe adapters.uris documents spelling"), packages=names("pydantic")),
+    "store": Layer(names("documents settings version adapters.storage"), packages=names("pydantic yaml")),
     "lock": Layer(
-        names("store adapters.conditional adapters.process adapters.s3 adapters.storage"), packages=names("")
+        names("documents store adapters.conditional adapters.process adapters.s3 adapters.storage"), packages=names("")
     ),
     "estimator": Layer(names("core adapters"), banned=names("ray")),
     "studies": Layer(names("core adapters estimator"), banned=names("ray")),
-    "planning": Layer(names("settings spelling"), packages=names("pydantic yaml")),
+    "planning": Layer(names("documents settings spelling"), packages=names("pydantic yaml")),
     # Beside the stages, not among them: it reads what they wrote, and whoever exports needs no Ray.
-    "export": Layer(names("adapters store spelling"), packages=names("numpy pyarrow")),
+    "export": Layer(names("adapters documents store spelling"), packages=names("numpy pyarrow")),
     # Likewise: the page about a run is made from its files, and without torch.
     "report": Layer(
-        names("core.metrics adapters settings store export"), packages=names("numpy scipy pyarrow jinja2 plotly yaml")
+        names("core.metrics adapters documents settings store export"),
+        packages=names("numpy scipy pyarrow jinja2 plotly yaml"),
     ),
-    "stages": Layer(names("core adapters settings store version")),
-    "pipeline": Layer(names("core adapters settings store lock version spelling report stages"), banned=names("ray")),
+    "stages": Layer(names("core adapters documents settings store version")),
+    "pipeline": Layer(
+        names("core adapters documents settings store lock version spelling report stages"), banned=names("ray")
+    ),
     "cli": Layer(
-        names("core adapters settings store lock version spelling planning export report stages pipeline"),
+        names("core adapters documents settings store lock version spelling planning export report stages pipeline"),
         banned=names("ray"),
     ),
     "__init__": Layer(names("version estimator settings pipeline"), packages=names("")),

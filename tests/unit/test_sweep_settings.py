@@ -5,6 +5,7 @@ import pytest
 from icce_ray.settings import SettingsError, load
 from icce_ray.settings.params import Span, parse
 from icce_ray.settings.sweep import Sweep, trials
+from tests.failures import fails
 
 BASE = load({"source": "images", "out": "run", "clusters": 10})
 
@@ -41,62 +42,64 @@ def test_ranges_to_draw_from():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "parts"),
     [
-        ("neighbors.threshold", r"--param neighbors.threshold: give FIELD=START:STOP:STEP or FIELD=A,B,C, e.g."),
-        ("=1,2", r"give FIELD=START:STOP:STEP"),
-        ("heads.heads=", r"give FIELD=START:STOP:STEP"),
-        ("heads.beta=1:0.4:0.1", r"starts at 1, above its end 0.4; give the lower one first"),
-        ("heads.beta=0.4:1:0", r"a step of 0 leads nowhere; give one above 0"),
-        ("heads.beta=0.4:1:-0.1", r"a step of -0.1 leads nowhere"),
-        ("heads.epochs=1:99999:1", r"99,999 values; give at most 10,000"),
-        ("heads.beta=0:1:log", r"a logarithmic range starts above 0"),
-        ("heads.beta=0.5,0.5", r"0.5 is there twice"),
-        ("heads.beta=0.5,[", r"no list of values; give A,B,C or START:STOP:STEP"),
-        ("heads.beta=0.4:1", r"is a range without a step; give START:STOP:STEP, or draw from it with --search random"),
-        (
-            "embed.backbone=hog,x",
-            r"--param embed.backbone: all trials of a sweep share one embedding .* make a run for each",
-        ),
-        ("list.format=files", r"--param list.format: all trials of a sweep share one embedding"),
-        ("source=a,b", r"share one embedding"),
-        ("heads.max_images=100,200", r"share one embedding and one sample"),
-        ("neighbors.search=torch,ivf", r"the neighbours are searched once for all trials"),
-        ("neighbors.labels=a,b", r"true labels may score a sweep \(--labels\), but no trial learns from them"),
-        ("resources.device=cpu,cuda", r"it changes how fast a trial is, not what it finds"),
-        ("heads=3,4", r"--param heads: this is a group of settings; give one of heads.heads, heads.hidden"),
-        ("heads.lambda=0,1", r"--param heads.lambda: unknown setting; settings are heads.heads"),
-        ("heads.epoch=3,4", r"--param heads.epoch: unknown setting; did you mean heads.epochs\?"),
-        ("head.epochs=3,4", r"--param head.epochs: unknown setting; did you mean heads.epochs\?"),
-        (
-            "neighbors.threshold=0.9:1.1:0.1",
-            r"trial neighbors.threshold=1.1: neighbors.threshold = 1.1: give at most 1.0",
-        ),
-        ("neighbors.k_max=40,100", r"trial neighbors.k_max=40: neighbors: k_max = 40 is below k_min = 50"),
-        ("consensus.methods=mcla,hbgf", r"consensus.methods = 'mcla': give a list"),
-        ("clusters=2.5,3", r"clusters = 2.5: give a whole number"),
+        ("neighbors.threshold", ["--param neighbors.threshold", "FIELD=START:STOP:STEP", "FIELD=A,B,C"]),
+        ("=1,2", ["FIELD=START:STOP:STEP"]),
+        ("heads.heads=", ["FIELD=START:STOP:STEP"]),
+        ("heads.beta=1:0.4:0.1", ["at 1,", "0.4", "lower one first"]),
+        ("heads.beta=0.4:1:0", ["step of 0", "above 0"]),
+        ("heads.beta=0.4:1:-0.1", ["step of -0.1", "above 0"]),
+        ("heads.beta=0:1:1e-999", ["step of 1e-999", "above 0"]),
+        ("heads.beta=0:1e999", ["1e999", "1e308"]),
+        ("heads.beta=0:1e300:1e-300", ["1,000,000,000", "10,000"]),
+        ("heads.epochs=1:99999:1", ["99,999 values", "10,000"]),
+        (f"heads.epochs={','.join(map(str, range(1, 10_002)))}", ["10,001 values", "10,000"]),
+        ("heads.beta=0:1:log", ["logarithmic", "above 0"]),
+        ("heads.beta=0.5,0.5", ["0.5", "twice"]),
+        ("heads.beta=0.5,[", ["no list of values", "A,B,C or START:STOP:STEP"]),
+        ("heads.beta=" + "[" * 5_000, ["no list of values", "deep", "A,B,C or START:STOP:STEP"]),
+        ("heads.epochs=" + "9" * 5_000, ["50 digits", "A,B,C or START:STOP:STEP"]),
+        ("heads.epochs=1,0b_", ["0b_", "A,B,C or START:STOP:STEP"]),
+        ("heads.beta=0.4:1", ["range without a step", "START:STOP:STEP", "--search random"]),
+        ("embed.backbone=hog,x", ["--param embed.backbone", "share one embedding", "make a run for each"]),
+        ("list.format=files", ["--param list.format", "share one embedding"]),
+        ("source=a,b", ["share one embedding"]),
+        ("heads.max_images=100,200", ["one sample"]),
+        ("neighbors.search=torch,ivf", ["neighbours are searched once"]),
+        ("neighbors.labels=a,b", ["--labels"]),
+        ("resources.device=cpu,cuda", ["how fast"]),
+        ("heads=3,4", ["--param heads", "heads.heads, heads.hidden"]),
+        ("heads.lambda=0,1", ["--param heads.lambda", "unknown setting", "heads.heads"]),
+        ("heads.epoch=3,4", ["--param heads.epoch", "unknown setting", "heads.epochs?"]),
+        ("head.epochs=3,4", ["--param head.epochs", "unknown setting", "heads.epochs?"]),
+        ("neighbors.threshold=0.9:1.1:0.1", ["trial neighbors.threshold=1.1", "at most 1.0"]),
+        ("neighbors.k_max=40,100", ["trial neighbors.k_max=40", "k_max = 40", "k_min = 50"]),
+        ("consensus.methods=mcla,hbgf", ["consensus.methods = 'mcla'", "a list"]),
+        ("clusters=2.5,3", ["clusters = 2.5", "whole number"]),
     ],
 )
-def test_refused(text, message):
-    with pytest.raises(SettingsError, match=message):
+def test_refused(text, parts):
+    with fails(SettingsError, *parts) as caught:
         points(text)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(
-    ("params", "options", "message"),
+    ("params", "options", "parts"),
     [
-        ([], {}, "at least one --param"),
-        (["seed=0,1", "seed=2"], {}, "--param seed is given 2 times; give all its values in one"),
-        (["seed=0,1"], {"search": "best"}, "--search best: give one of grid, random, asha"),
-        (["seed=0,1"], {"samples": 3}, "--samples draws trials at random; give --search random or asha"),
-        (["seed=0,1"], {"search": "random"}, "--search random needs --samples N"),
-        (["seed=0,1"], {"search": "random", "samples": 0}, "--samples 0: give 1 to 10,000"),
-        (["seed=0,1"], {"grace": 2}, "--grace 2: give at least 1 epoch, and --search asha with it"),
-        (["seed=0:200:1", "heads.beta=0.3:1:0.01"], {}, "more than 10,000 trials; draw some with --search random"),
+        ([], {}, ["--param"]),
+        (["seed=0,1", "seed=2"], {}, ["--param seed", "2 times", "all its values in one"]),
+        (["seed=0,1"], {"search": "best"}, ["--search best", "grid, random, asha"]),
+        (["seed=0,1"], {"samples": 3}, ["--samples", "--search random or asha"]),
+        (["seed=0,1"], {"search": "random"}, ["--search random", "--samples N"]),
+        (["seed=0,1"], {"search": "random", "samples": 0}, ["--samples 0", "1 to 10,000"]),
+        (["seed=0,1"], {"grace": 2}, ["--grace 2", "at least 1", "--search asha"]),
+        (["seed=0:200:1", "heads.beta=0.3:1:0.01"], {}, ["10,000", "--search random"]),
     ],
 )
-def test_questions_refused(params, options, message):
-    with pytest.raises(SettingsError, match=message):
+def test_questions_refused(params, options, parts):
+    with fails(SettingsError, *parts):
         points(*params, **options)
 
 
@@ -104,7 +107,7 @@ def test_a_run_on_true_neighbours_is_no_base():
     base = load(
         {"source": "images", "out": "run", "clusters": 10, "neighbors": {"mode": "ground_truth", "labels": "t.csv"}}
     )
-    with pytest.raises(SettingsError, match="ground_truth learns from true labels"):
+    with fails(SettingsError, "ground_truth"):
         points("seed=0,1", base=base)
 
 

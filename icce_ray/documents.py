@@ -1,0 +1,218 @@
+"""JSON and YAML that come from outside, read in one place: bounded, and nothing but plain values.
+
+Whoever reads such a file turns `DocumentError` into an error of its own, with the file's name and the remedy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+T = TypeVar("T")
+
+#: Bytes. PyYAML takes some ten seconds for a megabyte; a marker of a million files has 200 MB.
+MOST_YAML, MOST_JSON = 1 << 18, 1 << 30
+#: Maps and lists within each other, and digits of a number. Files of runs have 6 and 19 at most.
+MOST_DEPTH, MOST_DIGITS = 32, 50
+_INT64 = 1 << 63
+
+
+class DocumentError(ValueError):
+    """Content that cannot be used; the message is one line that names the value and the limit, not the file."""
+
+
+def parse_json(data: bytes | str, *, most: int = MOST_JSON) -> Any:
+    """Plain values: numbers below 2^63, text that can be written again, no key twice. Raises DocumentError."""
+    _check_size(data, most)
+    try:
+        content = json.loads(data, parse_int=_json_integer, object_pairs_hook=_mapping)
+    except RecursionError:
+        raise _too_deep() from None
+    except DocumentError:
+        raise
+    except ValueError as error:  # UnicodeDecodeError too
+        raise DocumentError(f"not JSON: {error}") from error
+    _check_depth_and_text(content)
+    return content
+
+
+def parse_yaml(data: bytes | str, *, most: int = MOST_YAML) -> Any:
+    """Maps with keys of text, lists, text, numbers, true, false and null; a date is text. Raises DocumentError.
+
+    Anchors, aliases and tags are refused: a few lines of them can stand for any amount of memory, or for themselves.
+    """
+    _check_size(data, most)
+    try:
+        content = yaml.load(data, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader that knows less
+    except yaml.MarkedYAMLError as error:
+        mark, problem = error.problem_mark or error.context_mark, error.problem or error.context
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise DocumentError(f"not YAML: {problem}{where}") from error
+    except yaml.YAMLError as error:
+        raise DocumentError(f"not YAML: {shown(' '.join(str(error).split()))}") from error
+    _check_depth_and_text(content)
+    return content
+
+
+def shaped(kind: type[T], content: Any) -> T:
+    """`content` as an instance of a pydantic model, a dataclass or any other type. Raises DocumentError."""
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        raise DocumentError(told(error)) from error
+
+
+def told(error: ValidationError) -> str:
+    """The first fault in one line, and how many there are besides."""
+    first, *others = error.errors(include_url=False)
+    name = ".".join(str(part) for part in first["loc"]) or "the whole"
+    more = f" (and {len(others)} more faults)" if others else ""
+    if first["type"] == "missing":
+        return f"{shown(name, plain=True)} is missing{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{shown(name, plain=True)} = {shown(first['input'])}: {message}{more}"
+
+
+def shown(value: Any, most: int = 80, *, plain: bool = False) -> str:
+    """A value for a message: its `repr`, or with `plain` the text itself, cut short."""
+    try:
+        text = value if plain and isinstance(value, str) else repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        text = "a number of more than 4,300 digits"
+    return text if len(text) <= most else f"{text[: most - 20]}... ({len(text):,} characters)"
+
+
+def read_regular(path: str | os.PathLike[str], *, most: int = MOST_JSON) -> bytes:
+    """Content of a local file. DocumentError for one that is too large, or is a pipe, a device, a folder.
+
+    These are never opened for long: a pipe would be waited for, a device never ends. OSError where it cannot be read.
+    """
+    path = Path(path)
+    check_regular(path)
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    _check_size(data, most)
+    return data
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """DocumentError for a local path that is neither a file nor missing. OSError where it cannot be looked at."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kind = next((name for name, test in _KINDS.items() if test(mode)), "something else")
+        raise DocumentError(f"it is {kind}, not a file")
+
+
+_KINDS = {
+    "a folder": stat.S_ISDIR,
+    "a pipe": stat.S_ISFIFO,
+    "a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
+    "a socket": stat.S_ISSOCK,
+}
+
+
+def _check_size(data: bytes | str, most: int) -> None:
+    if len(data) > most:
+        raise DocumentError(f"it has more than the {most:,} bytes that are read")
+
+
+def _check_depth_and_text(content: Any) -> None:
+    level, depth = [content], 0
+    while level:
+        if depth > MOST_DEPTH:
+            raise _too_deep()
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                for key in value:
+                    _check_text(key)
+                inner += value.values()
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, str):
+                _check_text(value)
+        level, depth = inner, depth + 1
+
+
+def _check_text(text: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode(errors="surrogateescape")  # as Python writes names of files that are not UTF-8
+        except UnicodeEncodeError:  # half of a pair, as "\ud800"
+            raise DocumentError(f"{shown(text)} is no text that can be written") from None
+
+
+def _too_deep() -> DocumentError:
+    return DocumentError(f"maps and lists lie within each other more than {MOST_DEPTH} deep")
+
+
+def _json_integer(text: str) -> int:
+    if len(text) > 20 or not -_INT64 <= (number := int(text)) < _INT64:
+        raise DocumentError(f"the number {shown(text, plain=True)} is not between -2^63 and 2^63")
+    return number
+
+
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise DocumentError(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} is there twice")
+    return found
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML as JSON with comments: no tags, anchors, aliases or dates, and bounds on depth and numbers."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            self._refuse(event, "anchors and aliases are not read; write the value in each place")
+        if getattr(event, "tag", None) is not None:
+            self._refuse(event, f"the tag {shown(event.tag)} is not read; leave it out")
+        self.depth += 1
+        if self.depth > MOST_DEPTH:
+            raise _too_deep()
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        pairs = [
+            (self.construct_object(key, deep=True), self.construct_object(value, deep)) for key, value in node.value
+        ]
+        if any(isinstance(key, (dict, list)) for key, _ in pairs):
+            self._refuse(node, "a key is a map or a list; give text")
+        return _mapping([(str(key), value) for key, value in pairs])
+
+    def number(self, node: Any) -> int | float:
+        text = node.value
+        if len(text) > MOST_DIGITS:
+            raise DocumentError(f"the number {shown(text, plain=True)} has more than {MOST_DIGITS} digits")
+        whole = node.tag.endswith(":int")
+        try:
+            return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+        except ValueError:  # as of `0b_`
+            self._refuse(node, f"{shown(text)} is no number; put text between quotes")
+
+    @staticmethod
+    def _refuse(at: Any, problem: str) -> NoReturn:
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
+
+
+_PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if not tag.endswith((":timestamp", ":merge", ":value"))]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag in ("int", "float"):
+    _PlainLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _PlainLoader.number)
