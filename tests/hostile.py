@@ -315,10 +315,11 @@ def _links_and_pipes(folder, picture, found):
     (folder / ".hidden" / "inside.png").write_bytes(picture)
     with open(os.fsencode(folder) + b"/\xff\xfe.png", "wb") as file:
         file.write(picture)
+    found[r"\xff\xfe.png"] = "ok"
     (folder / "forbidden.png").write_bytes(picture)
     (folder / "forbidden.png").chmod(0)
     readable = os.access(folder / "forbidden.png", os.R_OK, effective_ids=True)  # by root
     found |= dict.fromkeys(("folder.jpg/inside.png", "linked/inside.png", "copy.png", "link.png"), "ok")
     found |= {"forbidden.png": "ok" if readable else "unreadable", "dangling.png": "unreadable"}
     found |= {"loop.png": "unreadable"}
-    return {"hidden": 3, "not UTF-8": 1, "other files": 1, "link loops": 2}
+    return {"hidden": 3, "other files": 1, "link loops": 2}

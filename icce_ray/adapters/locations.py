@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from icce_ray.adapters.filenames import to_text
 from icce_ray.adapters.uris import LocationError, S3Options, refuse_secrets, s3_location
 
 __all__ = ["LocationError", "StorageError", "UnavailableError", "child", "is_local", "refuse_secrets", "resolve"]
@@ -78,7 +79,10 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     if not uri:
         raise LocationError("the location is empty; give a local path, file://, s3:// or gs:// URI")
     if "://" not in uri:
-        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+        path = os.path.abspath(os.path.expanduser(uri))
+        if any("\ud800" <= letter <= "\udfff" for letter in path):
+            raise LocationError(f"the path '{to_text(path)}' is not UTF-8; rename it, or give a link to it")
+        return pafs.LocalFileSystem(), path
     refuse_secrets(uri)
     scheme = uri.split("://", 1)[0]
     if scheme == "s3":

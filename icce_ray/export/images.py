@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from icce_ray.adapters.decode import Reject
+from icce_ray.adapters.filenames import to_bytes
 from icce_ray.adapters.locations import is_local, resolve
 from icce_ray.adapters.sources import FeatureSource, SourceError, find_source, found_source
 from icce_ray.adapters.sources.containers import one_ahead
@@ -100,7 +102,7 @@ class RunImages:
         """(image_id, absolute path) as `read` gives bytes, and with the same Rejects; only where `can_link`."""
         rows = self.rows(np.sort(np.asarray(image_ids, np.int64)))
         for image_id, uri, size in zip(*(rows[name].to_pylist() for name in ("image_id", "uri", "size")), strict=True):
-            path = Path(self._base) / uri
+            path = Path(self._base) / os.fsdecode(to_bytes(uri))
             if path.is_file():
                 yield image_id, _replaced(path.stat().st_size, size) or path
             else:

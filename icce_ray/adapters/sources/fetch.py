@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from icce_ray.adapters.decode import Reject
+from icce_ray.adapters.filenames import to_bytes
 from icce_ray.adapters.locations import UnavailableError, child, is_local, resolve, retried
 from icce_ray.adapters.s3 import check_access, is_s3
 
@@ -40,9 +41,9 @@ def open_file(location: str, path: str = "") -> pa.NativeFile | Reject:
     """
     try:
         filesystem, full = _full(location, path)
-        if is_local(filesystem) and not stat.S_ISREG(os.stat(full).st_mode):
-            return Reject("unreadable", "not a regular file")
-        return retried(lambda: filesystem.open_input_file(full))
+        return retried(lambda: _opened(filesystem, full))
+    except Reject as reject:
+        return reject
     except UnavailableError:
         raise
     except (OSError, ValueError, pa.ArrowInvalid) as error:
@@ -54,25 +55,35 @@ def too_large(size: int, max_bytes: int) -> Reject:
     return Reject("too_many_bytes", f"{size} bytes are more than the limit of {max_bytes}")
 
 
-def _full(location: str, path: str) -> tuple[pafs.FileSystem, str]:
+def _full(location: str, path: str) -> tuple[pafs.FileSystem, str | bytes]:
+    """The filesystem and the path in it; bytes on a local disk, where names need be no text."""
     filesystem, base = resolve(location)
+    local = is_local(filesystem)
     if not path:
-        return filesystem, base
-    return filesystem, f"{base.rstrip('/')}/{child(path) if is_local(filesystem) else path}"
+        return filesystem, os.fsencode(base) if local else base
+    if local:
+        return filesystem, os.fsencode(base.rstrip("/") + "/") + to_bytes(child(path))
+    return filesystem, f"{base.rstrip('/')}/{to_bytes(path).decode()}"
 
 
-def _whole(filesystem: pafs.FileSystem, full: str, max_bytes: int) -> bytes:
-    if is_local(filesystem) and not stat.S_ISREG(os.stat(full).st_mode):
+def _opened(filesystem: pafs.FileSystem, full: str | bytes) -> pa.NativeFile:
+    if isinstance(full, str):
+        return filesystem.open_input_file(full)
+    if not stat.S_ISREG(os.stat(full).st_mode):
         raise Reject("unreadable", "not a regular file")  # opening a pipe would wait for ever
-    if filesystem.type_name.startswith("py::"):  # web servers may not know a size before the end
+    return pa.OSFile(full)  # pyright: ignore[reportArgumentType] # takes bytes, unlike a filesystem
+
+
+def _whole(filesystem: pafs.FileSystem, full: str | bytes, max_bytes: int) -> bytes:
+    if isinstance(full, str) and filesystem.type_name.startswith("py::"):  # web servers may not know a size at first
         return _to_the_end(filesystem, full, max_bytes)
-    with filesystem.open_input_file(full) as file:
+    with _opened(filesystem, full) as file:
         size = file.size()
         if size > max_bytes:
             raise too_large(size, max_bytes)
         data = file.read(size)
     if len(data) != size:
-        raise OSError(f"unexpected end of {full}: {len(data)} of {size} bytes came")
+        raise OSError(f"unexpected end of {full!r}: {len(data)} of {size} bytes came")
     return data
 
 

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 
 from icce_ray.adapters.decode import Reject
+from icce_ray.adapters.filenames import to_text
 from icce_ray.adapters.locations import UnavailableError, is_local, resolve
 from icce_ray.adapters.sources import columns
 from icce_ray.adapters.sources.base import TABLE_ROWS, Row, SourceError, SourceSpec, tables_of
@@ -85,7 +86,8 @@ class UriList(ContainerSource):
                 entry = self._decoded(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, number, name)
                 if entry:
                     self._check(entry, f"line {number} of {name}")
-                    rows.append((entry, entry, None, None, None))
+                    uri = _uri(entry)
+                    rows.append((uri, uri, None, None, None))
                 if len(rows) == TABLE_ROWS:
                     yield rows
                     rows = []
@@ -120,7 +122,7 @@ class UriList(ContainerSource):
                             rows.append((f"{name}/{row}", key or f"{name}/{row}", None, container, row))
                             continue
                         self._check(entry, f"row {row} of {name}")
-                        uri = entry if _is_absolute(entry) else posixpath.join(folder, entry)
+                        uri = _uri(entry) if _is_absolute(entry) else posixpath.join(folder, _uri(entry))
                         rows.append((uri, key or entry, None, None, None))
                     yield rows
 
@@ -194,6 +196,11 @@ def _from_web(location: str, path: str, max_bytes: int) -> bytes | Reject:
         return Reject("unreadable", str(error)[:300])
 
 
+def _uri(entry: str) -> str:
+    """What a table says of an entry: itself, but of a local path as of all names of files."""
+    return entry if _URI.match(entry) else to_text(entry)
+
+
 def _is_absolute(entry: str) -> bool:
     return entry.startswith("/") or _URI.match(entry) is not None
 
@@ -213,9 +220,9 @@ def _check_uri(uri: str) -> None:
 def _place(uri: str) -> tuple[str, str]:
     """A URI as (location, path below it): the same location for all of a bucket, so that they share its client."""
     parts = urlsplit(uri)
-    path = unquote(parts.path.removeprefix("/"))
+    path = to_text(unquote(parts.path.removeprefix("/"), errors="surrogateescape"))
     if parts.scheme == "file":
         return "/", path
     if parts.scheme in ("http", "https"):  # where the query is part of the name
-        return f"{parts.scheme}://{parts.netloc}", uri.split("/", 3)[3] if uri.count("/") > 2 else ""
+        return f"{parts.scheme}://{parts.netloc}", to_text(uri.split("/", 3)[3]) if uri.count("/") > 2 else ""
     return f"{parts.scheme}://{parts.netloc}" + (f"?{parts.query}" if parts.query else ""), path

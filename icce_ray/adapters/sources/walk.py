@@ -8,40 +8,46 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow.fs as pafs
 
+from icce_ray.adapters.filenames import to_text
 from icce_ray.adapters.locations import is_local, resolve, retried
 from icce_ray.adapters.s3 import is_s3
 from icce_ray.adapters.sources.base import SourceError
 from icce_ray.adapters.sources.bucket import keys_below
 
 Found = tuple[str, int | None]
+Identity = tuple[int, int]
+
+#: Links that lead to one folder and are followed. Thirty folders of two links each would list one file a billion times.
+LINKS = 16
 
 
 def walk(location: str, left_out: Counter[str]) -> Iterator[Found]:
     """(path below `location`, bytes) of everything there, in the order of the paths' UTF-8 bytes.
 
-    Bytes are None for what is no regular file (a pipe, a hidden folder, which is not entered), -1 for a dangling link.
-    Links are followed; one to a folder above itself is counted in `left_out` and not entered. Keys of S3 are listed by
-    several prefixes at a time; memory stays at some pages, elsewhere at one folder and those above it.
+    Paths are text as `filenames.to_text` makes it. Bytes are None for what is no regular file (a pipe, a hidden folder,
+    which is not entered), -1 for a dangling link. Links are followed, `LINKS` times to the same folder. Counted in
+    `left_out` and not entered are further `repeated links`, `link loops` (to a folder above) and `forbidden folders`.
+    Keys of S3 are listed by several prefixes at a time; memory stays at some pages, elsewhere at one folder and those
+    above it.
 
     Raises SourceError where something cannot be listed.
     """
     filesystem, base = resolve(location)
     try:
         if is_local(filesystem):
-            yield from _local(base, left_out)
+            yield from _Local(base, left_out).files()
         elif is_s3(location):
-            yield from keys_below(location)
+            yield from ((to_text(key), size) for key, size in keys_below(location))
         else:
-            yield from _store(filesystem, base)
-    except OSError as error:
+            yield from ((to_text(path), size) for path, size in _store(filesystem, base))
+    except (OSError, UnicodeError) as error:  # a client of fsspec may list what is no text
         raise SourceError(f"the source {location!r} cannot be listed: {error}") from error
 
 
 def select(found: Iterable[Found], endings: tuple[str, ...], left_out: Counter[str]) -> Iterator[Found]:
     """Files whose names end as wanted, in any case; what else there was is counted in `left_out`.
 
-    Kinds: `hidden` (names with a leading dot; a hidden folder counts once), `not UTF-8` (names that cannot stand in a
-    table), `other files`.
+    Kinds: `hidden` (names with a leading dot; a hidden folder counts once) and `other files`.
     """
     last_hidden = ""
     for path, size in found:
@@ -51,18 +57,8 @@ def select(found: Iterable[Found], endings: tuple[str, ...], left_out: Counter[s
             last_hidden = hidden
         elif size is None or not path.lower().endswith(endings):
             left_out["other files"] += 1
-        elif not _is_utf8(path):
-            left_out["not UTF-8"] += 1
         else:
             yield path, size if size >= 0 else None
-
-
-def _is_utf8(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _hidden_part(path: str) -> str:
@@ -74,31 +70,48 @@ def _hidden_part(path: str) -> str:
     return path if end < 0 else path[:end]
 
 
-def _local(base: str, left_out: Counter[str]) -> Iterator[Found]:
-    stack: list[tuple[str, Iterator[os.DirEntry[str]], frozenset[tuple[int, int]]]] = []
+class _Local:
+    """The walk of a local folder."""
 
-    def enter(relative: str, above: frozenset[tuple[int, int]]) -> None:
-        path = os.path.join(base, relative)
-        status = os.stat(path)
-        identity = (status.st_dev, status.st_ino)
-        if identity in above:
-            left_out["link loops"] += 1
+    def __init__(self, base: str, left_out: Counter[str]) -> None:
+        self._base, self._left_out = base, left_out
+        self._linked: Counter[Identity] = Counter()
+        self._stack: list[tuple[str, Iterator[os.DirEntry[str]], frozenset[Identity]]] = []
+
+    def files(self) -> Iterator[Found]:
+        """See `walk`."""
+        self._enter("", frozenset(), linked=False)
+        while self._stack:
+            relative, entries, above = self._stack[-1]
+            entry = next(entries, None)
+            if entry is None:
+                self._stack.pop()
+            elif _is_folder(entry):
+                self._enter(f"{relative}{entry.name}/", above, linked=entry.is_symlink())
+            else:
+                yield to_text(relative + entry.name), _size(entry)
+
+    def _enter(self, relative: str, above: frozenset[Identity], *, linked: bool) -> None:
+        path = os.path.join(self._base, relative)
+        try:
+            status = os.stat(path)
+            identity = (status.st_dev, status.st_ino)
+            self._linked[identity] += linked
+            if identity in above:
+                self._left_out["link loops"] += 1
+                return
+            if linked and self._linked[identity] > LINKS:
+                self._left_out["repeated links"] += 1
+                return
+            with os.scandir(path) as found:
+                # A folder sorts as "name/": the order of the walk is then the order of the full paths.
+                entries = sorted(found, key=lambda entry: to_text(entry.name) + "/" * _is_folder(entry))
+        except PermissionError:
+            if not relative:
+                raise
+            self._left_out["forbidden folders"] += 1
             return
-        with os.scandir(path) as found:
-            # A folder sorts as "name/": the order of the walk is then the order of the full paths.
-            entries = sorted(found, key=lambda entry: entry.name + "/" if _is_folder(entry) else entry.name)
-        stack.append((relative, iter(entries), above | {identity}))
-
-    enter("", frozenset())
-    while stack:
-        relative, entries, identities = stack[-1]
-        entry = next(entries, None)
-        if entry is None:
-            stack.pop()
-        elif _is_folder(entry):
-            enter(relative + entry.name + "/", identities)
-        else:
-            yield relative + entry.name, _size(entry)
+        self._stack.append((relative, iter(entries), above | {identity}))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from icce_ray.adapters.decode import Reject
+from icce_ray.adapters.filenames import to_text
 from icce_ray.adapters.locations import StorageError
 from icce_ray.adapters.sources.base import TABLE_ROWS, Row, tables_of
 from icce_ray.adapters.sources.containers import ContainerSource, StoreFile, one_ahead
@@ -45,9 +46,9 @@ class TarSource(ContainerSource):
     """Every member of every tar with an image's ending, tar after tar by name, members in the order of the file.
 
     `uri` is the tar's path and the member's name, `key` that name alone. A member that appears twice is listed twice.
-    Left out and counted are other members, hidden ones, links, sparse ones, and names that are not UTF-8. The members
-    before the place where a tar is cut or damaged are listed, and then the tar itself, as a row without `size` whose
-    `read` says what is wrong. Tars put one behind the other (`cat a.tar b.tar`) are read as one.
+    Left out and counted are other members, hidden ones, links and sparse ones. The members before the place where a tar
+    is cut or damaged are listed, and then the tar itself, as a row without `size` whose `read` says what is wrong. Tars
+    put one behind the other (`cat a.tar b.tar`) are read as one.
     """
 
     endings = (".tar",)
@@ -81,7 +82,8 @@ class TarSource(ContainerSource):
                 for count, member in enumerate(_headers(file), 1):
                     kind = _left_out(member)
                     if kind is None:
-                        rows.append((f"{name}/{member.name}", member.name, member.size, container, member.offset_data))
+                        key = to_text(member.name)
+                        rows.append((f"{name}/{key}", key, member.size, container, member.offset_data))
                     elif kind:
                         left_out[kind] += 1
                     if count % TABLE_ROWS == 0:
@@ -197,8 +199,6 @@ def _left_out(member: tarfile.TarInfo) -> str | None:
         return "other members"
     if member.issparse():
         return "sparse members"
-    if not member.name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in member.name):
-        return "not UTF-8"
     return None
 
 

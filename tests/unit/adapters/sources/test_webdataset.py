@@ -91,8 +91,10 @@ def test_what_is_no_image_is_counted(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"".join(members) + END)
     (tmp_path / "a.json").write_text("{}")
     source = source_of(tmp_path)
-    assert listed(source)["key"].to_pylist() == ["./1.jpg"]
-    assert source.left_out == {"links": 2, "hidden": 2, "other members": 2, "not UTF-8": 1, "other files": 1}
+    rows = listed(source)
+    assert rows["key"].to_pylist() == ["./1.jpg", r"\xff.jpg"]
+    assert bytes_of(source, rows) == [b"1", b"name"]
+    assert source.left_out == {"links": 2, "hidden": 2, "other members": 2, "other files": 1}
 
 
 def test_sparse_members_are_counted(tmp_path):
