@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from icce_ray.adapters.user_tables import without_formulas
 from icce_ray.export.names import class_names, folder_names
 from icce_ray.export.samples import UNREADABLE, Sample
 
@@ -30,8 +31,9 @@ def write_imagefolder(samples: Iterable[Sample], folder: Path, names: dict[int, 
                 (folder / own).mkdir()
                 made.add(sample.label)
             sample.place(folder / own / sample.file_name)
-            row = [f"{own}/{sample.file_name}", sample.label, sample.confidence, sample.uri, sample.key]
-            rows.writerow(row if names is None else [*row, names.get(sample.label, "")])
+            texts = [sample.uri, sample.key, *([] if names is None else [names.get(sample.label, "")])]
+            uri, key, *name = map(without_formulas, texts)
+            rows.writerow([f"{own}/{sample.file_name}", sample.label, sample.confidence, uri, key, *name])
 
 
 def write_fiftyone(samples: Iterable[Sample], folder: Path, names: dict[int, str] | None, classes: int) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import unicodedata
 from collections.abc import Iterable
-from pathlib import Path
 
+from icce_ray.adapters.user_tables import read_user_table
+from icce_ray.documents import shown
 from icce_ray.store import RunError
 
 COLUMNS = ("label", "name")
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 #: Bytes of a name that was made from a longer one; file systems take 255, of which numbers and endings need some.
 _LONGEST = 100
 # What a path, Windows or a shell takes for something else. Marks of the other kind, invisible ones, go by category.
 _RESERVED = re.compile(r'[/\\<>:"|?*%\'`$;&#]+')
+# Readers of image folders skip what is hidden, and spreadsheets run what looks like a formula.
+_NEVER_FIRST = "._- =+@＝＋－＠"
 _WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 # Hugging Face's `imagefolder` takes folders and files with these words in small letters for splits, and drops the rest.
 _SPLITS = re.compile(
@@ -24,28 +27,21 @@ _SPLITS = re.compile(
 
 
 def read_names(path: str, classes: int) -> dict[int, str]:
-    """Name of each label that the CSV file `path` (columns label, name) gives one.
+    """Name of each label that the file `path`, CSV or Parquet with columns label and name, gives one.
 
-    Raises RunError for a file that cannot be read, a missing column, and a label that is no whole number from 0 to
+    Raises StorageError as `read_user_table` does, and RunError for a label that is no whole number from 0 to
     `classes` - 1 or is there twice.
     """
-    try:
-        with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
-            if missing:
-                raise RunError(f"--names {path}: has columns {rows.fieldnames}; needs label and name")
-            pairs = [(rows.line_num, row["label"] or "", row["name"] or "") for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RunError(f"--names {path} cannot be read: {error}; give a CSV file in UTF-8") from error
+    table = read_user_table("--names", path, needs=COLUMNS)
     names: dict[int, str] = {}
-    for line, text, name in pairs:
-        label = int(text) if text.strip().isascii() and text.strip().isdigit() else -1
+    for row, (given, name) in enumerate(zip(*(table[column].to_pylist() for column in COLUMNS), strict=True), 1):
+        text = str(given).strip()
+        label = int(text) if _NUMBER.fullmatch(text) else -1
         if not 0 <= label < classes:
-            raise RunError(f"--names {path}, line {line}: label = {text!r}; give one from 0 to {classes - 1}")
+            raise RunError(f"--names {path}, row {row}: label = {shown(given)}; give one from 0 to {classes - 1}")
         if label in names:
-            raise RunError(f"--names {path}, line {line}: label {label} is there twice; give each one name")
-        names[label] = name
+            raise RunError(f"--names {path}, row {row}: label {label} is there twice; give each one name")
+        names[label] = "" if name is None else str(name)
     return names
 
 
@@ -74,10 +70,10 @@ def safe_name(text: str) -> str:
     """`text` as a name below a folder on any system, of at most 100 bytes; "" where nothing of it can be one.
 
     Letters, digits and pictures of all scripts stay. What is reserved or invisible becomes `_`; leading dots, hyphens
-    and underscores go, as readers of image folders skip what is hidden; the words `train` and `test` get capitals.
+    and the like go (_NEVER_FIRST); the words `train` and `test` get capitals.
     """
     seen = "".join("_" if unicodedata.category(one)[0] == "C" else one for one in unicodedata.normalize("NFC", text))
-    name = _RESERVED.sub("_", " ".join(seen.split())).lstrip("._- ")
+    name = _RESERVED.sub("_", " ".join(seen.split())).lstrip(_NEVER_FIRST)
     name = name.encode()[:_LONGEST].decode(errors="ignore").rstrip("._- ")
     name = _SPLITS.sub(lambda word: word[0].capitalize(), name)
     return f"{name}_" if _WINDOWS.fullmatch(name) else name

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from icce_ray.adapters.decode import Reject
 from icce_ray.adapters.progress import StageProgress
+from icce_ray.adapters.user_tables import without_formulas
 from icce_ray.export.endings import HEAD, ending_of
 from icce_ray.export.images import RunImages
 from icce_ray.export.names import safe_name
@@ -117,4 +118,5 @@ def _tell(path: Path, uri: str, key: str, label: int, reject: Reject) -> None:
         rows = csv.writer(file)
         if new:
             rows.writerow(["uri", "key", "label", "reason", "detail"])
-        rows.writerow([uri, key, label, reject.reason, reject.detail])
+        uri, key, detail = map(without_formulas, (uri, key, reject.detail))
+        rows.writerow([uri, key, label, reject.reason, detail])

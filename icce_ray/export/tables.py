@@ -11,6 +11,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from icce_ray.adapters.progress import StageProgress
+from icce_ray.adapters.user_tables import column_without_formulas
 from icce_ray.store import ARTIFACTS, Marker, Store
 
 FIELDS = ("uri", "key", "label", "confidence")
@@ -21,11 +22,14 @@ def write_table(
 ) -> int:
     """Write uri, key, label, confidence, and name where there are `names`, as `csv` or `parquet`; how many rows.
 
+    Texts of the CSV are as `without_formulas` gives them.
     One shard of the predictions is in memory at a time; there must be one at least.
     """
     kind: Any = pq.ParquetWriter if form == "parquet" else pa_csv.CSVWriter
     files = marker.rows_of(f"{ARTIFACTS['predict']}/part-")
     tables = (_named(store.storage.read_table(info.path, FIELDS), names) for info in files)
+    if form == "csv":
+        tables = map(_without_formulas, tables)
     first = next(tables)
     done = 0
     with kind(str(path), first.schema) as writer:
@@ -43,3 +47,10 @@ def _named(table: pa.Table, names: dict[int, str] | None) -> pa.Table:
     return table.append_column(
         "name", pa.array([names.get(label) for label in table["label"].to_pylist()], pa.string())
     )
+
+
+def _without_formulas(table: pa.Table) -> pa.Table:
+    for index, name in enumerate(table.column_names):
+        if name in ("uri", "key", "name"):
+            table = table.set_column(index, name, column_without_formulas(table[name]))
+    return table

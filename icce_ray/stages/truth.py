@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
-from icce_ray.adapters.locations import resolve, retried
+from icce_ray.adapters.user_tables import read_user_table
+from icce_ray.documents import shown
 from icce_ray.stages.rows import FeatureRows
 from icce_ray.store import RunError, Store
 
@@ -23,22 +21,19 @@ def read_truth(location: str) -> pa.Table:
     """Table with `label` (int64 classes numbered from 0) and what images are told by: uri, key or image_id.
 
     The file is CSV or Parquet with a column `label` (numbers or names) and one of uri, key, path (the same as uri),
-    image_id. Raises RunError for any other, for a row without label or name, and for a name that is there twice.
+    image_id. Raises RunError for any other content, for a row without label or name, and for a name that is there
+    twice; StorageError as `read_user_table` does.
     """
-    table = _read(location)
-    name = next((column for column in KEYS if column in table.column_names), None)
-    if name is None or "label" not in table.column_names:
-        raise RunError(f"labels = {location}: has columns {table.column_names}; needs label and one of {list(KEYS)}")
-    key, label = _plain(table[name]), _plain(table["label"])
-    if not (pa.types.is_integer(key.type) if name == "image_id" else _is_text(key.type)):
-        wanted = "a whole number" if name == "image_id" else "text"
-        raise RunError(f"labels = {location}: the column {name} is {key.type}, not {wanted}")
+    table = read_user_table("labels =", location, needs=["label"], one_of=KEYS)
+    who = f"labels = {location}"
+    name = table.column_names[1]
+    key, label = _keys(who, name, table[name]), _classes(who, table["label"])
     empty = pc.call_function("or", [_empty(key), _empty(label)])
     bare = empty.to_pylist().count(True)
     if bare:
-        raise RunError(f"labels = {location}: {bare} of {len(table)} rows have no label or no {name}; leave them out")
+        raise RunError(f"{who}: {bare} of {len(table)} rows have no label or no {name}; leave them out")
     if len(key.unique()) != len(key):
-        raise RunError(f"labels = {location}: {len(key)} rows, but {len(key.unique())} distinct {name}")
+        raise RunError(f"{who}: {len(key)} rows, but {len(key.unique())} distinct {name}; leave one of each")
     values = label.unique().sort()
     classes = _place(label, values).cast(pa.int64())
     table = pa.table({"uri" if name == "path" else name: key, "label": classes})
@@ -50,42 +45,42 @@ def class_names(truth: pa.Table) -> list[str]:
     return json.loads(truth.schema.metadata[_NAMES])
 
 
-def _read(location: str) -> pa.Table:
-    filesystem, path = resolve(location)
-
-    def read() -> bytes:
-        with filesystem.open_input_file(path) as file:
-            return file.read()
-
+def _keys(who: str, name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    if name != "image_id":
+        if not pa.types.is_large_string(values.type):
+            raise RunError(f"{who}: the column {name} is {shown(str(values.type), plain=True)}; give text")
+        return values
     try:
-        data = retried(read)
-    except FileNotFoundError:
-        raise RunError(f"labels = {location}: no such file; give CSV or Parquet with columns uri and label") from None
-    # Columns of names as text, also those of digits only.
-    options = pa_csv.ConvertOptions(column_types=dict.fromkeys(("uri", "key", "path"), pa.string()))
-    try:
-        if path.lower().endswith(".csv"):
-            return pa_csv.read_csv(io.BytesIO(data), convert_options=options)
-        return pq.read_table(io.BytesIO(data))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise RunError(f"labels = {location}: neither CSV (by its name) nor Parquet: {error}") from error
+        if pa.types.is_large_string(values.type) or pa.types.is_integer(values.type):
+            return _or_null(values, "").cast(pa.int64())
+    except pa.ArrowInvalid:
+        pass
+    kind = shown(str(values.type), plain=True)
+    raise RunError(f"{who}: the column {name} is {kind}; give whole numbers below 2^63") from None
 
 
-def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Categories as the values they stand for."""
-    return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
+def _classes(who: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = values.type
+    if pa.types.is_floating(kind):
+        return values.cast(pa.float64())  # Arrow sorts no float16
+    if pa.types.is_decimal(kind):
+        return values.cast(pa.large_string())
+    if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_large_string(kind)):
+        raise RunError(f"{who}: the column label is {shown(str(kind), plain=True)}; give text or numbers")
+    return _or_null(values, "nan")  # as numpy and pandas write what is missing
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+def _or_null(values: pa.ChunkedArray, text: str) -> pa.ChunkedArray:
+    """With null in place of `text`."""
+    if not pa.types.is_large_string(values.type):
+        return values
+    is_text = pc.call_function("equal", [values, text])
+    return pc.call_function("if_else", [is_text, pa.scalar(None, values.type), values])
 
 
 def _empty(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Where there is nothing: null, NaN, or text of no letters."""
-    nothing = values.is_null(nan_is_null=pa.types.is_floating(values.type))
-    if not _is_text(values.type):
-        return nothing
-    return pc.call_function("or", [nothing, pc.call_function("equal", [values.fill_null(""), ""])])
+    return _or_null(values, "").is_null(nan_is_null=pa.types.is_floating(values.type))
 
 
 def labels_for(truth: pa.Table, images: pa.Table) -> np.ndarray:
