@@ -1,7 +1,9 @@
 # Two commands on a fresh machine with Python 3.11 or later; each makes .venv by itself.
 #   make demo    the whole method on 1,797 real digits, about a minute after installation
-#   make test    all tests
+#   make test    the fast tests, at most 8 minutes
 # and
+#   make test-all    every test, at most an hour; SHARD=1/4 a quarter of them, TIER=slow only those that make test leaves out
+#   make test-faults    the fast ones that kill something, TIMES=20 times
 #   make docs    the API reference from the docstrings, in build/docs
 
 PYTHON ?= python3
@@ -9,15 +11,24 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint docs bench clean
+TESTS := $(BIN)/python -m pytest -n 2 --dist loadfile
+TIMES ?= 1
+
+.PHONY: demo test test-all test-faults lint docs bench clean
 
 demo: $(READY)
 	$(BIN)/icce demo --out demo-run
 
 test: $(READY)
-	$(BIN)/python -m pytest tests/unit tests/numerics -n 2 --dist loadfile \
+	$(TESTS) tests/unit tests/numerics -m "not slow" \
 		--cov=icce_ray.core --cov-report=term:skip-covered --cov-fail-under=95
-	$(BIN)/python -m pytest tests/integration tests/e2e
+	$(TESTS) tests/integration tests/e2e -m "not slow"
+
+test-all: $(READY)
+	$(TESTS) tests -m "$(or $(TIER),slow or not slow)" --shard=$(SHARD)
+
+test-faults: $(READY)
+	for time in $$(seq $(TIMES)); do $(TESTS) tests -m "faults and $(or $(TIER),not slow)" || exit 1; done
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,13 +1,47 @@
-"""One torch thread, and S3 servers that start when the first test asks for them."""
+"""One torch thread, and Ray and S3 servers that start when the first test asks for them."""
 
+import logging
+import os
 import threading
+from collections import Counter
+from pathlib import Path
 
 import pyarrow.fs as pafs
 import pytest
 import torch
 
+from tests.barriers import barriers
 from tests.servers import radosgw as ceph
 from tests.servers.s3 import S3Server, aws_environment, forget_clients
+
+#: Seconds that a test takes, about, where it does not say so itself by `slow(seconds)`.
+SECONDS = {"unit": 0.1, "numerics": 1.0}
+FURTHER_SECONDS = 4.0
+
+
+def pytest_addoption(parser):
+    parser.addoption("--shard", default="", metavar="I/N", help="only the I-th of N parts that take about as long")
+
+
+@pytest.hookimpl(trylast=True)  # of what -m has left
+def pytest_collection_modifyitems(config, items):
+    """Deal the tests out, the longest first, each to the shard that has the least: slow ones singly, others by file."""
+    if not config.option.shard:
+        return
+    chosen, shards = map(int, config.option.shard.split("/"))
+    if not 1 <= chosen <= shards:
+        raise pytest.UsageError(f"--shard={config.option.shard}: give 1/{shards} to {shards}/{shards}")
+    seconds, key_of = Counter(), {}
+    for item in items:
+        slow, kind = item.get_closest_marker("slow"), item.path.relative_to(Path(__file__).parent).parts[0]
+        key_of[item] = item.nodeid if slow else str(item.path)
+        seconds[key_of[item]] += slow.args[0] if slow else SECONDS.get(kind, FURTHER_SECONDS)
+    load, shard_of = Counter(dict.fromkeys(range(1, shards + 1), 0.0)), {}
+    for key in sorted(seconds, key=lambda key: (-seconds[key], key)):
+        shard_of[key] = min(load, key=load.__getitem__)
+        load[shard_of[key]] += seconds[key]
+    config.hook.pytest_deselected(items=[item for item in items if shard_of[key_of[item]] != chosen])
+    items[:] = [item for item in items if shard_of[key_of[item]] == chosen]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -17,6 +51,29 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """Ray for all tests of this process, which starts in 15 s: more logical CPUs than the machine has, since Ray's
+    helpers hold fractions of them. The folder in which its workers stand."""
+    import ray
+
+    from icce_ray.stages.cluster import QUIET
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    os.environ |= {"RAY_prestart_worker_first_driver": "0"}  # else six workers start at once on two cores
+    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    with (
+        aws_environment(),
+        barriers(),
+    ):  # Ray's workers take the environment of now: the keys of servers that start later
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder := tmp_path_factory.mktemp("workers"))
+            ray.init(address="local", num_cpus=6, num_gpus=0, object_store_memory=250 * 2**20, **options)
+        yield folder
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

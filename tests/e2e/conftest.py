@@ -1,26 +1,44 @@
-"""The demo, run once for all tests of commands."""
+"""The demo, run once in a process of its own for all tests of it, and `icce` inside this process on its Ray."""
 
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-
-def demo(folder):
-    """Standard output and error of the command."""
-    command = [Path(sys.executable).with_name("icce"), "demo", "--out", folder]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"COLUMNS": "120"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout, done.stderr
+from icce_ray.cli.main import main
 
 
 @pytest.fixture(scope="session")
 def first_demo(tmp_path_factory):
-    """(folder, standard output, figures) of a first call."""
+    """(folder, standard output, figures), as a person gets them where somebody's `ray start` has left its address."""
     folder = tmp_path_factory.mktemp("demo") / "out"
-    out, _ = demo(folder)
-    return folder, out, json.loads((folder / "run-seed0/metrics.json").read_text())
+    mine = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"COLUMNS": "120"}
+    with tempfile.TemporaryDirectory() as ray:  # its path short for sockets
+        (Path(ray) / "ray").mkdir()
+        (Path(ray) / "ray/ray_current_cluster").write_text("127.0.0.1:9")
+        command = [Path(sys.executable).with_name("icce"), "demo", "--out", folder]
+        done = subprocess.run(command, capture_output=True, text=True, env=mine | {"RAY_TMPDIR": ray}, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout, json.loads((folder / "run-seed0/metrics.json").read_text())
+
+
+@pytest.fixture
+def icce(cluster, monkeypatch, capsys):
+    """`icce WORDS` as its console script calls it; (exit status, standard output, standard error)."""
+
+    def call(*words):
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["icce", *map(str, words)])
+            patch.setenv("COLUMNS", "120")
+            with pytest.raises(SystemExit) as end:
+                main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err, err
+        return end.value.code, out, err
+
+    return call

@@ -2,11 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,25 +14,6 @@ neighbors: {threshold: 0.6, k_min: 5}
 heads: {heads: 3, hidden: 32, bottleneck: 16, epochs: 4, warmup_epochs: 1, batch_size: 40}
 classifier: {iterations: 50, batch_size: 40}
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def another_cluster():
-    """A place for Ray's files, its path short for sockets, where somebody's `ray start` has left its address."""
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        (Path(folder) / "ray").mkdir()
-        (Path(folder) / "ray/ray_current_cluster").write_text("127.0.0.1:9")
-        patch.setenv("RAY_TMPDIR", folder)
-        yield
-
-
-def icce(*arguments):
-    """(exit status, standard output, standard error)."""
-    command = [Path(sys.executable).with_name("icce"), *map(str, arguments)]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"COLUMNS": "120"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +30,8 @@ def place(tmp_path_factory):
     return folder
 
 
-def test_a_day_with_icce(place):
+@pytest.mark.slow(40)
+def test_a_day_with_icce(place, icce):
     run, out = place / "run", place / "out"
     command = ("run", place / "images", "--clusters", 10, "--out", run, "--config", place / "settings.yaml")
 

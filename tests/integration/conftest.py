@@ -1,22 +1,16 @@
-"""One local Ray cluster for all integration tests, small digits as PNG files, and one finished run to read or copy."""
+"""Ray for every integration test, small digits as PNG files, and one finished run to read or copy."""
 
-import logging
-import os
 import shutil
 
 import numpy as np
 import pytest
-import ray
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from icce_ray import pipeline
 from icce_ray.settings import load
-from icce_ray.stages.cluster import QUIET
 from icce_ray.store import Store
-from tests.servers.s3 import aws_environment
-
-from .drivers import end
+from tests.processes import end
 
 IMAGES, CLUSTERS = 320, 10
 TINY = {
@@ -36,12 +30,12 @@ TINY = {
     },
     "classifier": {"iterations": 120, "batch_size": 64},
 }
-SLOW_IMAGES = 160
-# Stages long enough to be killed in: many small shards, large pictures, a checkpoint every epoch.
-SLOW = {
-    "embed": {"image_size": 384, "rows_per_shard": 8},
-    "neighbors": {"rows_per_shard": 3},
-    "heads": {"epochs": 120, "batch_size": 32, "checkpoint_epochs": 1},
+#: The same run in more shards and with more checkpoints, so that it can be broken between two of them: the same labels.
+SHARDED = {
+    "embed": {"rows_per_shard": 16},
+    "neighbors": {"rows_per_shard": 16},
+    "heads": {"checkpoint_epochs": 1},
+    "resources": {"embed_actors": 2},
 }
 
 
@@ -60,20 +54,12 @@ def write_digits(folder, count, first=0):
     return digits.target[first : first + count]
 
 
-@pytest.fixture(scope="package", autouse=True)
-def cluster():
-    """Ray for this package: more logical CPUs than the machine has, since Ray's helpers hold fractions of them."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    os.environ |= {"RAY_prestart_worker_first_driver": "0"}  # else six workers start at once on two cores
-    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-    with aws_environment():  # Ray's workers take the environment of now: servers that tests start later have these keys
-        ray.init(address="local", num_cpus=6, num_gpus=0, object_store_memory=250 * 2**20, **options)
-        yield
-        ray.shutdown()
+@pytest.fixture(scope="session", autouse=True)
+def on_the_cluster(cluster):
+    """Every test here uses Ray."""
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def digits(tmp_path_factory):
     """(folder of digits, CSV file of their classes)."""
     folder = tmp_path_factory.mktemp("digits")
@@ -83,7 +69,7 @@ def digits(tmp_path_factory):
     return folder / "images", folder / "labels.csv"
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def finished(cluster, digits, tmp_path_factory):
     """A complete run. Read it; change only a `copy` of it."""
     out = tmp_path_factory.mktemp("finished") / "run"
@@ -96,22 +82,6 @@ def copy(finished, tmp_path):
     """The finished run as a test's own."""
     shutil.copytree(finished.root, tmp_path / "run")
     return Store(str(tmp_path / "run"))
-
-
-@pytest.fixture(scope="package")
-def slow_source(tmp_path_factory):
-    """Folder of the images of runs that are killed."""
-    folder = tmp_path_factory.mktemp("slow") / "images"
-    write_digits(folder, SLOW_IMAGES)
-    return folder
-
-
-@pytest.fixture(scope="package")
-def unbroken(cluster, slow_source, tmp_path_factory):
-    """The same run, which nobody disturbed."""
-    settings = tiny(slow_source, tmp_path_factory.mktemp("unbroken") / "run", **SLOW)
-    pipeline.run(settings, verbose=False)
-    return Store(settings.out)
 
 
 @pytest.fixture

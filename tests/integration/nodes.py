@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .drivers import descendants, left_of, name_of, processes, wait_for
+from tests.processes import descendants, left_of, name_of, processes, started, wait_for
 
 MEMORY = 150 * 2**20
 ROOT = Path(__file__).parents[2]
@@ -51,26 +51,21 @@ class Nodes:
         )
         self.environment["RAY_ADDRESS"], self.raylets = json.loads(self.process.stdout.readline())
 
-    def workers(self, *titles):
-        """{number of a node: pids of its processes whose title begins so}."""
-        parents = {pid: parent for pid, (parent, _, _) in processes().items()}
-        found = {}
-        for pid, parent in parents.items():
-            if parent in self.raylets and name_of(pid).startswith(titles):
-                found.setdefault(self.raylets.index(parent), []).append(pid)
-        return found
+    def workers(self, title):
+        """{pid: number of its node} of processes whose title begins so."""
+        parents = {pid: parent for pid, (parent, _, _) in processes().items() if name_of(pid).startswith(title)}
+        return {pid: self.raylets.index(parent) for pid, parent in parents.items() if parent in self.raylets}
 
     def remove(self, number):
         """Kill the node's processes, its workers too: it is gone as a spot instance is."""
-        theirs = descendants(self.raylets[number])
+        theirs = started(descendants(self.raylets[number]))
         self.process.stdin.write(f"{number}\n")
         self.process.stdin.flush()
         assert self.process.stdout.readline() == "removed\n"
-        now = processes()
-        wait_for(lambda: not left_of({pid: now[pid][2] for pid in theirs if pid in now}), "the end of a node")
+        wait_for(lambda: not left_of(theirs), "the end of a node")
 
     def close(self):
-        theirs = {pid: started for pid, (_, _, started) in processes().items() if pid in descendants(self.process.pid)}
+        theirs = started(descendants(self.process.pid))
         self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait(timeout=60)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .drivers import PATIENCE, descendants, end, left_of, processes, wait_for
+from tests.processes import PATIENCE, descendants, end, left_of, started, wait_for
+
 from .test_jobs import RAY, free_port
 
 HEAD_ID = "f" * 51 + "00000"  # by this name the fake provider knows the head
@@ -25,11 +26,11 @@ with connected():
     found = resources(ResourceSettings(device="cuda", head_workers=2, wait_minutes=3), say=print)
     print(found.device, found.gpus, found.nodes, found.cores)
     while "GPU" in ray.cluster_resources():  # nothing asks for them any more
-        time.sleep(1)
+        time.sleep(0.2)
 """
 pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find processes"),
-    pytest.mark.exhaustive,
+    pytest.mark.slow(60),
 ]
 
 
@@ -83,7 +84,7 @@ def autoscaling_cluster():
         wait_for(lambda: head.poll() is not None or "block forever" in log.read_text(), "a head", poll=0.2)
         assert head.poll() is None, log.read_text()
         yield mine | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
-        theirs = {pid: started for pid, (_, _, started) in processes().items() if pid in descendants(head.pid)}
+        theirs = started(descendants(head.pid))
         end(theirs)
         head.wait()
         wait_for(lambda: not left_of(theirs), "the end of the cluster")

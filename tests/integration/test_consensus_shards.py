@@ -58,8 +58,7 @@ PROBLEMS = {
 }
 
 
-@pytest.mark.parametrize("shards", [1, 4])
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize(("name", "shards"), [("votes", 1), *((name, 4) for name in PROBLEMS)])
 def test_shards_give_the_labels_of_one_place(name, shards, tmp_path, monkeypatch):
     labels, k, methods = PROBLEMS[name]
     tools = {"graph_partitioner": metis_graph_apart, "hypergraph_partitioner": mtkahypar_hypergraph}

@@ -31,6 +31,7 @@ def test_an_example_is_short_and_says_how_to_call_it(name):
     assert f"python jobs/examples/{name}.py" in text.split('"""')[1]
 
 
+@pytest.mark.slow(20)
 def test_a_folder_on_a_laptop(tmp_path, capsys):
     run_example("laptop_folder", tmp_path)
     assert list(violations(Store(str(tmp_path / "run")))) == []
@@ -41,6 +42,7 @@ def test_a_folder_on_a_laptop(tmp_path, capsys):
     assert "run-new: 100 images" in said
 
 
+@pytest.mark.slow(20)
 def test_a_bucket(moto, monkeypatch, capsys):
     name = moto.bucket()
     monkeypatch.setenv("S3_ENDPOINT", moto.endpoint)
@@ -50,6 +52,7 @@ def test_a_bucket(moto, monkeypatch, capsys):
     assert sum(map(int, sizes.split(","))) == 300
 
 
+@pytest.mark.slow(20)
 def test_a_feature_matrix(capsys):
     run_example("features")
     seen, others = re.findall(r"\[([\d, ]+)\]", capsys.readouterr().out)

@@ -1,10 +1,6 @@
-"""The same 500 images in every form of a source, on a local disk and on S3: the same features by key, the same labels.
+"""The same 500 images in every form of a source, on a local disk and on S3: the same features and labels by key."""
 
-Some of them each time, all with `python -m pytest -m "exhaustive or not exhaustive" tests/integration/test_forms.py`.
-"""
-
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+import itertools
 
 import numpy as np
 import pyarrow as pa
@@ -12,31 +8,36 @@ import pyarrow.parquet as pq
 import pytest
 
 from icce_ray import pipeline
-from icce_ray.stages.rows import FeatureRows
+from icce_ray.adapters.backbones import load_backbone
+from icce_ray.adapters.decode import decode
 from icce_ray.stages.verify import violations
 from icce_ray.store import RunError, Store
 from tests import forms
+from tests.barriers import barrier
+from tests.failures import fails
 
 from .conftest import tiny, write_digits
-from .drivers import rows
+from .drivers import Driver, rows, run_command, shared_cluster
 
 IMAGES = 500
 SMALL = {"embed": {"rows_per_shard": 128}, "resources": {"embed_actors": 1}}
 PRECOMPUTED = ("features npy", "features parquet")
 ALL = [*forms.FORMS, *PRECOMPUTED]
-PLACES = [(where, form) for where in ("local", "s3") for form in ALL]
-#: What is embedded, and what is run to its end, in every test run; all of both are `exhaustive`.
-EMBEDDED = [
-    ("local", "uri table"),
-    ("local", "features parquet"),
-    ("s3", "files"),
-    ("s3", "webdataset"),
-    ("s3", "uris"),
+OK, SLOW = "features/status=ok", (pytest.mark.slow(30), pytest.mark.faults)
+#: What is embedded in every test run; all forms, killed and some run to their end, are slow.
+EMBEDDED = [("local", "uri table"), ("local", "features parquet"), ("s3", "webdataset")]
+WHOLE = ("hugging face", "features npy")
+KILLS = ("manifest/part-*", f"{OK}/part-*")
+CASES = [
+    *(pytest.param(*place, (), id="-".join(place)) for place in EMBEDDED),
+    *(
+        pytest.param(*place, KILLS, id="-".join((*place, "killed")), marks=SLOW)
+        for place in itertools.product(("local", "s3"), ALL)
+    ),
 ]
-WHOLE = [("local", "img2dataset"), ("s3", "hugging face"), ("s3", "features npy")]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def images(tmp_path_factory):
     """(key, bytes) of 500 digits in folders, with names that need care in a URI."""
     folder = tmp_path_factory.mktemp("digits500") / "images"
@@ -44,7 +45,15 @@ def images(tmp_path_factory):
     return sorted((f"{int(path.stem) // 100} #%é/{path.name}", path.read_bytes()) for path in folder.iterdir())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def features(images):
+    """float16 [500, 324] by the backbone alone."""
+    backbone = load_backbone("hog", features="hog")
+    options = {"size": backbone.image_size, "resize": "squash", "max_pixels": 10**6}
+    return backbone.embed(np.stack([decode(data, **options) for _, data in images])).main.astype(np.float16)
+
+
+@pytest.fixture(scope="session")
 def reference(images, tmp_path_factory):
     """The whole run on a folder."""
     folder = tmp_path_factory.mktemp("reference")
@@ -54,7 +63,7 @@ def reference(images, tmp_path_factory):
     return Store(settings.out)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def s3(request):
     """A real server where there is one; what a run needs of it, the other tests ask of both."""
     try:
@@ -64,37 +73,27 @@ def s3(request):
         return request.getfixturevalue("moto")
 
 
-def written(form, images, reference, folder):
+def written(form, images, features, folder):
     """Path of the source below `folder`."""
     if form not in PRECOMPUTED:
         return forms.write(form, images, folder)
     folder.mkdir(parents=True)
-    features = FeatureRows.of(reference).features().astype(np.float32)
     if form == "features npy":
-        np.save(folder / "features.npy", features)
+        np.save(folder / "features.npy", features.astype(np.float32))
         return "features.npy"
-    keys = [row["key"] for row in rows(reference, "features/status=ok")]
-    table = pa.table({"key": keys, "embedding": pa.FixedSizeListArray.from_arrays(features.ravel(), features.shape[1])})
+    embedding = pa.FixedSizeListArray.from_arrays(features.astype(np.float32).ravel(), features.shape[1])
+    table = pa.table({"key": [key for key, _ in images], "embedding": embedding})
     pq.write_table(table.slice(0, 200), folder / "0.parquet")
     pq.write_table(table.slice(200), folder / "1.parquet")
     return ""
 
 
-def placed(where, form, images, reference, tmp_path, request):
-    """Source and run of a form on one of the stores."""
-    path = written(form, images, reference, tmp_path / "source")
+def placed(where, path, tmp_path, request):
+    """Source and run on one of the stores."""
     if where == "local":
         return str(tmp_path / "source" / path), str(tmp_path / "run")
     server = request.getfixturevalue("s3")
-    bucket, files = server.bucket(), [file for file in (tmp_path / "source").rglob("*") if file.is_file()]
-
-    def put(file: Path):
-        server.client.put_object(
-            Bucket=bucket, Key=f"in/{file.relative_to(tmp_path / 'source').as_posix()}", Body=file.read_bytes()
-        )
-
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(put, files))
+    bucket = server.filled(tmp_path / "source")
     return server.uri(f"{bucket}/in/{path}"), server.uri(f"{bucket}/run")
 
 
@@ -102,41 +101,28 @@ def by_key(store, artifact, column):
     return {row["key"]: row[column] for row in rows(store, artifact)}
 
 
-def assert_same_features(store, reference, form):
-    assert [row["image_id"] for row in rows(store, "features/status=ok")] == list(range(IMAGES))
-    if form == "features npy":  # whose keys are numbers of rows
-        assert np.array_equal(FeatureRows.of(store).features(), FeatureRows.of(reference).features())
-        assert list(by_key(store, "features/status=ok", "image_id")) == [str(row) for row in range(IMAGES)]
-    else:
-        ours, theirs = (by_key(run, "features/status=ok", "features") for run in (store, reference))
-        assert ours == theirs
-
-
-def some(often):
-    """Every place and form, those that are not run often marked so."""
-    return [pytest.param(*one, marks=[] if one in often else pytest.mark.exhaustive) for one in PLACES]
-
-
-@pytest.mark.parametrize(("where", "form"), some(EMBEDDED))
-def test_features_of_every_form(form, where, images, reference, tmp_path, request):
-    source, out = placed(where, form, images, reference, tmp_path, request)
-    pipeline.run(tiny(source, out, **SMALL), last="embed", verbose=False)
-    assert_same_features(Store(out), reference, form)
-    assert list(violations(Store(out))) == []
-
-
-@pytest.mark.parametrize(("where", "form"), some(WHOLE))
-def test_labels_of_a_form(form, where, images, reference, tmp_path, request):
-    source, out = placed(where, form, images, reference, tmp_path, request)
-    pipeline.run(tiny(source, out, **SMALL), verbose=False)
-    store = Store(out)
-    assert_same_features(store, reference, form)
-    for artifact in ("consensus", "predictions"):
-        assert [row["label"] for row in rows(store, artifact)] == [row["label"] for row in rows(reference, artifact)]
-        assert form == "features npy" or by_key(store, artifact, "label") == by_key(reference, artifact, "label")
+@pytest.mark.parametrize(("where", "form", "kills"), CASES)
+def test_every_form_gives_the_same(where, form, kills, images, features, tmp_path, request, agents):
+    """The features, and of some the labels of the folder, also of a run killed while listing and while embedding."""
+    path = written(form, images, features, tmp_path / "source")
+    settings = tiny(*placed(where, path, tmp_path, request), **SMALL)
+    store, whole = Store(settings.out), kills and form in WHOLE
+    for glob in kills:
+        with barrier(store, glob, passes=1) as held:
+            Driver(run_command(settings, tmp_path), tmp_path, agents, shared_cluster()).kill_at(held)
+    pipeline.run(settings, last="predict" if whole else "embed", verbose=False)
+    found = rows(store, OK)
+    assert [row["image_id"] for row in found] == list(range(IMAGES))
+    keys = [str(row) for row in range(IMAGES)] if form == "features npy" else [key for key, _ in images]
+    assert [row["key"] for row in found] == keys
+    np.testing.assert_array_equal([row["features"] for row in found], features)
+    for artifact in ("consensus", "predictions") if whole else ():
+        labels = [row["label"] for row in rows(request.getfixturevalue("reference"), artifact)]
+        assert by_key(store, artifact, "label") == dict(zip(keys, labels, strict=True))
     assert list(violations(store)) == []
 
 
+@pytest.mark.slow(10)
 def test_a_run_predicts_sources_of_other_forms(images, reference, tmp_path):
     """The form of a new source need not be that of the run; what the classifier reads must be."""
     forms.write("webdataset", images[:40], tmp_path / "tars")
@@ -147,15 +133,16 @@ def test_a_run_predicts_sources_of_other_forms(images, reference, tmp_path):
     assert rows(Store(str(tmp_path / "out")), "predictions")[0]["uri"].startswith("00000.tar/0 #%é/")
     assert list(violations(Store(str(tmp_path / "out")))) == []
     np.save(tmp_path / "x.npy", np.ones((3, 5), np.float32))
-    with pytest.raises(RunError, match=r"holds features, but the classifier of .* reads images"):
+    with fails(RunError, "x.npy", "features", "images"):
         pipeline.predict_source(reference.root, str(tmp_path / "x.npy"), str(tmp_path / "no"), verbose=False)
 
 
-def test_a_run_on_features_predicts_features(images, reference, tmp_path):
-    source = tmp_path / written("features npy", images, reference, tmp_path / "source")
+@pytest.mark.slow(20)
+def test_a_run_on_features_predicts_features(images, features, tmp_path):
+    source = tmp_path / written("features npy", images, features, tmp_path / "source")
     settings = tiny(tmp_path / "source" / source.name, tmp_path / "run", **SMALL)
     pipeline.run(settings, verbose=False)
-    new = FeatureRows.of(reference).features().astype(np.float32)[:30]
+    new = features.astype(np.float32)[:30]
     new[7, 0] = np.inf
     np.save(tmp_path / "new.npy", new)
     summary = pipeline.predict_source(
@@ -166,8 +153,8 @@ def test_a_run_on_features_predicts_features(images, reference, tmp_path):
     labels = by_key(Store(str(tmp_path / "out")), "predictions", "label")
     assert labels == {str(row): expected[str(row)] for row in range(30) if row != 7}
     forms.write("files", images[:3], tmp_path / "files")
-    with pytest.raises(RunError, match=r"holds images, but the classifier of .* reads features"):
+    with fails(RunError, tmp_path / "files", "images", "features"):
         pipeline.predict_source(settings.out, str(tmp_path / "files"), str(tmp_path / "no"), verbose=False)
     np.save(tmp_path / "narrow.npy", new[:, :9])
-    with pytest.raises(RunError, match=r"has features of 9 numbers, the classifier of .* reads 324"):
+    with fails(RunError, "narrow.npy", "9 numbers", "324"):
         pipeline.predict_source(settings.out, str(tmp_path / "narrow.npy"), str(tmp_path / "no"), verbose=False)

@@ -68,6 +68,7 @@ def test_every_file_ends_as_it_must(source, embedded):
     assert all(row["detail"] for row in rows(embedded, "reject"))
 
 
+@pytest.mark.slow(20)
 def test_every_file_ends_as_it_must_in_a_bucket_too(source, embedded, radosgw):
     folder, corpus = source
     bucket = radosgw.bucket()

@@ -13,10 +13,11 @@ from ray.job_submission import JobSubmissionClient
 
 from icce_ray.stages.verify import violations
 from icce_ray.store import Store
+from tests.barriers import barrier
+from tests.processes import PATIENCE, descendants, end, left_of, started, wait_for
 from tests.servers import radosgw as ceph
 
 from .conftest import write_digits
-from .drivers import descendants, end, left_of, processes, wait_for
 
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -26,7 +27,10 @@ neighbors: {threshold: 0.6, k_min: 5}
 heads: {heads: 3, hidden: 32, bottleneck: 16, epochs: 20, warmup_epochs: 1, batch_size: 40, teacher_momentum: 0.9}
 classifier: {iterations: 50, batch_size: 40}
 """
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find processes")
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find processes"),
+    pytest.mark.slow(30),
+]
 
 
 def free_port():
@@ -90,7 +94,7 @@ class JobServer:
     def outcome(self, *words):
         """(exit status, output) of a submission that is waited for."""
         submitted = self.submit(*words)
-        text, _ = submitted.communicate(timeout=120)
+        text, _ = submitted.communicate(timeout=PATIENCE)
         return submitted.returncode, text
 
     def close(self):
@@ -98,7 +102,7 @@ class JobServer:
         for shell in self.shells:  # a test that failed has not waited for its own
             with shell:
                 shell.kill()
-        theirs = {pid: started for pid, (_, _, started) in processes().items() if pid in descendants(self.process.pid)}
+        theirs = started(descendants(self.process.pid))
         end(theirs)
         self.process.wait()
         wait_for(lambda: not left_of(theirs), "the end of the job server")
@@ -116,29 +120,29 @@ def server(cluster):
 def bucket(request, tmp_path_factory):
     """(server of a bucket, URI of a source of 120 digits there, file of settings); Ceph's where it is installed."""
     store = request.getfixturevalue("moto" if ceph.available() else "radosgw")
-    folder, name = tmp_path_factory.mktemp("jobs"), store.bucket()
+    folder = tmp_path_factory.mktemp("jobs")
     write_digits(folder / "digits", 120)
-    for path in sorted((folder / "digits").iterdir()):
-        store.client.put_object(Bucket=name, Key=f"digits/{path.name}", Body=path.read_bytes())
+    name = store.filled(folder / "digits")
     (folder / "settings.yaml").write_text(SETTINGS)
     return store, name, folder / "settings.yaml"
 
 
 def test_a_job_outlives_the_shell_that_submitted_it(server, bucket):
     store, name, settings = bucket
-    source, out = store.uri(f"{name}/digits"), store.uri(f"{name}/run")
+    source, out = store.uri(f"{name}/in"), store.uri(f"{name}/run")
     options = (source, "-k", 10, "--out", out, "--config", settings)
-    submitted = server.submit("--working-dir", ".", "--", "python", "jobs/run.py", *options)
     seen = []
-    for line in submitted.stdout:
-        seen.append(line)
-        if "embed  done" in line:
-            break
-    assert any("120 images (files)" in line for line in seen), "".join(seen)
-    [job] = server.client().list_jobs()
-    assert job.status == "RUNNING"  # so lines came while it ran, not after it
-    with submitted:
-        submitted.kill()
+    with barrier(Store(out), "neighbors/part-*"):
+        submitted = server.submit("--working-dir", ".", "--", "python", "jobs/run.py", *options)
+        for line in submitted.stdout:
+            seen.append(line)
+            if "embed  done" in line:
+                break
+        assert any("120 images (files)" in line for line in seen), "".join(seen)
+        [job] = server.client().list_jobs()
+        assert job.status == "RUNNING"  # so lines came while it ran, not after it
+        with submitted:
+            submitted.kill()
     wait_for(lambda: server.client().get_job_status(job.submission_id).is_terminal(), "the end of the job", poll=0.5)
     log = server.client().get_job_logs(job.submission_id)
     assert server.client().get_job_status(job.submission_id) == "SUCCEEDED", log
@@ -156,7 +160,7 @@ def test_a_job_that_fails_says_with_what_status_and_why(server, bucket):
     store, name, settings = bucket
     for index in range(8):
         store.client.put_object(Bucket=name, Key=f"broken/{index}.png", Body=b"no image" * 20)
-        store.client.copy_object(Bucket=name, Key=f"broken/1{index}.png", CopySource=f"{name}/digits/000{index}.png")
+        store.client.copy_object(Bucket=name, Key=f"broken/1{index}.png", CopySource=f"{name}/in/000{index}.png")
     options = (store.uri(f"{name}/broken"), "--out", store.uri(f"{name}/broken-run"), "--config", settings)
     # Without a working dir: from what is installed.
     status, text = server.outcome("--", "python", ROOT / "jobs/embed.py", *options, "-k", 2, "--set", "heads.epoch=3")
@@ -174,6 +178,8 @@ def test_a_submission_from_python(server, tmp_path):
     """jobs/examples/cluster.py: the log comes over, and its exit status says how the job ended."""
     words = [sys.executable, "jobs/examples/cluster.py", server.address, tmp_path, "-k", "1", "--out", tmp_path / "run"]
     environment = server.environment(PYTHONPATH=str(ROOT))
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert (done.returncode, "clusters = 1: give at least 2" in done.stdout) == (1, True), done.stdout + done.stderr
     assert "exit status 2: the command line or the settings are wrong" in done.stdout

@@ -1,72 +1,50 @@
-"""Drivers killed at the start, in the middle and at the end of every stage, and Ray's own processes one of each kind.
+"""Drivers killed with -9 at named points of every stage, on a local disk and in a bucket, and Ray's own processes.
 
 The same command finishes the run, and the result does not show it.
 """
 
 import os
+import re
 import signal
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
 
 from icce_ray import pipeline
 from icce_ray.adapters.tracking import read_lines
-from icce_ray.store import ARTIFACTS, Store, checkpoint_of
+from icce_ray.store import ARTIFACTS, MARKER, Store, checkpoint_of
+from tests.barriers import barrier
+from tests.processes import descendants, name_of
+from tests.servers.s3 import ACCESS_KEY, SECRET_KEY
 
-from .conftest import SLOW, SLOW_IMAGES, tiny
-from .drivers import Driver, assert_as_if_unbroken, descendants, name_of, rows, wait_for
+from .conftest import IMAGES, SHARDED, tiny
+from .drivers import Driver, assert_as_if_unbroken, run_command, shared_cluster
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find processes")
-
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find processes"),
+    pytest.mark.faults,
+]
 OK = "features/status=ok"
-IMAGES, ROWS = SLOW_IMAGES, SLOW["embed"]["rows_per_shard"]
+CHECKPOINT = checkpoint_of("heads")
+#: {stage: {point: (what is about to be written, how many of those were)}}; each stage also ends, before its marker.
+POINTS = {
+    "list": {"middle": ("manifest/part-*", 3)},
+    "embed": {"start": (f"{OK}/part-*", 0), "middle": (f"{OK}/part-*", 5)},
+    "sample": {},
+    "neighbors": {"start": ("neighbors/part-*", 0), "middle": ("neighbors/part-*", 5)},
+    "heads": {"start": (CHECKPOINT, 0), "middle": (CHECKPOINT, 4), "labels": ("head_labels/part-*", 2)},
+    "consensus": {"middle": ("consensus/candidates/*.json", 1), "labels": ("consensus/part-*", 2)},
+    "classifier": {"middle": ("classifier/grid.parquet", 0)},
+    "predict": {"start": ("predictions/part-*", 0), "middle": ("predictions/part-*", 5)},
+}
+EVERY = [(stage, point) for stage, points in POINTS.items() for point in (*points, "end")]
 KEPT = ("manifest", "features", "neighbors", "predictions")
 
 
-def epoch_of(store, folder):
-    """Epoch of the heads' checkpoint, 0 if there is none."""
-    try:
-        data = store.storage.read_bytes(checkpoint_of("heads"))
-    except FileNotFoundError:
-        return 0
-    (folder / "checkpoint").write_bytes(data)
-    with safe_open(folder / "checkpoint", "pt") as file:
-        return int(file.get_tensor("epoch"))
-
-
-def points(store, folder):
-    """(what, whether it has happened) at the start, in the middle and at the end of each stage, in their order."""
-    shards = -(-IMAGES // ROWS)
-
-    def marked(stage):
-        return lambda: store.storage.exists(f"{ARTIFACTS[stage]}/_manifest.json")
-
-    def has(artifact, count):
-        return lambda: len(store.parts(artifact)) >= count
-
-    return [
-        ("list, middle", has("manifest", 3)),
-        ("embed, start", marked("list")),
-        ("embed, middle", has(OK, 3)),
-        ("embed, end", has(OK, shards)),
-        ("sample, start", marked("embed")),
-        ("neighbors, start", marked("sample")),
-        ("neighbors, middle", has("neighbors", 9)),
-        ("neighbors, end", has("neighbors", -(-IMAGES // 3))),
-        ("heads, start", marked("neighbors")),
-        ("heads, middle", lambda: epoch_of(store, folder) >= 10),
-        ("heads, end", has("head_labels", 2)),
-        ("consensus, start", marked("heads")),
-        ("consensus, middle", lambda: bool(store.storage.list("consensus/candidates"))),
-        ("consensus, end", has("consensus", 2)),
-        ("classifier, start", marked("consensus")),
-        ("classifier, end", lambda: store.storage.exists("classifier/classifier.safetensors")),
-        ("predict, start", marked("classifier")),
-        ("predict, middle", has("predictions", 2)),
-        ("predict, end", has("predictions", shards)),
-    ]
+def at(store, stage, point):
+    glob, passes = POINTS[stage].get(point, (f"{ARTIFACTS[stage]}/{MARKER}", 0))
+    return barrier(store, glob, passes=passes)
 
 
 def stamps(store):
@@ -76,72 +54,92 @@ def stamps(store):
     return {info.path: info.mtime_ns for info in store.storage.filesystem.get_file_info(paths)} if paths else {}
 
 
-def kill_at_every_point(settings, folder, agents, poll=0.004, only=""):
-    """Kill one driver after another; the points at which it was one's turn to die. `only`: those that end so."""
-    store, reached, kept = Store(settings.out), [], {}
-    for what, happened in points(store, folder):
-        if not what.endswith(only):
-            continue
-        if happened():  # the driver before got further than where it should have died
-            continue
-        if Driver(settings, folder, agents).kill_when(happened, what, poll):
-            reached.append(what)
+@pytest.fixture
+def place(request, digits, tmp_path):
+    """(source, run) on a local disk or in a bucket of Ceph's gateway."""
+    if request.param == "local":
+        return str(digits[0]), str(tmp_path / "run")
+    server = request.getfixturevalue("radosgw")
+    bucket = server.filled(digits[0])
+    return server.uri(f"{bucket}/in"), server.uri(f"{bucket}/run")
+
+
+@pytest.mark.parametrize(
+    ("place", "points", "alone"),
+    [
+        pytest.param("local", [("embed", "middle"), ("consensus", "middle")], 0, id="local"),
+        pytest.param("s3", [("heads", "middle")], None, id="s3"),
+        pytest.param("local", EVERY, None, id="local, every point", marks=pytest.mark.slow(300)),
+        pytest.param("s3", EVERY, None, id="s3, every point", marks=pytest.mark.slow(400)),
+    ],
+    indirect=["place"],
+)
+def test_a_killed_run_goes_on(place, points, alone, finished, tmp_path, agents):
+    """One driver after the other is killed; the one of the number `alone` has a Ray of its own, as on a laptop."""
+    settings = tiny(*place, **SHARDED)
+    store, kept, command = Store(settings.out), {}, run_command(settings, tmp_path)
+    for number, (stage, point) in enumerate(points):
+        with at(store, stage, point) as held:
+            Driver(command, tmp_path, agents, None if number == alone else shared_cluster()).kill_at(held)
         now = stamps(store)
         changed = {path for path, stamp in kept.items() if now.get(path) != stamp}
-        assert not changed, f"written again, though finished before {what}: {changed}"
+        assert not changed, f"written again, though finished before {stage}, {point}: {changed}"
+        assert store.marker(stage) is None
         kept = now
-    Driver(settings, folder, agents).finish()
-    return reached
-
-
-def assert_every_stage_was_hit(reached):
-    assert len(reached) >= 12, reached
-    assert {what.split(",")[0] for what in reached} == set(ARTIFACTS), reached
-
-
-def test_a_run_killed_at_every_point(slow_source, unbroken, tmp_path, agents):
-    settings = tiny(slow_source, tmp_path / "run", **SLOW)
-    assert_every_stage_was_hit(kill_at_every_point(settings, tmp_path, agents))
-    assert_as_if_unbroken(Store(settings.out), unbroken, IMAGES)
-    assert "images were done before" in (tmp_path / "log.txt").read_text()
-    lines = read_lines(Store(settings.out).storage, "metrics.jsonl")
+    pipeline.run(settings, verbose=False)
+    assert_as_if_unbroken(store, finished, IMAGES)
+    lines = read_lines(store.storage, "metrics.jsonl")
     told = [line.step for line in lines if (line.stage, line.event) == ("heads", "step")]
     assert sorted(told) == list(range(1, settings.heads.epochs + 1)), "every epoch is tracked, none twice"
     assert [line.stage for line in lines if line.event == "summary"] == list(ARTIFACTS)
-    assert not list(Path(settings.out).rglob("*.tmp"))
+    names = [name for name, _ in store.storage.list()]
+    assert "run.yaml" in names
+    assert not [name for name in names if name.endswith(".tmp") or name == "lock.json"]
+    assert_no_secret(store, names, (tmp_path / "log.txt").read_bytes())
 
 
-def test_killed_workers_are_replaced(slow_source, unbroken, tmp_path):
-    """A task's worker, an embedding actor, a shard of the index, the training worker: one of each, while it works."""
-    settings, store = tiny(slow_source, tmp_path / "run", **SLOW), Store(str(tmp_path / "run"))
-    killed = []
+def assert_no_secret(store, names, *texts):
+    """Neither key in anything that the run has written, in any file's plain bytes or table."""
+    for text in [*texts, *(store.storage.read_bytes(name) for name in names)]:
+        assert ACCESS_KEY.encode() not in text
+        assert SECRET_KEY.encode() not in text
+    for name in names:
+        if name.endswith(".parquet"):
+            assert SECRET_KEY not in str(store.storage.read_table(name).to_pylist())
 
-    def kill(name, condition, what):
-        wait_for(condition, what)
-        victims = []
-        wait_for(
-            lambda: (
-                victims.extend(
-                    pid for pid in descendants(os.getpid()) if name_of(pid).startswith("ray::") and name in name_of(pid)
-                )
-                or victims
-            ),
-            f"a process {name}",
-        )
-        os.kill(victims[0], signal.SIGKILL)
-        killed.append(name)
 
-    def kill_one_of_each():
-        # Reading first: it runs ahead, and while a new actor starts it may end.
-        kill("_read_chunk", lambda: store.storage.exists("manifest/_manifest.json"), "the end of the listing")
-        kill("_Embedder", lambda: store.parts(OK), "the first shard of features")
-        kill("Shard", lambda: store.parts("neighbors"), "the first shard of neighbours")
-        kill("TrainWorker", lambda: store.storage.exists(checkpoint_of("heads")), "the first checkpoint")
+def test_killed_workers_are_replaced(digits, finished, tmp_path):
+    """The worker of a task, an embedding actor, a shard of the index, the training worker: each in the middle."""
+    settings = tiny(digits[0], tmp_path / "run", **SHARDED)
+    store, killed = Store(settings.out), []
 
-    killer = threading.Thread(target=kill_one_of_each)
-    killer.start()
-    pipeline.run(settings, verbose=False)
-    killer.join()
-    assert killed == ["_read_chunk", "_Embedder", "Shard", "TrainWorker"]
-    assert rows(store, OK) == rows(unbroken, OK)
-    assert_as_if_unbroken(store, unbroken, IMAGES)
+    def kill(pid):
+        killed.append(re.match(r"[\w:.]+", name_of(pid))[0])
+        os.kill(pid, signal.SIGKILL)
+
+    def one(name):
+        return next(pid for pid in descendants(os.getpid()) if name_of(pid).startswith(name))
+
+    with (
+        ThreadPoolExecutor(1) as pool,
+        barrier(store, "manifest/part-*", passes=5, operation="get") as reading,
+        barrier(store, "neighbors/part-*", passes=5) as mining,
+        barrier(store, CHECKPOINT, passes=4) as training,
+    ):
+        running = pool.submit(pipeline.run, settings, verbose=False)
+
+        def check():
+            assert not running.done(), running.result()
+
+        # What was not read yet needs another actor; of the two processes killed here the first was reading.
+        kill(reading.reached(check))
+        kill(one("ray::MapWorker"))
+        reading.release()
+        mining.reached(check)
+        kill(one("ray::Shard"))
+        mining.release()
+        kill(training.reached(check))
+        training.release()
+        running.result()
+    assert killed == ["ray::MapBatches", "ray::MapWorker", "ray::Shard.search", "ray::RayTrainWorker"]
+    assert_as_if_unbroken(store, finished, IMAGES)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from icce_ray import ICCE, pipeline
 from icce_ray.core.alarms import cluster_sizes, head_alarms
 from icce_ray.stages.verify import violations
 from icce_ray.store import ARTIFACTS, RunError, Store
+from tests.failures import fails
 
 from .conftest import CLUSTERS, IMAGES, TINY, tiny, write_digits
 
@@ -135,27 +135,22 @@ def test_a_second_run_starts_no_work(finished, monkeypatch, capsys):
     for stage in pipeline.STAGES:
         monkeypatch.setitem(pipeline.STAGES, stage, forbidden)
     monkeypatch.setattr(pipeline, "connected", forbidden)
-    started = time.monotonic()
     metrics = pipeline.run(settings_of(finished))
-    assert time.monotonic() - started < 3
     assert "nothing to do: embed to predict" in capsys.readouterr().err
     assert metrics == finished.metrics()
     assert stamps(finished) == before
 
 
-# -- what must not change the result -----------------------------------------------------------------------------------
+# -- what must not change the result: neither do shards of the features, as test_kills.py shows ------------------------
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"resources": {"neighbor_shards": 2}},
-        {"resources": {"neighbor_shards": 7}},
-        {"neighbors": {"rows_per_shard": 37}},
-        {"neighbors": {"search": "faiss"}},
+        {"neighbors": {"rows_per_shard": 37}, "resources": {"neighbor_shards": 7}},
         {"neighbors": {"search": "faiss", "rows_per_shard": 1000}, "resources": {"neighbor_shards": 3}},
     ],
-    ids=["2 shards", "7 shards", "small blocks", "faiss", "faiss, 3 shards, 1 block"],
+    ids=["7 shards, small blocks", "faiss, 3 shards, 1 block"],
 )
 def test_neighbours_do_not_depend_on_shards_blocks_or_search(finished, copy, changes):
     settings = settings_of(copy, **changes)
@@ -164,19 +159,6 @@ def test_neighbours_do_not_depend_on_shards_blocks_or_search(finished, copy, cha
     assert len(copy.require("neighbors").files) == parts
     assert neighbor_lists(copy) == neighbor_lists(finished)
     assert list(violations(copy)) == []
-
-
-@pytest.mark.parametrize(("rows_per_shard", "last"), [(1000, "predict"), (29, "embed")])
-def test_results_do_not_depend_on_the_shards_of_the_features(finished, digits, tmp_path, rows_per_shard, last):
-    settings = tiny(digits[0], tmp_path / "run", embed={"rows_per_shard": rows_per_shard})
-    pipeline.run(settings, last=last, verbose=False)
-    other = Store(settings.out)
-    assert len(other.require("embed").files) == -(-IMAGES // rows_per_shard)
-    for mine, expected in zip(features(other), features(finished), strict=True):
-        np.testing.assert_array_equal(mine, expected)
-    if last == "predict":
-        for artifact in ("head_labels", "consensus", "predictions"):
-            assert read(other, artifact).to_pylist() == read(finished, artifact).to_pylist()
 
 
 def test_the_estimator_finds_the_labels_of_the_stages(finished):
@@ -200,40 +182,29 @@ def test_the_estimator_finds_the_labels_of_the_stages(finished):
 def test_redo_keeps_what_comes_before(finished, copy):
     kept = ("manifest", "features", "neighbors")
     before = stamps(copy, *kept)
-    with pytest.raises(RunError, match=r"heads\.heads: 5 in the run, 4 now"):
+    with fails(RunError, "heads.heads: 5", "4 now"):
         pipeline.run(settings_of(copy, heads={"heads": 4}), verbose=False)
-    metrics = pipeline.run(settings_of(copy, heads={"heads": 4}), redo="heads", verbose=False)
+    metrics = pipeline.run(settings_of(copy, heads={"heads": 4}), redo="heads", last="heads", verbose=False)
     assert stamps(copy, *kept) == before
     assert metrics["heads"]["heads"] == 4
     assert len(read(copy, "head_labels")["labels"][0]) == 4
     assert copy.run_file()["settings"]["heads"]["heads"] == 4
     assert list(violations(copy)) == []
-    with pytest.raises(RunError, match="embed"):
+    with fails(RunError, "embed.rows_per_shard"):
         pipeline.run(settings_of(copy, embed={"rows_per_shard": 8}), redo="heads", verbose=False)
 
 
 def test_until_and_then_the_rest(finished, copy):
-    copy.discard_from("neighbors")
-    settings = settings_of(copy)
-    pipeline.run(settings, last="neighbors", verbose=False)
-    assert [stage for stage in ARTIFACTS if copy.marker(stage)] == ["list", "embed", "sample", "neighbors"]
-    with pytest.raises(RunError, match=r"stage heads of .* is not complete"):
-        pipeline.run(settings, first="consensus", verbose=False)
-    before = stamps(copy, "features", "neighbors")
-    pipeline.run(settings, first="heads", verbose=False)
-    assert stamps(copy, "features", "neighbors") == before
-    assert read(copy, "predictions").to_pylist() == read(finished, "predictions").to_pylist()
-
-
-def test_a_consensus_candidate_that_is_there_is_not_computed_again(finished, copy):
-    labels = read(finished, "consensus").to_pylist()
     copy.discard_from("consensus")
-    planted = pa.table({"label": pa.array([0] * IMAGES, pa.int32())})
-    copy.storage.write_table("consensus/candidates/cspa/part-000000.parquet", planted)
-    copy.storage.write_bytes("consensus/candidates/cspa.json", b'{"anmi": 0.125}')
-    metrics = pipeline.run(settings_of(copy), last="consensus", verbose=False)
-    assert metrics["consensus"]["scores"]["cspa"] == 0.125
-    assert read(copy, "consensus").to_pylist() == labels
+    settings = settings_of(copy)
+    pipeline.run(settings, last="consensus", verbose=False)
+    assert [stage for stage in ARTIFACTS if not copy.marker(stage)] == ["classifier", "predict"]
+    with fails(RunError, "stage classifier", copy.root):
+        pipeline.run(settings, first="predict", verbose=False)
+    before = stamps(copy, "features", "consensus")
+    pipeline.run(settings, first="classifier", verbose=False)
+    assert stamps(copy, "features", "consensus") == before
+    assert read(copy, "predictions").to_pylist() == read(finished, "predictions").to_pylist()
 
 
 def test_fixed_neighbours(finished, copy):
@@ -246,6 +217,7 @@ def test_fixed_neighbours(finished, copy):
     assert list(violations(copy)) == []
 
 
+@pytest.mark.slow(25)
 def test_ground_truth_neighbours(digits, copy):
     changes = {"neighbors": {"mode": "ground_truth", "labels": str(digits[1])}}
     pipeline.run(settings_of(copy, **changes), redo="neighbors", verbose=False)
@@ -292,9 +264,9 @@ def test_predicting_goes_on_where_it_was_and_serves_one_source(finished, digits,
     assert pipeline.predict_source(*job) == summary
     assert "nothing to do" in capsys.readouterr().err
     assert stamps(out, "predictions") == after
-    with pytest.raises(RunError, match="holds other predictions"):
+    with fails(RunError, out.root):
         pipeline.predict_source(finished.root, str(digits[0]), out.root, verbose=False)
-    with pytest.raises(RunError, match="is the run itself"):
+    with fails(RunError, "--out"):
         pipeline.predict_source(finished.root, str(digits[0]), finished.root, verbose=False)
 
 
@@ -357,10 +329,10 @@ def test_a_changed_source_is_an_error(tmp_path):
     settings = tiny(tmp_path / "images", tmp_path / "run", embed={"rows_per_shard": 30})
     pipeline.run(settings, last="embed", verbose=False)
     write_digits(tmp_path / "images", 1, first=30)
-    with pytest.raises(RunError, match=r"has changed since the run began: it holds 31 files now.*--redo list"):
+    with fails(RunError, "31 files", "--redo list"):
         pipeline.run(settings, verbose=False)
     (tmp_path / "images/0030.png").rename(tmp_path / "images/0007.png")
-    with pytest.raises(RunError, match="it holds 30 files now, whose names and sizes are not"):
+    with fails(RunError, "30 files", "names and sizes"):
         pipeline.run(settings, verbose=False)
     metrics = pipeline.run(settings, redo="list", last="embed", verbose=False)
     assert metrics["embed"]["images"] == 30
@@ -368,8 +340,8 @@ def test_a_changed_source_is_an_error(tmp_path):
 
 
 def test_gpus_that_are_not_there_and_too_many_clusters(digits, tmp_path):
-    with pytest.raises(RunError, match="the cluster has 0 GPUs"):
+    with fails(RunError, "0 GPUs", "resources.device=cpu"):
         pipeline.run(tiny(digits[0], tmp_path / "run", resources={"device": "cuda"}), verbose=False)
-    with pytest.raises(RunError, match=f"clusters = 400 is more than the {IMAGES} images"):
+    with fails(RunError, "clusters = 400", f"{IMAGES} images"):
         pipeline.run(tiny(digits[0], tmp_path / "other", clusters=400), verbose=False)
     assert not (tmp_path / "other/run.yaml").exists()

@@ -1,9 +1,6 @@
 """Sweeps over one embedding: killed and resumed, drawn at random, stopped early; a trial is its settings' run."""
 
 import hashlib
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,25 +12,13 @@ from icce_ray.stages.consensus import head_labels
 from icce_ray.stages.sweep import Record
 from icce_ray.stages.verify import violations
 from icce_ray.store import RUN_FILE, RunError, Store
+from tests.barriers import barrier
+from tests.failures import fails
 
-from .drivers import Driver
+from .drivers import Driver, shared_cluster
 
 PARAMS = ["neighbors.threshold=0.6:0.7:0.05", "heads.ce_weight=0,1"]  # threshold 0.65 and weight 1 are the run's
 FOLDER = "sweeps/threshold+ce_weight"
-
-
-class SweepDriver(Driver):
-    """`icce sweep` in a process group and with a Ray cluster of its own."""
-
-    def __init__(self, root, labels, folder, agents):
-        self.agents, self.log = agents, folder / "log.txt"
-        command = [os.path.join(os.path.dirname(sys.executable), "icce"), "sweep", root, "--labels", labels]
-        words = [word for param in PARAMS for word in ("--param", param)]
-        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, *words], stdout=log, stderr=log, env=environment, start_new_session=True
-            )
 
 
 def trials_of(store, folder=FOLDER):
@@ -45,21 +30,24 @@ def stamps(store, names):
     return {info.path: info.mtime_ns for info in infos}
 
 
+@pytest.mark.slow(60)
+@pytest.mark.faults
 def test_a_killed_sweep_goes_on(copy, digits, tmp_path, agents, capsys):
     labels = str(digits[1])
-    driver = SweepDriver(copy.root, labels, tmp_path, agents)
-    assert driver.kill_when(lambda: len(trials_of(copy)) >= 2, "the second trial")
+    command = ["sweep", copy.root, "--labels", labels, *(word for param in PARAMS for word in ("--param", param))]
+    with barrier(copy, f"{FOLDER}/trials/*.json", passes=2) as held:
+        Driver(command, tmp_path, agents, shared_cluster()).kill_at(held)
     log = (tmp_path / "log.txt").read_text()
     assert "mining once for all 6 trials: threshold = 0.6, k_min = 20, k_max = 32" in log
     kept = trials_of(copy) + [name for name, _ in copy.storage.list(f"{FOLDER}/neighbors")]
     before = stamps(copy, kept)
-    assert len(trials_of(copy)) < 6
+    assert len(trials_of(copy)) == 2
 
     asked = Sweep.of(PARAMS, labels=labels)
     table = pipeline.sweep_run(copy.root, asked)
     shown = capsys.readouterr().err
     assert "mined before, for all 6 trials" in shown
-    assert f"{len(trials_of(copy)) - shown.count('objective')} of 6 trials were done before" in shown
+    assert "2 of 6 trials were done before" in shown
     assert stamps(copy, kept) == before, "finished trials and neighbours stay as they are"
     assert copy.storage.read_table(f"{FOLDER}/results.parquet").equals(table)
     assert {f"{FOLDER}/plot.png", f"{FOLDER}/plot.svg"} <= {name for name, _ in copy.storage.list(FOLDER)}
@@ -67,7 +55,7 @@ def test_a_killed_sweep_goes_on(copy, digits, tmp_path, agents, capsys):
     assert list(violations(copy)) == []
     the_trials_are_right(copy, table)
 
-    with pytest.raises(RunError, match=r"(?s)a sweep that asked otherwise:\n  labels: '.*' there, None now"):
+    with fails(RunError, "labels", labels, "None now"):
         pipeline.sweep_run(copy.root, Sweep.of(PARAMS), verbose=False)
     pipeline.sweep_run(copy.root, asked)
     assert "trial " not in capsys.readouterr().err, "nothing is left to do"
@@ -97,6 +85,7 @@ def the_trials_are_right(store, table):
     assert 0.8 < own["neighbor_accuracy"] <= 1.0
 
 
+@pytest.mark.slow(60)
 def test_random_and_asha(copy, tmp_path, capsys):
     """Draws at one epoch each and without labels; early stopping, whose trials are replayed when asked again."""
     settings = copy.run_file()
@@ -118,7 +107,7 @@ def test_random_and_asha(copy, tmp_path, capsys):
     assert "failed: the losses are no numbers any more at epoch" in shown
     assert one[3]["objective"] is None
     (tmp_path / "other.csv").write_text("uri,label\nelsewhere.png,0\n")
-    with pytest.raises(RunError, match=r"other.csv has labels of none of the 320 images of"):
+    with fails(RunError, "other.csv", "320 images"):
         pipeline.sweep_run(copy.root, Sweep.of(["seed=0"], labels=str(tmp_path / "other.csv")), verbose=False)
 
     record = Record(copy, "early")
@@ -129,10 +118,10 @@ def test_random_and_asha(copy, tmp_path, capsys):
 
 def test_refused(finished, tmp_path):
     empty = Store(str(tmp_path / "empty"))
-    with pytest.raises(RunError, match="is not a run"):
+    with fails(RunError, empty.root):
         pipeline.sweep_run(empty.root, Sweep.of(["seed=0,1"]))
-    with pytest.raises(RunError, match=r"trial clusters=321: 321 clusters of 320 images; ask for fewer"):
+    with fails(RunError, "clusters=321", "320 images", "fewer"):
         pipeline.sweep_run(finished.root, Sweep.of(["clusters=10,321"]))
-    with pytest.raises(RunError, match=r"--name \.\./x: a sweep is a folder; give letters"):
+    with fails(RunError, "--name ../x"):
         pipeline.sweep_run(finished.root, Sweep.of(["seed=0,1"]), name="../x")
     assert not finished.storage.list("sweeps")

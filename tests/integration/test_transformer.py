@@ -25,6 +25,9 @@ INPUTS = {
 }
 
 
+pytestmark = pytest.mark.slow(15)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """(store, directory of the weights, folder of images)."""

@@ -11,9 +11,13 @@ import pytest
 from icce_ray import pipeline
 from icce_ray.adapters.weights import load_tensors
 from icce_ray.store import Store, checkpoint_of
+from tests.barriers import barrier
+from tests.processes import descendants, name_of
 
-from .conftest import SLOW, tiny
-from .drivers import Driver, descendants, name_of, rows
+from .conftest import tiny
+from .drivers import Driver, rows, run_command, shared_cluster
+
+CHECKPOINT = checkpoint_of("heads")
 
 
 def trained(finished, out, parallelism):
@@ -33,6 +37,7 @@ def table(store):
     return store.storage.read_table("heads/losses.parquet")
 
 
+@pytest.mark.slow(20)
 @pytest.mark.parametrize("parallelism", ["heads", "data"])
 def test_two_workers_find_what_one_finds(finished, tmp_path, parallelism):
     """Sums over two workers are rounded otherwise than in one process: an image between two clusters may change.
@@ -52,14 +57,6 @@ def test_two_workers_find_what_one_finds(finished, tmp_path, parallelism):
         assert [row[kept] for row in rows(store, "head_labels")] == [row[kept] for row in rows(finished, "head_labels")]
 
 
-def epoch_of(store):
-    """Epoch of the checkpoint, 0 if there is none."""
-    try:
-        return int(load_tensors(store.storage, checkpoint_of("heads"))["epoch"])
-    except FileNotFoundError:
-        return 0
-
-
 def without_heads(run, out):
     """A copy of a run whose heads are still to be trained."""
     shutil.copytree(run.root, out)
@@ -68,26 +65,22 @@ def without_heads(run, out):
     return store
 
 
+@pytest.mark.slow(60)
+@pytest.mark.faults
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find processes")
-def test_a_worker_is_killed_and_then_the_driver(slow_source, unbroken, tmp_path, agents):
+def test_a_worker_is_killed_and_then_the_driver(digits, finished, tmp_path, agents):
     """Both workers begin again at the last checkpoint; to the bit, as two give the same sums in any attempt."""
     two = {"resources": {"head_workers": 2}}
-    whole, broken = (without_heads(unbroken, tmp_path / name) for name in ("whole", "broken"))
-    driver, killed = Driver(tiny(slow_source, broken.root, **SLOW, **two), tmp_path, agents), []
-
-    def late_enough():
-        """Some epochs after the one at which a worker was killed; kills it at the first checkpoint."""
-        epoch = epoch_of(broken)
-        if not killed and epoch:
-            workers = [pid for pid in descendants(driver.process.pid) if "RayTrainWorker" in name_of(pid)]
-            assert len(workers) == 2
-            os.kill(max(workers), signal.SIGKILL)
-            killed.append(epoch_of(broken))
-        return bool(killed) and epoch >= killed[0] + 20
-
-    assert driver.kill_when(late_enough, "the twentieth epoch after a worker's end")
-    assert epoch_of(broken) < SLOW["heads"]["epochs"]
+    whole, broken = (without_heads(finished, tmp_path / name) for name in ("whole", "broken"))
+    with barrier(broken, CHECKPOINT, passes=1) as first:
+        driver = Driver(run_command(tiny(digits[0], broken.root, **two), tmp_path), tmp_path, agents, shared_cluster())
+        writer = first.reached(driver.check)
+        (other,) = {pid for pid in descendants(os.getpid()) if "RayTrainWorker" in name_of(pid)} - {writer}
+        os.kill(other, signal.SIGKILL)
+        with barrier(broken, CHECKPOINT) as next_one:
+            first.release()
+            driver.kill_at(next_one)
     for store in (broken, whole):
-        pipeline.run(tiny(slow_source, store.root, **SLOW, **two), last="heads", verbose=False)
+        pipeline.run(tiny(digits[0], store.root, **two), last="heads", verbose=False)
     assert rows(broken, "head_labels") == rows(whole, "head_labels")
     assert table(broken).equals(table(whole))

@@ -35,7 +35,7 @@ def test_logits_in_bfloat16_are_rounded_once_a_product():
     assert 0 < (coarse - exact).abs().max() < 3 * 2**-8
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 @pytest.mark.filterwarnings(
     "ignore:.*autograd.function.Function.*should not be instantiated:DeprecationWarning"
 )  # dynamo

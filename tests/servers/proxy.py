@@ -50,7 +50,7 @@ class FaultProxy:
     `cut_down` those whose body is cut on its way to and from the store. `on_request(method, path)` is called
     before each request is passed on, in a thread where it may block, and may return the fault of this request: one
     of these, or the status and code to refuse it with. An answer without a body that is cut does not arrive at all.
-    `done` counts requests and faults. All may be changed while it runs.
+    `done` counts requests, faults, and requests for which the store was `away`. All may be changed while it runs.
     """
 
     def __init__(
@@ -127,7 +127,11 @@ class FaultProxy:
             self.done[str(fault)] += 1
             await self._refuse(*refusal, request, reader, writer)
             return False
-        store_reader, store_writer = await asyncio.open_connection("127.0.0.1", self.upstream, limit=1 << 20)
+        try:
+            store_reader, store_writer = await asyncio.open_connection("127.0.0.1", self.upstream, limit=1 << 20)
+        except ConnectionError:
+            self.done["away"] += 1
+            raise
         try:
             store_writer.write(request.raw)
             limit = self._random.randrange(request.length) if fault == "cut_up" and request.length > 1 else None

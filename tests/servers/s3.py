@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +35,18 @@ class S3Server:
         """The name of a new, empty bucket."""
         name = f"bucket-{next(_bucket)}"
         self.client.create_bucket(Bucket=name)
+        return name
+
+    def filled(self, folder: Path) -> str:
+        """The name of a new bucket with the files of a folder under `in/`."""
+        name = self.bucket()
+
+        def put(file: Path) -> None:
+            key = f"in/{file.relative_to(folder).as_posix()}"
+            self.client.put_object(Bucket=name, Key=key, Body=file.read_bytes())
+
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(put, [file for file in sorted(folder.rglob("*")) if file.is_file()]))
         return name
 
 

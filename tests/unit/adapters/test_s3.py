@@ -234,7 +234,7 @@ def test_an_endpoint_that_nobody_listens_at():
     assert "times over" in message
 
 
-@pytest.mark.slow
+@pytest.mark.slow(12)
 def test_an_endpoint_that_never_answers(moto):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         message = refused(moto.uri("bucket/run", port=silent.getsockname()[1]))
