@@ -21,7 +21,8 @@ from icce_ray.settings import ListSettings, ResourceSettings, Settings, Settings
 from icce_ray.settings.sweep import Sweep, trials
 from icce_ray.spelling import did_you_mean
 from icce_ray.stages import classifier, consensus, embed, evaluate, heads, listing, neighbors, predict, sample
-from icce_ray.stages.cluster import Resources, check_device, connected, resources
+from icce_ray.stages.cluster import Resources, check_device, resources
+from icce_ray.stages.connection import connected
 from icce_ray.stages.embed import described_input
 from icce_ray.stages.tracking import Shown, check_trackers, tracked
 from icce_ray.stages.truth import read_truth

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +24,11 @@ __all__ += ["is_transient", "retried"]
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+
 _LONGEST_PAUSE = 5.0
+#: Seconds after which whoever waits for a store is told so, and then every so many.
+SAY_AFTER, SAY_EVERY = 5.0, 15.0
 # What object stores answer when the same request is worth sending again. Arrow's own client repeats a
 # refused request a few times, but not a body that was cut on its way.
 _TRANSIENT = re.compile(
@@ -35,7 +39,9 @@ _TRANSIENT = re.compile(
 )
 # A certificate that is not trusted (60) or a CA file that cannot be read (77) is that the next time too.
 _LASTING = re.compile(r"curlCode: (60|77)\b")
-#: Errors of botocore and aiohttp by their names, so that neither need be imported to know them.
+#: Libraries with errors that are no OSError, and the errors that pass, by their names: so neither need be imported to
+#: know them, and none is looked at while another thread still imports it.
+_LIBRARIES = ("botocore", "aiohttp")
 _TRANSIENT_NAMES = frozenset(
     [
         "EndpointConnectionError",
@@ -65,13 +71,12 @@ class UnavailableError(StorageError):
     """A store that did not answer for longer than anyone waits; the same command resumes later."""
 
 
-@lru_cache(maxsize=64)
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     """The pyarrow filesystem of `uri` and the path inside it.
 
     A plain path (`~` and relative ones included) is a local one and may hold any character. `s3://` takes the
     options of `s3_location` in its query, `az://` needs adlfs, `http(s)://` can only be read, and
-    `fsspec+PROTOCOL://` is whatever fsspec knows. Cached, and S3 stores with equal options share a client.
+    `fsspec+PROTOCOL://` is whatever fsspec knows. URIs are cached, and S3 stores with equal options share a client.
 
     Raises LocationError for an unknown scheme, a malformed URI, or credentials inside the URI, StorageError
     where the store cannot be reached.
@@ -82,7 +87,12 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
         path = os.path.abspath(os.path.expanduser(uri))
         if any("\ud800" <= letter <= "\udfff" for letter in path):
             raise LocationError(f"the path '{to_text(path)}' is not UTF-8; rename it, or give a link to it")
-        return pafs.LocalFileSystem(), path
+        return pafs.LocalFileSystem(), path  # not cached: the working directory may change
+    return _remote(uri)
+
+
+@lru_cache(maxsize=64)
+def _remote(uri: str) -> tuple[pafs.FileSystem, str]:
     refuse_secrets(uri)
     scheme = uri.split("://", 1)[0]
     if scheme == "s3":
@@ -189,12 +199,12 @@ def retried(call: Callable[[], T], *, patience: float = 60.0, what: str = "the s
     Raises UnavailableError, its cause the last error, once the patience is over.
     """
     begin = time.monotonic()
-    attempt = 0
+    attempt, say_at = 0, SAY_AFTER
     while True:
         try:
             return call()
-        except (OSError, *_library_errors()) as error:
-            if not is_transient(error):
+        except Exception as error:
+            if not (isinstance(error, OSError) or _of_library(error)) or not is_transient(error):
                 raise
             attempt += 1
             spent = time.monotonic() - begin
@@ -204,6 +214,9 @@ def retried(call: Callable[[], T], *, patience: float = 60.0, what: str = "the s
                     f"{what} did not answer: tried {attempt} times over {spent:.0f} s, last error: {error}; once it "
                     "is up again, the same command resumes"
                 ) from error
+            if spent >= say_at:
+                say_at = spent + SAY_EVERY
+                _log.warning("waiting for %s: tried %d times in %.0f s, until %.0f s", what, attempt, spent, patience)
         time.sleep(pause)
 
 
@@ -225,12 +238,9 @@ def is_transient(error: BaseException) -> bool:
     return bool(_TRANSIENT.search(str(error))) and not _LASTING.search(str(error))
 
 
-def _library_errors() -> tuple[type[Exception], ...]:
-    """Bases of errors that are no OSError; a library that was never imported cannot have raised one."""
-    botocore, aiohttp = sys.modules.get("botocore.exceptions"), sys.modules.get("aiohttp")
-    return ((botocore.BotoCoreError, botocore.ClientError) if botocore else ()) + (
-        (aiohttp.ClientError,) if aiohttp else ()
-    )
+def _of_library(error: BaseException) -> bool:
+    """Whether the error is one of botocore's or aiohttp's own."""
+    return any(base.__module__.partition(".")[0] in _LIBRARIES for base in type(error).__mro__)
 
 
 def child(path: str) -> str:

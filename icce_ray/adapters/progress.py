@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from rich.console import Console
 from rich.live import Live
 
 from icce_ray.adapters.progress_rows import StageRow, frame, memory
+from icce_ray.adapters.terminal import Terminal
 
 #: Where there is no terminal, the first lines of a stage come this many seconds apart, later ones after a share of the
 #: time that it has taken, up to the longest: a day of work is some 500 lines.
@@ -60,7 +60,7 @@ def silent(stage: str) -> Iterator[StageProgress]:
 
 
 @contextlib.contextmanager
-def display(stage: str, console: Console | None = None) -> Iterator[StageProgress]:
+def display(stage: str, console: Terminal | None = None) -> Iterator[StageProgress]:
     """Progress of work that is one stage."""
     with RunDisplay(console) as shown, shown(stage) as progress:
         yield progress
@@ -73,8 +73,8 @@ class RunDisplay:
     standard error or by a logger, comes above them too.
     """
 
-    def __init__(self, console: Console | None = None, *, verbose: bool = True) -> None:
-        self.console = console or Console(stderr=True)
+    def __init__(self, console: Terminal | None = None, *, verbose: bool = True) -> None:
+        self.console = console or Terminal(stderr=True)
         self.verbose = verbose
         self.rows: dict[str, StageRow] = {}
         self._live: Live | None = None
@@ -102,9 +102,15 @@ class RunDisplay:
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[StageProgress]:
         """Progress of one stage, while the block works."""
-        if not self.verbose:
-            yield Silent()
-            return
+        with _noted(stage):
+            if self.verbose:
+                with self._row(stage) as progress:
+                    yield progress
+            else:
+                yield Silent()
+
+    @contextlib.contextmanager
+    def _row(self, stage: str) -> Iterator[StageProgress]:
         row = self.rows[stage] = StageRow(stage)
         row.begin_stage()
         self._draw()
@@ -125,7 +131,7 @@ class RunDisplay:
     def say(self, what: str, text: str) -> None:
         """One line for the person, with what it is about in front."""
         if self.verbose:
-            self.console.print(f"{what:>10}  {text}", highlight=False, markup=False, soft_wrap=True)
+            self.console.say(f"{what:>10}  {text}")
 
     def _draw(self) -> None:
         """Start the picture, where it can be one."""
@@ -143,6 +149,16 @@ class RunDisplay:
     def live(self) -> bool:
         """Whether there is a picture: then nobody needs lines."""
         return self._live is not None
+
+
+@contextlib.contextmanager
+def _noted(stage: str) -> Iterator[None]:
+    """An interrupt says which stage it ended."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(f"stage {stage}")
+        raise
 
 
 class _Shown:

@@ -15,6 +15,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from icce_ray.adapters.terminal import visible
+
 State = Literal["waiting", "working", "done", "complete", "failed"]
 _MARKS = {"waiting": ("·", "dim"), "done": ("✓", "green"), "complete": ("✓", "dim"), "failed": ("✗", "red")}
 _ASCII = {"waiting": ".", "done": "+", "complete": "+", "failed": "x"}
@@ -71,7 +73,7 @@ class StageRow:
 
     def told(self) -> str:
         """The facts it reports."""
-        return ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in self.facts.items())
+        return visible(", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in self.facts.items()))
 
     def line(self, now: float) -> str:
         """All of this in plain text."""

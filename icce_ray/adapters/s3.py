@@ -199,7 +199,7 @@ def _call(uri: str, call: Callable[[], Any], *, patience: float = 60.0, write: b
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        return retried(call, patience=patience, what="it")
+        return retried(call, patience=patience, what=uri)
     except UnavailableError as error:
         if error.__cause__ is None or not isinstance(error.__cause__, Exception):
             raise

@@ -13,6 +13,7 @@ _SECRET = re.compile(
     r"|\w*credentials?|pass(word|wd)?|auth(orization)?"
 )
 _OPTIONS = ("region", "scheme", "endpoint_override", "force_virtual_addressing", "tls_ca_file_path", "anonymous")
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?")
 _NO_URI_CHARACTER = re.compile(r"[\s\x00-\x1f\x7f<>\"\\^`{|}]|%(?![0-9A-Fa-f]{2})")
 
 
@@ -40,8 +41,8 @@ def refuse_secrets(uri: str) -> str:
     bucket_with_port = parts.scheme in ("s3", "gs") and ":" in parts.netloc
     if bucket_with_port or (user and not harmless):
         raise LocationError(f"the URI holds credentials (user:secret@...), which would end up in logs; {_PROVIDERS}")
-    for name, _ in parse_qsl(parts.query, keep_blank_values=True) + parse_qsl(parts.fragment):
-        if _SECRET.fullmatch(name.lower().replace("-", "_")):
+    for name, value in parse_qsl(parts.query, keep_blank_values=True) + parse_qsl(parts.fragment):
+        if _SECRET.fullmatch(name.lower().replace("-", "_")) or (name == "endpoint_override" and "@" in value):
             # Only names of the list are shown, and none of them is a secret itself.
             raise LocationError(
                 f"the URI's query holds credentials ({name}=...), which would end up in logs; {_PROVIDERS}"
@@ -103,11 +104,17 @@ def _options(query: str) -> S3Options:
     unknown = sorted(set(given) - set(_OPTIONS))
     if unknown:
         raise LocationError(f"unknown option {unknown} in an s3:// URI; known ones are {', '.join(_OPTIONS)}")
-    endpoint = given.get("endpoint_override") or os.environ.get("AWS_ENDPOINT_URL_S3")
-    endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL") or None
+    named = {"endpoint_override": given.get("endpoint_override")}
+    named |= {name: os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")}
+    origin, endpoint = next(((name, value) for name, value in named.items() if value), ("", None))
     scheme = given.get("scheme", "https")
     if endpoint and "://" in endpoint:
         scheme, endpoint = endpoint.rstrip("/").split("://", 1)
+    if endpoint and not _HOST.fullmatch(endpoint):  # not repeated: it may hold a secret
+        raise LocationError(
+            f"{origin} of an s3:// URI is no host:port; give HOST:PORT or http(s)://HOST:PORT, and no "
+            f"credentials; {_PROVIDERS}"
+        )
     if scheme not in ("http", "https"):
         raise LocationError("option scheme of an s3:// URI must be http or https")
     return S3Options(

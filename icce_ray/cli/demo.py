@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from icce_ray import pipeline
+from icce_ray.adapters.terminal import Terminal
 from icce_ray.cli.tables import consensus_table, scores_table, stages_table
 from icce_ray.report.scores import headline
 from icce_ray.settings import Settings, load
-from icce_ray.stages.cluster import connected
+from icce_ray.stages.connection import connected
 from icce_ray.store import Store
 
 #: What differs from the defaults, each because the set is small: 1,438 images, ten classes, a few hundred steps.
@@ -38,7 +38,7 @@ SETTINGS = {
 
 def run_demo(out: str, *, seed: int, quiet: bool) -> dict[str, Any]:
     """Write the digits, run all stages, predict the unseen fifth, evaluate, print; returns all figures."""
-    console, started = Console(), time.monotonic()
+    console, started = Terminal(), time.monotonic()
     folder = Path(out)
     write_digits(folder)
     run_root = str(folder / f"run-seed{seed}")
@@ -56,8 +56,8 @@ def run_demo(out: str, *, seed: int, quiet: bool) -> dict[str, Any]:
     console.print(stages_table(store))
     console.print(consensus_table(metrics["consensus"]))
     console.print(scores_table(headline(settings, store, figures)))
-    console.print(f"{seconds:.0f} s in all. The same figures are in {run_root}/metrics.json", soft_wrap=True)
-    console.print(f"Look at the classes: {store.report()}", markup=False, highlight=False, soft_wrap=True)
+    console.say(f"{seconds:.0f} s in all. The same figures are in {run_root}/metrics.json")
+    console.say(f"Look at the classes: {store.report()}")
     return metrics
 
 

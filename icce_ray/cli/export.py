@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from icce_ray.adapters.terminal import Terminal
 
 MEGABYTE = 1_000_000
 
@@ -41,14 +42,11 @@ def export(
     with (silent if quiet else display)("export") as progress:
         done = export_predictions(Store(run), form, out, progress, names=names, link=link, **limits)
     if not quiet:
-        Console().print(f"{done.images:,} images: {out}", markup=False, highlight=False, soft_wrap=True)
+        Terminal().say(f"{done.images:,} images: {out}")
     if done.unreadable:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in done.unreadable.most_common())
-        Console(stderr=True).print(
+        Terminal(stderr=True).say(
             f"left out: {done.unreadable.total():,} images that cannot be read any more ({reasons}); "
-            f"{out}/{UNREADABLE} names them",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+            f"{out}/{UNREADABLE} names them"
         )
         raise typer.Exit(EXIT_REJECTS)

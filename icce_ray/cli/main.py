@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from icce_ray.adapters.terminal import Terminal, escape_unencodable
 from icce_ray.cli.export import export
+from icce_ray.cli.interrupts import interruptible
 from icce_ray.cli.plan import plan
 from icce_ray.cli.report import report
 from icce_ray.cli.settings import settings
@@ -62,7 +63,7 @@ SOURCE_HELP = "Folder or prefix of images, .tar or .parquet files, .txt list of 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        Console().print(f"icce-ray {__version__}", highlight=False)
+        Terminal().say(f"icce-ray {__version__}")
         raise typer.Exit
 
 
@@ -130,7 +131,7 @@ def run(
     extra = [f"embed.backbone={backbone}"] if backbone else []
     extra += [f"list.format={kind}"] if kind else []
     settings = load(values, config=config, overrides=[*(overrides or []), *extra])
-    console = Console()
+    console = Terminal()
     try:
         metrics = pipeline.run(settings, first=first, last=last, redo=redo, take_over=take_over, verbose=not quiet)
     except RejectBudgetError:
@@ -141,10 +142,10 @@ def run(
     show_rejects(metrics.get("embed", {}), console)
     if "consensus" in metrics:
         console.print(consensus_table(metrics["consensus"]))
-    console.print(f"Results are in {settings.out}: see `icce status {settings.out}`", soft_wrap=True)
+    console.say(f"Results are in {settings.out}: see `icce status {settings.out}`")
     page = Store(settings.out).report()
     if page is not None:
-        console.print(f"Look at them: {page}", markup=False, highlight=False, soft_wrap=True)
+        console.say(f"Look at them: {page}")
 
 
 def _embedded(root: str) -> dict[str, Any]:
@@ -183,10 +184,9 @@ def predict(
         run, source, out, kind=settings.list, limits=settings.resources, take_over=take_over, verbose=not quiet
     )
     if not quiet:
-        show_rejects(summary, Console())
-        Console().print(
-            f"{summary['labelled']:,} images labelled, mean confidence {summary['mean_confidence']:.3f}: {out}"
-        )
+        console = Terminal()
+        show_rejects(summary, console)
+        console.say(f"{summary['labelled']:,} images labelled, mean confidence {summary['mean_confidence']:.3f}: {out}")
 
 
 @app.command()
@@ -219,7 +219,7 @@ def evaluate(
         run, labels, predictions=predictions, kmeans=kmeans, take_over=take_over, verbose=not quiet
     )
     store = Store(run)
-    Console().print(scores_table(headline(store.settings(), store, figures)))
+    Terminal().print(scores_table(headline(store.settings(), store, figures)))
 
 
 app.command(help=HELP)(sweep)
@@ -237,12 +237,13 @@ def status(run: Run) -> None:
 
     store = Store(run)
     store.run_file()
-    Console().print(stages_table(store))
+    console = Terminal()
+    console.print(stages_table(store))
     for name, ended in sweeps_of(store).items():
-        Console().print(f"sweep {name}: {ended:,} trials have ended", markup=False, highlight=False, soft_wrap=True)
+        console.say(f"sweep {name}: {ended:,} trials have ended")
     holder = holder_of(run)
     if holder is not None:
-        Console().print(holder.state(), markup=False, highlight=False, soft_wrap=True)
+        console.say(holder.state())
 
 
 @app.command()
@@ -256,13 +257,13 @@ def verify(run: Run) -> None:
     from icce_ray.stages.verify import violations
     from icce_ray.store import Store
 
-    console, found = Console(), 0
+    console, found = Terminal(), 0
     for line in violations(Store(run)):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.say(line)
         found += 1
     if found:
         raise typer.Exit(EXIT_VIOLATIONS)
-    console.print(f"{run}: no violations")
+    console.say(f"{run}: no violations")
 
 
 @app.command()
@@ -292,13 +293,17 @@ app.command()(export)
 
 def main(command: Callable[..., Any] = app, **options: Any) -> None:
     """Entry point: every foreseen error is one message and an exit status, never a trace."""
-    try:
-        command(standalone_mode=True, **options)
-    except Exception as error:
-        status = _foreseen(error)
-        if status is None:
-            raise
-        _fail(error, status)
+    escape_unencodable()
+    with interruptible():
+        try:
+            command(standalone_mode=True, **options)
+        except Exception as error:
+            status = _foreseen(error)
+            if status is None:
+                raise
+            reason = getattr(error, "cause", error)  # an error of a task on the cluster, without the task's trace
+            Terminal(stderr=True).say_lines(f"error: {reason}")
+            sys.exit(status)
 
 
 def _foreseen(error: Exception) -> int | None:
@@ -316,9 +321,3 @@ def _foreseen(error: Exception) -> int | None:
     if isinstance(error, (RunError, SourceError, BackboneError, OSError)):  # OSError: storage says what and where
         return EXIT_ERROR
     return None
-
-
-def _fail(error: Exception, status: int) -> None:
-    reason = getattr(error, "cause", error)  # an error of a task on the cluster, without the task's trace
-    Console(stderr=True).print(f"error: {reason}", markup=False, highlight=False, soft_wrap=True)
-    sys.exit(status)

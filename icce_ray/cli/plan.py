@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
+
+from icce_ray.adapters.terminal import Terminal
 
 if TYPE_CHECKING:
     from icce_ray.planning.plan import Plan
@@ -79,9 +80,9 @@ def plan(
     )
     settings = load(values, config=config, overrides=overrides)
     made = make_plan(settings, machines, load_rates(rates), images=images, image_bytes=1e3 * image_kb)
-    console = Console()
+    console = Terminal()
     if as_json:
-        console.print(json.dumps(made.as_dict(), indent=1), markup=False, highlight=False, soft_wrap=True)
+        console.say_lines(json.dumps(made.as_dict(), indent=1))
     else:
         show(made, console)
 
@@ -90,32 +91,29 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def show(plan: Plan, console: Console) -> None:
+def show(plan: Plan, console: Terminal) -> None:
     """The plan as Markdown: a table of stages, totals, warnings, assumptions, and how each rate is known."""
-    wide = Console(file=console.file, width=max(console.width, WIDTH))
-
-    def say(text: str = "") -> None:
-        wide.print(text, markup=False, highlight=False, soft_wrap=True)
-
+    wide = Terminal(file=console.file, width=max(console.width, WIDTH))
+    say = wide.say
     machines, job = plan.machines, plan.job
     held = f"{machines.gpus} x {machines.gpu_type}, " if machines.gpus else ""
     say(
         f"{job.images:,} images, {job.settings.embed.backbone} (D = {job.dim:,}), K = {job.settings.clusters:,}, "
         f"{job.settings.heads.heads} heads, {job.settings.heads.epochs} epochs; {held}{machines.cpus:,} cores"
     )
-    say()
+    say("")
     with wide.capture() as drawn:
         wide.print(stages_table(plan))
     for line in filter(str.strip, drawn.get().splitlines()):
         say(line.rstrip())
-    say()
+    say("")
     for warning in plan.warnings:
         say(f"**Warning:** {warning}")
-        say()
+        say("")
     say("Assumed:")
     for line in plan.assumptions:
         say(f"- {line}")
-    say()
+    say("")
     say("Rates:")
     for source, names in by_source(plan).items():
         say(f"- {source}: {'; '.join(names)}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from icce_ray.adapters.terminal import Terminal
 
 
 def report(
@@ -28,4 +29,4 @@ def report(
     from icce_ray import pipeline
 
     page = pipeline.report_run(run, names=names, take_over=take_over, verbose=not quiet)
-    Console().print(page, markup=False, highlight=False, soft_wrap=True)
+    Terminal().say(page)

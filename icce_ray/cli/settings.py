@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
+
+from icce_ray.adapters.terminal import Terminal
 
 #: Where the output is no terminal, which would tell its width.
 _WIDTH = 160
@@ -24,14 +24,11 @@ def settings(
     """
     from icce_ray.settings.described import described
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
     table = Table("setting", "default", "meaning", box=None, pad_edge=False)
     table.columns[0].no_wrap = True
     table.columns[1].max_width = 26
     for one in described(name):
         words = [word for word in one.choices if word not in one.meaning]
         choices = f" One of {', '.join(one.choices)}." if words else ""
-        table.add_row(one.name, Text(one.default), Text(f"{one.meaning}{choices}"))
-    console.print(table)
+        table.add_row(one.name, one.default, f"{one.meaning}{choices}")
+    Terminal(wide=_WIDTH).print(table)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from icce_ray.adapters.terminal import Terminal
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,11 +63,9 @@ def sweep(
     options: dict[str, Any] = {"search": search, "samples": samples, "seed": sweep_seed, "labels": labels}
     asked = Sweep.of(params, classifier=classifier, grace=grace, **options)
     table = pipeline.sweep_run(run, asked, name=name, at_once=at_once, take_over=take_over, verbose=not quiet)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
+    console = Terminal(wide=_WIDTH)
     console.print(trials_table(table, [param.name for param in asked.params], labelled=labels is not None))
-    console.print(f"Table and plot are in {run}/sweeps/{name or asked.default_name}/", soft_wrap=True)
+    console.say(f"Table and plot are in {run}/sweeps/{name or asked.default_name}/")
 
 
 def trials_table(results: pa.Table, params: list[str], *, labelled: bool) -> Table:

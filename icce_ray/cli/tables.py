@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from icce_ray.adapters.terminal import Terminal
 from icce_ray.store import ARTIFACTS, Store
 
 
@@ -53,16 +53,14 @@ def stages_table(store: Store) -> Table:
     return table
 
 
-def show_rejects(summary: dict[str, Any], console: Console) -> None:
+def show_rejects(summary: dict[str, Any], console: Terminal) -> None:
     """Rejects by reason, and the first of them by name."""
     if not summary.get("rejected"):
         return
     reasons = ", ".join(f"{reason} {count}" for reason, count in summary["rejected_by_reason"].items())
-    console.print(f"{summary['rejected']} of {summary['images']} inputs were rejected: {reasons}", markup=False)
+    console.say(f"{summary['rejected']} of {summary['images']} inputs were rejected: {reasons}")
     for row in summary["first_rejects"]:
-        console.print(
-            f"  {row['uri']}: {row['reason']}: {row['detail']}", markup=False, highlight=False, soft_wrap=True
-        )
+        console.say(f"  {row['uri']}: {row['reason']}: {row['detail']}")
     more = summary["rejected"] - len(summary["first_rejects"])
     if more > 0:
-        console.print(f"  and {more} more, in the run's reject shards")
+        console.say(f"  and {more} more, in the run's reject shards")

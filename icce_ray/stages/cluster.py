@@ -1,13 +1,10 @@
-"""Ray itself: the connection, what the cluster has, and bounded work over numbered parts."""
+"""Ray itself: what the cluster has, and bounded work over numbered parts."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 from typing import Any, NoReturn
@@ -43,48 +40,6 @@ QUIET = {
     "RAY_worker_niceness": "0",
     "OMP_WAIT_POLICY": "PASSIVE",
 }
-
-
-@contextlib.contextmanager
-def connected() -> Iterator[None]:
-    """A connection to Ray: the one that is there, the cluster that RAY_ADDRESS names, or a local one for this run."""
-    if ray.is_initialized():
-        yield
-        return
-    if others_cluster():
-        os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")  # it repeats its warnings every 30 s
-        ray.init(log_to_driver=False)
-    else:
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what ends a run is raised, and shown once
-        with _stderr_of_c_closed():
-            ray.init(
-                address="local",  # else Ray takes the cluster that somebody's `ray start` left on this machine
-                num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextlib.contextmanager
-def _stderr_of_c_closed() -> Iterator[None]:
-    """Ray's C++ part announces its log level on standard error and cannot be told not to; Python still raises."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def check_device(settings: ResourceSettings) -> None:

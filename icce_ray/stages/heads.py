@@ -27,7 +27,8 @@ def run(
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Train all heads, from the last checkpoint if there is one, and label all images with each."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig  # two seconds, which no other stage should pay
-    from ray.train.torch import TorchTrainer
+
+    from icce_ray.stages.heads_trainer import HeadsTrainer
 
     rows, cuda, count = FeatureRows.training(store), resources.device == "cuda", workers_of(settings, resources)
     compiled = settings.resources.compile
@@ -39,7 +40,7 @@ def run(
         # store a second time.
         tempfile.TemporaryDirectory(prefix="icce-train-", ignore_cleanup_errors=True) as notes,
     ):
-        trainer = TorchTrainer(
+        trainer = HeadsTrainer(
             train,
             train_loop_config={
                 "root": store.root,

@@ -30,7 +30,8 @@ from icce_ray.core.training import HeadTrainer
 from icce_ray.settings import load
 from icce_ray.stages import consensus, listing
 from icce_ray.stages.classifier import fit_grid
-from icce_ray.stages.cluster import Resources, connected
+from icce_ray.stages.cluster import Resources
+from icce_ray.stages.connection import connected
 from icce_ray.stages.labelling import DESCRIPTION, WEIGHTS, Labeller
 from icce_ray.stages.rows import OK, FeatureRows, list_column, matrix
 from icce_ray.store import ARTIFACTS, Store

@@ -20,7 +20,8 @@ HEAD_ID = "f" * 51 + "00000"  # by this name the fake provider knows the head
 ASKS = """
 import time, ray
 from icce_ray.settings import ResourceSettings
-from icce_ray.stages.cluster import connected, resources
+from icce_ray.stages.cluster import resources
+from icce_ray.stages.connection import connected
 with connected():
     assert "GPU" not in ray.cluster_resources()
     found = resources(ResourceSettings(device="cuda", head_workers=2, wait_minutes=3), say=print)

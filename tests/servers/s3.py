@@ -71,6 +71,6 @@ def aws_environment() -> Iterator[None]:
 
 def forget_clients() -> None:
     """Let the next call make new connections, with the credentials that the environment has then."""
-    locations.resolve.cache_clear()
+    locations._remote.cache_clear()
     locations._s3_filesystem.cache_clear()
     s3._client.cache_clear()

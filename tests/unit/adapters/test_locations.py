@@ -1,16 +1,21 @@
 """URIs to filesystems: options from a list, no secrets, and which errors pass and which stay."""
 
+import contextlib
 import os
 import socket
+import sys
 import threading
 import time
 import traceback
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from types import ModuleType
 
+import aiohttp
 import pyarrow.fs as pafs
 import pytest
-from hypothesis import given
+from botocore.exceptions import ClientError, EndpointConnectionError
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icce_ray.adapters import locations
@@ -24,6 +29,7 @@ from icce_ray.adapters.locations import (
     retried,
 )
 from icce_ray.adapters.uris import s3_location
+from tests.failures import fails
 from tests.servers.proxy import FaultProxy
 from tests.servers.s3 import forget_clients
 
@@ -44,6 +50,8 @@ SECRET = "hunter2"
         f"https://host/a.png?sv=2024&sig={SECRET}",
         f"https://host/a.png#access_token={SECRET}",
         f"https://[{SECRET}",
+        f"s3://bucket/a?endpoint_override=http://user:{SECRET}@host:9000",
+        f"s3://bucket/a?endpoint_override={SECRET}%40host",
         f"https://a:{SECRET}\u2100@host/a",  # whose normal form holds a "/", which urlsplit refuses and quotes
         *(
             f"s3://bucket/a?region=x&{name}={SECRET}"
@@ -77,6 +85,7 @@ def test_what_only_looks_like_a_credential_is_let_through(uri):
 
 
 @given(st.text())
+@settings(max_examples=50)
 def test_any_text_is_a_location_or_a_location_error(text):
     for uri in (f"s3://{text}", f"s3://bucket/{text}", f"https://{text}"):
         try:
@@ -129,6 +138,15 @@ def test_an_endpoint_of_the_environment(monkeypatch):
     forget_clients()
     assert isinstance(resolve("s3://bucket/a")[0], pafs.S3FileSystem)
     assert os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] == "when_required"
+
+
+@pytest.mark.parametrize("endpoint", [f"http://user:{SECRET}@host:9000", f"{SECRET}@host", f"host?key={SECRET}", "a b"])
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_an_endpoint_with_more_than_a_host_is_refused_without_repeating_it(monkeypatch, name, endpoint):
+    monkeypatch.setenv(name, endpoint)
+    with fails(LocationError, name, "HOST:PORT") as caught:
+        s3_location("s3://bucket/a")
+    assert endpoint not in "".join(traceback.format_exception(caught.value)).replace(__file__, "")
 
 
 @pytest.fixture
@@ -274,19 +292,55 @@ def clock(monkeypatch):
     return clock
 
 
-def test_patience_is_in_seconds(clock):
+def test_patience_is_in_seconds_and_said_after_five(clock, caplog):
     def busy():
         raise OSError("AWS Error SLOW_DOWN")
 
-    with pytest.raises(
-        UnavailableError, match=r"s3://b/a did not answer: tried \d+ times over \d+ s, .*SLOW_DOWN"
-    ) as it:
+    with fails(UnavailableError, "s3://b/a", "tried ", "SLOW_DOWN", "the same command resumes"):
         retried(busy, patience=60, what="s3://b/a")
-    assert "the same command resumes" in str(it.value)
+    waits = [record.getMessage() for record in caplog.records]
+    assert 3 <= len(waits) <= 5
+    assert all("s3://b/a" in wait for wait in waits)
     assert 54 < clock.now - 100 <= 60
     assert clock.pauses[0] <= 0.1
     assert 2.5 <= max(clock.pauses) <= 5
     assert len(set(clock.pauses)) == len(clock.pauses)  # no two clients in step
+
+
+def test_a_library_that_another_thread_still_imports_is_not_looked_at(clock, monkeypatch):
+    monkeypatch.setitem(sys.modules, "botocore.exceptions", ModuleType("botocore.exceptions"))
+    monkeypatch.setitem(sys.modules, "aiohttp", ModuleType("aiohttp"))
+    answers = iter([ConnectionResetError("by peer"), None])
+
+    def call():
+        if (error := next(answers)) is not None:
+            raise error
+        return "answer"
+
+    assert retried(call) == "answer"
+
+
+@pytest.mark.parametrize(
+    ("make", "tries"),
+    [
+        (lambda: EndpointConnectionError(endpoint_url="http://host"), 2),
+        (lambda: ClientError({"Error": {}, "ResponseMetadata": {"HTTPStatusCode": 503}}, "PutObject"), 2),
+        (lambda: ClientError({"Error": {}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "PutObject"), 1),
+        (aiohttp.ServerDisconnectedError, 2),
+        (lambda: ValueError("timed out"), 1),
+    ],
+)
+def test_which_errors_of_libraries_are_tried_again(clock, make, tries):
+    error, calls = make(), []
+
+    def call():
+        calls.append(1)
+        if len(calls) < 2:
+            raise error
+
+    with contextlib.suppress(type(error)):
+        retried(call)
+    assert len(calls) == tries
 
 
 def test_waiting_is_not_nested(clock):

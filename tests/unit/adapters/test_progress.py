@@ -6,11 +6,11 @@ import re
 import sys
 
 import pytest
-from rich.console import Console
 
 from icce_ray.adapters import progress, progress_rows
 from icce_ray.adapters.progress import RunDisplay, display
 from icce_ray.adapters.progress_rows import duration
+from icce_ray.adapters.terminal import Terminal
 
 MEMORY = "memory: driver 0.5 GiB, node 3.0 of 8.0 GiB"
 
@@ -26,7 +26,7 @@ def clock(monkeypatch):
 
 
 def terminal(width=100):
-    return Console(force_terminal=True, file=io.StringIO(), width=width, height=40, color_system=None)
+    return Terminal(force_terminal=True, file=io.StringIO(), width=width, height=40, color_system=None)
 
 
 def plain(console):
@@ -44,7 +44,7 @@ def picture(shown):
 def lines_of(hours, clock):
     """The lines of a stage that reports every second for so long."""
     stream = io.StringIO()
-    with display("embed", Console(file=stream)) as stage:
+    with display("embed", Terminal(file=stream)) as stage:
         total = int(hours * 3600)
         stage.begin(total, unit="images")
         for second in range(1, total + 1):
@@ -68,7 +68,7 @@ def test_a_day_of_work_is_no_flood(clock):
 
 
 def test_a_resumed_stage_says_so_and_counts_its_own_rate(clock):
-    console = Console(file=io.StringIO())
+    console = Terminal(file=io.StringIO())
     with display("embed", console) as stage:
         clock[0] = 100.0
         stage.begin(50, done=40, unit="images")
@@ -117,7 +117,7 @@ def test_the_display_has_all_stages_and_all_facts(clock):
 def test_both_forms_carry_the_same_facts(clock):
     """Every fact of the log's line is in the picture of the same moment."""
     found = []
-    for console in (terminal(160), Console(file=io.StringIO(), width=160)):
+    for console in (terminal(160), Terminal(file=io.StringIO(), width=160)):
         clock[0] = 0.0
         with RunDisplay(console) as shown, shown("embed") as stage:
             stage.begin(36, unit="images")
@@ -167,7 +167,7 @@ def test_a_stage_that_fails_is_marked():
 
 def test_a_terminal_that_knows_only_ascii(monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    console = Console(force_terminal=True, file=stream, width=80, color_system=None)
+    console = Terminal(force_terminal=True, file=stream, width=80, color_system=None)
     with RunDisplay(console) as shown:
         shown.plan(["list"], ["embed"])
         with shown("embed") as stage:

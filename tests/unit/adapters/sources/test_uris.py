@@ -180,9 +180,9 @@ def test_on_a_store(s3_server, tmp_path):
     assert [reject.reason for reject in (gone, nowhere)] == ["unreadable"] * 2
     assert bytes_of(source_of(write(tmp_path / "list.txt", *whole))) == [key.encode() for key in keys]
     write(tmp_path / "many.txt", *(s3_server.uri(f"{bucket}/set/{row}.jpg") for row in range(5000)))
-    before = locations.resolve.cache_info().misses
+    before = locations._remote.cache_info().misses
     assert len(listed(source_of(tmp_path / "many.txt"))) == 5000
-    assert locations.resolve.cache_info().misses - before <= 3
+    assert locations._remote.cache_info().misses - before <= 3
     s3_server.client.put_object(Bucket=bucket, Key="set/up.txt", Body=b"../other/x.jpg")
     with pytest.raises(SourceError, match="write the whole URI"):
         listed(source_of(s3_server.uri(f"{bucket}/set/up.txt")))
