@@ -20,7 +20,7 @@ from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
 
 N, DIM, K = 150, 12, 5
-#: 7 heads and batches of 30 are uneven shares for 2 and for 4 workers; 5 steps an epoch, 50 in all.
+#: 7 heads and batches of 30 are uneven shares for 4 workers; 5 steps an epoch, 50 in all.
 RECIPE = Recipe(
     heads=7,
     hidden=16,

@@ -1,4 +1,4 @@
-"""Neighbours among 20,000 real vectors: any shards and either exact search are one index; inverted lists nearly.
+"""Neighbours among 8,000 real vectors: any shards and either exact search are one index; inverted lists nearly.
 
 The vectors are patches of photographs, with duplicates planted across the shards.
 """
@@ -15,8 +15,8 @@ from icce_ray.core.neighbors import concatenate, found_among, merge
 from icce_ray.core.search import search_shard, unit_rows
 from tests.patches import THRESHOLD, photo_patches
 
-N, BLOCK = 20_000, 4096
-LIMITS = {"threshold": THRESHOLD, "k_min": 20, "k_max": 120}
+N, BLOCK = 8_000, 1024
+LIMITS = {"threshold": THRESHOLD, "k_min": 10, "k_max": 60}
 QUERIES = torch.arange(0, N, 4)  # the stage's test has all
 
 
@@ -57,21 +57,21 @@ def assert_same(found, expected):
 
 def test_the_vectors_show_every_case(unit, one_index):
     counts = one_index.counts
-    for case in (counts == 20, counts == 120, (counts > 20) & (counts < 120)):
+    for case in (counts == 10, counts == 60, (counts > 10) & (counts < 60)):
         assert case.float().mean() > 0.02
     equal = (unit == unit[100]).all(1).nonzero().flatten()
     assert len(equal) >= N // 100
     # More than a list takes: those with the lowest ids, over the edges of the shards.
-    start = int(one_index.offsets[equal[150] // 4])
-    assert torch.equal(one_index.ids[start : start + 120], equal[:120])
+    start = int(one_index.offsets[equal[70] // 4])
+    assert torch.equal(one_index.ids[start : start + 60], equal[:60])
 
 
-@pytest.mark.parametrize("count", [2, 5, 8])
+@pytest.mark.parametrize("count", [2, 5])
 def test_shards_are_one_index(unit, one_index, count):
     assert_same(searched(unit, shards_of(unit, count), [None] * count), one_index)
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 8])
+@pytest.mark.parametrize("count", [1, 5])
 def test_shards_of_faiss_are_one_index(unit, one_index, count):
     shards = shards_of(unit, count)
     assert_same(searched(unit, shards, [FaissCandidates(base.numpy()) for _, base in shards]), one_index)

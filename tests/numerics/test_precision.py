@@ -1,5 +1,7 @@
 """Products in bfloat16, and passes fused by torch.compile, against plain float32."""
 
+from functools import partial
+
 import pytest
 import torch
 from parallel_cases import RECIPE, build, losses
@@ -35,12 +37,14 @@ def test_logits_in_bfloat16_are_rounded_once_a_product():
     assert 0 < (coarse - exact).abs().max() < 3 * 2**-8
 
 
-@pytest.mark.slow(15)
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow(40))])
 @pytest.mark.filterwarnings(
     "ignore:.*autograd.function.Function.*should not be instantiated:DeprecationWarning"
 )  # dynamo
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # in torch's own fuser
-def test_fused_passes_give_the_same_losses():
+def test_fused_passes_give_the_same_losses(monkeypatch, backend):
+    """The default, inductor, runs a C++ compiler for a minute; eager traces the same graphs."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     plain, fused = build(chunk=RECIPE.heads), build(chunk=RECIPE.heads, compiled=True)
     torch.testing.assert_close(losses(fused, 3), losses(plain, 3), rtol=1e-5, atol=1e-6)
     assert torch.equal(fused.labels(fused.features), plain.labels(plain.features))

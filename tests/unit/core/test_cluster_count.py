@@ -25,6 +25,7 @@ from icce_ray.core.cluster_count import (
 )
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.synthetic import FeatureModel, draw
+from tests.failures import fails
 
 RECIPE = Recipe(
     heads=12, hidden=64, bottleneck=32, epochs=30, warmup_epochs=3, batch_size=128, learning_rate=4e-3,
@@ -95,24 +96,25 @@ def test_heads_that_join_and_divide_classes_at_random_agree_on_their_number(n_cl
     assert all(drop.given[-1] <= drop.clusters <= REACH * drop.given[0] for drop in found.curve)
 
 
-@pytest.mark.parametrize(("n_classes", "n_images"), [(10, 1200), (24, 1800)])
-def test_trained_heads_find_the_classes_of_synthetic_features(n_classes, n_images, monkeypatch):
+@pytest.mark.parametrize(
+    ("n_classes", "n_images", "high"), [(6, 240, 14), pytest.param(24, 1800, 60, marks=pytest.mark.slow(25))]
+)
+def test_trained_heads_find_the_classes_of_synthetic_features(n_classes, n_images, high, monkeypatch):
     monkeypatch.setattr(cluster_count, "MOST_HEADS", FEWEST_HEADS)  # enough here, and three times as fast
-    model = FeatureModel(n_clusters=n_classes, dim=64)
-    rows, _ = draw(model, n_images, 0)
+    rows, _ = draw(FeatureModel(n_clusters=n_classes, dim=64), n_images, 0)
     seen = []
     found = choose_clusters(
         rows.features,
         low=FEWEST,
-        high=60,
+        high=high,
         k_min=4,
         recipe=RECIPE,
         seed=0,
         precision="float32",
         on_count=lambda *now: seen.append(now),
     )
-    assert abs(found.clusters - n_classes) <= 1
-    total = len(counts_to_try(FEWEST, 60))
+    assert abs(found.clusters - n_classes) <= (1 if n_classes > 10 else 0)
+    total = len(counts_to_try(FEWEST, high))
     assert seen == [(done, total) for done in range(1, total + 1)]
 
 
@@ -142,14 +144,14 @@ def test_every_number_is_in_reach_of_some_heads(low, more):
 
 
 def test_limits_say_what_to_do():
-    with pytest.raises(ValueError, match=r"\[8, 8\]; give 4 <= lowest < highest"):
+    with fails(ValueError, "[8, 8]", "4 <= lowest < highest"):
         counts_to_try(8, 8)
-    with pytest.raises(ValueError, match=r"\[3, 8\]"):
+    with fails(ValueError, "[3, 8]"):
         counts_to_try(3, 8)
     assert in_reach(1000, 20, 4, 256) == (4, 50)
     assert in_reach(10**6, 50, 4, 256) == (4, 256)
-    with pytest.raises(ValueError, match=r"100 images with k_min = 50 .* enough for 2 clusters"):
+    with fails(ValueError, "100 images", "k_min = 50", "2 clusters"):
         in_reach(100, 50, 4, 256)
     rows, _ = draw(FeatureModel(n_clusters=4, dim=16), 60, 0)
-    with pytest.raises(ValueError, match="60 images are too few to look for up to 60 clusters"):
+    with fails(ValueError, "60 images", "up to 60 clusters"):
         choose_clusters(rows.features, low=4, high=60, k_min=1, recipe=RECIPE, seed=0)

@@ -1,29 +1,42 @@
 """`jobs/paper.py`: one table a study, figures kept between calls, and faults said before work."""
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).parents[3]
 
 
-def script(*arguments, status=0):
-    done = subprocess.run(
-        [sys.executable, "jobs/paper.py", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == status, done.stderr
-    return done.stdout, done.stderr
+MAIN = runpy.run_path(str(ROOT / "jobs/paper.py"))["main"]
 
 
-def test_help_teaches():
-    text, _ = script("--help")
+@pytest.fixture
+def script(capsys, monkeypatch):
+    """Runs the script in this process: what it printed, and what it logged."""
+
+    def run(*arguments, status=None):
+        monkeypatch.setattr(sys, "argv", ["paper.py", *map(str, arguments)])
+        if status is None:
+            MAIN()
+        else:
+            with pytest.raises(SystemExit) as ended:
+                MAIN()
+            assert ended.value.code == status
+        return capsys.readouterr()
+
+    return run
+
+
+def test_help_teaches(script):
+    text, _ = script("--help", status=0)
     assert "Example: python jobs/paper.py ladder thresholds --on digits" in text
     assert "rivals" in text
 
 
-def test_a_study_on_ones_own_features(tmp_path):
+def test_a_study_on_ones_own_features(script, tmp_path):
     generator = np.random.default_rng(0)
     classes = np.repeat(np.arange(4), 60)
     centres = 4.0 * generator.normal(size=(4, 16))
@@ -39,7 +52,8 @@ def test_a_study_on_ones_own_features(tmp_path):
     assert (again, log) == (first, "")
 
 
-def test_a_threshold_and_a_number_of_clusters_are_found_for_a_set(tmp_path):
+@pytest.mark.slow(20)
+def test_a_threshold_and_a_number_of_clusters_are_found_for_a_set(script, tmp_path):
     asked = ["unknown_k", "--on", "synthetic", "--classes", 5, "--images", 300, "--seeds", 0, "--epochs", 4]
     asked += ["--threshold", "auto", "--cluster-range", 4, 12, "--kept", tmp_path / "kept.jsonl"]
     text, _ = script(*asked)
@@ -47,18 +61,25 @@ def test_a_threshold_and_a_number_of_clusters_are_found_for_a_set(tmp_path):
     assert "True K = 5; found in 4 to 12" in text
 
 
-def test_a_set_that_is_none(tmp_path):
-    _, log = script("ladder", "--on", "photos", status=1)
-    assert "--on photos: give synthetic, digits, a .parquet file, or a .npy file with --labels" in log
-    _, log = script("ladder", "--on", tmp_path / "none.parquet", status=1)
-    assert (
-        log == f"{tmp_path}/none.parquet: there is no such file; give the path of a .parquet file, or of .npy files\n"
+def test_a_set_that_is_none(script, tmp_path):
+    script(
+        "ladder",
+        "--on",
+        "photos",
+        status="--on photos: give synthetic, digits, a .parquet file, or a .npy file with --labels",
+    )
+    script(
+        "ladder",
+        "--on",
+        tmp_path / "none.parquet",
+        status=f"{tmp_path}/none.parquet: there is no such file; give the path of a .parquet file, or of .npy files",
     )
     _, log = script("tables", status=2)
     assert "invalid choice: 'tables'" in log
 
 
-def test_the_curve_is_a_table_of_nine_thresholds():
+@pytest.mark.slow(10)
+def test_the_curve_is_a_table_of_nine_thresholds(script):
     text, _ = script("curve", "--curve-images", 6425)
     rows = [line for line in text.splitlines() if line.startswith("| 0.")]
     assert len(rows) == 9
