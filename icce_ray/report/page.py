@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -76,8 +77,14 @@ def _page(store: Store, settings: Settings, progress: StageProgress, names: str 
         told=told,
         charts=charts,
         chart_data={one.name: one.figure for many in charts.values() for one in many},
-        plotly=base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode(),
+        plotly=_plotly(),
     )
+
+
+@cache
+def _plotly() -> str:
+    """The library that draws the charts; compressed once for all pages of a process."""
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
 
 
 def _charts(store: Store, source: Labelled | None, classes: Classes | None) -> dict[str, list[Chart]]:
