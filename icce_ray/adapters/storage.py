@@ -23,11 +23,11 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from icce_ray.adapters.headers import HeaderError, parsing
 from icce_ray.adapters.locations import (
     StorageError,
     child,
     is_local,
-    is_transient,
     resolve,
     retried,
 )
@@ -164,9 +164,9 @@ class Storage:
             with self._parquet(path) as file:
                 present = file.schema_arrow.names
                 missing = [name for name in columns or () if name not in present]
-                if missing:
-                    raise ValueError(f"{self.uri(path)} has no column {missing}; it has {present}")
-                return file.read(columns=None if columns is None else list(columns))
+                if not missing:
+                    return file.read(columns=None if columns is None else list(columns))
+            raise ValueError(f"{self.uri(path)} has no column {missing}; it has {present}")
 
         return self._retried(path, read)
 
@@ -262,14 +262,14 @@ class Storage:
 
     @contextlib.contextmanager
     def _readable(self, path: str) -> Iterator[None]:
-        """Errors of Arrow as the file's."""
+        """Errors of Arrow as the file's, not as those of the store."""
         try:
-            yield
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, OSError) as error:
-            if is_transient(error):  # the store's fault, not the file's
-                raise
+            with parsing():
+                yield
+        except HeaderError as error:
             raise StorageError(
-                f"{self.uri(path)} is not a readable Parquet file ({error}); delete it and run the stage again"
+                f"{self.uri(path)} is not a readable Parquet file ({error}); repeat the stage that wrote it: "
+                "icce run --redo STAGE"
             ) from error
 
 

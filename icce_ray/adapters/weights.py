@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
+from icce_ray.adapters.headers import HeaderError, parsing
 from icce_ray.adapters.storage import FileInfo, Storage, StorageError
 
 
@@ -22,8 +22,10 @@ def load_tensors(storage: Storage, path: str) -> dict[str, Tensor]:
     """Named tensors of a file, on the CPU. Raises FileNotFoundError, StorageError for anything but safetensors."""
     data = storage.read_bytes(path)
     try:
-        return safetensors.torch.load(data)
-    except SafetensorError as error:
+        with parsing():
+            return safetensors.torch.load(data)
+    except HeaderError as error:
         raise StorageError(
-            f"{storage.uri(path)} is not a safetensors file ({error}); delete it and run again"
+            f"{storage.uri(path)} is not a safetensors file ({error}); repeat the stage that wrote it: "
+            "icce run --redo STAGE"
         ) from error

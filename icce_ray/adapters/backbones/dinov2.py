@@ -7,7 +7,6 @@ weights are read from safetensors only.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import urllib.error
@@ -17,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel
 from transformers.utils.hub import cached_file
 
 from icce_ray.adapters.backbones import BackboneError, BackboneInfo, Features, check_features, check_pixels
+from icce_ray.adapters.headers import HeaderError, parsing
+from icce_ray.documents import parse_json, shaped, shown
 from icce_ray.spelling import did_you_mean
 
 KINDS = ("cls", "cls+patch_mean")
@@ -41,6 +41,7 @@ _QUIET: dict[str, Any] = {
     "_raise_exceptions_for_missing_entries": False,
     "_raise_exceptions_for_connection_errors": False,
 }
+_MOST_SIDE = 1 << 16
 _REMEDY = "give a local directory with config.json and model.safetensors, or use the backbone 'hog', which needs none"
 
 
@@ -49,11 +50,8 @@ def describe(name: str, features: str, *, n_last_blocks: int, image_size: int | 
     check_features(name, features, KINDS)
     config = _config(name)
     size = DEFAULT_SIZE if image_size is None else image_size
-    try:
-        patch, width, depth = config.patch_size, config.hidden_size, config.num_hidden_layers
-    except AttributeError as error:
-        raise BackboneError(f"{name!r} is no DINOv2-like model: its config.json lacks {error.name!r}") from error
-    if not isinstance(patch, int) or size < patch or size % patch:
+    patch, width, depth = (_number(name, config, key) for key in ("patch_size", "hidden_size", "num_hidden_layers"))
+    if size < patch or size % patch:
         raise BackboneError(f"image_size {size} is no multiple of the patch size {patch} of {name!r}; choose one")
     if not 1 <= n_last_blocks <= depth:
         raise BackboneError(f"n_last_blocks is {n_last_blocks}, but {name!r} has {depth} blocks; use 1 to {depth}")
@@ -176,11 +174,24 @@ def _config(name: str) -> Any:
     return _read_config(name, local_files_only=False)
 
 
+def _number(name: str, config: Any, key: str) -> int:
+    value = getattr(config, key, None)
+    if type(value) is not int or not 1 <= value <= _MOST_SIDE:
+        raise BackboneError(
+            f"{name!r} is no DINOv2-like model: its config.json has {key} = {shown(value)}, no number from 1 to "
+            f"{_MOST_SIDE:,}; {_REMEDY}"
+        )
+    return value
+
+
 def _read_config(name: str, *, local_files_only: bool) -> Any:
     try:
-        _refuse_code(name, local_files_only)
-        return AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=local_files_only)
-    except (OSError, ValueError, KeyError) as error:
+        with parsing():
+            has_code, pickled = _code_and_pickles(name, local_files_only)
+        _refuse_code(name, has_code, pickled)
+        with parsing():
+            return AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=local_files_only)
+    except (HeaderError, OSError) as error:
         raise BackboneError(
             f"the configuration of backbone {name!r} cannot be read ({error}); {_meant(name)}{_REMEDY}"
         ) from error
@@ -191,21 +202,23 @@ def _meant(name: str) -> str:
     return "" if name in KNOWN else did_you_mean(name, ("hog", *KNOWN))
 
 
-def _refuse_code(name: str, local_files_only: bool) -> None:
-    """Raise BackboneError for a model that comes with code of its own, or with weights in pickles, which hold code.
-
-    transformers executes neither as it is called here, but takes its own class of the same name in silence.
-    """
+def _code_and_pickles(name: str, local_files_only: bool) -> tuple[bool, list[str]]:
+    """Whether a model comes with code of its own, and its files of weights that are pickles, which hold code."""
     paths = (
         cached_file(name, file, local_files_only=local_files_only, **_QUIET) for file in ("config.json", _WEIGHTS[1])
     )
-    config, index = (json.loads(Path(path).read_bytes()) if path else {} for path in paths)
-    if "auto_map" in config:
+    config, index = (shaped(dict[str, Any], parse_json(Path(path).read_bytes())) if path else {} for path in paths)
+    files = shaped(dict[str, str], index.get("weight_map", {})).values()
+    return "auto_map" in config, sorted(file for file in set(files) if not file.endswith(".safetensors"))
+
+
+def _refuse_code(name: str, has_code: bool, pickled: list[str]) -> None:
+    """Raise BackboneError for code, which transformers would not execute here, but replace in silence by its own."""
+    if has_code:
         raise BackboneError(
             f"backbone {name!r} asks for code of its own to be executed (auto_map in its config.json), which is never "
             f"done here; use a model that transformers itself implements, such as {KNOWN[2]}"
         )
-    pickled = sorted(file for file in set(index.get("weight_map", {}).values()) if not file.endswith(".safetensors"))
     if pickled:
         raise BackboneError(
             f"backbone {name!r} keeps weights in {pickled[0]!r} ({len(pickled)} such files), and only safetensors are "
@@ -231,14 +244,15 @@ def _load(name: str) -> Any:
     """The model in float32 and evaluation mode, every weight of it from the checkpoint."""
     path = Path(name).expanduser()
     try:
-        model, report = AutoModel.from_pretrained(
-            str(path) if path.is_dir() else name,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        with parsing():
+            model, report = AutoModel.from_pretrained(
+                str(path) if path.is_dir() else name,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                dtype=torch.float32,
+            )
+    except (HeaderError, OSError, RuntimeError) as error:
         raise BackboneError(f"the weights of backbone {name!r} cannot be loaded ({error}); {_REMEDY}") from error
     # transformers fills missing weights at random, which would give plausible nonsense. The mask token is for training.
     missing = sorted(key for key in report["missing_keys"] if not key.endswith("mask_token"))

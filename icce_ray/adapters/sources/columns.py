@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from icce_ray.adapters.decode import Reject
-from icce_ray.adapters.locations import StorageError
+from icce_ray.adapters.filenames import to_text
+from icce_ray.adapters.headers import HeaderError, parsing
 from icce_ray.adapters.sources.base import LISTED, TABLE_ROWS, SourceError, SourceSpec
 from icce_ray.adapters.sources.containers import ContainerSource, StoreFile
 
@@ -21,6 +22,8 @@ FEATURE_NAMES = ("features", "embedding", "embeddings", "feature", "image_embedd
 
 # Bytes asked for at a time while a column is streamed: of keys, and of images or features.
 _SMALL, _BUFFER = 1 << 20, 4 << 20
+# Rows that a byte of a file may stand for; a footer can announce any number.
+_ROWS_PER_BYTE = 1000
 
 
 def is_image(kind: pa.DataType) -> bool:
@@ -111,10 +114,34 @@ def the_key_column(spec: SourceSpec, file: str, schema: pa.Schema, besides: str 
 
 
 def as_text(array: pa.Array) -> pa.Array:
-    """Values of any scalar type as strings. Raises ArrowInvalid for bytes that are no UTF-8."""
+    """Values of any scalar type as strings; of strings that are no UTF-8, as many writers leave, as names of files.
+
+    Raises ArrowInvalid for a column of bytes that are no UTF-8.
+    """
     if types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    return array.cast(pa.string())
+    raw = array.cast(pa.large_binary()) if is_text(array.type) else array
+    try:
+        text = raw.cast(pa.string())
+    except pa.ArrowInvalid:
+        if raw is array:
+            raise
+    else:
+        if (
+            raw is array
+            or not pc.call_function(
+                "any", [pc.call_function("match_substring", [text], pc.MatchSubstringOptions("\\x"))]
+            ).as_py()
+        ):
+            return text
+    return pa.array([None if name is None else to_text(name) for name in as_bytes(array)], pa.string())
+
+
+def as_bytes(array: pa.Array) -> list[bytes | None]:
+    """Bytes of strings, whether they are UTF-8 or not; nothing else in Arrow looks at them."""
+    if types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    return array.cast(pa.large_binary()).to_pylist()
 
 
 def numbered(name: str, container: str, first: int, count: int, keys: Sequence[pa.Array] = ()) -> pa.Table:
@@ -134,8 +161,18 @@ def numbered(name: str, container: str, first: int, count: int, keys: Sequence[p
 
 
 def parquet_of(file: StoreFile, metadata: pq.FileMetaData | None = None, *, buffer: int = _BUFFER) -> pq.ParquetFile:
-    """The file as Parquet, to be streamed: a column is read a few MiB at a time, not a row group at a time."""
-    return pq.ParquetFile(file, metadata=metadata, pre_buffer=False, buffer_size=buffer)
+    """The file as Parquet, to be streamed: a column is read a few MiB at a time, not a row group at a time.
+
+    Raises HeaderError for a file that is none, or whose footer says what cannot be.
+    """
+    with parsing():
+        parquet = pq.ParquetFile(file, metadata=metadata, pre_buffer=False, buffer_size=buffer)
+        _ = [name.encode() for name in parquet.schema_arrow.names]
+        found = parquet.metadata
+        groups = [found.row_group(group).num_rows for group in range(found.num_row_groups)]
+        if min(groups, default=0) < 0 or sum(groups) != found.num_rows or sum(groups) > _ROWS_PER_BYTE * file.size:
+            raise ValueError(f"its footer announces {found.num_rows} rows")
+        return parquet
 
 
 def opened(source: ContainerSource, container: str) -> pq.ParquetFile:
@@ -146,9 +183,7 @@ def opened(source: ContainerSource, container: str) -> pq.ParquetFile:
         raise SourceError(f"{name} in {source.spec.location!r} cannot be read: {file}")
     try:
         return parquet_of(file, buffer=_SMALL)
-    except StorageError:
-        raise
-    except (pa.ArrowException, OSError) as error:
+    except HeaderError as error:
         file.close()
         raise SourceError(
             f"{name} in {source.spec.location!r} is no whole Parquet file ({file.size} bytes): {error}; write it again "
@@ -167,13 +202,25 @@ def batches(
     """(number of the first row read, batch) of columns of small values. Raises SourceError for damaged content."""
     first = 0
     try:
-        for batch in parquet.iter_batches(rows, row_groups=row_groups, columns=columns, use_threads=False):
+        for batch in streamed(parquet, columns, rows=rows, row_groups=row_groups):
             yield first, batch
             first += len(batch)
-    except StorageError:
-        raise
-    except (pa.ArrowException, OSError) as error:
+    except HeaderError as error:
         raise SourceError(f"{name}: rows from {first} on cannot be read: {error}; write the file again") from error
+
+
+def streamed(
+    parquet: pq.ParquetFile, columns: list[str], *, rows: int, row_groups: list[int] | None
+) -> Generator[pa.RecordBatch]:
+    """Batches of columns. Raises HeaderError for damaged content."""
+    with parsing():
+        coming = parquet.iter_batches(rows, row_groups=row_groups, columns=columns, use_threads=False)
+    while True:
+        with parsing():
+            batch = next(coming, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def listed(source: ContainerSource, container: str, parquet: pq.ParquetFile, keys: list[str]) -> Iterator[pa.Table]:
@@ -187,11 +234,6 @@ def listed(source: ContainerSource, container: str, parquet: pq.ParquetFile, key
         return
     for first, batch in batches(parquet, name, keys):
         yield numbered(name, container, first, len(batch), [text_column(batch, key, name, first) for key in keys])
-
-
-def texts(batch: pa.RecordBatch, column: str, name: str, first: int) -> list[str | None]:
-    """A column of a batch as strings. Raises SourceError as `text_column` does."""
-    return text_column(batch, column, name, first).to_pylist()
 
 
 def text_column(batch: pa.RecordBatch, column: str, name: str, first: int) -> pa.Array:

@@ -7,19 +7,23 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from icce_ray.adapters.decode import Reject
+from icce_ray.adapters.headers import Bounded, HeaderError, parsing
 from icce_ray.adapters.sources import columns
 from icce_ray.adapters.sources.base import TABLE_ROWS, FeatureSource, SourceError, SourceSpec
 from icce_ray.adapters.sources.containers import ContainerSource, Found, StoreFile, one_ahead
+from icce_ray.documents import shown
 
 #: Bytes of an .npy file read at a time.
 _SPAN = 32 << 20
+#: Numbers a row, at most: a file of a few bytes can announce any number.
+_MOST_DIM = 1 << 20
 
 
 class Npy(NamedTuple):
@@ -64,6 +68,11 @@ class FeatureFiles(ContainerSource, FeatureSource):
             dim = self._width(parquet, name)
         if dim is None:
             raise SourceError(f"{name}: column {column!r} holds no features in any row; the first file must have some")
+        if not 1 <= dim <= _MOST_DIM:
+            raise SourceError(
+                f"{name}: column {column!r} holds lists of {dim} numbers; a feature has 1 to {_MOST_DIM:,}; give "
+                "another column with --set list.column=NAME"
+            )
         self.dim = dim
 
     def _first(self) -> str | None:
@@ -195,14 +204,20 @@ def _header(file: StoreFile, name: str) -> Npy:
 
     readers = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
     try:
-        version = npy_format.read_magic(file)
-        if version not in readers:
-            raise ValueError(f"version {version} is for arrays of records")
-        shape, fortran, dtype = readers[version](file)
-    except (ValueError, SyntaxError, TypeError, EOFError) as error:
+        with parsing():
+            head: Any = Bounded(file)
+            version = npy_format.read_magic(head)
+            if version not in readers:
+                raise ValueError(f"version {version} is for arrays of records")
+            shape, fortran, dtype = readers[version](head)
+    except HeaderError as error:
         raise SourceError(f"{name} is no .npy file of features: {error}; save float16 or float32 [N, D]") from error
-    if len(shape) != 2 or 0 in shape[1:] or dtype.kind != "f" or dtype.itemsize > 8:
-        raise SourceError(f"{name} holds {dtype} {list(shape)}; features are float16, float32 or float64 [N, D]")
+    fits = len(shape) == 2 and shape[0] >= 0 and 1 <= shape[1] <= _MOST_DIM
+    if not fits or dtype.kind != "f" or dtype.itemsize > 8:
+        raise SourceError(
+            f"{name} holds {shown(f'{dtype} {list(shape)}', plain=True)}; features are float16, float32 or float64 "
+            f"[N, D] with D of 1 to {_MOST_DIM:,}"
+        )
     if fortran and min(shape) > 1:
         raise SourceError(f"{name} is in Fortran order, where no row lies together; save np.ascontiguousarray(...)")
     offset, needed = file.tell(), math.prod(shape) * dtype.itemsize
@@ -210,7 +225,7 @@ def _header(file: StoreFile, name: str) -> Npy:
         raise SourceError(
             f"{name} is cut: {file.size - offset} bytes of data, {list(shape)} {dtype} needs {needed}; write it again"
         )
-    return Npy(*shape, dtype, offset)
+    return Npy(shape[0], shape[1], dtype, offset)
 
 
 def _runs(positions: np.ndarray, longest: int) -> Iterator[tuple[int, int]]:

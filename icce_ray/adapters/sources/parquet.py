@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from icce_ray.adapters.decode import Reject
-from icce_ray.adapters.locations import StorageError
+from icce_ray.adapters.headers import HeaderError
 from icce_ray.adapters.sources import columns
 from icce_ray.adapters.sources.base import SourceError, SourceSpec
 from icce_ray.adapters.sources.containers import ContainerSource, one_ahead
@@ -111,19 +111,15 @@ class ParquetSource(ContainerSource):
                     for image in images:
                         yield image
                         done += 1
-            except StorageError:
-                raise
-            except (pa.ArrowException, OSError) as error:
-                reject = Reject("unreadable", f"damaged Parquet file: {type(error).__name__}: {error}"[:300])
+            except HeaderError as error:
+                reject = Reject("unreadable", f"damaged Parquet file: {error}")
                 yield from repeat(reject, len(positions) - done)
 
     def _group(self, container: str, position: int) -> int:
         """The row group of a row; -1 for all rows of a file whose footer cannot be read."""
         try:
             footer = self._footer(container)
-        except StorageError:
-            raise
-        except (pa.ArrowException, OSError):
+        except HeaderError:
             return -1  # `read` says why
         return -1 if isinstance(footer, Reject) else bisect_right(footer[1], position) - 1
 
@@ -166,7 +162,7 @@ class ParquetSource(ContainerSource):
         coming, first = iter(wanted), 0
         row = next(coming, None)
         size = _batch_rows(parquet.metadata, group)
-        for batch in parquet.iter_batches(size, row_groups=[group], columns=names, use_threads=False):
+        for batch in columns.streamed(parquet, names, rows=size, row_groups=[group]):
             while row is not None and row < first + len(batch):
                 yield self._image(batch, row - first, max_bytes)
                 row = next(coming, None)
@@ -192,11 +188,18 @@ def _batch_rows(metadata: pq.FileMetaData, group: int) -> int:
 
 
 def _excuse(batch: pa.RecordBatch, row: int, column: pa.Array) -> str:
-    said = [str(batch.column(name)[row].as_py()) for name in _EXCUSES if name in batch.schema.names]
+    said = [_text(batch.column(name), row) for name in _EXCUSES if name in batch.schema.names]
     if said:
-        return f"the row has no bytes: {': '.join(said)}"[:300]
-    path = column[row].as_py().get("path") if types.is_struct(column.type) and column[row].is_valid else None
+        return f"the row has no bytes: {': '.join(map(str, said))}"[:300]
+    kind = column.type
+    has_path = types.is_struct(kind) and kind.get_field_index("path") >= 0
+    path = _text(columns.field_of(column, "path"), row) if has_path else None
     return "the row has no bytes" + ("" if path is None else f", only the path {path!r} of another machine")
+
+
+def _text(array: pa.Array, row: int) -> str | None:
+    value = array.slice(row, 1)
+    return (columns.as_text(value) if columns.is_text(value.type) else value)[0].as_py()
 
 
 def first_file(source: ContainerSource) -> str:

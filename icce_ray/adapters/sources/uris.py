@@ -83,25 +83,16 @@ class UriList(ContainerSource):
             number, rows = 0, []
             while line := lines.readline(_LONGEST + 1):
                 number += 1
-                entry = self._decoded(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, number, name)
+                where = f"line {number} of {name}"
+                entry = _decoded(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, where).strip()
                 if entry:
-                    self._check(entry, f"line {number} of {name}")
+                    self._check(entry, where)
                     uri = _uri(entry)
                     rows.append((uri, uri, None, None, None))
                 if len(rows) == TABLE_ROWS:
                     yield rows
                     rows = []
             yield rows
-
-    def _decoded(self, line: bytes, number: int, name: str) -> str:
-        if len(line) > _LONGEST:
-            raise SourceError(f"line {number} of {name} is longer than {_LONGEST} bytes; a list holds one URI a line")
-        try:
-            return line.decode().strip()
-        except UnicodeDecodeError as error:
-            raise SourceError(
-                f"line {number} of {name} is not UTF-8: {error.reason} at its byte {error.start}"
-            ) from error
 
     def _parquet_rows(self, container: str) -> Generator[list[Row]]:
         name, column = self.name_of(container), self.spec.column or ""
@@ -114,16 +105,20 @@ class UriList(ContainerSource):
             wanted = [column] if key_column in (None, column) else [column, key_column]
             with closing(columns.batches(parquet, name, wanted)) as batches:
                 for first, batch in batches:
-                    entries = columns.texts(batch, column, name, first)
-                    keys = entries if key_column is None else columns.texts(batch, key_column, name, first)
+                    entries = columns.as_bytes(batch.column(column))
+                    keys: list[str | None] = [None] * len(batch)
+                    if key_column is not None:
+                        keys = columns.text_column(batch, key_column, name, first).to_pylist()
                     rows: list[Row] = []
-                    for row, (entry, key) in enumerate(zip(entries, keys, strict=True), first):
-                        if not entry:
+                    for row, (data, key) in enumerate(zip(entries, keys, strict=True), first):
+                        if not data:
                             rows.append((f"{name}/{row}", key or f"{name}/{row}", None, container, row))
                             continue
-                        self._check(entry, f"row {row} of {name}")
+                        where = f"row {row} of {name}"
+                        entry = _decoded(data, where)
+                        self._check(entry, where)
                         uri = _uri(entry) if _is_absolute(entry) else posixpath.join(folder, _uri(entry))
-                        rows.append((uri, key or entry, None, None, None))
+                        rows.append((uri, key or _uri(entry), None, None, None))
                     yield rows
 
     def _check(self, entry: str, where: str) -> None:
@@ -183,6 +178,17 @@ class UriList(ContainerSource):
             location, mark, query = resolve(self.spec.location)[1], "", ""
         is_file = location.lower().endswith((".txt", ".lst")) or first_file(self) == ""
         return (location.rpartition("/")[0] or "/" if is_file else location) + mark + query
+
+
+def _decoded(entry: bytes, where: str) -> str:
+    if len(entry) > _LONGEST:
+        raise SourceError(f"{where} is longer than {_LONGEST} bytes; a list holds one URI a line or row")
+    try:
+        return entry.decode()
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{where} is not UTF-8: {error.reason} at its byte {error.start}; write the list in UTF-8"
+        ) from error
 
 
 def _is_web(location: str) -> bool:

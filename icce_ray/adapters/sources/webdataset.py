@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from icce_ray.adapters.decode import Reject
 from icce_ray.adapters.filenames import to_text
+from icce_ray.adapters.headers import Bounded, HeaderError, parsing
 from icce_ray.adapters.locations import StorageError
 from icce_ray.adapters.sources.base import TABLE_ROWS, Row, tables_of
 from icce_ray.adapters.sources.containers import ContainerSource, StoreFile, one_ahead
@@ -24,8 +25,8 @@ GAP, SPAN = 1 << 20, 16 << 20
 _LEAST, _MOST = 1 << 16, 4 << 20
 _BLOCK = tarfile.BLOCKSIZE
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
-# What tarfile was seen to raise on damaged headers (see the fuzzing in tests/unit/adapters/sources/test_webdataset.py).
-_TAR_ERRORS = (tarfile.TarError, ValueError, LookupError, OverflowError, EOFError)
+# Where a member may end.
+_MOST_END = 1 << 62
 
 
 class _DamagedError(Exception):
@@ -158,21 +159,25 @@ def _headers(file: StoreFile) -> Iterator[tarfile.TarInfo]:
         file.seek(start)
         offset = start
         try:
-            tar = tarfile.TarFile(fileobj=file, mode="r", encoding="utf-8", errors="surrogateescape")
+            with parsing():
+                tar = tarfile.TarFile(fileobj=Bounded(file), encoding="utf-8", errors="surrogateescape")  # pyright: ignore[reportArgumentType]
             offset = tar.offset
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] # it keeps all of them otherwise
+            while (member := _next(tar)) is not None:
                 yield member
-                if tar.offset <= member.offset:
-                    raise _DamagedError(member.offset)
                 offset = tar.offset
-        except _TAR_ERRORS as error:
+            start = _next_start(file, tar.offset)
+        except HeaderError as error:
             raise _DamagedError(offset) from error
-        except StorageError:
-            raise
-        except OSError as error:
-            raise _DamagedError(offset) from error
-        start = _next_start(file, tar.offset)
+
+
+def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    """The next member. Raises HeaderError for what is none, or would end before it begins or beyond any file."""
+    with parsing():
+        member = tar.next()
+        tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] # it keeps all of them otherwise
+        if member is not None and (member.size < 0 or not member.offset < tar.offset <= _MOST_END):
+            raise tarfile.ReadError(f"{member.size} bytes at {member.offset}")
+        return member
 
 
 def _next_start(file: StoreFile, offset: int) -> int | None:
@@ -214,5 +219,5 @@ def _damage(file: StoreFile, position: int) -> Reject:
         )
     return Reject(
         "decode_error",
-        f"no tar header at byte {position} of {file.size}, but {head[:8]!r}; what follows cannot be listed",
+        f"no tar header that can be read at byte {position} of {file.size}: {head[:8]!r}; what follows is not listed",
     )

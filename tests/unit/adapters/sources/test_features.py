@@ -1,6 +1,7 @@
 """Features computed elsewhere: the same numbers row by row, from .npy and Parquet, and clear errors for all else."""
 
 import io
+import struct
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from icce_ray.adapters.sources import SourceError, SourceSpec, open_source
 from icce_ray.adapters.sources import features as module
 from icce_ray.adapters.sources.base import LISTED
 from icce_ray.adapters.sources.features import FeatureFiles
+from tests.failures import fails
 
 
 def source_of(location, **options):
@@ -86,6 +88,37 @@ def test_npy_files_that_are_cut_or_none(tmp_path):
     (tmp_path / "a.npy").write_bytes(b"text" * 100)
     with pytest.raises(SourceError, match="magic string"):
         source_of(tmp_path)
+
+
+HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': %s, }"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("{'descr': '<f4", "(" * 5000, "[" * 9000, "-" * 9000 + "1", "{[]: 1}", HEADER.replace("%s", "3")),
+        *(HEADER % shape for shape in ("(-3, 4)", "(3, -4)", "(10**15, 4)", f"({10**15}, 4)", f"(0, {10**15})")),
+        HEADER.replace("'<f4'", "[('a'," * 60 + "'<f4'" + ",)]" * 60) % "(3, 4)",
+    ],
+    ids=lambda header: header[:12] + header[-12:],
+)
+def test_hostile_npy_headers(tmp_path, header):
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\0" + struct.pack("<H", len(header)) + header.encode() + bytes(48))
+    with fails(SourceError, "a.npy", "[N, D]") if "10" not in header else fails(SourceError, "a.npy"):
+        source_of(tmp_path)
+
+
+def test_an_npy_header_is_not_read_into_memory_however_long_it_says_it_is(tmp_path):
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x02\0" + struct.pack("<I", 2**32 - 1) + bytes(48))
+    with fails(SourceError, "a.npy", "4,294,967,295 bytes", "1,048,576"):
+        source_of(tmp_path)
+
+
+@pytest.mark.parametrize("width", [0, 2**21])
+def test_a_feature_has_some_numbers_and_not_any_number(tmp_path, width):
+    write(tmp_path / "a.parquet", {"f": pa.array([[0.0] * width], pa.list_(pa.float32()))})
+    with fails(SourceError, "a.parquet", f"{width} numbers", "1,048,576", "list.column=NAME"):
+        source_of(tmp_path, column="f")
 
 
 def test_a_single_row_or_column_has_no_order(tmp_path):

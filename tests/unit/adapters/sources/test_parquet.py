@@ -3,16 +3,19 @@
 import random
 import string
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from icce_ray.adapters.filenames import to_bytes
 from icce_ray.adapters.sources import SourceError, SourceSpec, open_source
 from icce_ray.adapters.sources import parquet as module
 from icce_ray.adapters.sources.base import LISTED
 from icce_ray.adapters.sources.parquet import ParquetSource, parquet_format
+from tests.failures import fails
 
 LIMIT = 1 << 20
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -43,6 +46,13 @@ def write(path, columns, **options):
 
 def binary(*values):
     return pa.array(values, pa.binary())
+
+
+def latin(*texts):
+    """Strings in Latin-1, as Arrow itself would never make them."""
+    data = [text.encode("latin-1") for text in texts]
+    offsets = np.cumsum([0, *map(len, data)]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(data), pa.py_buffer(offsets), pa.py_buffer(b"".join(data)))
 
 
 def test_rows_are_named_by_file_and_number(tmp_path):
@@ -145,6 +155,41 @@ def test_rows_that_a_download_left_empty_say_why(tmp_path):
     one, reject = bytes_of(source, rows)
     assert (rows["key"].to_pylist(), one) == (["000", "001"], b"1")
     assert str(reject) == "empty: the row has no bytes: failed_to_download: HTTP Error 404"
+
+
+LATIN = latin("caf\u00e9.jpg", "b.jpg")
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()], ids=str)
+def test_keys_that_are_not_utf8_survive(tmp_path, kind):
+    source = source_of(write(tmp_path / "a.parquet", {"image": binary(b"1", b"2"), "key": LATIN.cast(kind)}))
+    rows = listed(source)
+    assert (rows["key"].to_pylist(), bytes_of(source, rows)) == ([r"caf\xe9.jpg", "b.jpg"], [b"1", b"2"])
+    assert [to_bytes(key) for key in rows["key"].to_pylist()] == [b"caf\xe9.jpg", b"b.jpg"]
+    rows.validate(full=True)
+
+
+def test_what_a_row_says_of_itself_need_not_be_utf8(tmp_path):
+    nothing = pa.nulls(2, pa.binary())
+    for table in (
+        {"image": nothing, "status": LATIN},
+        {"image": pa.StructArray.from_arrays([nothing, LATIN], ["bytes", "path"])},
+    ):
+        source = source_of(write(tmp_path / "a.parquet", table))
+        reject, _ = bytes_of(source, listed(source))
+        assert reject.reason == "empty"
+        assert "caf" in reject.detail
+
+
+def test_hostile_footers(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.parquet", {"imagxx": binary(b"1"), "image": binary(b"1")})
+    path.write_bytes(path.read_bytes().replace(b"imagxx", b"imag\xe9x"))
+    with fails(SourceError, "a.parquet", "utf-8"):
+        source_of(path)
+    write(path, {"image": pa.nulls(5000, pa.binary())})
+    monkeypatch.setattr(module.columns, "_ROWS_PER_BYTE", 1)
+    with fails(SourceError, "a.parquet", "5000 rows"):
+        source_of(path)
 
 
 def test_several_columns_or_none_are_an_error_that_lists_them(tmp_path):

@@ -165,9 +165,9 @@ def test_a_tar_that_was_cut_is_listed_up_to_there_and_then_rejected(tmp_path, le
     ("content", "reason", "detail"),
     [
         (gzip.compress(WHOLE), "format_not_allowed", "compressed with gzip"),
-        (b"<html>" * 200, "decode_error", "no tar header at byte 0"),
-        (member("1.jpg", b"1") + b"garbage!" * 200, "decode_error", "no tar header at byte 1024"),
-        (member("1.jpg", b"1") + END + b"garbage!" * 200, "decode_error", "no tar header at byte 2048"),
+        (b"<html>" * 200, "decode_error", "byte 0 of"),
+        (member("1.jpg", b"1") + b"garbage!" * 200, "decode_error", "byte 1024 of"),
+        (member("1.jpg", b"1") + END + b"garbage!" * 200, "decode_error", "byte 2048 of"),
     ],
 )
 def test_what_is_no_tar_is_rejected_with_a_reason(tmp_path, content, reason, detail):
@@ -179,6 +179,43 @@ def test_what_is_no_tar_is_rejected_with_a_reason(tmp_path, content, reason, det
     reject = bytes_of(source, rows)[row]
     assert (rows["size"][row].as_py(), reject.reason) == (None, reason)
     assert detail in reject.detail
+
+
+def sized(size):
+    """A header that announces any size, in base 256."""
+    data = bytearray(tarfile.TarInfo("2.jpg").tobuf(tarfile.GNU_FORMAT))
+    data[124:136] = bytes([0xFF if size < 0 else 0x80]) + (size % 256**11).to_bytes(11, "big")
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data)
+    return bytes(data)
+
+
+def extended(record, count=1):
+    """Headers of type pax that say one thing of the member behind them."""
+    record = b"%d %s" % (len(record) + 4, record)
+    return member("x", record, kind=tarfile.XHDTYPE) * count
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        extended(b"path=a.jpg\n", 3000),
+        member("././@LongLink", b"a.jpg\0", kind=tarfile.GNUTYPE_LONGNAME, form=tarfile.GNU_FORMAT) * 3000,
+        extended(b"size=-5\n"),
+        extended(b"comment=" + bytes(2 << 20) + b"\n"),
+        *map(sized, (2**63 - 1, 2**63, 2**70, -256, -(2**62))),
+    ],
+    ids=[*("chained pax", "chained names", "pax size", "long header", "2^63 - 1", "2^63", "2^70", "-256", "-2^62")],
+)
+def test_hostile_headers_cost_the_tar_its_rest_and_nothing_else(tmp_path, header):
+    (tmp_path / "a.tar").write_bytes(member("1.jpg", b"1") + header + member("3.jpg", b"3") + END)
+    write_tar(tmp_path / "b.tar", [("1.jpg", b"1")])
+    source = source_of(tmp_path)
+    rows = listed(source)
+    assert rows["uri"].to_pylist() == ["a.tar/1.jpg", "a.tar", "b.tar/1.jpg"]
+    one, reject, other = bytes_of(source, rows)
+    assert (one, reject.reason, other) == (b"1", "decode_error", b"1")
+    assert "at byte 1024 of" in reject.detail
 
 
 def test_nothing_but_damage_is_an_error(tmp_path):
