@@ -5,14 +5,16 @@ Whoever reads such a file turns `DocumentError` into an error of its own, with t
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import stat
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
@@ -21,6 +23,20 @@ MOST_YAML, MOST_JSON = 1 << 18, 1 << 30
 #: Maps and lists within each other, and digits of a number. Files of runs have 6 and 19 at most.
 MOST_DEPTH, MOST_DIGITS = 32, 50
 _INT64 = 1 << 63
+
+
+def _moment(text: str) -> str:
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+        if moment.tzinfo is None or not 1970 <= moment.astimezone(datetime.UTC).year < 9999:
+            raise ValueError
+    except (ValueError, OverflowError):
+        raise ValueError("give a time with its zone since 1970, such as 2026-01-31T12:00:00+00:00") from None
+    return text
+
+
+#: A moment as text, ISO 8601 with its zone: two of them can be compared.
+Moment = Annotated[str, AfterValidator(_moment)]
 
 
 class DocumentError(ValueError):
@@ -63,9 +79,14 @@ def parse_yaml(data: bytes | str, *, most: int = MOST_YAML) -> Any:
 def shaped(kind: type[T], content: Any) -> T:
     """`content` as an instance of a pydantic model, a dataclass or any other type. Raises DocumentError."""
     try:
-        return TypeAdapter(kind).validate_python(content)
+        return _adapter(kind).validate_python(content)
     except ValidationError as error:
         raise DocumentError(told(error)) from error
+
+
+@lru_cache(maxsize=64)
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
 
 
 def told(error: ValidationError) -> str:

@@ -26,7 +26,7 @@ from icce_ray.stages.connection import connected
 from icce_ray.stages.embed import described_input
 from icce_ray.stages.tracking import Shown, check_trackers, tracked
 from icce_ray.stages.truth import read_truth
-from icce_ray.store import ARTIFACTS, REPORT, Marker, RejectBudgetError, RunError, Store, fingerprint
+from icce_ray.store import ARTIFACTS, REPORT, Marker, RejectBudgetError, RunError, Store, check_files, fingerprint
 
 STAGES = {
     "embed": embed.run,
@@ -65,6 +65,8 @@ def run(
         _prepare(settings, source, store, redo, shown, lock)
         todo = _todo(store, wanted)
         if todo:
+            check_files(store, *list(ARTIFACTS)[: list(ARTIFACTS).index(todo[0])])
+            store.metrics()
             store.storage.delete(REPORT)  # of what is about to change
             before = list(ARTIFACTS)[: list(ARTIFACTS).index(last)]
             shown.plan([stage for stage in before if stage not in todo], todo)
@@ -101,6 +103,7 @@ def predict_source(
     run_store, out_store, limits = Store(run_root), Store(out), limits or ResourceSettings()
     settings = run_store.settings()
     classifier_marker = run_store.require("classifier")
+    check_files(run_store, "classifier")
     check_device(limits)
     if out_store.root == run_store.root:
         raise RunError(f"--out {out} is the run itself, whose predictions are of its own images; give another --out")
@@ -114,6 +117,7 @@ def predict_source(
         out_store.claim_prediction(purpose | kind.model_dump(exclude_defaults=True))
         listed = out_store.marker("list")
         if listed is not None:
+            check_files(out_store, "list")
             listing.check_unchanged(found, listed.summary)
         else:
             listed = _list(found, out_store, shown, settings.embed.rows_per_shard, digest, lock)
@@ -148,9 +152,12 @@ def evaluate_run(
     settings = store.settings()
     check_trackers(settings)
     store.require("embed")
+    check_files(store, *ARTIFACTS)
+    store.metrics()
     read_truth(labels)
     if predictions is not None:
         Store(predictions).require("predict")
+        check_files(Store(predictions), "list", "predict")
     with RunDisplay(verbose=verbose) as shown, _locked(store, "icce evaluate", shown, take_over=take_over) as lock:
         with connected(), shown("evaluate") as progress:
             available = resources(settings.resources, say=progress.say)
@@ -184,6 +191,7 @@ def sweep_run(
     points = trials(settings, asked)
     check_trackers(settings)
     sweep.check(store, points)
+    check_files(store, "list", "embed", "sample", "neighbors")
     if asked.labels is not None:
         read_truth(asked.labels)
     record = sweep.Record(store, name or asked.default_name)

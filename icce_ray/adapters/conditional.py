@@ -26,9 +26,12 @@ from fsspec.spec import AbstractFileSystem
 from icce_ray.adapters import s3
 from icce_ray.adapters.locations import StorageError, is_local, resolve, retried
 from icce_ray.adapters.storage import Storage
+from icce_ray.documents import DocumentError, read_regular
 
 #: Seconds after a write on a store without conditional writes until it counts.
 SETTLE = 2.0
+#: A small file: one that is larger is none of ours.
+MOST_BYTES = 1 << 20
 
 
 def current(uri: str) -> tuple[bytes, str] | None:
@@ -95,9 +98,11 @@ def _unusable(uri: str, what: str, error: OSError) -> OSError:
 
 def _read_local(path: Path) -> tuple[bytes, str] | None:
     try:
-        data = path.read_bytes()
+        data = read_regular(path, most=MOST_BYTES)
     except FileNotFoundError:
         return None
+    except DocumentError as error:
+        raise StorageError(f"{path} cannot be used: {error}; remove it") from error
     return data, _digest(data)
 
 

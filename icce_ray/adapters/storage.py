@@ -32,6 +32,7 @@ from icce_ray.adapters.locations import (
     retried,
 )
 from icce_ray.adapters.s3 import get_tail, get_with_etag, is_s3
+from icce_ray.documents import DocumentError, check_regular
 
 __all__ = ["FileInfo", "Storage", "StorageError"]
 
@@ -56,12 +57,21 @@ class FileInfo:
     sha256: str
 
 
+def _remedy(path: str) -> str:
+    return f"write {path} again"
+
+
+class ColumnError(StorageError, ValueError):
+    """A Parquet file without a column that it should have."""
+
+
 class Storage:
     """The files below one root.
 
     Args:
         root: local path (made absolute), `file://`, `s3://`, `gs://`, `az://`, `abfs://` or `fsspec+PROTOCOL://`
             URI. Options of the store stay in the query, e.g. `s3://bucket/run?endpoint_override=host:9000&scheme=http`.
+        remedy: what errors advise about a file, by its name below the root.
 
     Pickles as its root only, so that every process makes its own connections and no secret travels.
     While a store is busy or restarts, every method waits for it and tries again (up to a minute, see `retried`),
@@ -72,7 +82,8 @@ class Storage:
     FileNotFoundError; other failures are OSError.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], *, remedy: Callable[[str], str] = _remedy) -> None:
+        self.remedy = remedy
         given = os.fspath(root)
         self._fs, path = resolve(given)
         self._local = is_local(self._fs)
@@ -148,7 +159,7 @@ class Storage:
         columns: Any = [
             _leaf(field) for field in table.schema if not _is_floating(field.type)
         ]  # the stubs know only bool
-        pq.write_table(table, sink, compression="zstd", use_dictionary=columns)
+        pq.write_table(table, sink, compression="zstd", use_dictionary=columns, write_page_checksum=True)
         data = sink.getvalue()
         self.write_bytes(path, data)
         digest = hashlib.sha256(data).hexdigest()
@@ -157,7 +168,7 @@ class Storage:
     def read_table(self, path: str, columns: Sequence[str] | None = None) -> pa.Table:
         """One Parquet file, or some of its columns; none are guessed from folder names such as `status=ok/`.
 
-        Raises FileNotFoundError, StorageError for a file that is not Parquet, ValueError for unknown columns.
+        Raises FileNotFoundError, StorageError for a file that is not Parquet, ColumnError for unknown columns.
         """
 
         def read() -> pa.Table:
@@ -166,7 +177,7 @@ class Storage:
                 missing = [name for name in columns or () if name not in present]
                 if not missing:
                     return file.read(columns=None if columns is None else list(columns))
-            raise ValueError(f"{self.uri(path)} has no column {missing}; it has {present}")
+            raise ColumnError(f"{self.uri(path)} has no column {missing}; it has {present}; {self.remedy(path)}")
 
         return self._retried(path, read)
 
@@ -241,9 +252,13 @@ class Storage:
 
     def _open(self, path: str) -> pa.NativeFile:
         try:
+            if self._local:
+                check_regular(self.full_path(path))
             return self._fs.open_input_file(self.full_path(path))
         except FileNotFoundError as error:
             raise FileNotFoundError(f"there is no file {self.uri(path)}") from error
+        except DocumentError as error:
+            raise StorageError(f"{self.uri(path)} cannot be read: {error}; {self.remedy(path)}") from error
 
     def _found(self, path: str, found: tuple[bytes, T] | None) -> tuple[bytes, T]:
         if found is None:
@@ -258,7 +273,7 @@ class Storage:
     def _parquet(self, path: str) -> Iterator[pq.ParquetFile]:
         data, size = self._found(path, get_tail(self.uri(path), _WHOLE)) if is_s3(self.root) else (b"", -1)
         with pa.BufferReader(data) if len(data) == size else self._open(path) as file, self._readable(path):
-            yield pq.ParquetFile(file)
+            yield pq.ParquetFile(file, page_checksum_verification=True)
 
     @contextlib.contextmanager
     def _readable(self, path: str) -> Iterator[None]:
@@ -268,8 +283,7 @@ class Storage:
                 yield
         except HeaderError as error:
             raise StorageError(
-                f"{self.uri(path)} is not a readable Parquet file ({error}); repeat the stage that wrote it: "
-                "icce run --redo STAGE"
+                f"{self.uri(path)} is not a readable Parquet file ({error}); {self.remedy(path)}"
             ) from error
 
 

@@ -26,6 +26,5 @@ def load_tensors(storage: Storage, path: str) -> dict[str, Tensor]:
             return safetensors.torch.load(data)
     except HeaderError as error:
         raise StorageError(
-            f"{storage.uri(path)} is not a safetensors file ({error}); repeat the stage that wrote it: "
-            "icce run --redo STAGE"
+            f"{storage.uri(path)} is not a safetensors file ({error}); {storage.remedy(path)}"
         ) from error

@@ -10,7 +10,7 @@ from icce_ray.export.tables import write_table
 from icce_ray.export.webdataset import SHARD_BYTES, SHARD_IMAGES, write_webdataset
 from icce_ray.export.whole import free_target, whole
 from icce_ray.spelling import did_you_mean
-from icce_ray.store import ARTIFACTS, RunError, Store, UsageError
+from icce_ray.store import ARTIFACTS, RunError, Store, UsageError, check_files
 
 TABLES = ("csv", "parquet")
 LINKING = ("imagefolder", "fiftyone")
@@ -42,6 +42,7 @@ def export_predictions(
     _check_options(form, link, shard_images, shard_bytes)
     target = free_target(out)
     marker = store.require("predict")
+    check_files(store, "list", "predict")
     classes = len(marker.summary["class_sizes"])
     known = read_names(names, classes) if names is not None else None
     total = sum(info.rows or 0 for info in marker.rows_of(f"{ARTIFACTS['predict']}/part-"))

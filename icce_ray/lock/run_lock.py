@@ -12,6 +12,7 @@ from types import TracebackType
 
 from icce_ray.adapters import conditional, s3
 from icce_ray.adapters.storage import Storage
+from icce_ray.documents import DocumentError
 from icce_ray.lock.holder import LOCK_FILE, Holder, understood
 from icce_ray.store import RunError
 
@@ -135,7 +136,7 @@ class RunLock:
         # Whoever lives learns at the next renewal that the lock is lost.
         self.settle = self._renew_every + WORKERS_END
         if self._take_over:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(DocumentError):
                 self.taken_from = Holder.read(data)
             return f"the run was held by {self.taken_from or 'somebody unknown'}, which --take-over ends"
         self.taken_from = holder = understood(self._uri, data)
@@ -145,11 +146,12 @@ class RunLock:
         silent = holder.silent_for()
         if silent < self._expiry:
             raise RunError(
-                f"{self.root} is in use by {holder} (last sign of life {silent:.0f} s ago); wait for it, or if you "
+                f"{self.root} is in use by {holder} (last sign of life {holder.last_sign()}); wait for it, or if you "
                 f"know that it is dead, give --take-over (or wait until it expires in {self._expiry - silent:.0f} s)"
             )
         self._say(
-            f"the run was left {silent:.0f} s ago by {holder}; looking for {self._expiry:.0f} s whether it lives "
+            f"the run was left by {holder}, last sign of life {holder.last_sign()}; "
+            f"looking for {self._expiry:.0f} s whether it lives "
             "(--take-over does not wait)"
         )
         stayed = self._stays(version)
@@ -207,7 +209,7 @@ class RunLock:
             self._mine, self._version, self._confirmed = mine, version, asked
 
     def _is_mine(self, data: bytes) -> bool:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(DocumentError):
             return Holder.read(data).token == self._mine.token
         return False
 
@@ -220,7 +222,7 @@ class RunLock:
             )
         try:
             by = str(Holder.read(found[0]))
-        except ValueError:
+        except DocumentError:
             by = f"somebody whose {LOCK_FILE} cannot be understood"
         return f"{self.root} was taken from this process by {by}; {after}. Wait for that one to end"
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import yaml
 
 from icce_ray.adapters.storage import FileInfo
+from icce_ray.documents import DocumentError, shaped
 from icce_ray.report import charts
 from icce_ray.report.charts import Chart
 from icce_ray.report.facts import summary_of
 from icce_ray.report.heads import Classes
 from icce_ray.report.picks import Labelled
-from icce_ray.store import ARTIFACTS, SWEEPS, Store
+from icce_ray.store import ARTIFACTS, SWEEPS, RunError, Store
+from icce_ray.store.seals import opened_yaml
 
 #: Pairs of neighbours that the curve of thresholds counts at most, and points of it.
 PAIRS, POINTS = 20_000_000, 101
@@ -98,9 +99,16 @@ def of_sweeps(store: Store) -> Iterator[Chart]:
     paths = sorted(path for path, _ in store.storage.list(SWEEPS) if path.endswith("/results.parquet"))
     for path in paths:
         folder = path.removesuffix("/results.parquet")
-        asked = yaml.safe_load(store.storage.read_bytes(f"{folder}/sweep.yaml"))
-        params = list(asked["params"])
+        params = list(_asked(store, f"{folder}/sweep.yaml"))
         rows = store.storage.read_table(path).to_pydict()
         names = {"acc": "consensus ACC", "best_head_acc": "best head ACC", "modularity": "modularity", "anmi": "ANMI"}
         shown = [(column, label) for column, label in names.items() if any(v is not None for v in rows[column])]
         yield charts.sweep(folder.removeprefix(f"{SWEEPS}/"), params, rows, shown)
+
+
+def _asked(store: Store, path: str) -> dict[str, str]:
+    """The settings that a sweep varies, with their values as they were given."""
+    try:
+        return shaped(dict[str, str], opened_yaml(store.storage.read_bytes(path)).get("params"))
+    except DocumentError as error:
+        raise RunError(f"{store.storage.uri(path)} is damaged ({error}); delete the folder of this sweep") from error

@@ -92,7 +92,7 @@ def _candidates(
 
     for method in methods:
         if store.storage.exists(f"{CANDIDATES}/{method}.json"):
-            tell(method, json.loads(store.storage.read_bytes(f"{CANDIDATES}/{method}.json"))["anmi"])
+            tell(method, store.document(f"{CANDIDATES}/{method}.json")["anmi"])
     missing = [method for method in methods if method not in scores]
     cuts = {}
     rows = shards.distinct() if set(missing) - {"mcla"} else 0

@@ -58,7 +58,7 @@ def through_backbone(
     """
     accepted, refused = artifacts
     counts = [info.rows or 0 for info in store.require("list").files]
-    done = store.parts(accepted)
+    done = store.parts(accepted, of=len(counts))
     finished = sum(counts[chunk] for chunk in done)
     progress.begin(sum(counts), done=finished, unit="images")
     missing = [chunk for chunk in range(len(counts)) if chunk not in done]
@@ -93,7 +93,8 @@ def through_backbone(
     }
     if summary["ok"] + summary["rejected"] != summary["images"]:
         raise RunError(
-            f"{summary['images']} inputs, but {summary['ok']} ok and {summary['rejected']} rejected; report this"
+            f"{summary['images']} inputs, but {summary['ok']} ok and {summary['rejected']} rejected: {store.root} has "
+            f"shards of other inputs; {store.remedy(accepted)}"
         )
     return found, summary
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import torch
 
 from icce_ray.adapters.weights import load_tensors
 from icce_ray.core.linear import LinearClassifier
-from icce_ray.store import Store
+from icce_ray.store import Store, check_content
 
 WEIGHTS = "classifier/classifier.safetensors"
 DESCRIPTION = "classifier/classifier.json"
@@ -44,9 +42,9 @@ class Labeller:
 
     def __init__(self, root: str, *, device: str) -> None:
         store = Store(root)
-        store.require("classifier")
+        check_content(store, "classifier", WEIGHTS, DESCRIPTION)
         weights = load_tensors(store.storage, WEIGHTS)
-        self.description = json.loads(store.storage.read_bytes(DESCRIPTION))
+        self.description = store.document(DESCRIPTION)
         self.classifier = LinearClassifier(weights["weight"].to(device), weights["bias"].to(device))
         self.columns = np.concatenate([np.arange(*part) for part in self.description["columns"]])
         self.device = device

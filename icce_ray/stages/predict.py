@@ -29,7 +29,7 @@ def run(
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Label the run's own images from their stored features, shard by shard: all of them, whatever the sample."""
     files = store.require("embed").rows_of(OK)
-    done = store.parts(ARTIFACT)
+    done = store.parts(ARTIFACT, of=len(files))
     missing = [index for index in range(len(files)) if index not in done]
     finished = sum(files[index].rows or 0 for index in done)
     progress.begin(sum(info.rows or 0 for info in files), done=finished, unit="images")

@@ -44,7 +44,7 @@ def run(
             f"{store.root} has neighbours of all its {len(rows):,} images, from a version of icce-ray without samples, "
             f"but heads.max_images = {size:,}; give --redo sample, which repeats the stages from there on"
         )
-    done = store.parts(ARTIFACT)
+    done = store.parts(ARTIFACT, of=-(-size // ROWS_PER_SHARD))
     missing = [index for index in range(-(-size // ROWS_PER_SHARD)) if index not in done]
     finished = sum(min(ROWS_PER_SHARD, size - index * ROWS_PER_SHARD) for index in done)
     progress.begin(size, done=finished, unit="images")

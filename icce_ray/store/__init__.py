@@ -8,6 +8,7 @@ started with; the same directory never serves two.
 from __future__ import annotations
 
 from icce_ray.store.fingerprints import fingerprint
+from icce_ray.store.intact import check_content, check_files
 from icce_ray.store.markers import Marker, RejectBudgetError, RunError, UsageError
 from icce_ray.store.names import (
     ARTIFACTS,
@@ -42,6 +43,8 @@ __all__ = [
     "RunError",
     "Store",
     "UsageError",
+    "check_content",
+    "check_files",
     "checkpoint_of",
     "fingerprint",
 ]

@@ -28,6 +28,13 @@ REPORT = "report/index.html"
 SWEEPS = "sweeps"
 
 
+def stage_of(path: str) -> str | None:
+    """The stage that writes a file, None for one of no stage. Of predictions `rejects/` too."""
+    folder = path.split("/", maxsplit=1)[0]
+    owners = {artifact: stage for stage, artifact in ARTIFACTS.items()} | {"rejects": "predict"}
+    return (owners | {name: stage for stage, names in FURTHER_ARTIFACTS.items() for name in names}).get(folder)
+
+
 def checkpoint_of(stage: str) -> str:
     """Where a stage keeps what it needs to go on after a kill; deleted once its marker stands, never before."""
     return f"{ARTIFACTS[stage]}/checkpoint.safetensors"

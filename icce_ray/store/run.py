@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import platform
+import re
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
 
-import yaml
-
 from icce_ray.adapters.storage import FileInfo, Storage
+from icce_ray.documents import DocumentError, parse_json, shaped, shown
 from icce_ray.settings import EmbedSettings, Settings, SettingsError, load
 from icce_ray.store.fingerprints import DEPENDS, differences, fingerprint
 from icce_ray.store.markers import Marker, RunError
@@ -24,16 +22,22 @@ from icce_ray.store.names import (
     PREDICTION_FILE,
     REPORT,
     RUN_FILE,
+    SWEEPS,
     checkpoint_of,
+    stage_of,
 )
+from icce_ray.store.seals import opened_json, opened_yaml, sealed_json, sealed_yaml
+from icce_ray.store.shapes import check_figures
 from icce_ray.version import __version__
+
+_PART = re.compile(r"part-([0-9]{6,9})\.parquet")
 
 
 class Store:
     """Artifacts and markers of one run."""
 
     def __init__(self, root: str) -> None:
-        self.storage = Storage(root)
+        self.storage = Storage(root, remedy=self.remedy)
 
     @property
     def root(self) -> str:
@@ -47,10 +51,19 @@ class Store:
         """Name of one Parquet shard, e.g. `features/status=ok/part-000012.parquet`."""
         return f"{artifact}/part-{index:06d}.parquet"
 
-    def parts(self, artifact: str) -> set[int]:
-        """Numbers of the shards of an artifact that are there, complete or not as a set."""
+    def parts(self, artifact: str, *, of: int | None = None) -> set[int]:
+        """Numbers of the shards of an artifact that are there, complete or not as a set.
+
+        Raises RunError for one that cannot be of an artifact of `of` shards.
+        """
         names = (name.removeprefix(f"{artifact}/") for name, _ in self.storage.list(artifact))
-        return {int(name[5:11]) for name in names if name.startswith("part-") and name.endswith(".parquet")}
+        found = {int(match[1]) for name in names if (match := _PART.fullmatch(name))}
+        if of is not None and found and max(found) >= of:
+            path = self.part(artifact, max(found))
+            raise RunError(
+                f"{self.storage.uri(path)} is of another run: here {artifact} has {of} shards; {self.remedy(path)}"
+            )
+        return found
 
     # -- markers -----------------------------------------------------------------------------------------------
 
@@ -58,14 +71,12 @@ class Store:
         """The marker of a complete stage, None if it is not complete. Raises RunError if it cannot be read."""
         path = f"{ARTIFACTS[stage]}/{MARKER}"
         try:
-            content = json.loads(self.storage.read_bytes(path))
-            return Marker(**content | {"files": [FileInfo(**info) for info in content["files"]]})
+            return Marker.read(self.storage.read_bytes(path))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError) as error:
+        except DocumentError as error:
             raise RunError(
-                f"{self.storage.uri(path)} is damaged or of another version ({error}); "
-                f"repeat the run from there on with --redo {stage}"
+                f"{self.storage.uri(path)} is damaged or of another version ({error}); {self.remedy(path)}"
             ) from error
 
     def require(self, stage: str) -> Marker:
@@ -85,7 +96,7 @@ class Store:
         """Write the marker of a stage whose files all stand: from here on it is complete, and needs no checkpoint."""
         ordered = sorted(files, key=lambda info: info.path)
         marker = Marker(stage, fingerprint, ordered, summary, round(seconds, 3), _now())
-        self.storage.write_bytes(f"{ARTIFACTS[stage]}/{MARKER}", _json(asdict(marker)))
+        self.storage.write_bytes(f"{ARTIFACTS[stage]}/{MARKER}", marker.data())
         self.storage.delete(checkpoint_of(stage))
         return marker
 
@@ -97,6 +108,23 @@ class Store:
         for later in reversed(stages):
             for artifact in (ARTIFACTS[later], *FURTHER_ARTIFACTS.get(later, ())):
                 self.storage.delete_tree(artifact)
+
+    def remedy(self, path: str) -> str:
+        """What to do about a file of the run that is damaged or missing."""
+        if self.holds_prediction():
+            return "give another --out to `icce predict`"
+        if path.startswith(f"{SWEEPS}/"):
+            return f"delete {'/'.join(path.split('/')[:2])} and sweep again"
+        stage = stage_of(path)
+        again = f"--redo {stage}" if stage else "--redo STAGE"
+        return f"{again} with the command of the run repeats it from there on"
+
+    def document(self, path: str) -> dict[str, Any]:
+        """A JSON object of the run. Raises RunError for anything else, FileNotFoundError if it is not there."""
+        try:
+            return shaped(dict[str, Any], parse_json(self.storage.read_bytes(path)))
+        except DocumentError as error:
+            raise RunError(f"{self.storage.uri(path)} is damaged ({error}); {self.remedy(path)}") from error
 
     def sampled(self) -> bool:
         """Whether stages after `embed` work on a sample of the images (`heads.max_images`)."""
@@ -144,7 +172,7 @@ class Store:
                 raise RunError(f"{self.root} holds other predictions:\n{lines}\ngive another --out")
             return
         self._check_free()
-        self.storage.write_bytes(PREDICTION_FILE, yaml.safe_dump(purpose, sort_keys=False).encode())
+        self.storage.write_bytes(PREDICTION_FILE, sealed_yaml(purpose))
 
     def abandon(self) -> None:
         """Undo `claim` of a directory in which no stage has begun."""
@@ -164,14 +192,17 @@ class Store:
     def run_file(self) -> dict[str, Any]:
         """Content of `run.yaml`. Raises RunError if this is no run."""
         try:
-            content = yaml.safe_load(self.storage.read_bytes(RUN_FILE))
+            content = opened_yaml(self.storage.read_bytes(RUN_FILE))
         except FileNotFoundError:
             raise RunError(f"{self.root} is not a run: it has no {RUN_FILE}; `icce run` makes one") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except DocumentError as error:
             raise RunError(f"{self.storage.uri(RUN_FILE)} is damaged: {error}; give another --out") from error
-        if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+        if not isinstance(content.get("settings"), dict):
             raise RunError(f"{self.root} is not a run: its {RUN_FILE} holds no settings; give another --out")
-        return content
+        if not isinstance(content.get("versions", {}), dict):
+            versions = shown(content["versions"])
+            raise RunError(f"{self.storage.uri(RUN_FILE)} is damaged: versions = {versions}; give another --out")
+        return {"created": None, "icce_ray": None, "versions": {}} | content
 
     def settings(self) -> Settings:
         """The settings the run was started with. Raises RunError if this version does not know them."""
@@ -184,13 +215,13 @@ class Store:
                 f"{__version__} does not take:\n{error}\nuse the version that wrote it, or give another --out"
             ) from error
 
-    def prediction_file(self) -> dict[str, Any]:
+    def prediction_file(self) -> dict[str, str]:
         """Content of `prediction.yaml`: run, classifier, source, and how it is listed. RunError if it is damaged."""
         try:
-            content = yaml.safe_load(self.storage.read_bytes(PREDICTION_FILE))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            content = shaped(dict[str, str], opened_yaml(self.storage.read_bytes(PREDICTION_FILE)))
+        except DocumentError as error:
             raise RunError(f"{self.storage.uri(PREDICTION_FILE)} is damaged: {error}; give another --out") from error
-        if not isinstance(content, dict) or not {"run", "classifier", "source"} <= content.keys():
+        if not {"run", "classifier", "source"} <= content.keys():
             raise RunError(
                 f"{self.storage.uri(PREDICTION_FILE)} does not say run, classifier and source; give another --out"
             )
@@ -223,7 +254,7 @@ class Store:
             "fingerprints": {stage: fingerprint(settings, stage) for stage in ARTIFACTS},
             "versions": {"python": platform.python_version()} | {name: _installed(name) for name in packages},
         }
-        self.storage.write_bytes(RUN_FILE, yaml.safe_dump(content, sort_keys=False).encode())
+        self.storage.write_bytes(RUN_FILE, sealed_yaml(content))
 
     def report(self) -> str | None:
         """Path or URI of the page about the run, None if there is none."""
@@ -232,15 +263,23 @@ class Store:
     # -- figures -----------------------------------------------------------------------------------------------
 
     def metrics(self) -> dict[str, Any]:
-        """Every figure of the run so far, stage by stage."""
+        """Every figure of the run so far, stage by stage. Raises RunError if they cannot be read."""
         try:
-            return json.loads(self.storage.read_bytes(METRICS_FILE))
+            content = opened_json(self.storage.read_bytes(METRICS_FILE))
+            for section, figures in content.items():
+                check_figures(section, figures)
         except FileNotFoundError:
             return {}
+        except DocumentError as error:
+            raise RunError(
+                f"{self.storage.uri(METRICS_FILE)} is damaged: {error}; delete it: figures of stages are in their "
+                "markers too, and `icce evaluate` makes scores again"
+            ) from error
+        return content
 
     def record(self, section: str, figures: dict[str, Any]) -> None:
         """Set one section of `metrics.json`."""
-        self.storage.write_bytes(METRICS_FILE, _json(self.metrics() | {section: figures}))
+        self.storage.write_bytes(METRICS_FILE, sealed_json(self.metrics() | {section: figures}))
 
 
 def _installed(package: str) -> str | None:
@@ -252,7 +291,3 @@ def _installed(package: str) -> str | None:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, indent=1, ensure_ascii=False).encode()

@@ -36,9 +36,13 @@ LAYERS = {
     "version": Layer(names(""), packages=names("")),
     "spelling": Layer(names(""), packages=names("")),
     "settings": Layer(names("core.recipe adapters.uris documents spelling"), packages=names("pydantic")),
-    "store": Layer(names("documents settings version adapters.storage"), packages=names("pydantic yaml")),
+    "store": Layer(
+        names("documents settings version adapters.locations adapters.storage"),
+        packages=names("pydantic typing_extensions yaml"),
+    ),
     "lock": Layer(
-        names("documents store adapters.conditional adapters.process adapters.s3 adapters.storage"), packages=names("")
+        names("documents store adapters.conditional adapters.process adapters.s3 adapters.storage"),
+        packages=names("pydantic"),
     ),
     "estimator": Layer(names("core adapters"), banned=names("ray")),
     "studies": Layer(names("core adapters estimator"), banned=names("ray")),

@@ -1,13 +1,28 @@
 """The run on storage: one directory never serves two runs, nothing but a run's own files is ever deleted."""
 
 import json
+from contextlib import suppress
+from functools import partial
 
 import pytest
-import yaml
 
-from icce_ray.adapters.storage import Storage
+from icce_ray.adapters.storage import Storage, StorageError
+from icce_ray.documents import DocumentError
 from icce_ray.settings import load
-from icce_ray.store import ARTIFACTS, FURTHER_ARTIFACTS, MARKER, RUN_FILE, RunError, Store, checkpoint_of, fingerprint
+from icce_ray.store import (
+    ARTIFACTS,
+    FURTHER_ARTIFACTS,
+    MARKER,
+    RUN_FILE,
+    RunError,
+    Store,
+    check_content,
+    check_files,
+    checkpoint_of,
+    fingerprint,
+)
+from icce_ray.store.seals import opened_json, opened_yaml, sealed_json, sealed_yaml
+from tests.failures import fails
 
 STAGES = list(ARTIFACTS)
 
@@ -50,13 +65,10 @@ def test_claim_is_true_once_and_keeps_the_settings(store):
 def test_other_settings_are_refused_by_name(store):
     store.claim(settings_for(store))
     before = store.storage.read_bytes(RUN_FILE)
-    with pytest.raises(RunError) as caught:
+    facts = ["clusters: 10 in the run, 12 now", "heads.beta: 0.6 in the run, 0.7 now", "--out", "--redo STAGE"]
+    with fails(RunError, *facts) as caught:
         store.claim(settings_for(store, "heads.beta=0.7", clusters=12))
-    lines = str(caught.value).splitlines()
-    assert lines[1:3] == ["  clusters: 10 in the run, 12 now", "  heads.beta: 0.6 in the run, 0.7 now"]
-    assert len(lines) == 4
-    assert "give another --out" in lines[3]
-    assert "--redo STAGE" in lines[3]
+    assert len(str(caught.value).splitlines()) == 4
     assert store.storage.read_bytes(RUN_FILE) == before
 
 
@@ -81,18 +93,18 @@ def test_redo_keeps_what_earlier_stages_depend_on(store):
     store.claim(settings)
     complete(store, settings)
     before = names(store)
-    with pytest.raises(RunError, match=r"neighbors\.k_min: 50 in the run, 20 now"):
+    with fails(RunError, "neighbors.k_min: 50 in the run, 20 now"):
         store.claim(settings_for(store, "neighbors.k_min=20"), redo="heads")
-    with pytest.raises(RunError, match="clusters: 10 in the run, 12 now"):  # the neighbours' k_max hangs on it
+    with fails(RunError, "clusters: 10 in the run, 12 now"):  # the neighbours' k_max hangs on it
         store.claim(settings_for(store, clusters=12), redo="heads")
-    with pytest.raises(RunError, match=r"--redo head: there is no such stage; stages are list, embed"):
+    with fails(RunError, "--redo head", "list, embed"):
         store.claim(settings, redo="head")
     assert names(store) == before
     assert not store.claim(settings_for(store, clusters=12), redo="neighbors")
 
 
 def test_an_unknown_stage_to_redo_claims_nothing(store):
-    with pytest.raises(RunError, match="there is no such stage"):
+    with fails(RunError, "--redo head", "list, embed"):
         store.claim(settings_for(store), redo="head")
     assert names(store) == []
 
@@ -100,14 +112,13 @@ def test_an_unknown_stage_to_redo_claims_nothing(store):
 @pytest.mark.parametrize("taken", ["features/mine.txt", "head_labels/deep/mine.txt", "heads", "manifest"])
 def test_somebodys_data_is_never_touched(store, taken):
     store.storage.write_bytes(taken, b"mine")
-    with pytest.raises(
-        RunError, match=rf"holds {taken.split('/')[0]}, which a run would write to; give an empty --out"
+    for claim in (
+        lambda: store.claim(settings_for(store)),
+        lambda: store.claim(settings_for(store), redo="embed"),
+        lambda: store.claim_prediction({"source": "photos"}),
     ):
-        store.claim(settings_for(store))
-    with pytest.raises(RunError, match="give an empty --out"):
-        store.claim(settings_for(store), redo="embed")
-    with pytest.raises(RunError, match="give an empty --out"):
-        store.claim_prediction({"source": "photos"})
+        with fails(RunError, taken.split("/")[0], "empty --out"):
+            claim()
     assert names(store) == [taken]
 
 
@@ -128,25 +139,29 @@ def test_abandon_frees_the_directory(store):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "facts"),
     [
-        (b"{", "is damaged"),
-        (b"\x00\xff", "is damaged"),
-        (b"", "holds no settings"),
-        (b"settings: 3\n", "holds no settings"),
-        (b"icce_ray: 9.9\nsettings: {source: a, clusters: 3, out: b, warp: 1}\n", "of icce-ray 9.9,"),
+        (b"{", ["damaged"]),
+        (b"\x00\xff", ["damaged"]),
+        (b"", ["damaged", "NoneType"]),
+        (b"settings: 3\n", ["no settings"]),
+        (b"settings: {source: a, clusters: 3, out: b}\nversions: 7", ["versions = 7"]),
+        (b"icce_ray: 9.9\nsettings: {source: a, clusters: 3, out: b, warp: 1}\n", ["icce-ray 9.9", "warp = 1"]),
+        (b"a: &a [x, x]\nb: [*a, *a]\nsettings: {}", ["anchors"]),
+        (b"settings: " + b"{a: " * 400, ["deep"]),
+        (b"settings: {seed: " + b"9" * 5000 + b"}", ["50 digits"]),
     ],
 )
-def test_a_run_file_that_cannot_be_used_is_an_error_of_the_run(store, content, says):
+def test_a_run_file_that_cannot_be_used_is_an_error_of_the_run(store, content, facts):
     store.storage.write_bytes(RUN_FILE, content)
-    with pytest.raises(RunError, match=says):
-        store.claim(settings_for(store))
-    with pytest.raises(RunError, match="give another --out"):
-        store.settings()
+    for call in (lambda: store.claim(settings_for(store)), store.settings):
+        with fails(RunError, store.root, *facts, "--out") as caught:
+            call()
+        assert len(str(caught.value)) < 1000
 
 
 def test_what_is_no_run_says_so(store):
-    with pytest.raises(RunError, match=r"is not a run: it has no run\.yaml; `icce run` makes one"):
+    with fails(RunError, "run.yaml", "icce run"):
         store.run_file()
 
 
@@ -169,7 +184,7 @@ def test_markers_round_trip(store):
     assert [info.path for info in found.files] == ["heads/a.bin", "heads/b.bin"]
     assert (found.fingerprint, found.summary, found.seconds) == ("f0", {"best_head": 3}, 1.235)
     assert [info.path for info in found.rows_of("heads/b")] == ["heads/b.bin"]
-    with pytest.raises(RunError, match=r"stage embed of .* is not complete: features/_manifest.json is missing"):
+    with fails(RunError, "stage embed", "features/_manifest.json", "icce run"):
         store.require("embed")
 
 
@@ -178,11 +193,123 @@ def _write(store, name):
     return True
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b'{"files": [], "colour": 1}', b"\xff"])
-def test_a_damaged_marker_names_its_file_and_the_way_out(store, content):
-    store.storage.write_bytes(f"heads/{MARKER}", content)
-    with pytest.raises(RunError, match=r"heads/_manifest\.json is damaged or of another version .*--redo heads"):
+INFO = {"path": "heads/a.bin", "rows": None, "bytes": 1, "sha256": "x"}
+MARKED = {"stage": "heads", "fingerprint": "f", "files": [INFO], "summary": {}, "seconds": 1.0}
+MARKED |= {"finished": "2026-01-01T00:00:00+00:00"}
+
+
+@pytest.mark.parametrize(
+    ("content", "fact"),
+    [
+        (b"", "not JSON"),
+        (b"[1]", "list"),
+        (b"{}", "stage is missing"),
+        (b"\xff", "not JSON"),
+        (b"[" * 100_000, "deep"),
+        (b'{"stage": 1, "stage": 2}', "twice"),
+        (MARKED | {"colour": 1}, "colour = 1"),
+        (MARKED | {"stage": "head"}, "'head'"),
+        (MARKED | {"summary": None}, "summary = None"),
+        (MARKED | {"files": None}, "files = None"),
+        (MARKED | {"files": [INFO | {"path": "../a"}]}, "files.0"),
+        (MARKED | {"files": [INFO | {"bytes": -1}]}, "files.0"),
+        (MARKED | {"files": [INFO | {"rows": 2**62}]}, "files.0"),
+        (MARKED | {"files": [INFO | {"path": "heads/a.parquet"}]}, "has rows"),
+        (MARKED | {"seconds": -1}, "seconds = -1"),
+        (MARKED | {"finished": "2026-01-01T00:00:00"}, "zone"),
+        (MARKED | {"finished": "yesterday"}, "finished = 'yesterday'"),
+        (MARKED | {"summary": {"heads": "many"}}, "heads = 'many'"),
+        (MARKED | {"summary": {"alarms": [7]}}, "alarms.0 = 7"),
+        (MARKED | {"stage": "embed", "summary": {"rejected_by_reason": [1]}}, "rejected_by_reason = [1]"),
+        (MARKED | {"stage": "list", "summary": {"source": {"format": "zip"}}}, "source.format = 'zip'"),
+    ],
+)
+def test_a_damaged_marker_names_its_file_and_the_way_out(store, content, fact):
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    store.storage.write_bytes(f"heads/{MARKER}", data)
+    with fails(RunError, store.storage.uri(f"heads/{MARKER}"), fact, "--redo heads") as caught:
         store.marker("heads")
+    assert len(str(caught.value)) < 600
+
+
+def test_a_marker_of_a_version_without_checksums_is_read(store):
+    store.storage.write_bytes(f"heads/{MARKER}", json.dumps(MARKED).encode())
+    assert store.require("heads").files[0].bytes == 1
+
+
+def test_a_figure_that_a_marker_lacks_is_an_error_of_the_run(store):
+    summary = (
+        store.commit("heads", [], fingerprint="f", summary={"heads": 3}, seconds=0) and store.require("heads").summary
+    )
+    assert (summary["heads"], summary | {"more": 1}) == (3, {"heads": 3, "more": 1})
+    with fails(RunError, "'best_head'", "icce verify", "--redo"):
+        summary["best_head"]
+
+
+@pytest.mark.parametrize(
+    ("seal", "opened"), [(sealed_json, opened_json), (sealed_yaml, partial(opened_yaml, strict=True))]
+)
+def test_a_file_with_its_own_checksum_shows_every_flipped_byte(seal, opened):
+    content = {"name": "Grüße", "of": {"version": "1.7"}}
+    data = seal(content)
+    assert opened(data) == content
+    for place in range(len(data)):
+        for bit in range(8):
+            changed = data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :]
+            with suppress(DocumentError):
+                assert set(opened(changed)) != set(content), (place, bit)
+    for content_of_old in (b"{}", b'{"a": 1}'):
+        assert opened(content_of_old) in ({}, {"a": 1})
+
+
+def test_names_that_are_not_utf8_survive_in_figures(store):
+    store.record("embed", {"first_rejects": [{"uri": "caf\udce9", "reason": "r", "detail": None}]})
+    assert store.metrics()["embed"]["first_rejects"][0]["uri"] == "caf\udce9"
+
+
+def test_files_that_were_cut_or_exchanged_are_named_before_work_starts(store):
+    complete(store, settings_for(store))
+    check_files(store, *STAGES)
+    store.storage.write_bytes("embed.txt", b"beside")
+    for change, facts in [
+        (
+            lambda: store.storage.write_bytes("heads/data.bin", b"he"),
+            ["heads/data.bin", "2 bytes", "5", "--redo heads"],
+        ),
+        (lambda: store.storage.delete("heads/data.bin"), ["heads/data.bin", "missing", "--redo heads"]),
+    ]:
+        change()
+        check_files(store, "embed", "consensus")
+        with fails(RunError, *facts):
+            check_files(store, *STAGES)
+        with fails(RunError, facts[0], "--redo heads"):
+            check_content(store, "heads", "heads/data.bin")
+    store.storage.write_bytes("heads/data.bin", b"HEADS")
+    check_files(store, *STAGES)
+    with fails(RunError, "heads/data.bin", "--redo heads"):
+        check_content(store, "heads", "heads/data.bin")
+
+
+@pytest.mark.parametrize(
+    ("path", "remedy"),
+    [
+        ("features/status=ok/part-000000.parquet", "--redo embed"),
+        ("head_labels/part-000000.parquet", "--redo heads"),
+        ("predictions/x", "--redo predict"),
+        ("sweeps/mine/trials/x.json", "delete sweeps/mine"),
+        ("other", "--redo STAGE"),
+    ],
+)
+def test_what_to_do_about_a_damaged_file_depends_on_its_stage(store, path, remedy):
+    store.storage.write_bytes(path, b"x")
+    assert remedy in store.remedy(path)
+    with fails(StorageError if path.endswith("parquet") else RunError, store.storage.uri(path), remedy):
+        store.storage.read_table(path) if path.endswith("parquet") else store.document(path)
+
+
+def test_of_a_prediction_another_place_is_the_remedy(store):
+    store.claim_prediction({"run": "/runs/a", "classifier": "c0", "source": "new"})
+    assert "--out" in store.remedy("predictions/part-000000.parquet")
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -207,10 +334,13 @@ def test_discard_deletes_markers_before_files(store, monkeypatch):
 
 
 def test_parts_are_numbers_of_shards(store):
-    for name in (Store.part("neighbors", 0), Store.part("neighbors", 12), "neighbors/other.parquet", "neighbors/x"):
+    others = ("neighbors/other.parquet", "neighbors/x", "neighbors/part-00000x.parquet")
+    for name in (Store.part("neighbors", 0), Store.part("neighbors", 12), *others):
         _write(store, name)
     assert Store.part("neighbors", 12) == "neighbors/part-000012.parquet"
-    assert store.parts("neighbors") == {0, 12}
+    assert store.parts("neighbors") == store.parts("neighbors", of=13) == {0, 12}
+    with fails(RunError, Store.part("neighbors", 12), "12 shards", "--redo neighbors"):
+        store.parts("neighbors", of=12)
     assert store.parts("features") == set()
 
 
@@ -243,7 +373,7 @@ def test_a_change_shows_from_the_first_stage_it_touches_on(store, change, first)
 def test_fingerprints_differ_between_stages_and_know_the_stages(store):
     settings = settings_for(store)
     assert len({fingerprint(settings, stage) for stage in STAGES}) == len(STAGES)
-    with pytest.raises(ValueError, match="unknown stage 'head'; stages are list"):
+    with fails(ValueError, "'head'", "list, embed"):
         fingerprint(settings, "head")
 
 
@@ -256,16 +386,41 @@ def test_metrics_are_recorded_section_by_section(store):
     store.record("heads", {"best_head": 1})
     store.record("embed", {"ok": 4})
     assert store.metrics() == {"embed": {"ok": 4}, "heads": {"best_head": 1}}
-    assert json.loads(store.storage.read_bytes("metrics.json")) == store.metrics()
+    assert json.loads(store.storage.read_bytes("metrics.json")).items() > store.metrics().items()
+
+
+@pytest.mark.parametrize(
+    ("content", "fact"),
+    [
+        (b"{", "not JSON"),
+        (b"[]", "list"),
+        (b'{"embed": 3}', "3"),
+        (b'{"demo": 3}', "demo"),
+        (b'{"evaluation": {"consensus": {"acc": "x", "nmi": 1, "ari": 1, "images": 1}}}', "consensus.acc = 'x'"),
+        (b'{"evaluation": {"confused": 3}}', "confused = 3"),
+    ],
+)
+def test_damaged_metrics_are_an_error_of_the_run(store, content, fact):
+    store.storage.write_bytes("metrics.json", content)
+    for call in (store.metrics, lambda: store.record("heads", {})):
+        with fails(RunError, "metrics.json", fact, "delete it"):
+            call()
 
 
 def test_predictions_are_bound_to_their_source_and_classifier(store):
     purpose = {"run": "/runs/a", "classifier": "c0", "source": "new"}
     store.claim_prediction(purpose)
     store.claim_prediction(purpose)
-    with pytest.raises(RunError, match=r"holds other predictions:\n  classifier: 'c0' there, 'c1' now\ngive another"):
+    with fails(RunError, "classifier: 'c0' there, 'c1' now", "--out"):
         store.claim_prediction(purpose | {"classifier": "c1"})
-    assert yaml.safe_load(store.storage.read_bytes("prediction.yaml")) == purpose
+    assert store.prediction_file() == purpose
+
+
+@pytest.mark.parametrize("content", [b"run: [", b"7", b"run: a", b"{run: 1, classifier: c, source: a}"])
+def test_a_damaged_prediction_file_is_an_error_of_the_run(store, content):
+    store.storage.write_bytes("prediction.yaml", content)
+    with fails(RunError, "prediction.yaml", "--out"):
+        store.prediction_file()
 
 
 def test_a_checkpoint_lives_until_the_marker_stands(tmp_path):

@@ -44,7 +44,7 @@ def run(
     settings, evidence = resolved(settings, store, rows, resources, progress)
     size = settings.neighbors.rows_per_shard
     blocks = [(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
-    done = store.parts(ARTIFACT)
+    done = store.parts(ARTIFACT, of=len(blocks))
     missing = [index for index in range(len(blocks)) if index not in done]
     finished = sum(stop - start for index, (start, stop) in enumerate(blocks) if index in done)
     progress.begin(len(rows), done=finished, unit="images")

@@ -78,7 +78,7 @@ def _kept(store: Store, evidence: str, find: Callable[[], dict[str, Any]]) -> di
     """What is found now, or was in a run that was killed since."""
     if not store.storage.exists(evidence):
         store.storage.write_bytes(evidence, json.dumps(find(), indent=1).encode())
-    return json.loads(store.storage.read_bytes(evidence))
+    return store.document(evidence)
 
 
 def _threshold_of(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ray.tune import Callback
 
 from icce_ray.adapters.progress import StageProgress
 from icce_ray.settings.sweep import Trial
-from icce_ray.stages.sweep.record import Finished, Record
+from icce_ray.stages.sweep.record import Finished, Record, Rung
 
 
 class Keeper(Callback):
@@ -64,7 +64,7 @@ class Keeper(Callback):
             digest=point.digest,
             params=point.params,
             state=last.get("state", "stopped"),
-            rungs=[reports[epoch] for epoch in sorted(reports)],
+            rungs=[cast(Rung, reports[epoch]) for epoch in sorted(reports)],
             figures=last.get("figures", {}),
             seconds=last.get("seconds", 0.0),
         )

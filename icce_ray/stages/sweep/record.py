@@ -8,14 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal, NotRequired
 
-import yaml
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
 
+from icce_ray.documents import DocumentError, shaped
 from icce_ray.settings import Settings
 from icce_ray.settings.sweep import NAME, Sweep, Trial
 from icce_ray.store import SWEEPS, RunError, Store, fingerprint
 from icce_ray.store.fingerprints import differences
+from icce_ray.store.seals import opened_json, opened_yaml, sealed_json, sealed_yaml
 
 QUESTION = "sweep.yaml"
 RESULTS, PLOTS = "results.parquet", ("plot.png", "plot.svg")
@@ -23,18 +26,36 @@ RESULTS, PLOTS = "results.parquet", ("plot.png", "plot.svg")
 _BASE = ("clusters", "seed", "neighbors", "heads", "consensus", "classifier")
 
 
+class Rung(TypedDict):
+    """What a trial reported on its way."""
+
+    epoch: int
+    score: float
+    mean_loss: NotRequired[float]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finished:
     """One trial that has ended, as its file says."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     digest: str
     params: dict[str, Any]
-    state: str
+    state: Literal["complete", "stopped", "failed"]
     """`complete`, `stopped` (by `asha`, at its last rung) or `failed` (its settings lead nowhere)."""
-    rungs: list[dict[str, Any]]
+    rungs: list[Rung]
     """What was reported on the way: `epoch`, `score`, `mean_loss`."""
     figures: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+
+    @classmethod
+    def read(cls, data: bytes) -> Finished:
+        """From the file's content. Raises DocumentError for anything else."""
+        one = shaped(cls, opened_json(data))
+        if (one.state == "complete" and "objective" not in one.figures) or (one.state == "stopped" and not one.rungs):
+            raise DocumentError(f"a trial that is {one.state} has no objective")
+        return one
 
     @property
     def score(self) -> float | None:
@@ -69,11 +90,11 @@ class Record:
         asked = json.loads(json.dumps(asked))  # tuples as lists, as they come back
         storage, path = self.store.storage, f"{self.folder}/{QUESTION}"
         try:
-            before = yaml.safe_load(storage.read_bytes(path))
+            before = opened_yaml(storage.read_bytes(path))
         except FileNotFoundError:
-            storage.write_bytes(path, yaml.safe_dump(asked, sort_keys=False).encode())
+            storage.write_bytes(path, sealed_yaml(asked))
             return
-        except yaml.YAMLError as error:
+        except DocumentError as error:
             raise RunError(f"{storage.uri(path)} is damaged ({error}); give another --name") from error
         found = differences(before, asked)
         if found:
@@ -95,8 +116,8 @@ class Record:
             if digest not in known:
                 continue
             try:
-                found[digest] = Finished(**json.loads(self.store.storage.read_bytes(path)))
-            except (ValueError, TypeError) as error:
+                found[digest] = Finished.read(self.store.storage.read_bytes(path))
+            except DocumentError as error:
                 raise RunError(
                     f"{self.store.storage.uri(path)} is damaged ({error}); delete it and sweep again"
                 ) from error
@@ -104,6 +125,5 @@ class Record:
 
     def keep(self, finished: Finished) -> None:
         """Write a trial that has ended, whole or not at all; from here on it is never run again."""
-        content = json.dumps(asdict(finished), indent=1).encode()
-        self.store.storage.write_bytes(f"{self.folder}/trials/{finished.digest}.json", content)
+        self.store.storage.write_bytes(f"{self.folder}/trials/{finished.digest}.json", sealed_json(asdict(finished)))
         self.store.storage.delete(self.checkpoint(finished.digest))

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import yaml
 
 from icce_ray.settings import Settings
 from icce_ray.stages.neighbors import known
 from icce_ray.stages.predict import REJECTS
-from icce_ray.stages.verify.files import check_files, check_markers, check_metrics, check_run_file, other_stages
+from icce_ray.stages.verify.files import (
+    check_files,
+    check_markers,
+    check_metrics,
+    check_run_file,
+    check_seal,
+    other_stages,
+)
 from icce_ray.stages.verify.images import check_features, check_manifest, same_ids
 from icce_ray.stages.verify.lists import check_lists
 from icce_ray.stages.verify.predictions import check_predictions
@@ -35,6 +41,9 @@ def violations(store: Store) -> Iterator[str]:
     For a run, or for what `icce predict` has written. What hangs on something broken is not looked at: mend the first
     lines first. Of the features one shard is held at a time, of the images their ids. Raises RunError if the directory
     is neither.
+
+    Not looked at is what is no result and made again by its command: the report, metrics.jsonl and TensorBoard's files,
+    sweeps, the lock.
     """
     if store.holds_prediction():
         yield from _of_prediction(store)
@@ -109,18 +118,16 @@ def _results(
 
 def _of_prediction(store: Store) -> Iterator[str]:
     try:
-        purpose = yaml.safe_load(store.storage.read_bytes(PREDICTION_FILE))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        yield f"prediction: {PREDICTION_FILE} is damaged: {error}"
-        return
-    if not isinstance(purpose, dict) or not {"run", "classifier", "source"} <= purpose.keys():
-        yield f"prediction: {PREDICTION_FILE} does not say run, classifier and source"
+        purpose = store.prediction_file()
+    except RunError as error:
+        yield f"prediction: {error}"
         return
     markers: dict[str, Marker] = {}
     stages = ["list", "predict"]
     artifacts = {"list": (ARTIFACTS["list"],), "predict": (ARTIFACTS["predict"], REJECTS)}
     first = [
-        *check_markers(store, stages, {stage: str(purpose["classifier"]) for stage in stages}, markers),
+        *check_seal(store, PREDICTION_FILE),
+        *check_markers(store, stages, dict.fromkeys(stages, purpose["classifier"]), markers),
         *check_files(store, markers, artifacts),
     ]
     yield from first

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 from icce_ray.adapters.locations import StorageError
+from icce_ray.documents import DocumentError
 from icce_ray.settings import Settings
-from icce_ray.stages.verify.reading import Unfit, document
 from icce_ray.store import ARTIFACTS, FURTHER_ARTIFACTS, METRICS_FILE, RUN_FILE, Marker, RunError, Store, fingerprint
+from icce_ray.store.seals import opened_yaml
+from icce_ray.store.shapes import REQUIRED
 
 
 def check_markers(
@@ -31,6 +33,9 @@ def check_markers(
             yield f"{stage}: its marker is that of stage {marker.stage}"
         if marker.fingerprint != expected[stage]:
             yield f"{stage}: its marker has fingerprint {marker.fingerprint}, the settings give {expected[stage]}"
+        lacking = [name for name in REQUIRED.get(stage, ()) if name not in marker.summary]
+        if lacking:
+            yield f"{stage}: its marker says nothing of {', '.join(lacking)}"
         if missing:
             yield f"{stage}: complete, but {', '.join(missing)} before it is not"
 
@@ -42,7 +47,8 @@ def other_stages(store: Store) -> list[str]:
 
 
 def check_run_file(store: Store, settings: Settings) -> Iterator[str]:
-    """The fingerprints that run.yaml notes are those of its settings."""
+    """run.yaml is as it was written, and the fingerprints that it notes are those of its settings."""
+    yield from check_seal(store, RUN_FILE)
     noted = store.run_file().get("fingerprints")
     noted = noted if isinstance(noted, dict) else {}
     for stage in ARTIFACTS:
@@ -51,22 +57,26 @@ def check_run_file(store: Store, settings: Settings) -> Iterator[str]:
             yield f"{RUN_FILE}: notes fingerprint {noted.get(stage)} for stage {stage}, its settings give {expected}"
 
 
+def check_seal(store: Store, path: str) -> Iterator[str]:
+    """A YAML file that holds its own checksum, which files of earlier versions do not, was not changed since."""
+    try:
+        opened_yaml(store.storage.read_bytes(path), strict=True)
+    except DocumentError as error:
+        yield f"{path}: {error}"
+
+
 def check_metrics(store: Store, markers: dict[str, Marker]) -> Iterator[str]:
     """Figures of a stage in metrics.json are those of its marker; a killed run may have noted none of the last one."""
-    if not store.storage.exists(METRICS_FILE):
-        return
     try:
-        metrics = document(store, "run", METRICS_FILE)
-    except Unfit as error:
-        yield str(error)
+        metrics = store.metrics()
+    except RunError as error:
+        yield f"run: {error}"
         return
     for stage, marker in markers.items():
         figures = metrics.get(stage)
         if figures is None:
             continue
-        found = (
-            {name: value for name, value in figures.items() if name != "seconds"} if isinstance(figures, dict) else {}
-        )
+        found = {name: value for name, value in figures.items() if name != "seconds"}
         differs = sorted(name for name in found | marker.summary if found.get(name) != marker.summary.get(name))
         if differs:
             yield f"run: {METRICS_FILE} has other figures of {stage} than its marker: {', '.join(differs)}"

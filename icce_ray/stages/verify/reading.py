@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from icce_ray.adapters.locations import StorageError
+from icce_ray.documents import parse_json
 from icce_ray.stages.rows import matrix
 from icce_ray.store import ARTIFACTS, Marker, Store
 
@@ -27,7 +27,7 @@ def fit(what: str, path: str) -> Iterator[None]:
     """Turn the errors of reading one file into `Unfit` that names it."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, StorageError, pa.ArrowException) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, StorageError, pa.ArrowException) as error:
         raise Unfit(f"{what}: {path} cannot be used: {type(error).__name__}: {error}") from error
 
 
@@ -70,7 +70,7 @@ def document(store: Store, what: str, path: str) -> dict[str, Any]:
     """A JSON file that holds one object. Raises Unfit for anything else."""
     with fit(what, path):
         try:
-            content = json.loads(store.storage.read_bytes(path))
+            content = parse_json(store.storage.read_bytes(path))
         except FileNotFoundError:
             raise Unfit(f"{what}: {path} is missing") from None
     if not isinstance(content, dict):
