@@ -1,7 +1,7 @@
 """cluster.yaml and jobs/rayjob.yaml: valid for what reads them, closed to the world, of the versions that are tested.
 
-Ray's launcher is asked itself, against a simulated AWS. KubeRay's schema is not at hand without a cluster: the fields
-that its reference (ray.io/v1) gives to the objects used here are listed below, and no other may be there.
+Ray's launcher is asked itself, against a simulated AWS, and so is its autoscaler, which reads KubeRay's clusters. What
+else KubeRay takes is not known without a cluster.
 """
 
 import json
@@ -16,6 +16,7 @@ import pytest
 import yaml
 from moto import mock_aws
 from ray.autoscaler._private.aws.config import bootstrap_aws
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
 from typer.testing import CliRunner
 
@@ -26,96 +27,6 @@ PINNED = dict(
     line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
 )
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-
-def only(*names, required=(), **schemas):
-    """Schema of an object that has no other fields than these."""
-    fields = {name: {} for name in names} | schemas
-    return {"type": "object", "properties": fields, "required": list(required), "additionalProperties": False}
-
-
-COUNT, TEXT, YES_NO = {"type": "integer", "minimum": 0}, {"type": "string"}, {"type": "boolean"}
-TEXTS = {"type": "object", "additionalProperties": TEXT}
-CONTAINER = only(
-    "securityContext",
-    "volumeMounts",
-    "lifecycle",
-    required=["name", "image", "resources"],
-    name=TEXT,
-    image=TEXT,
-    env={"type": "array", "items": only("valueFrom", required=["name"], name=TEXT, value=TEXT)},
-    ports={"type": "array", "items": only(required=["containerPort"], name=TEXT, containerPort=COUNT)},
-    resources=only(requests=TEXTS, limits=TEXTS),
-)
-TOLERATION = only(key=TEXT, operator={"enum": ["Exists", "Equal"]}, value=TEXT, effect={"enum": ["NoSchedule"]})
-POD = only(
-    "metadata",
-    required=["spec"],
-    spec=only(
-        "volumes",
-        "affinity",
-        required=["containers"],
-        serviceAccountName=TEXT,
-        nodeSelector=TEXTS,
-        tolerations={"type": "array", "items": TOLERATION},
-        containers={"type": "array", "items": CONTAINER, "minItems": 1},
-    ),
-)
-HEAD_GROUP = only(
-    "headService",
-    "enableIngress",
-    required=["template"],
-    serviceType={"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
-    rayStartParams=TEXTS,
-    template=POD,
-)
-WORKER_GROUP = only(
-    "suspend",
-    "scaleStrategy",
-    "numOfHosts",
-    "idleTimeoutSeconds",
-    required=["groupName", "template"],
-    groupName=TEXT,
-    replicas=COUNT,
-    minReplicas=COUNT,
-    maxReplicas=COUNT,
-    rayStartParams=TEXTS,
-    template=POD,
-)
-AUTOSCALER = only(
-    *("resources", "image", "imagePullPolicy", "securityContext", "env", "envFrom", "volumeMounts"),
-    idleTimeoutSeconds=COUNT,
-    upscalingMode={"enum": ["Default", "Aggressive", "Conservative"]},
-    version={"enum": ["v1", "v2"]},
-)
-CLUSTER = only(
-    *("suspend", "managedBy", "headServiceAnnotations", "gcsFaultToleranceOptions"),
-    required=["headGroupSpec", "rayVersion"],
-    rayVersion=TEXT,
-    authOptions=only(mode={"enum": ["disabled", "token"]}, secretName=TEXT),
-    enableInTreeAutoscaling=YES_NO,
-    autoscalerOptions=AUTOSCALER,
-    headGroupSpec=HEAD_GROUP,
-    workerGroupSpecs={"type": "array", "items": WORKER_GROUP},
-)
-RAY_JOB = only(
-    required=["apiVersion", "kind", "metadata", "spec"],
-    apiVersion={"const": "ray.io/v1"},
-    kind={"const": "RayJob"},
-    metadata=only("labels", "annotations", "namespace", required=["name"], name=TEXT),
-    spec=only(
-        *("activeDeadlineSeconds", "clusterSelector", "deletionStrategy", "jobId", "managedBy", "metadata", "suspend"),
-        *("entrypointNumCpus", "entrypointNumGpus", "entrypointResources", "submitterConfig", "submitterPodTemplate"),
-        required=["entrypoint", "rayClusterSpec"],
-        entrypoint=TEXT,
-        runtimeEnvYAML=TEXT,
-        submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
-        backoffLimit=COUNT,
-        shutdownAfterJobFinishes=YES_NO,
-        ttlSecondsAfterFinished=COUNT,
-        rayClusterSpec=CLUSTER,
-    ),
-)
 
 
 @pytest.fixture
@@ -184,26 +95,31 @@ def test_the_launcher_s_cluster_asks_for_a_token_and_its_dashboard_stays_on_loca
 # -- KubeRay -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_job_of_kuberay_has_known_fields_only(job):
-    jsonschema.validate(job, RAY_JOB)
-    job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["maxReplica"] = 3
-    with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
-        jsonschema.validate(job, RAY_JOB)
+def test_rays_autoscaler_reads_the_job_of_kuberay_as_the_launchers_cluster(job, launcher):
+    spec = job["spec"]["rayClusterSpec"]
+    read = _derive_autoscaling_config_from_ray_cr({"metadata": {"name": "x", "namespace": "y"}, "spec": spec})
+    assert read["max_workers"] == launcher["max_workers"]
+    types, others = read["available_node_types"], launcher["available_node_types"]
+    assert {"head" if name == read["head_node_type"] else name for name in types} == set(others)
+    for name, other in others.items():
+        found = types[read["head_node_type"] if name == "head" else name]
+        assert found["min_workers"] == 0
+        assert found["max_workers"] == other["max_workers"]
+        assert found["resources"].get("GPU") == other["resources"].get("GPU")
+        assert (found["resources"]["CPU"] == 0) == (other["resources"]["CPU"] == 0)
+        assert found["resources"]["memory"] > 2**33
 
 
-def test_the_job_of_kuberay_has_the_right_shape(job):
+def test_the_job_of_kuberay_asks_for_a_token_and_ends_with_its_cluster(job):
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    assert job["spec"]["shutdownAfterJobFinishes"]
     cluster = job["spec"]["rayClusterSpec"]
     assert cluster["authOptions"] == {"mode": "token"}
     assert (cluster["enableInTreeAutoscaling"], cluster["headGroupSpec"]["serviceType"]) == (True, "ClusterIP")
-    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
-    groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
-    gpus = {
-        name: group["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu")
-        for name, group in groups.items()
-    }
-    assert gpus == {"cpu": None, "gpu": "1"}
-    assert all(group["minReplicas"] == 0 < group["maxReplicas"] for group in groups.values())
-    assert job["spec"]["shutdownAfterJobFinishes"]
+    pods = [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    [container, *others] = [container for pod in pods for container in pod["containers"]]
+    assert all((one["image"], one["env"]) == (container["image"], container["env"]) for one in others)
+    assert {pod["serviceAccountName"] for pod in pods} == {"icce-ray"}
 
 
 # -- what both say -----------------------------------------------------------------------------------------------------

@@ -46,11 +46,13 @@ def test_py_typed_is_in_the_package():
     assert resources.files("icce_ray").joinpath("py.typed").is_file()
 
 
+@pytest.mark.slow(12)
 def test_every_public_name_is_known(symbols):
     known = {other for one in symbols.values() for other in (one["name"], *one.get("alternateNames", ()))}
     assert {f"icce_ray.{name}" for name in icce_ray.__all__} - {"icce_ray.__version__"} <= known
 
 
+@pytest.mark.slow(1)
 def test_the_public_names_are_typed_in_full(symbols):
     public = {name: one for name, one in symbols.items() if f"{name}.".startswith(tuple(f"{p}." for p in PUBLIC))}
     assert len(public) > 150

@@ -39,11 +39,13 @@ def test_separate_blobs_are_found_and_new_rows_of_them(fit):
     assert accuracy(np.concatenate([found.labels, found.predict(new)]), np.concatenate([truth, of])) == 1.0
 
 
+@pytest.mark.slow(4)
 def test_without_blobs_nothing_is_found(fit):
     rows, truth = blobs(240, 100.0)
     assert accuracy(fit(rows, 4, 0).labels, truth) < 0.45
 
 
+@pytest.mark.slow(4)
 def test_labels_are_int32_and_the_prediction_of_the_rows_fitted(fit):
     rows, _ = blobs(200, 0.25)
     found = fit(rows, 4, 0)
@@ -53,6 +55,7 @@ def test_labels_are_int32_and_the_prediction_of_the_rows_fitted(fit):
     np.testing.assert_array_equal(found.predict(rows[:3]), found.labels[:3])
 
 
+@pytest.mark.slow(4)
 def test_a_seed_gives_the_same_labels_and_another_seed_others(fit):
     rows, _ = blobs(240, 0.25)
     first, again, other = (fit(rows, 4, seed).labels for seed in (5, 5, 6))
@@ -60,6 +63,7 @@ def test_a_seed_gives_the_same_labels_and_another_seed_others(fit):
     assert not np.array_equal(first, other)
 
 
+@pytest.mark.slow(4)
 def test_the_global_generator_changes_nothing_and_is_not_touched(fit):
     rows, _ = blobs(120, 0.25)
     torch.manual_seed(1)
