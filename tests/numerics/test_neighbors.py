@@ -13,6 +13,7 @@ from icce_ray.adapters.faiss_index import FaissCandidates
 from icce_ray.core import neighbors, products, search
 from icce_ray.core.neighbors import Neighbors, concatenate, default_k_max, merge
 from icce_ray.core.search import mine, search_shard, unit_rows
+from tests.failures import fails
 
 
 @pytest.fixture(autouse=True, params=[torch.float32, torch.bfloat16, torch.float16], ids=["f32", "bf16", "f16"])
@@ -287,9 +288,9 @@ def test_lists_narrowed_are_lists_mined_with_those_limits(data):
 def test_lists_without_similarities_cannot_be_narrowed():
     mined = mine(gaussian(9, 4, seed=8), threshold=0.0, k_min=2, k_max=8)
     bare = Neighbors(mined.offsets, mined.ids, torch.empty(0))
-    with pytest.raises(ValueError, match=r"neighbours with 0 similarities.*load them with similarities"):
+    with fails(ValueError, "0 similarities", "load them"):
         neighbors.narrow(bare, threshold=0.3, k_min=2, k_max=8)
-    with pytest.raises(ValueError, match="k_max = 1 is below k_min = 2"):
+    with fails(ValueError, "k_max = 1", "k_min = 2"):
         neighbors.narrow(mined, threshold=0.3, k_min=2, k_max=1)
 
 
@@ -306,27 +307,27 @@ def test_rows_without_a_direction_are_named():
     features[3] = 0.0
     features[7, 2] = torch.nan
     features[11, 0] = -torch.inf
-    with pytest.raises(ValueError, match=r"3 of 20 .*\[3, 7, 11\].*remove these rows"):
+    with fails(ValueError, "3 of 20", "[3, 7, 11]", "remove"):
         mine(features, threshold=0.3, k_min=1, k_max=5)
 
 
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ((1.5, 1, 2), r"threshold = 1.5.*\[-1, 1\]"),
-        ((float("nan"), 1, 2), "threshold = nan"),
-        ((0.3, 0, 2), "k_min = 0.*at least 1"),
-        ((0.3, 5, 4), "k_max = 4 is below k_min = 5"),
+        ((1.5, 1, 2), ["threshold = 1.5", "[-1, 1]"]),
+        ((float("nan"), 1, 2), ["threshold = nan"]),
+        ((0.3, 0, 2), ["k_min = 0", "at least 1"]),
+        ((0.3, 5, 4), ["k_max = 4", "k_min = 5"]),
     ],
 )
 def test_limits_are_checked(limits, message):
     threshold, k_min, k_max = limits
-    with pytest.raises(ValueError, match=message):
+    with fails(ValueError, *message):
         mine(gaussian(9, 2, seed=0), threshold=threshold, k_min=k_min, k_max=k_max)
 
 
 def test_one_image_has_no_neighbours():
-    with pytest.raises(ValueError, match="at least 2"):
+    with fails(ValueError, "at least 2"):
         mine(torch.ones(1, 3), threshold=0.3, k_min=1, k_max=1)
 
 

@@ -13,6 +13,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from icce_ray.core.alarms import CollapseWarning
 from icce_ray.estimator import ICCE
+from tests.failures import fails
 
 SMALL = {
     "k_min": 2,
@@ -45,7 +46,7 @@ MAY_COLLAPSE = pytest.mark.filterwarnings("ignore::icce_ray.core.alarms.Collapse
 
 @MAY_COLLAPSE
 def test_every_check_of_sklearn_passes_and_none_is_left_out():
-    results = check_estimator(small(), on_skip=None, on_fail=None)
+    results = check_estimator(small(epochs=12), on_skip=None, on_fail=None)
     assert len(results) > 40
     assert {(r["check_name"], r["status"], str(r["exception"])) for r in results if r["status"] != "passed"} == set()
 
@@ -175,10 +176,10 @@ def test_one_cluster():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"n_clusters": 0}, ValueError, r"n_clusters=0 must lie in \[1, inf\]"),
+        ({"n_clusters": 0}, ValueError, "n_clusters=0 must lie in [1, inf]"),
         ({"n_clusters": 2.5}, TypeError, "n_clusters=2.5 must be an integer"),
         ({"n_clusters": "many"}, TypeError, "n_clusters='many' must be an integer"),
-        ({"cluster_range": (5, 5)}, ValueError, r"\[5, 5\]; give 4 <= lowest < highest"),
+        ({"cluster_range": (5, 5)}, ValueError, "[5, 5]; give 4 <= lowest < highest"),
         ({"heads": True}, TypeError, "heads=True must be an integer"),
         ({"beta": "x"}, TypeError, "beta='x' must be a number"),
         ({"threshold": float("nan")}, ValueError, "threshold=nan must lie"),
@@ -188,26 +189,26 @@ def test_one_cluster():
         ({"threshold": "auto", "k_max": 1}, ValueError, "k_max = 1 is below k_min = 2; raise k_max"),
         ({"k_max": 1}, ValueError, "k_max = 1 is below k_min = 2; raise k_max"),
         ({"teacher": "none"}, ValueError, "teacher='none' must be one of"),
-        ({"cluster_prior": "equal"}, ValueError, "cluster_prior=.equal. must be one of"),
-        ({"prior_strength": 1.5}, ValueError, r"prior_strength=1.5 must lie in \[0.0, 1.0\]"),
+        ({"cluster_prior": "equal"}, ValueError, "cluster_prior='equal' must be one of"),
+        ({"prior_strength": 1.5}, ValueError, "prior_strength=1.5 must lie in [0.0, 1.0]"),
         ({"consensus_methods": ()}, ValueError, "must be some of"),
         ({"consensus_methods": ("mcla", "best")}, ValueError, "must be some of"),
         ({"n_clusters": 31}, ValueError, "n_samples=30 should be >= n_clusters=31"),
-        ({"learning_rate": 1e30}, ValueError, "the heads diverged at learning_rate=1e\\+30; lower it"),
+        ({"learning_rate": 1e30}, ValueError, "the heads diverged at learning_rate=1e+30; lower it"),
     ],
 )
 def test_bad_parameters_are_named(changes, error, message):
     X = np.random.default_rng(0).normal(size=(30, 4))
-    with pytest.raises(error, match=message):
+    with fails(error, message):
         small().set_params(**changes).fit(X)
 
 
 def test_features_that_cannot_be_clustered():
-    with pytest.raises(ValueError, match="9 of 10 rows are zero; give at least 2 that are not"):
+    with fails(ValueError, "9 of 10 rows", "at least 2"):
         small().fit(np.vstack([np.zeros((9, 2)), [[1, 1]]]))
-    with pytest.raises(ValueError, match=r"X holds 1e\+20; beyond 1e\+15 .* scale the columns"):
+    with fails(ValueError, "1e+20", "1e+15", "scale the columns"):
         small().fit(np.full((10, 2), -1e20))
-    with pytest.raises(ValueError, match="1 sample"):
+    with fails(ValueError, "1 sample"):
         small().fit([[1.0, 2.0]])
 
 

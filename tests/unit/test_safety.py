@@ -15,6 +15,7 @@ from icce_ray.adapters.backbones import BackboneError, describe_backbone, load_b
 from icce_ray.adapters.locations import StorageError
 from icce_ray.adapters.storage import Storage
 from icce_ray.adapters.weights import load_tensors
+from tests.failures import fails
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for folder in ("icce_ray", "jobs") for path in (ROOT / folder).rglob("*.py"))
@@ -164,7 +165,7 @@ def test_code_of_a_model_is_not_executed(model, tmp_path, kind):
     config |= {"model_type": kind, "auto_map": {"AutoConfig": "evil.EvilConfig", "AutoModel": "evil.EvilModel"}}
     (model / "config.json").write_text(json.dumps(config))
     for use in (described, loaded):
-        with pytest.raises(BackboneError, match=r"asks for code of its own .*never done here; use a model"):
+        with fails(BackboneError, "code of its own", "use a model"):
             use(model)
     assert not trap.exists()
 
@@ -174,7 +175,7 @@ def test_weights_in_a_pickle_are_not_read(model, tmp_path):
     (model / "model.safetensors").unlink()
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(trap)))
     for use in (described, loaded):
-        with pytest.raises(BackboneError, match=r"has no model\.safetensors; give a local directory"):
+        with fails(BackboneError, "model.safetensors", "local directory"):
             use(model)
     assert not trap.exists()
 
@@ -185,7 +186,7 @@ def test_an_index_that_names_a_pickle_is_refused(model, tmp_path):
     torch.save(Trap(trap), model / "part-1.bin")
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"layernorm.weight": "part-1.bin"}}))
     for use in (described, loaded):
-        with pytest.raises(BackboneError, match=r"'part-1\.bin' \(1 such files\), and only safetensors are read"):
+        with fails(BackboneError, "'part-1.bin'", "1 such files", "safetensors"):
             use(model)
     assert not trap.exists()
 
@@ -193,11 +194,11 @@ def test_an_index_that_names_a_pickle_is_refused(model, tmp_path):
 def test_a_pickle_under_the_name_of_safetensors_is_not_read(model, tmp_path):
     trap = tmp_path / "executed"
     torch.save(Trap(trap), model / "model.safetensors")
-    with pytest.raises(BackboneError, match="cannot be loaded"):
+    with fails(BackboneError, "cannot be loaded"):
         loaded(model)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "weights.safetensors").write_bytes(pickle.dumps(Trap(trap)))
-    with pytest.raises(StorageError, match="is not a safetensors file"):
+    with fails(StorageError, "not a safetensors file"):
         load_tensors(Storage(str(tmp_path / "run")), "weights.safetensors")
     assert not trap.exists()
 

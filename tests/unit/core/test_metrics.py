@@ -17,6 +17,7 @@ from icce_ray.core.metrics import (
     scores,
     table_scores,
 )
+from tests.failures import fails
 
 
 def labellings(seed, n=200, n_a=5, n_b=7):
@@ -58,7 +59,7 @@ def test_scores_of_the_tables_of_shards_are_scores_of_the_whole():
     a, b = labellings(1)
     shards = zip(np.array_split(a, 7), np.array_split(b, 7), strict=True)
     assert table_scores(sum(contingency(x, y, 9, 8) for x, y in shards)) == pytest.approx(scores(a, b), abs=1e-12)
-    with pytest.raises(ValueError, match="count no image"):
+    with fails(ValueError, "no image"):
         table_scores(np.zeros((3, 2), int))
 
 
@@ -156,12 +157,12 @@ def test_anmi_is_the_mean_over_heads():
         (lambda: ari(np.zeros((2, 2))), "counts no image"),
         (lambda: scores([], []), "at least one image"),
         (lambda: anmi(np.zeros((0, 2, 2), dtype=int)), "at least one"),
-        (lambda: head_contingency(np.zeros((3, 2), int), [0, 0], [1, 1], 2), r"give \[N, H\]"),
+        (lambda: head_contingency(np.zeros((3, 2), int), [0, 0], [1, 1], 2), "give [N, H]"),
         (lambda: head_contingency(np.full((2, 2), 4), [0, 0], [5, 3], 2), "head labels span"),
     ],
 )
 def test_errors_name_the_value(call, message):
-    with pytest.raises(ValueError, match=message):
+    with fails(ValueError, message):
         call()
 
 

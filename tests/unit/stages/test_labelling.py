@@ -9,6 +9,7 @@ import torch
 from icce_ray.adapters.weights import save_tensors
 from icce_ray.stages.labelling import DESCRIPTION, WEIGHTS, Labeller, classifier_inputs, wide
 from icce_ray.store import RunError, Store
+from tests.failures import fails
 
 CLS = {"cls": [0, 3]}
 BOTH = {"cls": [0, 3], "patch_mean": [3, 6]}
@@ -95,5 +96,5 @@ def test_a_part_of_the_images_gets_the_same_labels(tmp_path):
 
 
 def test_a_run_without_classifier_says_so(tmp_path):
-    with pytest.raises(RunError, match=r"stage classifier of .* is not complete"):
+    with fails(RunError, "classifier", "not complete"):
         Labeller(str(tmp_path), device="cpu")

@@ -14,6 +14,7 @@ from icce_ray.stages.sweep.results import write_results
 from icce_ray.stages.sweep.search import Crew, rungs
 from icce_ray.stages.sweep.shared import needed, serves
 from icce_ray.store import RunError, Store
+from tests.failures import fails
 
 BASE = load({"source": "images", "out": "run", "clusters": 10, "heads": {"epochs": 100, "warmup_epochs": 5}})
 
@@ -84,7 +85,7 @@ def test_a_name_serves_one_question(tmp_path):
         RunError, match=r"asked otherwise:\n  params.heads.ce_weight: '0,1' there, '0,2' now\ngive another"
     ):
         record.claim(BASE, points("heads.ce_weight=0,2")[0])
-    with pytest.raises(RunError, match=r"settings.clusters: 10 there, 11 now"):
+    with fails(RunError, "settings.clusters", "10 there", "11 now"):
         record.claim(BASE.model_copy(update={"clusters": 11}), asked)
     with pytest.raises(RunError, match=r"shared: '\w+' there, '\w+' now"):
         record.claim(BASE.model_copy(update={"source": "other"}), asked)
@@ -107,7 +108,7 @@ def test_what_ended_is_read_back(tmp_path):
     assert not [name for name, _ in record.store.storage.list() if name.endswith(".safetensors")]
     assert list(record.finished(found[1:2])) == [found[1].digest], "others' files are left alone"
     (tmp_path / "sweeps/one/trials" / f"{found[0].digest}.json").write_text("{")
-    with pytest.raises(RunError, match=r"json is damaged .* delete it and sweep again"):
+    with fails(RunError, f"{found[0].digest}.json", "delete it"):
         record.finished(found)
 
 
@@ -161,7 +162,7 @@ def test_a_lock_that_was_lost_ends_the_sweep_with_its_own_error(tmp_path):
         raise RunError("taken over")
 
     keeper = Keeper(found, {}, Record(Store(str(tmp_path)), "one"), Silent(), lost)
-    with pytest.raises(RunError, match="taken over"):
+    with fails(RunError, "taken over"):
         keeper.on_trial_complete(1, [], Reporter(0))
     assert isinstance(keeper.fault, RunError)
     assert not list(tmp_path.rglob("*.json"))

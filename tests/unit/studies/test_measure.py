@@ -13,6 +13,7 @@ from icce_ray.studies.feature_sets import brought, synthetic
 from icce_ray.studies.icce import ensemble, self_training, stage_one, train
 from icce_ray.studies.measure import Measured
 from icce_ray.studies.variants import Variant, lists_of, mined
+from tests.failures import fails
 
 RECIPE = Recipe(
     heads=4, hidden=32, bottleneck=16, epochs=12, warmup_epochs=2, batch_size=64, learning_rate=3e-3,
@@ -87,5 +88,5 @@ def test_a_matrix_of_ones_own(tmp_path):
     assert (mine.features.shape, mine.unseen.shape, mine.n_clusters) == ((40, 8), (10, 8), 2)
     assert set(mine.classes.tolist()) == {0, 1}
     np.save(tmp_path / "short.npy", np.zeros(3, int))
-    with pytest.raises(ValueError, match=r"\(50, 8\).*\(3,\)"):
+    with fails(ValueError, "(50, 8)", "(3,)"):
         brought(tmp_path / "x.npy", tmp_path / "short.npy", Variant())

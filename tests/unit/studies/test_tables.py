@@ -2,12 +2,11 @@
 
 from itertools import pairwise
 
-import pytest
-
 from icce_ray.core.recipe import Recipe
 from icce_ray.studies.paper import BEST, TABLE_11, studies
 from icce_ray.studies.tables import Claim, Row, Study, cell, markdown, verdict
 from icce_ray.studies.variants import Variant
+from tests.failures import fails
 
 FIGURES = {"worse": [{BEST: 0.80}, {BEST: 0.84}], "better": [{BEST: 0.85}, {BEST: 0.87}]}
 CLAIM = Claim("better helps", ("better", BEST), ("worse", BEST))
@@ -73,5 +72,5 @@ def test_each_step_of_the_ladder_changes_one_thing():
 
 
 def test_one_number_of_heads_is_no_comparison():
-    with pytest.raises(ValueError, match="at least two"):
+    with fails(ValueError, "at least two"):
         studies(Variant(), (50,))

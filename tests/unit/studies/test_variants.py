@@ -1,12 +1,12 @@
 """Variants: what changes where, and which neighbours they train on."""
 
-import pytest
 import torch
 
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.synthetic import FeatureModel, draw
 from icce_ray.studies.variants import Variant, lists_of, mined
+from tests.failures import fails
 
 DRAWN = draw(FeatureModel(n_clusters=5, dim=32), 300, 0)[0]
 BASE = Variant(threshold=0.4, k_min=4, recipe=Recipe(heads=2))
@@ -16,7 +16,7 @@ def test_a_change_goes_where_its_field_is():
     changed = BASE.but(threshold=0.7, heads=5)
     assert (changed.threshold, changed.recipe.heads, changed.k_min) == (0.7, 5, 4)
     assert (BASE.threshold, BASE.recipe.heads) == (0.4, 2)
-    with pytest.raises(TypeError, match="nonsense"):
+    with fails(TypeError, "nonsense"):
         BASE.but(nonsense=1)
 
 

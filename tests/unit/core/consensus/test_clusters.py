@@ -14,6 +14,7 @@ from icce_ray.core.consensus import (
 )
 from icce_ray.core.consensus.clusters import check_problem, first_largest
 from icce_ray.core.consensus.partitioning import zero_cut
+from tests.failures import fails
 
 SIZES = np.array([3, 5, 2, 4])
 
@@ -78,8 +79,8 @@ def test_sizes_default_to_the_largest_labels():
 @pytest.mark.parametrize(
     ("labels", "sizes", "message"),
     [
-        (np.zeros((0, 3), int), None, r"shape \[N, H\]"),
-        (np.zeros(3, int), None, r"shape \[N, H\]"),
+        (np.zeros((0, 3), int), None, "shape [N, H]"),
+        (np.zeros(3, int), None, "shape [N, H]"),
         (np.zeros((2, 2)), None, "float64"),
         (np.array([[0, -1]]), None, "go down to -1"),
         (np.array([[0, 4]]), [1, 4], "do not cover"),
@@ -87,14 +88,14 @@ def test_sizes_default_to_the_largest_labels():
     ],
 )
 def test_malformed_labels_are_refused(labels, sizes, message):
-    with pytest.raises(ValueError, match=message):
+    with fails(ValueError, message):
         check_labels(labels, sizes)
 
 
 def test_impossible_problems_are_refused():
-    with pytest.raises(ConsensusSizeError, match="at least 2"):
+    with fails(ConsensusSizeError, "at least 2"):
         check_problem(10, 1)
-    with pytest.raises(ConsensusSizeError, match="3 images cannot fill 4"):
+    with fails(ConsensusSizeError, "3 images", "4"):
         check_problem(3, 4)
 
 

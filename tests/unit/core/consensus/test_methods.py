@@ -13,6 +13,7 @@ from icce_ray.core.consensus.hgpa import hgpa
 from icce_ray.core.consensus.mcla import assign, meta_clusters
 from icce_ray.core.consensus.overlaps import all_pairs, cluster_graph, overlaps
 from icce_ray.core.consensus.rows import LocalRows, present
+from tests.failures import fails
 
 
 def noisy(n=60, n_heads=6, k=3, seed=0):
@@ -94,7 +95,7 @@ def test_labels_are_one_for_each_row_and_in_range(method, partition):
 )
 def test_refusals_state_value_limit_and_remedy(method, partition, limit):
     rows = collapse(noisy()[0])
-    with pytest.raises(ConsensusSizeError, match=f"{rows.labels.shape[0]}.*limit of 7.*MCLA.*{limit}"):
+    with fails(ConsensusSizeError, rows.labels.shape[0], "limit of 7", "MCLA", limit):
         method(rows, 3, partition, 0, **{limit: 7})
 
 
@@ -118,7 +119,7 @@ def test_similarity_drops_the_weakest_levels_until_it_fits():
     assert level > 1
     assert cut.nnz <= limit < np.sum(full.data >= level - 1)
     assert cut.nnz == np.sum(full.data >= level)
-    with pytest.raises(ConsensusSizeError, match="limit of 0"):
+    with fails(ConsensusSizeError, "limit of 0"):
         similarity(members, ones, 0)
 
 
@@ -156,5 +157,5 @@ def test_clusters_without_images_join_no_meta_cluster():
 
 def test_meta_clusters_refuse_too_few_clusters():
     graph = graph_of(noisy()[0], head_offsets([3] * 6))
-    with pytest.raises(ConsensusSizeError, match="18 non-empty clusters, from which 19"):
+    with fails(ConsensusSizeError, "18 non-empty clusters", "19"):
         meta_clusters(graph, 19, cut_graph, 0)

@@ -11,6 +11,7 @@ from icce_ray.studies.baselines.pseudo_labels import confident_cross_entropy, dr
 from icce_ray.studies.baselines.rows import batches, scaling
 from icce_ray.studies.baselines.scan import scan
 from icce_ray.studies.baselines.turtle import generalization, turtle
+from tests.failures import fails
 from tests.unit.studies.baselines.test_rivals import blobs
 
 
@@ -28,7 +29,7 @@ def test_scales_take_their_statistics_from_the_rows_fitted():
     torch.testing.assert_close(scaling(fitted, "rms")(other), other / 12.5**0.5)
     expected = (other - fitted.mean(0)) / fitted.std(0, correction=0)
     torch.testing.assert_close(scaling(fitted, "standardize")(other), expected, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="choose 'raw'"):
+    with fails(ValueError, "'raw'"):
         scaling(fitted, "other")  # pyright: ignore[reportArgumentType]
 
 
@@ -132,7 +133,7 @@ def test_turtle_keeps_the_choice_that_generalises_best(monkeypatch):
 
 
 def test_turtle_needs_rows_for_its_folds():
-    with pytest.raises(ValueError, match="4 rows do not make 5 folds"):
+    with fails(ValueError, "4 rows", "5 folds"):
         turtle(steps=1)(blobs(4, 0.1)[0], 2, 0)
 
 
