@@ -193,6 +193,8 @@ def _bombs():
     return {name: Content(data, TOO_MANY) for name, data in announced.items()} | {
         "bomb-tile-inflates.tif": Content(tiff(inflates, packed), TOO_MANY),
         "bomb-text.png": Content(png(24, 24, zlib.compress(rows(scene()[:, :, 0])), *text), DAMAGED),
+        "bomb-fill.jpg": Content(jpeg[:2] + b"\xff" * 1_100_000 + jpeg[2:], DAMAGED),
+        "bomb-junk.jpg": Content(jpeg[:20] + bytes(1_100_000) + jpeg[20:], DAMAGED),
         "bomb-scans.jpg": Content(scans(1000), DAMAGED),
         "bomb-planes.jpg": Content(planes(1000), DAMAGED),
         "bomb-comments.ppm": Content(b"P3\n9 9\n255\n" + b"#\n" * 1_000_000, DAMAGED),

@@ -79,8 +79,8 @@ _ORIENTATION = 0x0112
 _LARGE_PIXELS = 16_000_000
 _one_large = threading.Lock()
 # Small files that keep a decoder busy for minutes. Progressive JPEGs have some 10 scans, 256 would refine each bit of
-# each coefficient; Pillow reads comments of plain PPM byte by byte.
-_MOST_SCANS, _MOST_COMMENTS = 256, 1000
+# each coefficient; Pillow reads comments of plain PPM byte by byte, and what lies between a JPEG's segments.
+_MOST_SCANS, _MOST_COMMENTS, _MOST_READS = 256, 1000, 1_000_000
 # Between the segments of a JPEG lie a scan's bytes, in which 0xff is followed by 0, a restart or another 0xff.
 _SCAN = b"\xff\xda"
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -169,7 +169,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     if data.startswith((b"P1", b"P2", b"P3")) and (comments := data.count(b"#")) > _MOST_COMMENTS:
         raise Reject("decode_error", f"a plain PPM with {comments} comments; the limit is {_MOST_COMMENTS}")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(_Counted(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
     except Image.DecompressionBombError as error:
@@ -188,6 +188,19 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
+class _Counted(io.BytesIO):
+    """The file as Pillow reads it, which ends where it takes too many reads: a header of a megabyte of single bytes."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As of any file. Raises Reject."""
+        self.reads += 1
+        if self.reads > _MOST_READS:
+            raise Reject("decode_error", f"it takes more than {_MOST_READS} reads, which no picture needs")
+        return super().read(size)
+
+
 def _check_scans(image: JpegImagePlugin.JpegImageFile, data: bytes) -> None:
     """Raise Reject for a JPEG that takes much longer than its size and its pixels say."""
     if "progressive" not in image.info:
@@ -204,8 +217,11 @@ def _check_scans(image: JpegImagePlugin.JpegImageFile, data: bytes) -> None:
 
 def _markers(data: bytes) -> Iterator[tuple[bytes, int]]:
     """(marker, place behind it) of a JPEG up to its end; what lies behind, a film perhaps, is not read."""
-    at = 2
+    at, count = 2, 0
     while (found := _MARKER.search(data, at)) and found[0] != b"\xff\xd9":
+        count += 1
+        if count > _MOST_READS:
+            raise Reject("decode_error", f"a JPEG of more than {_MOST_READS} segments")
         yield found[0], found.end()
         at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
 

@@ -83,6 +83,7 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     """
     if not uri:
         raise LocationError("the location is empty; give a local path, file://, s3:// or gs:// URI")
+    refuse_secrets(uri)
     if "://" not in uri:
         path = os.path.abspath(os.path.expanduser(uri))
         if any("\ud800" <= letter <= "\udfff" for letter in path):
@@ -93,7 +94,6 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
 
 @lru_cache(maxsize=64)
 def _remote(uri: str) -> tuple[pafs.FileSystem, str]:
-    refuse_secrets(uri)
     scheme = uri.split("://", 1)[0]
     if scheme == "s3":
         return _s3(uri)

@@ -9,9 +9,18 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 _PROVIDERS = "leave them to the provider's chain (environment variables, profile or instance role)"
 _SECRET = re.compile(
-    r"\w*access_?(key_?)?id|\w*(access|account|api|private)_?key|\w*secret\w*|\w*token|sig|sas|\w*signature"
-    r"|\w*credentials?|pass(word|wd)?|auth(orization)?"
+    r"\w*access_?(key_?)?id|\w*secret\w*|\w*token|sig|sas|\w*signature|\w*credentials?|key_pair_id|hmac|jwt|bearer"
+    r"|\w*(access|account|api|app|auth|client|function|license|master|private|service|shared|subscription)_?key"
+    r"|(\w+_)?pass(phrase|code)?|\w*password|\w*passwd|\w*pwd|(\w+_)?auth|\w*authorization|\w*session_?id"
 )
+# Secrets whatever they are called: keys of Google, AWS, GitHub, Slack, Hugging Face, and JSON web tokens.
+_SECRET_VALUE = re.compile(
+    r"AIza[\w-]{20,}|A[KS]IA[A-Z0-9]{12,}|gh[a-z]_\w{20,}|xox[a-z]-.+|hf_\w{20,}|eyJ[\w-]+\.[\w.-]+"
+)
+# A `key` without a dot or a slash, as services number their customers: no file's name.
+_OPAQUE = re.compile(r"[\w-]{24,}")
+# One slash, or the wrong ones: taken for a path, it would go into every table with what stands before its `@`.
+_MALFORMED = re.compile(r"(https?|s3|gs|az|abfss?|ftp):(?!//)[/\\]", re.IGNORECASE)
 _OPTIONS = ("region", "scheme", "endpoint_override", "force_virtual_addressing", "tls_ca_file_path", "anonymous")
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?")
 _NO_URI_CHARACTER = re.compile(r"[\s\x00-\x1f\x7f<>\"\\^`{|}]|%(?![0-9A-Fa-f]{2})")
@@ -27,6 +36,8 @@ def refuse_secrets(uri: str) -> str:
     Credentials before the host and query items such as access_key, token or X-Amz-Signature are refused: the
     URI stands in a run's settings, its tables and its logs.
     """
+    if _MALFORMED.match(uri):
+        raise LocationError("the location has a scheme without '//'; write it as in https://host/path")
     if "://" not in uri:
         return uri
     try:
@@ -42,7 +53,10 @@ def refuse_secrets(uri: str) -> str:
     if bucket_with_port or (user and not harmless):
         raise LocationError(f"the URI holds credentials (user:secret@...), which would end up in logs; {_PROVIDERS}")
     for name, value in parse_qsl(parts.query, keep_blank_values=True) + parse_qsl(parts.fragment):
-        if _SECRET.fullmatch(name.lower().replace("-", "_")) or (name == "endpoint_override" and "@" in value):
+        plain = name.lower().replace("-", "_")
+        if _SECRET_VALUE.fullmatch(value) or (plain == "key" and _OPAQUE.fullmatch(value)):
+            raise LocationError(f"the URI's query holds a key by its looks, which would end up in logs; {_PROVIDERS}")
+        if _SECRET.fullmatch(plain) or (name == "endpoint_override" and "@" in value):
             # Only names of the list are shown, and none of them is a secret itself.
             raise LocationError(
                 f"the URI's query holds credentials ({name}=...), which would end up in logs; {_PROVIDERS}"

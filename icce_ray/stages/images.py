@@ -30,6 +30,15 @@ from icce_ray.store import ARTIFACTS, RunError, Store
 READ_THREADS = 8  # a task waits for storage most of the time; Pillow releases the interpreter's lock as well
 MAX_CPU_ACTORS = 4  # of a node; each holds the weights
 
+_NONFINITE = (
+    "the feature has a number that is not finite, or beyond 65504, the largest of float16; divide all features, later "
+    "ones for icce predict too, by one number, or by their lengths"
+)
+_ZERO = (
+    "the feature is zero in float16: a picture without structure, or all numbers below 6e-8; multiply all features, "
+    "later ones for icce predict too, by one number"
+)
+
 
 class Pool(NamedTuple):
     """Actors of the backbone: how many at least and at most, the CPUs each holds, how many share a node."""
@@ -253,11 +262,11 @@ def _reject_bad_features(table: pa.Table, main: np.ndarray, blocks: np.ndarray) 
     details = table["detail"].to_pylist()
     finite = np.isfinite(main).all(1) & np.isfinite(blocks).all(1)
     for row in np.flatnonzero(~finite):
-        reasons[row], details[row] = "nonfinite_feature", "the feature is not finite in float16"
+        reasons[row], details[row] = "nonfinite_feature", _NONFINITE
     zero = ~main.any(1)
     for row in np.flatnonzero(zero):
         if reasons[row] is None:
-            reasons[row], details[row] = "zero_feature", "the feature is zero: a picture without structure"
+            reasons[row], details[row] = "zero_feature", _ZERO
     main[~finite] = 0
     blocks[~finite] = 0
     table = table.set_column(table.column_names.index("reason"), "reason", pa.array(reasons, pa.string()))

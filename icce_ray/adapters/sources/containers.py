@@ -37,6 +37,7 @@ class ContainerSource(Source):
     """
 
     endings: tuple[str, ...]
+    _is_file = False
 
     def files(self) -> Iterator[Found]:
         """The containers; see `Source.files`. A source that is one file is listed under its own name."""
@@ -59,7 +60,8 @@ class ContainerSource(Source):
             info = retried(lambda: filesystem.get_file_info(base))
         except OSError as error:
             raise SourceError(f"the source {self.spec.location!r} cannot be read: {error}") from error
-        if info.type == pafs.FileType.File:
+        self._is_file = info.type == pafs.FileType.File
+        if self._is_file:
             return iter([("", info.size)])
         return select(walk(self.spec.location, left_out), self.endings, left_out)
 
@@ -80,7 +82,8 @@ class ContainerSource(Source):
         """The error of a source without images."""
         ignored = ", ".join(f"{count:,} {kind}" for kind, count in self.left_out.items()) or "nothing else"
         endings = ", ".join("*" + ending for ending in self.endings)
-        return SourceError(f"0 images in {self.spec.location!r}: {what} ({ignored}); file names looked for: {endings}")
+        looked_for = "" if self._is_file else f"; file names looked for: {endings}"
+        return SourceError(f"0 images in {self.spec.location!r}: {what} ({ignored}){looked_for}")
 
 
 class StoreFile(io.RawIOBase):

@@ -22,6 +22,9 @@ from icce_ray.adapters.sources.fetch import too_large
 
 #: Bytes of images decoded from Parquet at a time, where rows are of usual size.
 _BATCH_BYTES = 8 << 20
+#: Bytes that a row group may unpack to, however few it has, and how many times its own beyond that. A bomb holds
+#: thousands of times as much; Arrow unpacks a page, and in it images of any size, before anybody sees their length.
+_UNPACKED, _TIMES = 256 << 20, 100
 #: Footers kept for files that are read piece by piece.
 _FOOTERS = 16
 # What img2dataset says of a row without an image.
@@ -159,9 +162,13 @@ class ParquetSource(ContainerSource):
     def _rows(self, parquet: pq.ParquetFile, group: int, wanted: list[int], max_bytes: int) -> Iterator[bytes | Reject]:
         """Images of a row group, `wanted` counted from its start; stops reading behind the last."""
         names = [self._column, *(name for name in _EXCUSES if name in parquet.schema_arrow.names)]
+        chunk = _chunk(parquet.metadata, group, self._column)
+        if reject := _too_much(chunk, max_bytes):
+            yield from repeat(reject, len(wanted))
+            return
         coming, first = iter(wanted), 0
         row = next(coming, None)
-        size = _batch_rows(parquet.metadata, group)
+        size = _batch_rows(parquet.metadata, group, chunk)
         for batch in columns.streamed(parquet, names, rows=size, row_groups=[group]):
             while row is not None and row < first + len(batch):
                 yield self._image(batch, row - first, max_bytes)
@@ -181,10 +188,39 @@ class ParquetSource(ContainerSource):
         return buffer.to_pybytes() if buffer.size else Reject("empty", "the row has 0 bytes")
 
 
-def _batch_rows(metadata: pq.FileMetaData, group: int) -> int:
-    """Rows of a batch of about `_BATCH_BYTES`, all columns counted: too few rather than too many."""
+def _chunk(metadata: pq.FileMetaData, group: int, column: str) -> pq.ColumnChunkMetaData:
+    """What the footer says of the images of a row group."""
+    found = metadata.row_group(group)
+    chunks = [found.column(number) for number in range(found.num_columns)]
+    return next(chunk for chunk in chunks if chunk.path_in_schema in (column, f"{column}.bytes"))
+
+
+def _too_much(chunk: pq.ColumnChunkMetaData, max_bytes: int) -> Reject | None:
+    """The reject of images that are too large on average, or of a row group that unpacks to far more than it is."""
+    unpacked, stored = chunk.total_uncompressed_size, chunk.total_compressed_size
+    if unpacked > max_bytes * max(1, chunk.num_values):
+        return too_large(unpacked // max(1, chunk.num_values), max_bytes)
+    if unpacked <= max(_UNPACKED, _TIMES * stored):
+        return None
+    return Reject(
+        "too_many_bytes",
+        f"the row group unpacks from {stored} bytes to {unpacked}; the limit is {_UNPACKED}, or {_TIMES} times; write "
+        "fewer rows into a row group",
+    )
+
+
+def _batch_rows(metadata: pq.FileMetaData, group: int, chunk: pq.ColumnChunkMetaData) -> int:
+    """Rows of a batch of about `_BATCH_BYTES`, all columns counted: too few rather than too many.
+
+    An image that a dictionary holds once may be that of every row, so that no more are read than have room if so.
+    """
     of_group = metadata.row_group(group)
-    return max(1, min(1024, of_group.num_rows * _BATCH_BYTES // max(1, of_group.total_byte_size)))
+    rows = of_group.num_rows * _BATCH_BYTES // max(1, of_group.total_byte_size)
+    if chunk.has_dictionary_page:
+        begin, end = chunk.dictionary_page_offset or 0, chunk.data_page_offset
+        longest = max(0, end - begin) + max(0, chunk.total_uncompressed_size - chunk.total_compressed_size)
+        rows = min(rows, _BATCH_BYTES // max(1, longest))
+    return max(1, min(1024, rows))
 
 
 def _excuse(batch: pa.RecordBatch, row: int, column: pa.Array) -> str:

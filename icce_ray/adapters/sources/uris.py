@@ -33,6 +33,7 @@ _LONGEST = 16 << 10
 _READ_AHEAD = 1 << 20
 #: Seconds that a web server is asked again.
 _WEB_PATIENCE = 5.0
+_FOREIGN = "a list from the web names no files of this machine; download the list and give it as a file"
 
 
 class UriList(ContainerSource):
@@ -134,6 +135,8 @@ class UriList(ContainerSource):
             else:
                 _check_uri(entry)
                 location, path = _place(entry)
+                if location == "/" and _is_web(self.spec.location):
+                    raise LocationError(_FOREIGN)
                 if not path:
                     raise LocationError("the URI names no file")
                 if not _is_web(location):
@@ -142,6 +145,9 @@ class UriList(ContainerSource):
             raise SourceError(f"{where} in {self.spec.location!r}: {error}") from error
 
     def _check_path(self, entry: str) -> None:
+        refuse_secrets(entry)
+        if entry.startswith("/") and _is_web(self.spec.location):
+            raise LocationError(_FOREIGN)
         remote = not entry.startswith("/") and "://" in self.spec.location
         if remote and any(part in ("", ".", "..") for part in entry.split("/")):
             raise LocationError(

@@ -50,6 +50,11 @@ SECRET = "hunter2"
         f"https://host/a.png?sv=2024&sig={SECRET}",
         f"https://host/a.png#access_token={SECRET}",
         f"https://[{SECRET}",
+        f"https://host/a.png?key=AIza{SECRET * 4}",
+        f"https://host/a.png?key=0123456-{SECRET * 4}",
+        f"https://host/a.png?x=eyJ{SECRET}.{SECRET}.{SECRET}",
+        f"https:/user:{SECRET}@host/a.png",
+        f"s3:/user:{SECRET}@bucket/a.png",
         f"s3://bucket/a?endpoint_override=http://user:{SECRET}@host:9000",
         f"s3://bucket/a?endpoint_override={SECRET}%40host",
         f"https://a:{SECRET}\u2100@host/a",  # whose normal form holds a "/", which urlsplit refuses and quotes
@@ -58,6 +63,7 @@ SECRET = "hunter2"
             for name in (
                 *("access_key", "secret_key", "session_token", "signature", "token", "account_key", "SECRET_KEY"),
                 *("aws_secret_access_key", "AWSAccessKeyId", "password", "sas_token", "secret%5Fkey", "AccountKey"),
+                *("pwd", "jwt", "authkey", "subscription-key", "db_pass", "Ocp-Apim-Subscription-Key", "bearer"),
             )
         ),
     ],
@@ -76,7 +82,7 @@ def test_credentials_are_refused_without_repeating_them(uri):
         "s3://bucket/token=1/a@b?region=us-east-1",
         "gs://anonymous@bucket/a",
         "abfs://container@account.dfs.core.windows.net/a",
-        "https://host:8080/key/a.png?width=100&design=2",
+        "https://host:8080/key/a.png?width=100&design=2&key=photos/1.jpg&compass=n&author=x&monkey=1",
         "file:///home/a@b",
     ],
 )

@@ -192,6 +192,25 @@ def test_hostile_footers(tmp_path, monkeypatch):
         source_of(path)
 
 
+def test_a_small_file_does_not_unpack_to_any_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_UNPACKED", 3 << 20)
+    large, options = bytes(4 << 20), {"compression": "zstd"}
+    for images, limit, reason in [
+        ([large], 1 << 20, "the limit of 1048576"),
+        ([large, *(bytes([number]) for number in range(5))], 1 << 20, "row group"),
+        ([bytes(2 << 20)] * 50, 1 << 22, ""),
+    ]:
+        dictionary = pa.array(images).dictionary_encode()
+        path = write(tmp_path / "a.parquet", {"image": dictionary}, store_schema=False, **options)
+        assert path.stat().st_size < 10_000
+        source = source_of(path)
+        rows, before, most = listed(source), pa.total_allocated_bytes(), 0
+        for image, found in zip(images, source.read(rows, max_bytes=limit), strict=True):
+            most = max(most, pa.total_allocated_bytes() - before)
+            assert (found == image) if not reason else (found.reason == "too_many_bytes" and reason in found.detail)
+        assert most < 32 << 20
+
+
 def test_several_columns_or_none_are_an_error_that_lists_them(tmp_path):
     path = write(tmp_path / "a.parquet", {"image": binary(b"1"), "mask": binary(b"2"), "label": [3]})
     with pytest.raises(SourceError, match=r"\(image, mask\).*list\.column=NAME.*label \(int64\)"):

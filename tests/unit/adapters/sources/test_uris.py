@@ -1,14 +1,16 @@
 """Lists of URIs: every entry in its place and to the letter, no secret in any message, the list never in memory."""
 
+import contextlib
 import http.server
 import threading
 import tracemalloc
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icce_ray.adapters import locations
+from icce_ray.adapters import locations, web
 from icce_ray.adapters.sources import SourceError, SourceSpec, open_source
 from icce_ray.adapters.sources import uris as module
 from icce_ray.adapters.sources.base import LISTED
@@ -91,6 +93,8 @@ def test_too_large_and_empty(tmp_path):
         ("https://user:hush@host/a.jpg", "credentials"),
         ("https://host/a.jpg?X-Amz-Signature=hush", "credentials"),
         ("s3://bucket/a.jpg?secret_key=hush", "credentials"),
+        ("https:/user:hush@host/a.jpg", "//"),
+        ("HTTPS:\\\\user:hush@host/a.jpg", "//"),
         ("ftp://host/hush.jpg", "no store is known for ftp://"),
         ("s3://bucket/a b.jpg", "percent-encode"),
         ("gs://bucket/a#1.jpg", "percent-encode"),
@@ -115,9 +119,10 @@ def test_entries_that_cannot_be_one_name_their_line(tmp_path, entry, message):
 
 
 def test_an_empty_list_and_none(tmp_path):
-    with pytest.raises(SourceError, match="no entries"):
+    with fails(SourceError, tmp_path / "list.txt", "0 images") as caught:
         listed(source_of(write(tmp_path / "list.txt", "", "  ")))
-    with pytest.raises(SourceError, match="gone"):
+    assert "*." not in str(caught.value)
+    with fails(SourceError, tmp_path / "gone.txt"):
         listed(source_of(tmp_path / "gone.txt"))
 
 
@@ -191,14 +196,32 @@ def test_on_a_store(s3_server, tmp_path):
 
 
 @pytest.fixture
-def web_server():
-    """Answers every path with the path, 404 for `gone`."""
+def web_server(monkeypatch):
+    """Answers a path with itself; `/gone` with 404, `/to/...` with a redirect, `/drip` and `/slow` with ever more."""
+    monkeypatch.setattr(module, "_WEB_PATIENCE", 0.2)
+    monkeypatch.setattr(web, "PATIENCE", 0.4)
+    done = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response(404 if "gone" in self.path else 200)
+            if self.path.startswith("/slow"):
+                self.drip(b"HTTP/1.1 200 OK\r\nX: ")
+                return
+            if self.path.startswith("/to/"):
+                self.send_response(302)
+                self.send_header("Location", unquote(self.path.removeprefix("/to/")))
+            else:
+                self.send_response(404 if "gone" in self.path else 200)
             self.end_headers()
-            self.wfile.write(self.path.encode())
+            if self.path.startswith("/drip"):
+                self.drip(b"")
+            self.wfile.write(self.server.lists.get(self.path, self.path).encode())
+
+        def drip(self, start):
+            self.wfile.write(start)
+            with contextlib.suppress(OSError):
+                while not done.wait(0.02):
+                    self.wfile.write(b"x")
 
         do_HEAD = do_GET
 
@@ -206,18 +229,43 @@ def web_server():
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.lists = {}
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield server
+        done.set()
         server.shutdown()
         thread.join()
 
 
-def test_web_addresses(web_server, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_WEB_PATIENCE", 0.2)
-    dead = "http://127.0.0.1:9"
-    entries = [f"{web_server}/a%20b.jpg?width=3", f"{web_server}/ü.jpg", f"{web_server}/gone.jpg", f"{dead}/x.jpg"]
-    first, second, *rejects = bytes_of(source_of(write(tmp_path / "list.txt", *entries)))
-    assert (first, second) == (b"/a%20b.jpg?width=3", b"/%C3%BC.jpg")
-    assert [reject.reason for reject in rejects] == ["unreadable"] * 2
-    assert "did not answer" in rejects[1].detail
+def test_web_addresses(web_server, tmp_path):
+    host = f"http://127.0.0.1:{web_server.server_port}"
+    good = {"/a%20b.jpg?width=3": "/a%20b.jpg?width=3", "/ü.jpg": "/%C3%BC.jpg", "/to//here.jpg": "/here.jpg"}
+    bad = {
+        f"{host}/gone.jpg": f"{host}/gone.jpg",
+        "http://127.0.0.1:9/x.jpg": "did not answer",
+        f"{host}/drip.jpg": "0.4 s",
+        f"{host}/slow.jpg": "0.4 s",
+        f"{host}/to/http://localhost:{web_server.server_port}/x.jpg": "localhost",
+        f"{host}/to/file:///etc/passwd": "redirects",
+        f"{host}/to/" + quote(f"{host}/to/" + quote(f"{host}/to/" * 9 + "x")): "redirects",
+    }
+    source = source_of(write(tmp_path / "list.txt", *(host + path for path in good), *bad))
+    found = bytes_of(source)
+    assert found[: len(good)] == [body.encode() for body in good.values()]
+    for reject, detail in zip(found[len(good) :], bad.values(), strict=True):
+        assert reject.reason == "unreadable"
+        assert detail in reject.detail
+
+
+def test_a_list_from_the_web_names_no_file_of_this_machine(web_server):
+    host = f"http://127.0.0.1:{web_server.server_port}"
+    web_server.lists = {
+        "/good.txt": f"{host}/a.jpg\nb.jpg",
+        "/path.txt": "/etc/passwd",
+        "/uri.txt": "file:///etc/passwd",
+    }
+    assert bytes_of(source_of(f"{host}/good.txt")) == [b"/a.jpg", b"/b.jpg"]
+    for name in ("path.txt", "uri.txt"):
+        with fails(SourceError, f"line 1 of {name}", "download"):
+            listed(source_of(f"{host}/{name}"))
