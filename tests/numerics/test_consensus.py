@@ -47,7 +47,7 @@ def test_every_method_recovers_one_clustering_exactly(k, unequal):
 
 
 @pytest.mark.parametrize("change", ["none", "merged and split"])
-@pytest.mark.parametrize("flip", [0.1, 0.2, 0.3])
+@pytest.mark.parametrize("flip", [0.1, 0.3])
 @pytest.mark.parametrize("k", [3, 10])
 def test_noisy_heads_make_a_good_consensus(k, flip, change):
     rng = np.random.default_rng(0)

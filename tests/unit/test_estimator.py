@@ -69,20 +69,16 @@ def test_clusters_are_found(digits_like, fitted):
     assert adjusted_rand_score(y, fitted.predict(X)) > 0.9
 
 
-def test_a_threshold_may_be_found(digits_like, fitted):
+def test_a_number_of_clusters_and_a_threshold_may_be_found(digits_like, fitted):
     """Of ten compact clusters most neighbours are right at any threshold but the lowest."""
     X, y = digits_like
-    found = small(10, heads=6, hidden=32, k_min=10, batch_size=64, threshold="auto").fit(X)
-    assert fitted.threshold_ == 0.3
-    assert -1.0 < found.threshold_ < 0.9
-    assert adjusted_rand_score(y, found.labels_) > 0.9
-
-
-def test_a_number_of_clusters_may_be_found(digits_like):
-    X, y = digits_like
-    found = small("auto", cluster_range=(4, 14), heads=10, hidden=32, k_min=8, batch_size=64, epochs=30).fit(X)
+    options = {"cluster_range": (4, 14), "heads": 10, "hidden": 32, "k_min": 8, "batch_size": 64, "epochs": 30}
+    found = small("auto", threshold="auto", **options).fit(X)
+    assert fitted.n_clusters_ == 10
     assert abs(found.n_clusters_ - 10) <= 1
     assert set(found.labels_) == set(range(found.n_clusters_))
+    assert fitted.threshold_ == 0.3
+    assert -1.0 < found.threshold_ < 0.9
     assert adjusted_rand_score(y, found.labels_) > 0.85
 
 

@@ -71,7 +71,6 @@ def test_renumbered_heads_vote_the_same(trained):
     assert sorted(order[1].tolist()) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.slow(2)
 def test_the_table_and_its_verdicts(measure):
     figures = compared(measure, 0)
     assert figures[f"{SOFT}.seen"] > 0.8

@@ -73,7 +73,6 @@ def test_figures_of_before_the_filters_are_still_known():
     assert cleaned.uncleaned == BASE
 
 
-@pytest.mark.slow(3)
 def test_the_table(on, tmp_path):
     text = cleaner(Measured(on, tmp_path / "kept"), [0])
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")][1:]

@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import pytest
-
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.synthetic import FeatureModel
 from icce_ray.studies.defaults import SWEEPS, Sweep, defaults, markdown, study
@@ -67,7 +65,6 @@ def test_a_lead_below_its_error_is_none():
     )
 
 
-@pytest.mark.slow(3)
 def test_the_base_is_trained_once_a_seed(tmp_path):
     on = synthetic(100, model=FeatureModel(n_clusters=5, dim=16))
     base = Variant(threshold=0.4, k_min=5, recipe=Recipe(heads=2, hidden=16, bottleneck=8, epochs=2, batch_size=50))

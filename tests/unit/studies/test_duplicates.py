@@ -70,7 +70,6 @@ def test_a_cost_is_judged_by_its_mean():
     assert _cost("copies", plain, plain).endswith("within the limit of 1.")
 
 
-@pytest.mark.slow(2)
 def test_four_sets_are_measured_and_kept_apart(on, tmp_path):
     said = []
     measure = Measured(on, tmp_path / "kept", said.append)

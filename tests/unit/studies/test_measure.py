@@ -47,7 +47,6 @@ def test_the_figures_are_those_of_the_stages(on, tmp_path):
     assert kmeans_figures["fitted.unseen.acc"] > 0.7
 
 
-@pytest.mark.slow(2)
 def test_what_was_measured_is_not_measured_again(on, tmp_path):
     said, kept = [], tmp_path / "deep" / "kept.jsonl"
     first = Measured(on, kept, said.append).variant("one", on.base, 0)
@@ -62,7 +61,6 @@ def test_what_was_measured_is_not_measured_again(on, tmp_path):
     assert lines[0]["settings"]["variant"]["recipe"]["heads"] == 4
 
 
-@pytest.mark.slow(2)
 def test_no_label_reaches_training_or_selection(on, noise):
     """With classes that are noise every stage gives the same clusters, of rows seen and not seen."""
     found = []
@@ -75,7 +73,6 @@ def test_no_label_reaches_training_or_selection(on, noise):
         assert np.array_equal(real, noisy)
 
 
-@pytest.mark.slow(2)
 def test_labels_of_noise_judge_badly(noise, tmp_path):
     assert Measured(noise, tmp_path / "kept").variant("icce", noise.base, 0)["self_training.unseen.acc"] < 0.45
 
