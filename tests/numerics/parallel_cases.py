@@ -1,12 +1,6 @@
-"""Cases of head training that several processes work on together, and what one process of them reports.
-
-    python tests/numerics/parallel_cases.py RANK SIZE FILE
-
-runs all cases as one of SIZE workers over gloo and, as worker 0, writes what it found as safetensors to FILE.
-"""
+"""Cases of head training that several processes work on together, and what one process of them reports."""
 
 import dataclasses
-import sys
 import warnings
 
 import torch
@@ -97,7 +91,8 @@ def run_cases(workers, start):
     return found
 
 
-def main(rank, size, path):
+def work(rank, size, path):
+    """Run all cases as one of `size` workers over gloo; worker 0 writes what it found as safetensors to `path`."""
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{path}.group", rank=rank, world_size=size)
@@ -115,7 +110,3 @@ def main(rank, size, path):
     if rank == 0:
         save_file({name: tensor.contiguous() for name, tensor in found.items()}, path)
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -1,15 +1,13 @@
 """Head training by 4 processes over gloo against one process: losses, labels, states, bytes exchanged.
 
-The processes start once and run all cases of `parallel_cases.py`; importing torch is what they take longest for.
+The processes start once, from one that has imported torch, and run all cases of `parallel_cases.py`.
 """
 
-import subprocess
-import sys
-from pathlib import Path
+import multiprocessing
 
 import pytest
 import torch
-from parallel_cases import DIM, PARALLELISMS, RECIPE, VARIANTS, K, N, build, losses, run_cases
+from parallel_cases import DIM, PARALLELISMS, RECIPE, VARIANTS, K, N, build, losses, run_cases, work
 from safetensors.torch import load_file
 
 from icce_ray.core.collectives import ALONE, shares
@@ -18,7 +16,6 @@ from tests.failures import fails
 
 SIZE = 4  # uneven shares of the heads and of a batch; of the smallest batch one has none
 RELATIVE = 1e-5
-HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +28,18 @@ def alone():
 def found(tmp_path_factory):
     """What they found together."""
     path = tmp_path_factory.mktemp("parallel") / "found"
-    command = [sys.executable, HERE / "parallel_cases.py"]
-    ranks = [subprocess.Popen([*command, str(rank), str(SIZE), path], cwd=HERE.parents[1]) for rank in range(SIZE)]
+    start = multiprocessing.get_context("forkserver")
+    start.set_forkserver_preload(["icce_ray.core.training", "icce_ray.adapters.collectives"])
+    ranks = [start.Process(target=work, args=(rank, SIZE, path)) for rank in range(SIZE)]
     try:
-        codes = [process.wait(timeout=300) for process in ranks]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(timeout=300)
     finally:
         for process in ranks:
             process.kill()
-    assert codes == [0] * SIZE
+    assert [process.exitcode for process in ranks] == [0] * SIZE
     return load_file(path)
 
 
