@@ -17,6 +17,8 @@ from tests.servers.s3 import S3Server, aws_environment, forget_clients
 #: Seconds that a test takes, about, where it does not say so itself by `slow(seconds)`.
 SECONDS = {"unit": 0.1, "numerics": 1.0}
 FURTHER_SECONDS = 4.0
+#: Files of few and long tests, which come first, so that at the end no process waits long for another.
+LONG = ("test_demo.py", "test_nodes.py", "test_kills.py", "test_stores.py")
 
 
 def pytest_addoption(parser):
@@ -25,7 +27,9 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(trylast=True)  # of what -m has left
 def pytest_collection_modifyitems(config, items):
-    """Deal the tests out, the longest first, each to the shard that has the least: slow ones singly, others by file."""
+    """Deal the tests out, the longest first, to the shard that has the least: those of half a minute singly, others by
+    file, whose fixtures they share."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
     if not config.option.shard:
         return
     chosen, shards = map(int, config.option.shard.split("/"))
@@ -34,8 +38,9 @@ def pytest_collection_modifyitems(config, items):
     seconds, key_of = Counter(), {}
     for item in items:
         slow, kind = item.get_closest_marker("slow"), item.path.relative_to(Path(__file__).parent).parts[0]
-        key_of[item] = item.nodeid if slow else str(item.path)
-        seconds[key_of[item]] += slow.args[0] if slow else SECONDS.get(kind, FURTHER_SECONDS)
+        takes = slow.args[0] if slow else SECONDS.get(kind, FURTHER_SECONDS)
+        key_of[item] = item.nodeid if takes >= 30 else str(item.path)
+        seconds[key_of[item]] += takes
     load, shard_of = Counter(dict.fromkeys(range(1, shards + 1), 0.0)), {}
     for key in sorted(seconds, key=lambda key: (-seconds[key], key)):
         shard_of[key] = min(load, key=load.__getitem__)
@@ -55,15 +60,15 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
-    """Ray for all tests of this process, which starts in 15 s: more logical CPUs than the machine has, since Ray's
-    helpers hold fractions of them. The folder in which its workers stand."""
+    """Ray for all tests of this process, with as many logical CPUs as on a laptop; the folder its workers stand in."""
     import ray
 
     from icce_ray.stages.cluster import QUIET
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    os.environ |= {"RAY_prestart_worker_first_driver": "0"}  # else six workers start at once on two cores
+    # A worker takes 1.5 s of CPU to start, 3 s with torch: none before it has work, and none ends between two tests.
+    os.environ |= {"RAY_prestart_worker_first_driver": "0", "RAY_idle_worker_killing_time_threshold_ms": "600000"}
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     with (
         aws_environment(),
@@ -71,7 +76,7 @@ def cluster(tmp_path_factory):
     ):  # Ray's workers take the environment of now: the keys of servers that start later
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder := tmp_path_factory.mktemp("workers"))
-            ray.init(address="local", num_cpus=6, num_gpus=0, object_store_memory=250 * 2**20, **options)
+            ray.init(address="local", num_cpus=4, num_gpus=0, object_store_memory=250 * 2**20, **options)
         yield folder
         ray.shutdown()
 
@@ -109,6 +114,12 @@ def radosgw(tmp_path_factory):
     with aws_environment():
         yield S3Server("radosgw", server.endpoint, gateway=server)
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def bucket_server(request):
+    """A real server where there is one; what is asked of it, the tests of `s3_server` ask of both."""
+    return request.getfixturevalue("moto" if ceph.available() else "radosgw")
 
 
 @pytest.fixture(scope="session", params=["moto", "radosgw"])

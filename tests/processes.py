@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 #: Seconds between two looks, and after which something will not happen any more: no test depends on either.
-POLL, PATIENCE = 0.02, 240
+POLL, PATIENCE = 0.02, 300
 
 
 def processes():

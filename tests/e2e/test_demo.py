@@ -114,7 +114,12 @@ def hostile(tmp_path_factory):
     return write_report(store, Silent(), names=str(folder / "names.csv"))
 
 
-@pytest.fixture(params=["demo", "hostile", *FURTHER])
+OTHERS = [pytest.param(one, marks=pytest.mark.slow(3)) for one in ("hostile", *FURTHER)]
+of_every_page = pytest.mark.parametrize("report", ["demo", *OTHERS], indirect=True)
+of_others = pytest.mark.parametrize("report", OTHERS, indirect=True)
+
+
+@pytest.fixture
 def report(request):
     """A page as a path."""
     if request.param == "demo":
@@ -150,6 +155,7 @@ def labels(tab):
     ]
 
 
+@of_every_page
 def test_the_gallery_finds_and_sorts(browser, report):
     with opened(browser, report) as tab:
         every = labels(tab)
@@ -178,6 +184,7 @@ def test_the_gallery_finds_and_sorts(browser, report):
         assert sorted(labels(tab)) == every
 
 
+@of_every_page
 def test_a_picture_opens_large(browser, report):
     with opened(browser, report) as tab:
         tile = tab.locator(".tiles button").first
@@ -190,6 +197,7 @@ def test_a_picture_opens_large(browser, report):
         assert not tab.locator("#large").evaluate("one => one.open")
 
 
+@of_others
 def test_dark_as_the_system_or_the_button_says(browser, report):
     ground = "getComputedStyle(document.body).backgroundColor"
     ink = "document.querySelector('[data-chart] text').style.fill"
@@ -204,6 +212,7 @@ def test_dark_as_the_system_or_the_button_says(browser, report):
     assert sum(map(int, light[0][4:-1].split(","))) > 700
 
 
+@of_others
 def test_a_phone_needs_no_sideways_scrolling(browser, report):
     with opened(browser, report, width=375) as tab:
         for step in range(40):
@@ -213,6 +222,7 @@ def test_a_phone_needs_no_sideways_scrolling(browser, report):
         assert max(tab.evaluate(right)) <= 375
 
 
+@of_others
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_grave_fault(browser, report, scheme):
     from axe_playwright_python.sync_playwright import Axe

@@ -210,7 +210,7 @@ def python_was_run(tiny):
     return names
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(25)
 def test_the_python_of_the_readme(python_was_run, place):
     assert python_was_run["metrics"]["predict"]["labelled"] == 80
     assert (place / "runs/photos-new/predictions").is_dir()

@@ -1,6 +1,9 @@
 """Ray for every integration test, small digits as PNG files, and one finished run to read or copy."""
 
+import fcntl
+import os
 import shutil
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
@@ -10,7 +13,6 @@ from sklearn.datasets import load_digits
 from icce_ray import pipeline
 from icce_ray.settings import load
 from icce_ray.store import Store
-from tests.processes import end
 
 IMAGES, CLUSTERS = 320, 10
 TINY = {
@@ -29,6 +31,7 @@ TINY = {
         "checkpoint_epochs": 5,
     },
     "classifier": {"iterations": 120, "batch_size": 64},
+    "resources": {"embed_actors": 1},
 }
 #: The same run in more shards and with more checkpoints, so that it can be broken between two of them: the same labels.
 SHARDED = {
@@ -60,21 +63,37 @@ def on_the_cluster(cluster):
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory):
-    """(folder of digits, CSV file of their classes)."""
-    folder = tmp_path_factory.mktemp("digits")
-    truth = write_digits(folder / "images", IMAGES)
-    rows = [f"{index:04d}.png,{label}" for index, label in enumerate(truth)]
-    (folder / "labels.csv").write_text("\n".join(["uri,label", *rows]) + "\n")
-    return folder / "images", folder / "labels.csv"
+def of_all(tmp_path_factory):
+    """A folder that the processes of pytest-xdist share, for one of them at a time."""
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    folder = tmp_path_factory.getbasetemp() if alone else tmp_path_factory.getbasetemp().parent
+
+    @contextmanager
+    def locked():
+        with (folder / "of_all.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+
+    return locked
 
 
 @pytest.fixture(scope="session")
-def finished(cluster, digits, tmp_path_factory):
+def digits(of_all):
+    """(folder of digits, CSV file of their classes)."""
+    with of_all() as folder:
+        if not (folder / "labels.csv").exists():
+            truth = write_digits(folder / "digits", IMAGES)
+            rows = [f"{index:04d}.png,{label}" for index, label in enumerate(truth)]
+            (folder / "labels.csv").write_text("\n".join(["uri,label", *rows]) + "\n")
+    return folder / "digits", folder / "labels.csv"
+
+
+@pytest.fixture(scope="session")
+def finished(cluster, digits, of_all):
     """A complete run. Read it; change only a `copy` of it."""
-    out = tmp_path_factory.mktemp("finished") / "run"
-    pipeline.run(tiny(digits[0], out), verbose=False)
-    return Store(str(out))
+    with of_all() as folder:
+        pipeline.run(tiny(digits[0], folder / "finished"), verbose=False)  # only the first process has work to do
+    return Store(str(folder / "finished"))
 
 
 @pytest.fixture
@@ -84,9 +103,16 @@ def copy(finished, tmp_path):
     return Store(str(tmp_path / "run"))
 
 
+def without_heads(run, out):
+    """A copy of a run whose heads are still to be trained."""
+    shutil.copytree(run.root, out)
+    store = Store(str(out))
+    store.discard_from("heads")
+    return store
+
+
 @pytest.fixture
-def agents():
-    """Processes that a test must not leave behind."""
-    found = {}
-    yield found
-    end(found)
+def ends():
+    """What a test must not leave running: callbacks that end it."""
+    with ExitStack() as stack:
+        yield stack

@@ -10,7 +10,8 @@ import ray
 import yaml
 
 from icce_ray.stages.verify import violations
-from tests.processes import PATIENCE, left_of, name_of, of_session, started, wait_for
+from tests.processes import PATIENCE, end, left_of, name_of, of_session, started, wait_for
+from tests.servers.s3 import ACCESS_KEY, SECRET_KEY
 
 ICCE = str(Path(sys.executable).with_name("icce"))
 # Ray's agents look for their cluster for a minute after it is gone; nothing else may outlive a driver.
@@ -33,13 +34,19 @@ def run_command(settings, folder):
 class Driver:
     """`icce WORDS` in a process group and with a Ray of its own, or with one that `environment` names."""
 
-    def __init__(self, words, folder, agents, environment=None):
-        self.agents, self.log = agents, folder / "log.txt"
+    def __init__(self, words, folder, ends, environment=None):
+        self.log, self._agents = folder / "log.txt", {}
         mine = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | (environment or {})
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [ICCE, *map(str, words)], stdout=log, stderr=log, env=mine, start_new_session=True
             )
+        ends.callback(self._end)
+
+    def _end(self):
+        self.process.kill()
+        self.process.wait()
+        end(self._agents)
 
     def check(self):
         """Raise if it has ended."""
@@ -52,7 +59,7 @@ class Driver:
         finally:
             self.process.kill()
             theirs = of_session(self.process.pid) | started(barrier.held())
-            self.agents |= {pid: theirs.pop(pid) for pid in list(theirs) if name_of(pid).startswith(AGENTS)}
+            self._agents |= {pid: theirs.pop(pid) for pid in list(theirs) if name_of(pid).startswith(AGENTS)}
             self.process.wait()
         assert self.process.returncode == -signal.SIGKILL
         wait_for(lambda: not left_of(theirs), f"the end of the killed driver's processes {theirs}")
@@ -75,3 +82,15 @@ def assert_as_if_unbroken(store, unbroken, images):
     for artifact in ("manifest", "neighbors"):
         assert [row["image_id"] for row in rows(store, artifact)] == list(range(images))
     assert list(violations(store)) == []
+
+
+def assert_no_secret(store, *texts):
+    """Neither key in anything that the run has written, in any file's plain bytes or table."""
+    names = [name for name, _ in store.storage.list()]
+    assert "run.yaml" in names
+    for text in [*texts, *(store.storage.read_bytes(name) for name in names)]:
+        assert ACCESS_KEY.encode() not in text
+        assert SECRET_KEY.encode() not in text
+    for name in names:
+        if name.endswith(".parquet"):
+            assert SECRET_KEY not in str(store.storage.read_table(name).to_pylist())

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.processes import descendants, left_of, name_of, processes, started, wait_for
+from tests.processes import PATIENCE, descendants, left_of, name_of, processes, started, wait_for
 
 MEMORY = 150 * 2**20
 ROOT = Path(__file__).parents[2]
@@ -68,7 +68,7 @@ class Nodes:
         theirs = started(descendants(self.process.pid))
         self.process.stdin.close()
         self.process.stdout.close()
-        self.process.wait(timeout=60)
+        self.process.wait(timeout=PATIENCE)
         wait_for(lambda: not left_of(theirs), "the end of the cluster")
 
 

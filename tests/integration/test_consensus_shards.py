@@ -58,7 +58,12 @@ PROBLEMS = {
 }
 
 
-@pytest.mark.parametrize(("name", "shards"), [("votes", 1), *((name, 4) for name in PROBLEMS)])
+QUICK = [("votes", 4), ("few distinct rows", 4)]
+FURTHER = [("votes", 1), *((name, 4) for name in PROBLEMS if (name, 4) not in QUICK)]
+CASES = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow(3)) for case in FURTHER)]
+
+
+@pytest.mark.parametrize(("name", "shards"), CASES)
 def test_shards_give_the_labels_of_one_place(name, shards, tmp_path, monkeypatch):
     labels, k, methods = PROBLEMS[name]
     tools = {"graph_partitioner": metis_graph_apart, "hypergraph_partitioner": mtkahypar_hypergraph}
@@ -83,6 +88,7 @@ def test_shards_give_the_labels_of_one_place(name, shards, tmp_path, monkeypatch
     assert not store.storage.list(consensus.CANDIDATES)
 
 
+@pytest.mark.slow(10)
 def test_the_problems_are_what_they_are_called(monkeypatch):
     """Else the test above would compare less than it says."""
     splits = []

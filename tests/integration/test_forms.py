@@ -25,7 +25,7 @@ PRECOMPUTED = ("features npy", "features parquet")
 ALL = [*forms.FORMS, *PRECOMPUTED]
 OK, SLOW = "features/status=ok", (pytest.mark.slow(30), pytest.mark.faults)
 #: What is embedded in every test run; all forms, killed and some run to their end, are slow.
-EMBEDDED = [("local", "uri table"), ("local", "features parquet"), ("s3", "webdataset")]
+EMBEDDED = [("local", "features parquet"), ("s3", "webdataset")]
 WHOLE = ("hugging face", "features npy")
 KILLS = ("manifest/part-*", f"{OK}/part-*")
 CASES = [
@@ -63,16 +63,6 @@ def reference(images, tmp_path_factory):
     return Store(settings.out)
 
 
-@pytest.fixture(scope="session")
-def s3(request):
-    """A real server where there is one; what a run needs of it, the other tests ask of both."""
-    try:
-        return request.getfixturevalue("radosgw")
-    except pytest.skip.Exception as reason:
-        print(f"moto instead of a real server: {reason}")
-        return request.getfixturevalue("moto")
-
-
 def written(form, images, features, folder):
     """Path of the source below `folder`."""
     if form not in PRECOMPUTED:
@@ -92,7 +82,7 @@ def placed(where, path, tmp_path, request):
     """Source and run on one of the stores."""
     if where == "local":
         return str(tmp_path / "source" / path), str(tmp_path / "run")
-    server = request.getfixturevalue("s3")
+    server = request.getfixturevalue("bucket_server")
     bucket = server.filled(tmp_path / "source")
     return server.uri(f"{bucket}/in/{path}"), server.uri(f"{bucket}/run")
 
@@ -102,14 +92,14 @@ def by_key(store, artifact, column):
 
 
 @pytest.mark.parametrize(("where", "form", "kills"), CASES)
-def test_every_form_gives_the_same(where, form, kills, images, features, tmp_path, request, agents):
+def test_every_form_gives_the_same(where, form, kills, images, features, tmp_path, request, ends):
     """The features, and of some the labels of the folder, also of a run killed while listing and while embedding."""
     path = written(form, images, features, tmp_path / "source")
     settings = tiny(*placed(where, path, tmp_path, request), **SMALL)
     store, whole = Store(settings.out), kills and form in WHOLE
     for glob in kills:
         with barrier(store, glob, passes=1) as held:
-            Driver(run_command(settings, tmp_path), tmp_path, agents, shared_cluster()).kill_at(held)
+            Driver(run_command(settings, tmp_path), tmp_path, ends, shared_cluster()).kill_at(held)
     pipeline.run(settings, last="predict" if whole else "embed", verbose=False)
     found = rows(store, OK)
     assert [row["image_id"] for row in found] == list(range(IMAGES))

@@ -15,7 +15,6 @@ from icce_ray.stages.verify import violations
 from icce_ray.store import Store
 from tests.barriers import barrier
 from tests.processes import PATIENCE, descendants, end, left_of, started, wait_for
-from tests.servers import radosgw as ceph
 
 from .conftest import write_digits
 
@@ -29,7 +28,7 @@ classifier: {iterations: 50, batch_size: 40}
 """
 pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find processes"),
-    pytest.mark.slow(30),
+    pytest.mark.slow(25),
 ]
 
 
@@ -117,14 +116,13 @@ def server(cluster):
 
 
 @pytest.fixture(scope="module")
-def bucket(request, tmp_path_factory):
+def bucket(bucket_server, tmp_path_factory):
     """(server of a bucket, URI of a source of 120 digits there, file of settings); Ceph's where it is installed."""
-    store = request.getfixturevalue("moto" if ceph.available() else "radosgw")
     folder = tmp_path_factory.mktemp("jobs")
     write_digits(folder / "digits", 120)
-    name = store.filled(folder / "digits")
+    name = bucket_server.filled(folder / "digits")
     (folder / "settings.yaml").write_text(SETTINGS)
-    return store, name, folder / "settings.yaml"
+    return bucket_server, name, folder / "settings.yaml"
 
 
 def test_a_job_outlives_the_shell_that_submitted_it(server, bucket):

@@ -16,7 +16,7 @@ from icce_ray.adapters.sources import SourceError
 from icce_ray.cli.main import app
 from icce_ray.lock import LOCK_FILE, WORKERS_END, RunLock, holder_of
 from icce_ray.stages.verify import violations
-from icce_ray.store import RunError, Store, checkpoint_of
+from icce_ray.store import RunError, Store
 from tests.barriers import barrier
 from tests.failures import fails
 from tests.processes import PATIENCE
@@ -108,14 +108,14 @@ def test_a_run_that_is_taken_over_stops_in_the_middle_of_a_stage(digits, copy, m
         with RunLock(copy.root, take_over=True, command="icce run"):
             end.wait(PATIENCE)
 
-    settings = tiny(digits[0], copy.root, heads={"checkpoint_epochs": 1})
-    with ThreadPoolExecutor(1) as pool, barrier(copy, checkpoint_of("heads"), passes=2) as held:
+    settings = tiny(digits[0], copy.root)
+    with ThreadPoolExecutor(1) as pool, barrier(copy, "predictions/part-*", passes=2) as held:
         taker = pool.submit(take, held)
         try:
             with fails(RunError, "taken from this process", f"pid {os.getpid()}"):
-                pipeline.run(settings, redo="heads", verbose=False)
+                pipeline.run(settings, redo="predict", verbose=False)
             assert holder_of(copy.root) is not None
-            assert Store(copy.root).marker("heads") is None
+            assert Store(copy.root).marker("predict") is None
         finally:
             end.set()
         taker.result()

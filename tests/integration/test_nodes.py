@@ -1,5 +1,7 @@
-"""A run on several nodes of which one after the other vanishes in the middle of a stage, as spot instances do."""
+"""A run in a bucket, on several nodes of which one after the other vanishes in the middle of a stage, as spot do."""
 
+import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -7,9 +9,10 @@ import pytest
 
 from icce_ray.store import Store, checkpoint_of
 from tests.barriers import barrier
+from tests.processes import wait_for
 
 from .conftest import IMAGES, SHARDED, tiny
-from .drivers import Driver, assert_as_if_unbroken, run_command
+from .drivers import Driver, assert_as_if_unbroken, assert_no_secret, run_command
 from .nodes import Nodes
 
 pytestmark = [
@@ -27,19 +30,29 @@ def nodes():
         found.close()
 
 
-def test_a_node_is_lost_in_every_stage_that_keeps_something_on_nodes(digits, finished, tmp_path, nodes, agents):
-    settings = tiny(digits[0], tmp_path / "run", **SHARDED | {"resources": {"embed_actors": 3, "device": "cpu"}})
+def test_workers_and_nodes_are_lost_in_every_stage_that_keeps_something_there(
+    bucket_server, digits, finished, tmp_path, nodes, ends
+):
+    bucket = bucket_server.filled(digits[0])
+    uris = (bucket_server.uri(f"{bucket}/{name}") for name in ("in", "run"))
+    settings = tiny(*uris, **SHARDED | {"resources": {"embed_actors": 3, "device": "cpu"}})
     store = Store(settings.out)
     with (
         barrier(store, "manifest/part-*", passes=8, operation="get") as reading,  # the others need another actor
         barrier(store, "neighbors/part-*", passes=5) as mining,
         barrier(store, checkpoint_of("heads"), passes=4) as training,
     ):
-        driver = Driver(run_command(settings, tmp_path), tmp_path, agents, nodes.environment)
+        driver = Driver(run_command(settings, tmp_path), tmp_path, ends, nodes.environment)
         for held, title in ((reading, "ray::MapWorker"), (mining, "ray::Shard"), (training, "ray::RayTrainWorker")):
-            held.reached(driver.check)
-            nodes.remove(max(nodes.workers(title).values()))
+            victims = [held.reached(driver.check)] if held is reading else []  # the worker of a task
+            found = wait_for(lambda title=title: nodes.workers(title), f"a {title}")
+            (lost, _), *others = sorted((node, pid) for pid, node in found.items())
+            for pid in (*victims, *(pid for node, pid in others if node != lost)):  # and actors of other nodes
+                os.kill(pid, signal.SIGKILL)
+            nodes.remove(lost)
             held.release()
         driver.finish()
     assert not nodes.workers("ray::")
     assert_as_if_unbroken(store, finished, IMAGES)
+    assert not bucket_server.client.list_multipart_uploads(Bucket=bucket).get("Uploads")
+    assert_no_secret(store, driver.log.read_bytes())

@@ -1,5 +1,7 @@
 """Runs that are not whole, and inputs that do not fit: what a person meets between the stages."""
 
+import pytest
+
 from icce_ray import pipeline
 from icce_ray.report.scores import headline
 from icce_ray.store import ARTIFACTS, MARKER, RunError
@@ -18,6 +20,7 @@ def test_heads_without_a_consensus_can_be_evaluated_and_shown(copy, digits):
     ]
 
 
+@pytest.mark.slow(5)
 def test_labels_by_image_id_cannot_score_other_images(finished, digits, tmp_path):
     write_digits(tmp_path / "new", 20, first=1000)
     pipeline.predict_source(finished.root, str(tmp_path / "new"), str(tmp_path / "out"), verbose=False)
@@ -28,6 +31,7 @@ def test_labels_by_image_id_cannot_score_other_images(finished, digits, tmp_path
         )
 
 
+@pytest.mark.slow(5)
 def test_a_source_that_grew_after_it_was_predicted_is_an_error(finished, tmp_path):
     write_digits(tmp_path / "new", 10, first=1000)
     job = (finished.root, str(tmp_path / "new"), str(tmp_path / "out"))
@@ -37,6 +41,7 @@ def test_a_source_that_grew_after_it_was_predicted_is_an_error(finished, tmp_pat
         pipeline.predict_source(*job, verbose=False)
 
 
+@pytest.mark.slow(8)
 def test_too_few_usable_images_stop_every_attempt_before_the_neighbors(tmp_path):
     write_digits(tmp_path / "images", 3)
     for index in range(4):

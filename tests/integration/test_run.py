@@ -147,10 +147,13 @@ def test_a_second_run_starts_no_work(finished, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"neighbors": {"rows_per_shard": 37}, "resources": {"neighbor_shards": 7}},
-        {"neighbors": {"search": "faiss", "rows_per_shard": 1000}, "resources": {"neighbor_shards": 3}},
+        {"neighbors": {"rows_per_shard": 37}, "resources": {"neighbor_shards": 3}},
+        pytest.param(
+            {"neighbors": {"search": "faiss", "rows_per_shard": 1000}, "resources": {"neighbor_shards": 7}},
+            marks=pytest.mark.slow(20),
+        ),
     ],
-    ids=["7 shards, small blocks", "faiss, 3 shards, 1 block"],
+    ids=["3 shards, small blocks", "faiss, 7 shards, 1 block"],
 )
 def test_neighbours_do_not_depend_on_shards_blocks_or_search(finished, copy, changes):
     settings = settings_of(copy, **changes)
@@ -180,18 +183,17 @@ def test_the_estimator_finds_the_labels_of_the_stages(finished):
 
 
 def test_redo_keeps_what_comes_before(finished, copy):
-    kept = ("manifest", "features", "neighbors")
+    kept = ("manifest", "features", "neighbors", "heads", "consensus")
     before = stamps(copy, *kept)
-    with fails(RunError, "heads.heads: 5", "4 now"):
-        pipeline.run(settings_of(copy, heads={"heads": 4}), verbose=False)
-    metrics = pipeline.run(settings_of(copy, heads={"heads": 4}), redo="heads", last="heads", verbose=False)
+    changed = settings_of(copy, classifier={"iterations": 60})
+    with fails(RunError, "classifier.iterations: 120", "60 now"):
+        pipeline.run(changed, verbose=False)
+    pipeline.run(changed, redo="classifier", verbose=False)
     assert stamps(copy, *kept) == before
-    assert metrics["heads"]["heads"] == 4
-    assert len(read(copy, "head_labels")["labels"][0]) == 4
-    assert copy.run_file()["settings"]["heads"]["heads"] == 4
+    assert copy.run_file()["settings"]["classifier"]["iterations"] == 60
     assert list(violations(copy)) == []
     with fails(RunError, "embed.rows_per_shard"):
-        pipeline.run(settings_of(copy, embed={"rows_per_shard": 8}), redo="heads", verbose=False)
+        pipeline.run(settings_of(copy, embed={"rows_per_shard": 8}), redo="classifier", verbose=False)
 
 
 def test_until_and_then_the_rest(finished, copy):
@@ -235,6 +237,7 @@ def test_ground_truth_neighbours(digits, copy):
 # -- new images, and the truth -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(5)
 def test_predicting_the_runs_own_images_gives_its_own_labels(finished, digits, tmp_path):
     summary = pipeline.predict_source(finished.root, str(digits[0]), str(tmp_path / "out"), verbose=False)
     mine, own = read(Store(str(tmp_path / "out")), "predictions"), read(finished, "predictions")
@@ -246,6 +249,7 @@ def test_predicting_the_runs_own_images_gives_its_own_labels(finished, digits, t
     assert summary["class_sizes"] == finished.metrics()["predict"]["class_sizes"]
 
 
+@pytest.mark.slow(10)
 def test_predicting_goes_on_where_it_was_and_serves_one_source(finished, digits, tmp_path, capsys):
     write_digits(tmp_path / "new", 140, first=IMAGES)
     job = (finished.root, str(tmp_path / "new"), str(tmp_path / "out"))
@@ -270,6 +274,7 @@ def test_predicting_goes_on_where_it_was_and_serves_one_source(finished, digits,
         pipeline.predict_source(finished.root, str(digits[0]), finished.root, verbose=False)
 
 
+@pytest.mark.slow(8)
 def test_evaluation_is_what_scikit_learn_computes_from_the_files(digits, copy, tmp_path):
     truth = write_digits(tmp_path / "new", 60, first=1000)
     every = digits[1].read_text() + "".join(f"{1000 + i:04d}.png,{label}\n" for i, label in enumerate(truth))
@@ -324,6 +329,7 @@ def test_evaluation_is_what_scikit_learn_computes_from_the_files(digits, copy, t
 # -- errors ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(8)
 def test_a_changed_source_is_an_error(tmp_path):
     write_digits(tmp_path / "images", 30)
     settings = tiny(tmp_path / "images", tmp_path / "run", embed={"rows_per_shard": 30})

@@ -32,11 +32,11 @@ def stamps(store, names):
 
 @pytest.mark.slow(60)
 @pytest.mark.faults
-def test_a_killed_sweep_goes_on(copy, digits, tmp_path, agents, capsys):
+def test_a_killed_sweep_goes_on(copy, digits, tmp_path, ends, capsys):
     labels = str(digits[1])
     command = ["sweep", copy.root, "--labels", labels, *(word for param in PARAMS for word in ("--param", param))]
     with barrier(copy, f"{FOLDER}/trials/*.json", passes=2) as held:
-        Driver(command, tmp_path, agents, shared_cluster()).kill_at(held)
+        Driver(command, tmp_path, ends, shared_cluster()).kill_at(held)
     log = (tmp_path / "log.txt").read_text()
     assert "mining once for all 6 trials: threshold = 0.6, k_min = 20, k_max = 32" in log
     kept = trials_of(copy) + [name for name, _ in copy.storage.list(f"{FOLDER}/neighbors")]

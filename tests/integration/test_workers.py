@@ -14,7 +14,7 @@ from icce_ray.store import Store, checkpoint_of
 from tests.barriers import barrier
 from tests.processes import descendants, name_of
 
-from .conftest import tiny
+from .conftest import tiny, without_heads
 from .drivers import Driver, rows, run_command, shared_cluster
 
 CHECKPOINT = checkpoint_of("heads")
@@ -57,23 +57,15 @@ def test_two_workers_find_what_one_finds(finished, tmp_path, parallelism):
         assert [row[kept] for row in rows(store, "head_labels")] == [row[kept] for row in rows(finished, "head_labels")]
 
 
-def without_heads(run, out):
-    """A copy of a run whose heads are still to be trained."""
-    shutil.copytree(run.root, out)
-    store = Store(str(out))
-    store.discard_from("heads")
-    return store
-
-
 @pytest.mark.slow(60)
 @pytest.mark.faults
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find processes")
-def test_a_worker_is_killed_and_then_the_driver(digits, finished, tmp_path, agents):
+def test_a_worker_is_killed_and_then_the_driver(digits, finished, tmp_path, ends):
     """Both workers begin again at the last checkpoint; to the bit, as two give the same sums in any attempt."""
     two = {"resources": {"head_workers": 2}}
     whole, broken = (without_heads(finished, tmp_path / name) for name in ("whole", "broken"))
     with barrier(broken, CHECKPOINT, passes=1) as first:
-        driver = Driver(run_command(tiny(digits[0], broken.root, **two), tmp_path), tmp_path, agents, shared_cluster())
+        driver = Driver(run_command(tiny(digits[0], broken.root, **two), tmp_path), tmp_path, ends, shared_cluster())
         writer = first.reached(driver.check)
         (other,) = {pid for pid in descendants(os.getpid()) if "RayTrainWorker" in name_of(pid)} - {writer}
         os.kill(other, signal.SIGKILL)

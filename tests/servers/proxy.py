@@ -1,12 +1,10 @@
 """An HTTP proxy before an object store that answers 503 and cuts bodies, by a seed or at a request of one's choice.
 
-The request's head goes on unchanged, so that its signature stays valid. Also
-`python -m tests.servers.proxy UPSTREAM_PORT --busy 0.2`, which prints its own port and, at its end, its counts.
+The request's head goes on unchanged, so that its signature stays valid.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import random
@@ -230,20 +228,3 @@ async def _pass_body(head: Head, reader: StreamReader, writer: StreamWriter | No
             raise asyncio.IncompleteReadError(b"", left)
         left -= len(block)
         await send(block)
-
-
-def main() -> None:
-    """Serve until interrupted, then print what was done."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("upstream", type=int, help="port of the store on 127.0.0.1")
-    for fault in ("busy", "broken", "cut-up", "cut-down"):
-        parser.add_argument(f"--{fault}", type=float, default=0.0, help="share of requests, 0 to 1")
-    parser.add_argument("--seed", type=int, default=0)
-    with FaultProxy(**vars(parser.parse_args())) as proxy, contextlib.suppress(KeyboardInterrupt):
-        print(proxy.port, flush=True)
-        threading.Event().wait()
-    print(dict(proxy.done), flush=True)
-
-
-if __name__ == "__main__":
-    main()
