@@ -8,6 +8,7 @@ store shows an object only after its upload is complete.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -42,6 +43,8 @@ Listing = list[tuple[str, int]]
 _TEMPORARY = re.compile(r"^\..*\.tmp$")
 _UNFINISHED = re.compile(r"^\.[0-9a-f]{32}\.tmp$")
 _CHUNK = 8 << 20
+#: No space left on the disk, or in the quota of who writes; Python names no file.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _LISTINGS = 100  # of a folder in which others delete folders; one is done in microseconds
 #: Up to this many bytes a Parquet file in a bucket is one request; of a larger one only the columns asked for are read.
 _WHOLE = 1 << 20
@@ -304,16 +307,21 @@ def _leaf(field: pa.Field) -> str:
 def _write_local(full: str, data: bytes | pa.Buffer) -> None:
     """Temporary name in the same folder, sync, rename, sync of the folder: whole or not there."""
     target = Path(full)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
             file.write(memoryview(data))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise StorageError(
+                f"{full} cannot be written: {error.strerror}; free some space, and the same command goes on"
+            ) from error
         raise
     folder = os.open(target.parent, os.O_RDONLY)
     try:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import datetime
 from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from icce_ray.documents import DocumentError, parse_yaml, read_regular
 from icce_ray.planning.operations import Transformer
 from icce_ray.settings import SettingsError
 from icce_ray.spelling import did_you_mean
@@ -201,20 +200,25 @@ def load_rates(path: str | None = None) -> Rates:
     name = "rates.yaml"
     if path is not None:
         name = f"--rates {path}"
-        if not Path(path).is_file():
-            raise PlanError(f"{name}: no such file; give a YAML file with sections of {', '.join(Rates.model_fields)}")
-        content = _merged(content, _read(Path(path).read_text(), name), name)
+        try:
+            text = read_regular(path)
+        except (OSError, DocumentError) as error:
+            reason = "no such file" if isinstance(error, FileNotFoundError) else error
+            raise PlanError(
+                f"{name}: {reason}; give a YAML file with sections of {', '.join(Rates.model_fields)}"
+            ) from error
+        content = _merged(content, _read(text, name), name)
     try:
         return Rates.model_validate(content)
     except ValidationError as error:
         raise PlanError("\n".join(f"{name}: {_explain(fault)}" for fault in error.errors())) from None
 
 
-def _read(text: str, name: str) -> dict[str, Any]:
+def _read(text: str | bytes, name: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise PlanError(f"{name}: not YAML ({' '.join(str(error).split())})") from error
+        content = parse_yaml(text)
+    except DocumentError as error:
+        raise PlanError(f"{name}: {error}") from error
     if not isinstance(content, dict):
         raise PlanError(f"{name}: holds {type(content).__name__}, not sections; give {', '.join(Rates.model_fields)}")
     return content

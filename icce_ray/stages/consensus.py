@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
+from pydantic import FiniteFloat
 
 from icce_ray.adapters.partition import mtkahypar_hypergraph
 from icce_ray.adapters.partition_apart import metis_graph_apart
@@ -25,6 +26,7 @@ from icce_ray.core.consensus.ensemble import IMBALANCES, MAX_VOTES, best_method,
 from icce_ray.core.consensus.partitioning import ConsensusSizeError
 from icce_ray.core.consensus.rows import alarms_of, best_meta_clusters, refine
 from icce_ray.core.consensus.tally import agreeing
+from icce_ray.documents import DocumentError, shaped
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.ensemble import Label, Shards
@@ -92,7 +94,7 @@ def _candidates(
 
     for method in methods:
         if store.storage.exists(f"{CANDIDATES}/{method}.json"):
-            tell(method, store.document(f"{CANDIDATES}/{method}.json")["anmi"])
+            tell(method, _score(store, f"{CANDIDATES}/{method}.json"))
     missing = [method for method in methods if method not in scores]
     cuts = {}
     rows = shards.distinct() if set(missing) - {"mcla"} else 0
@@ -111,6 +113,14 @@ def _candidates(
         (ready, *_), _ = ray.wait(list(cuts), num_returns=1)
         tell(cuts.pop(ready), *ray.get(ready))
     return {method: scores[method] for method in methods if method in scores}, refused
+
+
+def _score(store: Store, path: str) -> float:
+    """The ANMI of a candidate that an earlier driver finished."""
+    try:
+        return shaped(dict[str, FiniteFloat], store.document(path))["anmi"]
+    except (DocumentError, KeyError) as error:
+        raise RunError(f"{store.storage.uri(path)} is damaged ({error}); {store.remedy(path)}") from error
 
 
 def _mcla(settings: Settings, store: Store, shards: Shards) -> tuple[float | None, str]:

@@ -81,6 +81,7 @@ def relayed(progress: StageProgress, total: int, *, unit: str) -> Iterator[Any]:
     board: Any = Board.remote()
     stop = threading.Event()
     begun = False
+    faults: list[Exception] = []
 
     def show() -> None:
         nonlocal begun
@@ -95,8 +96,11 @@ def relayed(progress: StageProgress, total: int, *, unit: str) -> Iterator[Any]:
             progress.update(report.done, **report.facts)
 
     def relay() -> None:
-        while not stop.wait(POLL_SECONDS):
-            show()
+        try:
+            while not stop.wait(POLL_SECONDS):
+                show()
+        except Exception as fault:  # noqa: BLE001 - raised at the end of the block, where somebody sees it
+            faults.append(fault)
 
     thread = threading.Thread(target=relay, daemon=True)
     thread.start()
@@ -104,6 +108,8 @@ def relayed(progress: StageProgress, total: int, *, unit: str) -> Iterator[Any]:
         yield board
         stop.set()
         thread.join()
+        for fault in faults:
+            raise fault
         show()  # the last reports, which the thread may have missed
     finally:
         stop.set()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from icce_ray.adapters.progress import RunDisplay, StageProgress
@@ -108,16 +108,20 @@ def tracked(
         may_write=lambda: _passes(check),
         say=shown.says("tracking"),
     )
-    with ExitStack() as open_until_the_end:
-        try:
-            open_until_the_end.enter_context(tracker)
-        except TrackingError as error:
-            raise RunError(str(error)) from error
+    with _as_run_errors(), tracker:
         found = Tracked(store, tracker, shown)
         if not folder:
             for stage in ARTIFACTS:
                 found.tell_complete(stage)
         yield found
+
+
+@contextmanager
+def _as_run_errors() -> Iterator[None]:
+    try:
+        yield
+    except TrackingError as error:
+        raise RunError(str(error)) from error
 
 
 def _done_again(store: Store, redo: str | None) -> list[str]:

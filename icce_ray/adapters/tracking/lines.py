@@ -10,7 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import FiniteFloat
+
 from icce_ray.adapters.storage import Storage, StorageError
+from icce_ray.documents import DocumentError, parse_json, shaped
 
 _UNUSUAL = re.compile(r"[^\w./-]+")
 
@@ -42,13 +45,6 @@ class Line:
             json.dumps(content | {"figures": dict(self.figures)}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         )
 
-    @classmethod
-    def decoded(cls, data: bytes) -> Line:
-        """Raises ValueError, KeyError or TypeError for what `encoded` did not give."""
-        content = json.loads(data)
-        moment = datetime.datetime.fromisoformat(content.pop("time")).timestamp()
-        return cls(time=moment, **content | {"to": tuple(content.get("to", ()))})
-
     def tagged(self) -> list[tuple[str, float]]:
         """(name among all stages, value) of each number: `heads/mean_loss`, `consensus/summary/anmi`."""
         kind = "" if self.event == "step" else f"{self.event}/"
@@ -62,11 +58,19 @@ def read_lines(storage: Storage, path: str) -> list[Line]:
     except FileNotFoundError:
         return []
     try:
-        return [Line.decoded(line) for line in data.splitlines() if line.strip()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return shaped(list[Line], [_content(line) for line in data.splitlines() if line.strip()])
+    except (DocumentError, OverflowError) as error:
         raise StorageError(
             f"{storage.uri(path)} is damaged ({error}); delete it: what was told before is lost, results are not"
         ) from error
+
+
+def _content(data: bytes) -> dict[str, Any]:
+    """The fields of a line as `encoded` wrote them, the moment as seconds."""
+    content = shaped(dict[str, Any], parse_json(data))
+    content["time"] = shaped(datetime.datetime, content.get("time")).timestamp()
+    content["figures"] = shaped(dict[str, FiniteFloat | None], content.get("figures"))
+    return content
 
 
 def scalars(figures: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:

@@ -79,8 +79,10 @@ class Tracker:
                 sink.close(failed=True)
             raise
         self._failed = False
+        self._fault: Exception | None = None
+        self._lost = False
         self._started = time.monotonic()
-        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+        self._thread = threading.Thread(target=self._guarded, name="tracking", daemon=True)
         self._thread.start()
         now, to = time.time(), tuple(self.sinks)
         self._put(Line(time=now, stage="run", event="begin", step=len(begun), figures={}, id=run.id, to=to))
@@ -90,12 +92,17 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write and send the rest."""
+        """Write and send the rest. Raises TrackingError if lines are not in the file, unless the block failed."""
         self._failed = kind is not None
         self._queue.put(_END)
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
             self._say(f"WARNING: tracking, {', '.join(self.sinks)}: no answer in {CLOSE_SECONDS:.0f} s, not waiting")
+        elif self._fault is not None and kind is None:
+            raise TrackingError(
+                f"the last figures are not in {self.storage.uri(self.path)}: {self._fault}; results are complete, and "
+                "the same command writes the figures of each stage there"
+            ) from self._fault
 
     def told(self, stage: str, event: str, step: int = 0) -> bool:
         """Whether there is such a line."""
@@ -127,6 +134,13 @@ class Tracker:
 
     # -- the thread --------------------------------------------------------------------------------------------
 
+    def _guarded(self) -> None:
+        try:
+            self._work()
+        except Exception as fault:  # noqa: BLE001 - the run goes on without; `__exit__` raises it where somebody sees it
+            self._fault = fault
+            self._say(f"WARNING: tracking has ended: {type(fault).__name__}: {fault}")
+
     def _work(self) -> None:
         fresh: list[Line] = []
         due, item = time.monotonic() + FLUSH_SECONDS, None
@@ -148,18 +162,24 @@ class Tracker:
     def _write(self, fresh: Sequence[Line]) -> None:
         self._lines += fresh
         self._encoded += [line.encoded() for line in fresh]
-        if not self._may_write():
-            return
         # Where this fails the next time may do better: it is the whole file again.
-        self._tried(self.path, lambda: self.storage.write_bytes(self.path, b"".join(self._encoded)))
+        self._fault = self._tried(self.path, self._write_file)
+        if self._lost:
+            return
         for name, sink in list(self.sinks.items()):
-            if not self._tried(name, lambda sink=sink: sink.tell(fresh)):
+            if self._tried(name, lambda sink=sink: sink.tell(fresh)):
                 del self.sinks[name]  # the next start of the run tells it what it missed, as far as it can
 
-    def _tried(self, name: str, call: Callable[[], None]) -> bool:
+    def _write_file(self) -> None:
+        self._lost = not self._may_write()
+        if not self._lost:
+            self.storage.write_bytes(self.path, b"".join(self._encoded))
+
+    def _tried(self, name: str, call: Callable[[], None]) -> Exception | None:
+        """Why it failed, which the person is told."""
         try:
             call()
         except (TrackingError, OSError) as error:
             self._say(f"WARNING: tracking, {name}: {error}")
-            return False
-        return True
+            return error
+        return None

@@ -19,6 +19,7 @@ from icce_ray.adapters.tracking import (
     steps,
     tracker,
 )
+from tests.failures import fails
 from tests.tensorboard_events import curves, events
 
 PATH = "metrics.jsonl"
@@ -179,6 +180,42 @@ def test_a_tracker_that_fails_is_named_once_and_ends_nothing(storage, fault):
             wait_for(lambda step=step: ("heads", "summary", step) in told(storage))
     assert said == ["WARNING: tracking, bad: the server is gone"]
     assert [line.step for line in good.heard] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("where", ["may_write", "write_bytes"])
+def test_figures_that_were_not_written_in_the_end_are_an_error(storage, where):
+    """A full disk, or a store that does not answer; in between it is a warning, as the next write has all again."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "metrics.jsonl")
+
+    said, options = [], {}
+    if where == "may_write":
+        options["may_write"] = full
+    else:
+        storage.write_bytes = full
+    with (
+        fails(TrackingError, "metrics.jsonl", "No space left", "same command"),
+        tracking(storage, {"one": Listener()}, say=said.append, **options) as tracked,
+    ):
+        tracked.step("heads", 1, {"mean_loss": 1.0})
+    assert [line for line in said if "No space left" in line]
+
+
+def test_a_fault_nobody_foresaw_ends_the_thread_but_is_never_silent(storage, recwarn):
+    said, bad = [], Listener(OverflowError("step does not fit"))
+    with (
+        fails(TrackingError, "metrics.jsonl", "step does not fit"),
+        tracking(storage, {"bad": bad}, say=said.append) as tracked,
+    ):
+        tracked.step("heads", 10**19, {"mean_loss": 1.0})
+    assert any("OverflowError" in line for line in said)
+    assert not recwarn.list
+
+
+def test_a_fault_of_tracking_hides_no_fault_of_the_run(storage):
+    with pytest.raises(KeyError), tracking(storage, {"bad": Listener(OverflowError("step"))}):
+        raise KeyError("a fault of the run")
 
 
 def test_one_that_cannot_be_opened_closes_those_that_were(storage):

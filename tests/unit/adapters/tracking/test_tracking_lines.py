@@ -3,10 +3,9 @@
 import json
 import math
 
-import pytest
-
 from icce_ray.adapters.storage import Storage, StorageError
 from icce_ray.adapters.tracking import Line, read_lines, scalars
+from tests.failures import fails
 
 
 def test_lines_come_back(tmp_path):
@@ -28,9 +27,18 @@ def test_lines_come_back(tmp_path):
 def test_no_file_is_no_line_and_a_damaged_one_an_error(tmp_path):
     storage = Storage(str(tmp_path))
     assert read_lines(storage, "metrics.jsonl") == []
-    for data in (b"{", b"[]\n", b'{"time": "now"}\n', b"\xff\n", b'{"time": "2001-09-09", "step": 1}\n'):
+    good = Line(time=1e9, stage="heads", event="step", step=3, figures={"mean_loss": -1.5}).encoded()
+    changes = [
+        (b"-1.5", b"NaN"),
+        (b"-1.5", b'"x"'),
+        (b"3,", b"1e99,"),
+        (b'"heads"', b"7"),
+        (b"}", b""),
+    ]
+    damaged = [b"{", b"[]\n", b'{"time": "now"}\n', b"\xff\n", b'{"time": "2001-09-09", "step": 1}\n', b"[" * 99_999]
+    for data in [*damaged, *(good.replace(*change) for change in changes)]:
         (tmp_path / "metrics.jsonl").write_bytes(data)
-        with pytest.raises(StorageError, match=r"metrics\.jsonl is damaged .*; delete it"):
+        with fails(StorageError, tmp_path / "metrics.jsonl", "delete it"):
             read_lines(storage, "metrics.jsonl")
 
 
