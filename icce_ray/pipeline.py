@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from icce_ray.adapters.locations import check_writable
 from icce_ray.adapters.progress import RunDisplay
 from icce_ray.adapters.sources import Source, SourceSpec, find_source, found_source
 from icce_ray.core.cluster_count import in_reach
@@ -234,6 +235,7 @@ def _locked(
     store: Store, command: str, shown: RunDisplay, *, take_over: bool, redo: str | None = None
 ) -> Iterator[RunLock]:
     """The only process that writes to the store; its first write. RunError if another one does."""
+    check_writable(store.root)
     say = shown.says("lock")
     with RunLock(store.root, command=command, take_over=take_over, say=say) as lock:
         if redo is not None and lock.settle:  # else its workers would write into the place that is cleared

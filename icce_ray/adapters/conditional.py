@@ -235,9 +235,9 @@ def _create(filesystem: pafs.FileSystem, path: str, data: bytes) -> None:
 
 
 def _fsspec_store(filesystem: pafs.FileSystem) -> AbstractFileSystem | None:
-    if isinstance(filesystem, pafs.PyFileSystem) and isinstance(filesystem.handler, pafs.FSSpecHandler):
-        return filesystem.handler.fs
-    return None
+    handler = filesystem.handler if isinstance(filesystem, pafs.PyFileSystem) else None
+    # Not a class of ours, which names the errors of its library.
+    return handler.fs if type(handler) is pafs.FSSpecHandler else None
 
 
 def _write(filesystem: pafs.FileSystem, path: str, data: bytes) -> None:

@@ -19,7 +19,16 @@ import pyarrow.fs as pafs
 from icce_ray.adapters.filenames import to_text
 from icce_ray.adapters.uris import LocationError, S3Options, refuse_secrets, s3_location
 
-__all__ = ["LocationError", "StorageError", "UnavailableError", "child", "is_local", "refuse_secrets", "resolve"]
+__all__ = [
+    "LocationError",
+    "StorageError",
+    "UnavailableError",
+    "check_writable",
+    "child",
+    "is_local",
+    "refuse_secrets",
+    "resolve",
+]
 __all__ += ["is_transient", "retried"]
 
 T = TypeVar("T")
@@ -112,6 +121,12 @@ def _remote(uri: str) -> tuple[pafs.FileSystem, str]:
         ) from error
     except OSError as error:
         raise StorageError(f"{uri!r} cannot be reached: {error}") from error
+
+
+def check_writable(uri: str) -> None:
+    """Raise LocationError for a location that nobody can write to, whatever the server says."""
+    if uri.startswith(("http://", "https://")):
+        raise LocationError(f"{uri} can only be read; give a local path, or an s3://, gs:// or az:// URI")
 
 
 def _s3(uri: str) -> tuple[pafs.FileSystem, str]:

@@ -23,7 +23,7 @@ __all__ += ["get_tail", "put_if"]
 
 _log = logging.getLogger(__name__)
 
-_PATIENT = {"connect_timeout": 5, "read_timeout": 60, "retries": {"mode": "standard", "total_max_attempts": 3}}
+_PATIENT = {"connect_timeout": 5, "read_timeout": 60, "retries": {"mode": "standard", "total_max_attempts": 1}}
 _QUICK = {"connect_timeout": 3, "read_timeout": 8, "retries": {"mode": "standard", "total_max_attempts": 1}}
 _CHECK_PATIENCE = 10.0
 

@@ -6,6 +6,7 @@ import contextlib
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from icce_ray.adapters.terminal import Terminal
 
 #: As shells count a process that a signal ended: 130 after Ctrl-C, 143 after SIGTERM.
 SIGNALLED = 128
+#: Seconds in which two signals are one: `timeout` sends each to the process and to its group.
+_AT_ONCE = 0.5
 #: What a command that goes on must not repeat: it would delete what was done since, or end somebody else.
 _ONCE = {"--redo": 1, "--take-over": 0}
 
@@ -21,28 +24,34 @@ _ONCE = {"--redo": 1, "--take-over": 0}
 def interruptible() -> Iterator[None]:
     """Within the block SIGTERM raises KeyboardInterrupt as Ctrl-C does, and either ends it with SystemExit.
 
-    For the main thread. What the block cleans up on its way out is cleaned up.
+    For the main thread. What the block cleans up on its way out is cleaned up; who presses again later cuts that short.
     """
-    received = [signal.SIGINT]
+    received, last = signal.SIGINT, -_AT_ONCE
 
-    def terminate(number: int, _: object) -> None:
-        received.append(signal.Signals(number))
-        raise KeyboardInterrupt
+    def stop(number: int, _: object) -> None:
+        nonlocal received, last
+        before, last = last, time.monotonic()
+        if last - before >= _AT_ONCE:
+            received = number
+            raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # as of commands that a shell starts in the background
+    handled = (signal.SIGTERM,) if ignored else (signal.SIGINT, signal.SIGTERM)
+    former = [(number, signal.signal(number, stop)) for number in handled]
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as end:
         stopped = _interrupt(end)
         if stopped is None:
             raise
-        for one in (signal.SIGINT, signal.SIGTERM):  # the end has begun: what is pressed now has nothing left to stop
-            signal.signal(one, signal.SIG_IGN)
+        for number in handled:  # the end has begun: what is pressed now has nothing left to stop
+            signal.signal(number, signal.SIG_IGN)
         Terminal(stderr=True).say(_where_it_stands(stopped))
-        sys.exit(SIGNALLED + received[-1])
+        sys.exit(SIGNALLED + received)
     finally:
-        if signal.getsignal(signal.SIGTERM) is terminate:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in former:
+            if signal.getsignal(number) is stop:
+                signal.signal(number, handler)
 
 
 def _interrupt(end: BaseException | None) -> KeyboardInterrupt | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import signal
 import sys
 from typing import Any, cast
 
 import typer
 
+from icce_ray.cli.interrupts import SIGNALLED
 from icce_ray.cli.main import EXIT_ERROR, EXIT_REJECTS, EXIT_USAGE, EXIT_VIOLATIONS, app, main
 
 MEANING = {
@@ -15,6 +17,8 @@ MEANING = {
     EXIT_USAGE: "the command line or the settings are wrong; nothing was started",
     EXIT_REJECTS: "every stage is done, but more inputs were rejected than the budget allows",
     EXIT_VIOLATIONS: "violations were found",
+    SIGNALLED + signal.SIGINT: "it was interrupted; the same job goes on",
+    SIGNALLED + signal.SIGTERM: "it was stopped; the same job goes on",
 }
 
 

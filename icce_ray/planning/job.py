@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from icce_ray.documents import shown
 from icce_ray.planning import operations
 from icce_ray.planning.operations import Transformer
 from icce_ray.planning.rates import DeviceRate, FixedRate, HostRate, PlanError, Rate, Rates
@@ -13,6 +14,15 @@ from icce_ray.settings import Settings
 
 HOG_PARTS = {"hog": [324], "hog+color": [324, 48]}
 HOG_SIZE, TRANSFORMER_SIZE = 32, 224
+#: Of a plan: far above what there is, and so that no product of them is beyond a float.
+MOST_IMAGES, MOST_BYTES = 10**15, 1e12
+_LIMITS = {
+    "gpus": (0, 10**6),
+    "cpus": (1, 10**8),
+    "network_gbit": (0.001, 1e9),
+    "gpu_price": (0, 1e9),
+    "cpu_price": (0, 1e9),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +37,10 @@ class Machines:
     cpu_price: float | None = None
 
     def __post_init__(self) -> None:
-        least = {"gpus": 0, "cpus": 1, "network_gbit": 0.001, "gpu_price": 0, "cpu_price": 0}
-        for name, low in least.items():
+        for name, (low, high) in _LIMITS.items():
             value = getattr(self, name)
-            if value is not None and value < low:
-                raise PlanError(f"{name} = {value}: give at least {low}")
+            if value is not None and not low <= value <= high:  # so is what is no number
+                raise PlanError(f"{name} = {shown(value)}: give at least {low:g} and at most {high:g}")
 
     @property
     def network(self) -> float:
@@ -69,8 +78,10 @@ class Job:
             raise PlanError("clusters = auto: a plan counts with a number; give --clusters K, as many as you expect")
         if self.images < max(2, self.settings.clusters):
             raise PlanError(f"{self.images} images cannot fill {self.settings.clusters} clusters; give more images")
-        if self.image_bytes <= 0:
-            raise PlanError(f"images of {self.image_bytes:g} bytes; give more than 0")
+        if self.images > MOST_IMAGES:
+            raise PlanError(f"images = {shown(self.images)}: give at most {MOST_IMAGES:g}")
+        if not 0 < self.image_bytes <= MOST_BYTES:
+            raise PlanError(f"images of {self.image_bytes:g} bytes; give more than 0 and at most {MOST_BYTES:g}")
 
     @property
     def side(self) -> int:

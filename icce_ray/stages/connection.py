@@ -26,6 +26,26 @@ def connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    try:
+        _connect()
+    except Exception as error:  # Ray raises this very class when a process of its own does not come up in time
+        raise RunError(
+            f"Ray did not start: {_first_line(error)} Look whether the machine has memory and time left, or at "
+            "RAY_ADDRESS; then give the same command again"
+        ) from error
+    try:
+        yield
+    except RayTaskError:  # an error of ours, or one that is to be reported as it is
+        raise
+    except RayError as error:
+        raise RunError(
+            f"Ray lost what it needs for the work: {_first_line(error)}; the same command goes on where it stands"
+        ) from error
+    finally:
+        ray.shutdown()
+
+
+def _connect() -> None:
     if others_cluster():
         os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")  # it repeats its warnings every 30 s
         with _own_handlers():
@@ -43,16 +63,6 @@ def connected() -> Iterator[None]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    try:
-        yield
-    except RayTaskError:  # an error of ours, or one that is to be reported as it is
-        raise
-    except RayError as error:
-        raise RunError(
-            f"Ray lost what it needs for the work: {_first_line(error)}; the same command goes on where it stands"
-        ) from error
-    finally:
-        ray.shutdown()
 
 
 def _first_line(error: Exception) -> str:

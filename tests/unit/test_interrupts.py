@@ -46,12 +46,20 @@ def icce(monkeypatch, capsys, tmp_path):
     return call
 
 
+def twice(number):
+    """As of `timeout`, which signals the process and its group."""
+    try:
+        signal.raise_signal(number)
+    finally:
+        signal.raise_signal(number)
+
+
 @pytest.mark.parametrize("number", ENDS)
 @pytest.mark.parametrize("stage", list(pipeline.STAGES))
 def test_an_interrupt_says_where_the_run_stands_and_how_to_go_on(icce, stage, number):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     try:
-        status, line = icce(stage, lambda: signal.raise_signal(number), "--redo", "embed", "--take-over")
+        status, line = icce(stage, lambda: twice(number), "--redo", "embed", "--take-over")
     finally:
         for one, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
             signal.signal(one, handler)

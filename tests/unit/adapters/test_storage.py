@@ -1,11 +1,13 @@
 """Storage: whole files or none, the same answers on a disk and on an object store, clear errors."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -17,6 +19,7 @@ from icce_ray.adapters import locations
 from icce_ray.adapters.locations import UnavailableError, resolve, retried
 from icce_ray.adapters.s3 import abort_uploads, is_s3
 from icce_ray.adapters.storage import FileInfo, Storage, StorageError
+from tests.failures import fails
 from tests.servers.proxy import FaultProxy
 
 TABLE = pa.table({"image_id": pa.array([1, 2, 3], pa.int64()), "uri": ["a", "b", "c"]})
@@ -28,6 +31,22 @@ def storage(request, tmp_path):
         server = request.getfixturevalue(request.param)
         return Storage(server.uri(f"{server.bucket()}/a%20run"))
     return Storage(tmp_path / "a run" if request.param == "local" else f"fsspec+memory://{tmp_path.name}/run")
+
+
+@pytest.mark.parametrize("call", ["fsync", "open"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path, monkeypatch, call, code):
+    def full(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    storage = Storage(tmp_path)
+    storage.write_bytes("deep/file.bin", b"before")
+    monkeypatch.setattr(*((os, "fsync", full) if call == "fsync" else (Path, "open", full)))
+    with fails(StorageError, tmp_path / "deep" / "file.bin", os.strerror(code), "free some space"):
+        storage.write_bytes("deep/file.bin", b"after")
+    monkeypatch.undo()
+    assert os.listdir(tmp_path / "deep") == ["file.bin"]
+    assert storage.read_bytes("deep/file.bin") == b"before"
 
 
 def test_bytes_round_trip(storage):
