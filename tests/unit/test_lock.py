@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,12 +17,13 @@ import pytest
 
 from icce_ray.adapters import conditional
 from icce_ray.adapters.storage import Storage, StorageError
-from icce_ray.lock import LOCK_FILE, WORKERS_END, Holder, RunLock, holder_of
+from icce_ray.lock import EXPIRY, LOCK_FILE, WORKERS_END, Holder, RunLock, holder_of
 from icce_ray.store import RunError
+from tests.failures import fails
 from tests.servers.radosgw import read_only
 from tests.servers.s3 import forget_clients
 
-CONTENDERS = 16
+CONTENDERS = 8
 #: Seconds; both shortened so that tests need not wait.
 QUICK = {"renew_every": 0.1, "expiry": 0.6}
 
@@ -62,13 +64,16 @@ def in_memory(monkeypatch):
     return f"fsspec+memory://{uuid.uuid4().hex}/run"
 
 
-@pytest.fixture(params=["local", "on_moto", "on_radosgw", "in_memory"])
+ON_RADOSGW = pytest.param("on_radosgw", marks=pytest.mark.slow(2))
+
+
+@pytest.fixture(params=["local", "on_moto", ON_RADOSGW, "in_memory"])
 def root(request):
     """A run that is not there yet, on every kind of store."""
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(params=["local", "on_moto", "on_radosgw"])
+@pytest.fixture(params=["local", "on_moto", ON_RADOSGW])
 def shared_root(request):
     """The same where other processes see it."""
     return request.getfixturevalue(request.param)
@@ -110,15 +115,10 @@ def on_another_machine(root, *, silent=0.0):
 
 def test_the_second_is_told_who_the_first_is(root):
     with RunLock(root, command="icce predict"):
-        with pytest.raises(RunError) as caught, RunLock(root):
+        facts = [RunLock(root).root, f"pid {os.getpid()}", os.uname().nodename, "`icce predict`", "--take-over"]
+        with fails(RunError, *facts, holder_of(root).started) as caught, RunLock(root):
             pass
-        holder = holder_of(root)
-    text = str(caught.value)
-    assert f"{RunLock(root).root} is in use by pid {os.getpid()} on {os.uname().nodename}" in text
-    assert f"since {holder.started} (last sign of life" in text
-    assert "`icce predict`" in text
-    assert "give --take-over (or wait until it expires in" in text
-    assert 80 < float(text.rpartition("expires in ")[2].removesuffix(" s)")) <= 90
+    assert re.search(r"expires in (8\d|90) s", str(caught.value))
 
 
 def test_nothing_is_left_at_the_end(root):
@@ -139,13 +139,17 @@ def test_an_error_gives_it_back_and_passes(local, kind):
     assert files(local) == []
 
 
-def test_one_of_many_threads_gets_it(root):
-    got, refused, start, end = [], [], threading.Barrier(CONTENDERS), threading.Event()
+@pytest.mark.parametrize("expired", [False, True])
+@pytest.mark.parametrize("where", ["local", "on_moto", "on_radosgw", "in_memory"])
+def test_one_of_many_threads_gets_it(where, expired, request):
+    root = request.getfixturevalue(where)
+    if expired:
+        on_another_machine(root, silent=100)
+    got, refused, end = [], [], threading.Event()
 
     def contend():
-        start.wait()
         try:
-            with RunLock(root) as lock:
+            with RunLock(root, renew_every=0.3, expiry=0.9) as lock:
                 got.append(lock)
                 end.wait(30)
         except RunError as error:
@@ -159,16 +163,16 @@ def test_one_of_many_threads_gets_it(root):
     for thread in threads:
         thread.join()
     assert len(got) == 1
-    assert [text for text in refused if "is in use by pid" not in text] == []
+    assert [text for text in refused if f"pid {os.getpid()}" not in text] == []
     assert files(root) == []
 
 
 def test_one_of_many_processes_gets_it(shared_root, holding):
-    processes = [holding(shared_root) for _ in range(4)]
+    processes = [holding(shared_root) for _ in range(2)]
     lines = [process.stdout.readline() for process in processes]
     winner = processes[lines.index("held\n")]
     assert sum(line == "held\n" for line in lines) == 1
-    assert all(f"in use by pid {winner.pid} on" in line for line in lines if line != "held\n")
+    assert all(f"pid {winner.pid} " in line for line in lines if line != "held\n")
     winner.communicate()
     assert winner.returncode == 0
     assert files(shared_root) == []
@@ -215,16 +219,23 @@ def test_of_other_machines_and_containers_nothing_is_known(change):
     assert not dataclasses.replace(dead, **change).has_ended()
 
 
-def test_one_that_may_live_is_not_waited_for(root):
+def test_one_that_may_live_is_not_waited_for(root, monkeypatch):
     holder = on_another_machine(root, silent=30)
-    before = time.monotonic()
-    with (
-        pytest.raises(RunError, match=r"in use by pid \d+ on elsewhere .* \(last sign of life 3\d s ago\)"),
-        RunLock(root),
-    ):
+    monkeypatch.setattr(RunLock, "_stays", lambda *_: pytest.fail("it waits"))
+    with fails(RunError, "elsewhere", " s ago", "--take-over"), RunLock(root):
         pass
-    assert time.monotonic() - before < 5
     assert holder_of(root) == holder
+
+
+def test_one_whose_last_sign_is_to_come_is_watched_as_an_expired_one(local):
+    """A clock that was wrong once: nobody has to wait until 2099."""
+    holder, said = on_another_machine(local, silent=-1e9), []
+    assert "still to come" in holder.state()
+    with RunLock(local, say=said.append, **QUICK) as lock:
+        assert lock.taken_from == holder
+    assert holder.renewed in said[0]
+    assert "--take-over" in said[0]
+    assert Holder.new("icce run").silent_for() < 60 < EXPIRY
 
 
 def test_one_without_a_sign_of_life_expires(root):
@@ -234,8 +245,8 @@ def test_one_without_a_sign_of_life_expires(root):
         assert time.monotonic() - before >= QUICK["expiry"]
         assert lock.taken_from == holder
         assert holder_of(root).process.pid == os.getpid()
-    assert "looking for 1 s whether it lives" in said[0]
-    assert said[1].endswith("which gave no sign of life: taken over")
+    assert "looking for 1 s" in said[0]
+    assert "taken over" in said[1]
 
 
 def test_a_clock_that_is_wrong_ends_nobodys_run(root, monkeypatch):
@@ -247,30 +258,6 @@ def test_a_clock_that_is_wrong_ends_nobodys_run(root, monkeypatch):
             pass
         assert "looking for" in said[0]
         first.check()
-
-
-def test_one_of_many_takes_what_has_expired(root):
-    on_another_machine(root, silent=100)
-    got, refused = [], []
-    end = threading.Event()
-
-    def contend():
-        try:
-            with RunLock(root, renew_every=0.3, expiry=1.0) as lock:
-                got.append(lock)
-                end.wait(30)
-        except RunError as error:
-            refused.append(str(error))
-        if len(refused) == 7:
-            end.set()
-
-    threads = [threading.Thread(target=contend) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(got) == 1
-    assert [text for text in refused if "is in use by pid" not in text] == []
 
 
 # -- taking over ---------------------------------------------------------------------------------------------------
@@ -310,10 +297,9 @@ def test_the_first_learns_of_it_at_its_next_check(root):
         first.check(at_most=60)
         with RunLock(root, take_over=True) as second:
             first.check(at_most=60)  # nothing is asked
-            with pytest.raises(RunError, match="was taken from this process by pid"):
-                first.check()
-            with pytest.raises(RunError, match="was taken from this process by pid"):
-                first.check(at_most=60)
+            for at_most in (0, 60):
+                with fails(RunError, f"pid {os.getpid()}"):
+                    first.check(at_most)
             second.check()
         assert files(root) == []
 
@@ -322,28 +308,63 @@ def test_the_first_stops_even_if_the_second_has_ended(root):
     with RunLock(root) as first:
         with RunLock(root, take_over=True):
             pass
-        with pytest.raises(RunError, match=r"was taken .* free again"):
+        with fails(RunError, LOCK_FILE, "same command again"):
             first.check()
 
 
 def test_a_damaged_lock_needs_a_decision(root):
     uri = Storage(root).uri(LOCK_FILE)
     assert conditional.swap(uri, b'{"token": "x"}', None) is not None
-    with (
-        pytest.raises(RunError, match=r"lock.json.* is damaged or of another version .* give --take-over"),
-        RunLock(root),
-    ):
-        pass
-    with pytest.raises(RunError, match="is damaged"):
-        holder_of(root)
+    for ask in (lambda: RunLock(root).__enter__(), lambda: holder_of(root)):
+        with fails(RunError, uri, "missing", "--take-over"):
+            ask()
     with RunLock(root, take_over=True) as lock:
         lock.check()
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff", b"[]", b"null", b"{}", b'{"process": 1}'])
-def test_damage_of_every_kind_is_a_value_error(data):
-    with pytest.raises(ValueError, match=r".+"):
-        Holder.read(data)
+@pytest.mark.parametrize(
+    ("damage", "fact"),
+    [
+        (b"", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[]", "the whole = []"),
+        (b"null", "the whole = None"),
+        (b"{}", "token is missing"),
+        (b"[" * 50_000, "deep"),
+        (b'"' + b"x" * 100_000 + b'"', "65,536 bytes"),
+        (b"1" * 5_000, "2^63"),
+        ({"process": 1}, "process = 1"),
+        ({"colour": 1}, "colour = 1"),
+        ({"renewed": "2026-01-01T00:00:00"}, "zone"),
+        ({"started": "yesterday"}, "started = 'yesterday'"),
+        ({"renewed": "0001-01-01T00:00:00+14:00"}, "zone since 1970"),
+        ({"renewals": "many"}, "renewals = 'many'"),
+        *(({"pid": pid}, "process") for pid in (-1, 0, 2**31, "first", None)),
+        *(({"since_boot": since}, "process") for since in (-1.0, float("nan"), "long")),
+        ({"boot_id": 7}, "boot_id = 7"),
+        ({"host": None}, "host = None"),
+    ],
+)
+def test_damage_of_every_kind_is_named(local, damage, fact):
+    data = damage
+    if isinstance(damage, dict):
+        content = dataclasses.asdict(Holder.new("icce run"))
+        inner = content["process"]
+        data = json.dumps(content | {"process": inner | damage} if damage.keys() <= inner.keys() else content | damage)
+    Storage(local).write_bytes(LOCK_FILE, data if isinstance(data, bytes) else data.encode())
+    with fails(RunError, LOCK_FILE, fact, "--take-over") as caught:
+        holder_of(local)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a device", "a folder"])
+def test_what_is_no_file_in_its_place_is_not_opened(local, what):
+    path = Path(local) / LOCK_FILE
+    path.parent.mkdir(parents=True)
+    {"a pipe": os.mkfifo, "a device": lambda path: path.symlink_to("/dev/zero"), "a folder": Path.mkdir}[what](path)
+    for ask in (lambda: holder_of(local), lambda: RunLock(local, take_over=True).__enter__()):
+        with fails(StorageError, path, what, "remove it"):
+            ask()
 
 
 def test_uploads_of_the_former_holder_are_aborted(s3_server):
@@ -392,8 +413,7 @@ def test_a_store_that_fails_for_a_while_loses_no_lock(local, monkeypatch):
     down = failing(monkeypatch)
     with RunLock(local, renew_every=0.05, expiry=5) as lock:
         down.set()
-        time.sleep(0.3)
-        with pytest.raises(StorageError, match="away"):
+        with fails(StorageError, "away"):
             lock.check()
         before = holder_of(local).renewals
         down.clear()
@@ -406,8 +426,8 @@ def test_a_store_that_fails_for_a_while_loses_no_lock(local, monkeypatch):
 
 def test_a_store_that_fails_for_longer_ends_the_run(local, monkeypatch):
     failing(monkeypatch, after=1)
-    with pytest.raises(RunError, match=r"could not be renewed for 1 s.*the store is away"), RunLock(local, **QUICK):
-        time.sleep(30)
+    with fails(RunError, "1 s", "the store is away", "same command again"), RunLock(local, **QUICK):
+        threading.Event().wait(30)  # ends by the lock's own interrupt
 
 
 def test_an_answer_that_is_lost_loses_no_lock(root, monkeypatch):
@@ -423,7 +443,7 @@ def test_an_answer_that_is_lost_loses_no_lock(root, monkeypatch):
 
     monkeypatch.setattr(conditional, "swap", arrives_unheard)
     with RunLock(root) as lock:
-        with pytest.raises(StorageError, match="cut"):
+        with fails(StorageError, "cut"):
             lock.check()
         lock.check()
         lock.check()
@@ -468,30 +488,27 @@ def test_an_interrupt_of_the_person_stays_one(local, holding):
 
 def test_a_file_in_the_place_of_the_run_is_named(tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(StorageError, match=r"out.* cannot be"), RunLock(str(tmp_path / "out")):
+    with fails(StorageError, tmp_path / "out", "a place where you may create files"), RunLock(str(tmp_path / "out")):
         pass
     assert (tmp_path / "out").read_text() == "mine"
 
 
-def test_a_missing_bucket_is_named_at_once(s3_server):
-    before = time.monotonic()
-    with pytest.raises(StorageError, match="no such bucket"), RunLock(s3_server.uri("nobody-made-this/run")):
+def test_a_missing_bucket_is_named(s3_server):
+    with fails(StorageError, "no such bucket", "nobody-made-this"), RunLock(s3_server.uri("nobody-made-this/run")):
         pass
-    assert time.monotonic() - before < 10
 
 
-def test_a_bucket_that_may_only_be_read_is_named_at_once(radosgw, monkeypatch):
+@pytest.mark.slow(5)
+def test_a_bucket_that_may_only_be_read_is_named(radosgw, monkeypatch):
     bucket, secret = radosgw.bucket(), "only-to-read"
     radosgw.gateway.add_user("looker", "lookerkey", secret)
     read_only(radosgw.client, bucket, "looker")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "lookerkey")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
     forget_clients()
-    before = time.monotonic()
     try:
-        with pytest.raises(StorageError, match=r"access is denied .*s3:PutObject") as caught:
+        with fails(StorageError, bucket, "denied", "s3:PutObject") as caught:
             RunLock(radosgw.uri(f"{bucket}/run")).__enter__()
     finally:
         forget_clients()
-    assert time.monotonic() - before < 10
     assert secret not in str(caught.value)
