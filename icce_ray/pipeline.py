@@ -257,6 +257,8 @@ def _check_inputs(settings: Settings) -> Source:
 
 def _prepare(settings: Settings, source: Source, store: Store, redo: str | None, shown: Shown, lock: RunLock) -> None:
     """What can be found wrong before work starts; binds the run to the settings and lists the source."""
+    if redo is not None:  # before it deletes anything
+        check_files(store, *list(ARTIFACTS)[: list(ARTIFACTS).index(redo)])
     listed = store.marker("list") if redo != "list" else None
     if listed is not None:  # before `redo` deletes anything
         _check_clusters(settings, listed)

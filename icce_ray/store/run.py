@@ -71,7 +71,10 @@ class Store:
         """The marker of a complete stage, None if it is not complete. Raises RunError if it cannot be read."""
         path = f"{ARTIFACTS[stage]}/{MARKER}"
         try:
-            return Marker.read(self.storage.read_bytes(path))
+            marker = Marker.read(self.storage.read_bytes(path))
+            if marker.stage != stage:
+                raise DocumentError(f"it is that of stage {marker.stage}")
+            return marker
         except FileNotFoundError:
             return None
         except DocumentError as error:

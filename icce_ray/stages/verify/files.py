@@ -29,8 +29,6 @@ def check_markers(
             missing.append(stage)
             continue
         markers[stage] = marker
-        if marker.stage != stage:
-            yield f"{stage}: its marker is that of stage {marker.stage}"
         if marker.fingerprint != expected[stage]:
             yield f"{stage}: its marker has fingerprint {marker.fingerprint}, the settings give {expected[stage]}"
         lacking = [name for name in REQUIRED.get(stage, ()) if name not in marker.summary]

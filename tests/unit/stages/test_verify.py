@@ -360,13 +360,20 @@ def files_of(store, stage):
     return [dataclasses.asdict(info) for info in store.require(stage).files]
 
 
+def test_markers_that_were_exchanged(store):
+    paths = [f"{ARTIFACTS[stage]}/{MARKER}" for stage in ("classifier", "predict")]
+    data = [store.storage.read_bytes(path) for path in paths]
+    for path, other in zip(paths, reversed(data), strict=True):
+        store.storage.write_bytes(path, other)
+    finds(store, ("classifier", paths[0], "stage predict"), ("predict", paths[1], "stage classifier"))
+
+
 def test_markers_that_belong_to_something_else(store):
     (first, *others), foreign = files_of(store, "consensus"), files_of(store, "neighbors")[0]
     known = store.require("consensus").fingerprint
     path = first["path"]
     for change, expected in [
         ({"fingerprint": "0" * 16}, ["consensus", "0" * 16, known]),
-        ({"stage": "predict", "summary": {}}, ["consensus", "predict"]),
         ({"files": [first | {"rows": 7}, *others]}, ["consensus", path, "3 rows", "7 rows"]),
         ({"files": [first, first, *others]}, ["consensus", path, "2 times"]),
         ({"files": [first, *others, foreign]}, ["consensus", foreign["path"], "none of its files"]),
