@@ -12,6 +12,7 @@ import pytest
 from icce_ray.adapters import conditional
 from icce_ray.adapters.conditional import current, remove, swap
 from icce_ray.adapters.storage import StorageError
+from tests.failures import fails
 
 CONTENDERS = 16
 
@@ -198,7 +199,7 @@ def test_a_folder_without_permission_is_named(tmp_path):
     if everything:
         os.seteuid(65534)
     try:
-        with pytest.raises(StorageError, match=r"cannot be written: Permission denied"):
+        with fails(StorageError, folder, "Permission denied", "where you may create files"):
             swap(str(folder / "file.json"), b"x", None)
     finally:
         if everything:

@@ -5,7 +5,6 @@ import os
 import socket
 import sys
 import threading
-import time
 import traceback
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -105,9 +104,9 @@ def test_any_text_is_a_location_or_a_location_error(text):
 @pytest.mark.parametrize(
     ("uri", "part"),
     [
-        ("s3://bucket/a?colour=secretish", r"unknown option \['colour'\] .* known ones are region, scheme"),
-        ("s3://bucket/a?scheme=ftp", "must be http or https"),
-        ("s3://bucket/a?anonymous=maybe", "must be true or false"),
+        ("s3://bucket/a?colour=secretish", "'colour'"),
+        ("s3://bucket/a?scheme=ftp", "https"),
+        ("s3://bucket/a?anonymous=maybe", "anonymous"),
         ("s3://bucket/a b", "percent-encode"),
         ("s3://bucket/a%2", "percent-encode"),
         ("s3://bucket/a#b", "%23"),
@@ -116,7 +115,7 @@ def test_any_text_is_a_location_or_a_location_error(text):
     ],
 )
 def test_malformed_locations_say_what_to_do(uri, part):
-    with pytest.raises(LocationError, match=part) as caught:
+    with fails(LocationError, part) as caught:
         resolve(uri)
     assert "secretish" not in str(caught.value)
 
@@ -212,7 +211,7 @@ def test_faults_of_http_pass_and_are_not_a_missing_file(website, fault):
 def test_answers_of_web_servers(website, status, error, passes):
     with FaultProxy(website) as proxy:
         proxy.on_request = lambda method, path: (status, "Because")
-        with pytest.raises(error, match=f"127.0.0.1:{proxy.port}/a") as caught:
+        with fails(error, f"127.0.0.1:{proxy.port}/a") as caught:
             read(f"http://127.0.0.1:{proxy.port}/a")
         assert is_transient(caught.value) is passes
 
@@ -220,12 +219,12 @@ def test_answers_of_web_servers(website, status, error, passes):
 def test_nobody_at_a_web_address():
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    with pytest.raises(UnavailableError, match="did not answer"):
+    with fails(UnavailableError, "tried ", "same command"):
         retried(lambda: read(f"http://127.0.0.1:{port}/a"), patience=0.2)
 
 
 def error_of(call):
-    with pytest.raises(OSError, match=r"\w") as caught:
+    with fails(OSError) as caught:
         call()
     return caught.value
 
@@ -389,7 +388,5 @@ def test_a_refused_region_is_a_storage_error(monkeypatch):
     monkeypatch.setattr(pafs, "resolve_s3_region", unknown)
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
-    begin = time.monotonic()
-    with pytest.raises(StorageError, match=r"region of s3://nowhere-bucket .*\?region="):
+    with fails(StorageError, "s3://nowhere-bucket", "?region="):
         resolve("s3://nowhere-bucket/a")
-    assert time.monotonic() - begin < 5

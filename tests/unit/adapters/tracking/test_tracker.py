@@ -221,7 +221,7 @@ def test_a_fault_of_tracking_hides_no_fault_of_the_run(storage):
 def test_one_that_cannot_be_opened_closes_those_that_were(storage):
     good, bad = Listener(), Listener()
     bad.open = lambda run, lines: (_ for _ in ()).throw(TrackingError("no key"))
-    with pytest.raises(TrackingError, match="no key"), tracking(storage, {"good": good, "bad": bad}):
+    with fails(TrackingError, "no key"), tracking(storage, {"good": good, "bad": bad}):
         pass
     assert good.closed == [True]
     assert told(storage) == []
@@ -254,7 +254,7 @@ def test_packages_that_are_missing(monkeypatch):
     assert missing_packages(["tensorboard"]) == []
     monkeypatch.setitem(sinks.PACKAGES, "mlflow", "no_such_package")
     assert missing_packages(["tensorboard", "mlflow"]) == ["mlflow"]
-    with pytest.raises(ValueError, match="there is no tracker 'neptune'; trackers are tensorboard, mlflow, wandb"):
+    with fails(ValueError, "'neptune'", *sinks.PACKAGES):
         make_sink("neptune", storage=None, folder="", experiment="")
 
 
