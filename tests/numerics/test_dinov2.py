@@ -166,9 +166,7 @@ def test_missing_files(model, tmp_path):
 
 def test_hub_ids_without_a_network(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(
-        BackboneError, match=r"facebook/dinov2-large.* cannot be reached .*; give a local directory.*'hog'"
-    ):
+    with fails(BackboneError, "facebook/dinov2-large", "local directory", "'hog'"):
         describe_backbone("facebook/dinov2-large", "cls")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
@@ -176,19 +174,19 @@ def test_hub_ids_without_a_network(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "facts"),
     [
-        ({"features": "hog"}, r"'hog' do not exist .* use one of \['cls', 'cls\+patch_mean'\]"),
-        ({"image_size": 30}, "image_size 30 is no multiple of the patch size 7"),
-        ({"n_last_blocks": 6}, "n_last_blocks is 6, but .* has 5 blocks"),
-        ({"device": "cuda:99"}, "sees 0 GPUs|sees . GPUs"),
-        ({"device": "abacus"}, "device 'abacus' does not exist"),
-        ({"dtype": "float16"}, "'float16' needs a GPU, .* use 'bfloat16' or 'float32'"),
-        ({"dtype": "int8"}, "dtype 'int8' does not exist"),
+        ({"features": "hog"}, ["'hog'", "['cls', 'cls+patch_mean']"]),
+        ({"image_size": 30}, ["image_size 30", "patch size 7"]),
+        ({"n_last_blocks": 6}, ["n_last_blocks is 6", "5 blocks"]),
+        ({"device": "cuda:99"}, ["cuda:99", "GPUs"]),
+        ({"device": "abacus"}, ["device 'abacus'"]),
+        ({"dtype": "float16"}, ["'float16'", "'bfloat16' or 'float32'"]),
+        ({"dtype": "int8"}, ["dtype 'int8'"]),
     ],
 )
-def test_bad_choices(model, options, message):
-    with pytest.raises(BackboneError, match=message):
+def test_bad_choices(model, options, facts):
+    with fails(BackboneError, *facts):
         load_backbone(model[0], **{"features": "cls", **options})
 
 

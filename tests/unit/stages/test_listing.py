@@ -72,26 +72,19 @@ def test_an_unchanged_source_passes(source, store):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "now"),
     [
-        (
-            lambda folder: (folder / "c.png").write_bytes(b""),
-            "it holds 6 files now, .*the 5 images listed then; give another --out",
-        ),
-        (lambda folder: (folder / "a.png").unlink(), "it holds 4 files now, "),
-        (
-            lambda folder: (folder / "a.png").rename(folder / "0.png"),
-            "it holds 5 files now, whose names and sizes are not",
-        ),
-        (lambda folder: (folder / "a.png").write_bytes(b"xyz"), "it holds 5 files now, whose names and sizes are not"),
+        (lambda folder: (folder / "c.png").write_bytes(b""), "6 files"),
+        (lambda folder: (folder / "a.png").unlink(), "4 files"),
+        (lambda folder: (folder / "a.png").rename(folder / "0.png"), "5 files"),
+        (lambda folder: (folder / "a.png").write_bytes(b"xyz"), "5 files"),
     ],
 )
-def test_a_changed_source_is_named_with_both_ways_out(source, store, change, says):
+def test_a_changed_source_is_named_with_both_ways_out(source, store, change, now):
     _, summary = listed(source, store)
     change(source)
-    with pytest.raises(RunError, match=f"^{source} has changed since the run began: {says}") as caught:
+    with fails(RunError, source, now, "5 images", "--out", "--redo list"):
         listing.check_unchanged(found(source), summary)
-    assert "--redo list" in str(caught.value)
 
 
 def test_a_bucket_is_not_listed_twice():

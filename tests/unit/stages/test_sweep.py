@@ -81,13 +81,11 @@ def test_a_name_serves_one_question(tmp_path):
     asked, _ = points("heads.ce_weight=0,1")
     record.claim(BASE, asked)
     record.claim(BASE.model_copy(update={"out": "elsewhere"}), asked)
-    with pytest.raises(
-        RunError, match=r"asked otherwise:\n  params.heads.ce_weight: '0,1' there, '0,2' now\ngive another"
-    ):
+    with fails(RunError, "params.heads.ce_weight", "'0,1' there", "'0,2' now", "give another"):
         record.claim(BASE, points("heads.ce_weight=0,2")[0])
     with fails(RunError, "settings.clusters", "10 there", "11 now"):
         record.claim(BASE.model_copy(update={"clusters": 11}), asked)
-    with pytest.raises(RunError, match=r"shared: '\w+' there, '\w+' now"):
+    with fails(RunError, "shared: '", "there", "now"):
         record.claim(BASE.model_copy(update={"source": "other"}), asked)
 
 
