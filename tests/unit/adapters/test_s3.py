@@ -228,7 +228,7 @@ def test_an_endpoint_that_nobody_listens_at():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "testkey")
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-        patch.setattr(s3, "_CHECK_PATIENCE", 2.0)
+        patch.setattr(s3, "_CHECK_PATIENCE", 0.5)
         uri = f"s3://bucket/run?endpoint_override=127.0.0.1:{port}&scheme=http"
         message = refused(uri)
     assert f"http://127.0.0.1:{port}: the endpoint cannot be reached" in message
@@ -236,7 +236,9 @@ def test_an_endpoint_that_nobody_listens_at():
 
 
 @pytest.mark.slow(12)
-def test_an_endpoint_that_never_answers(moto):
+def test_an_endpoint_that_never_answers(moto, monkeypatch):
+    monkeypatch.setattr(s3, "_QUICK", s3._QUICK | {"read_timeout": 0.2})
+    monkeypatch.setattr(s3, "_CHECK_PATIENCE", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         message = refused(moto.uri("bucket/run", port=silent.getsockname()[1]))
     assert "the endpoint cannot be reached" in message
