@@ -12,7 +12,7 @@ from icce_ray import pipeline
 from icce_ray.adapters.weights import load_tensors
 from icce_ray.store import Store, checkpoint_of
 from tests.barriers import barrier
-from tests.processes import descendants, name_of
+from tests.processes import descendants, name_of, wait_for
 
 from .conftest import tiny, without_heads
 from .drivers import Driver, rows, run_command, shared_cluster
@@ -67,7 +67,12 @@ def test_a_worker_is_killed_and_then_the_driver(digits, finished, tmp_path, ends
     with barrier(broken, CHECKPOINT, passes=1) as first:
         driver = Driver(run_command(tiny(digits[0], broken.root, **two), tmp_path), tmp_path, ends, shared_cluster())
         writer = first.reached(driver.check)
-        (other,) = {pid for pid in descendants(os.getpid()) if "RayTrainWorker" in name_of(pid)} - {writer}
+
+        def the_other():
+            found = {pid for pid in descendants(os.getpid()) if "RayTrainWorker" in name_of(pid)} - {writer}
+            return found if len(found) == 1 else None  # of an earlier test one may still be ending
+
+        (other,) = wait_for(the_other, "a single other worker")
         os.kill(other, signal.SIGKILL)
         with barrier(broken, CHECKPOINT) as next_one:
             first.release()
