@@ -58,6 +58,18 @@ def said(call, flag, value):
     )
 
 
+def safe_yaml(call, tree):
+    """Whether it is `yaml.load` by a class of the same source that is a `yaml.SafeLoader`."""
+    safe = {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and list(map(dotted, node.bases)) == ["yaml.SafeLoader"]
+    }
+    return dotted(call.func) == "yaml.load" and any(
+        word.arg == "Loader" and dotted(word.value) in safe for word in call.keywords
+    )
+
+
 def dangers(source):
     """What in a source may execute what it reads."""
     found = []
@@ -69,7 +81,7 @@ def dangers(source):
             found += [name for name in names if name.split(".")[0] in MODULES or name in CALLS]
         if isinstance(node, ast.Call):
             name = dotted(node.func)
-            if name in CALLS:
+            if name in CALLS and not safe_yaml(node, tree):
                 found.append(name)
             found += [f"{flag}={value}" for flag, value in FLAGS.items() if said(node, flag, value)]
     return found

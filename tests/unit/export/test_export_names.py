@@ -3,7 +3,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from icce_ray.export.names import class_names, folder_names, safe_name
@@ -43,6 +43,7 @@ def test_safe_name(text, name):
     assert safe_name(text) == name
 
 
+@settings(deadline=None)
 @given(st.text(max_size=400))
 @example("a" * 99 + " .b")
 @example("CON")
@@ -71,6 +72,7 @@ def test_folders_differ_in_any_case():
     assert found == [*expected, "Unreadable.csv-007"]
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.integers(0, 19), st.sampled_from(["a", "A", "a-001", "class-007", "class-007-007", "/", "ß", "SS"])
