@@ -31,7 +31,7 @@ def icce(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(pipeline, "connected", nullcontext)
     monkeypatch.setattr(pipeline, "resources", lambda *_, **__: SimpleNamespace(device="cpu"))
     monkeypatch.setattr(pipeline, "tracked", lambda settings, store, shown, **_: nullcontext(shown))
-    monkeypatch.setattr(pipeline, "RunLock", functools.partial(RunLock, renew_every=0.05))
+    monkeypatch.setattr(pipeline, "RunLock", functools.partial(RunLock, renew_every=0.3))
 
     def call(stage, act, *arguments):
         for name in pipeline.STAGES:
