@@ -95,12 +95,18 @@ def test_refused(text, parts):
         (["seed=0,1"], {"search": "random"}, ["--search random", "--samples N"]),
         (["seed=0,1"], {"search": "random", "samples": 0}, ["--samples 0", "1 to 10,000"]),
         (["seed=0,1"], {"grace": 2}, ["--grace 2", "at least 1", "--search asha"]),
-        (["seed=0:200:1", "heads.beta=0.3:1:0.01"], {}, ["10,000", "--search random"]),
     ],
 )
 def test_questions_refused(params, options, parts):
     with fails(SettingsError, *parts):
         points(*params, **options)
+
+
+def test_more_trials_than_may_be(monkeypatch):
+    monkeypatch.setattr("icce_ray.settings.sweep.MOST_TRIALS", 6)
+    assert len(points("seed=0:1:1", "clusters=2:4:1")) == 6
+    with fails(SettingsError, "more than 6 trials", "--search random"):
+        points("seed=0:1:1", "clusters=2:5:1")
 
 
 def test_a_run_on_true_neighbours_is_no_base():
