@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel
 from transformers.utils.hub import cached_file
 
@@ -191,9 +192,10 @@ def _read_config(name: str, *, local_files_only: bool) -> Any:
         _refuse_code(name, has_code, pickled)
         with parsing():
             return AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=local_files_only)
-    except (HeaderError, OSError) as error:
+    except (HeaderError, OSError, StrictDataclassError) as error:
+        reason = shown(" ".join(str(error).split()), 300, plain=True)
         raise BackboneError(
-            f"the configuration of backbone {name!r} cannot be read ({error}); {_meant(name)}{_REMEDY}"
+            f"the configuration of backbone {name!r} cannot be read ({reason}); {_meant(name)}{_REMEDY}"
         ) from error
 
 

@@ -11,6 +11,7 @@ from icce_ray.adapters import faiss_index
 from icce_ray.adapters.faiss_index import FaissCandidates
 from icce_ray.core.neighbors import concatenate, merge, select
 from icce_ray.core.search import mine, rescore, unit_rows
+from tests.failures import fails
 
 
 def clustered(n=300, dim=24, seed=0):
@@ -118,22 +119,22 @@ def test_the_limit_of_a_gpu_is_an_error_not_a_short_list():
     index = FaissCandidates(unit)
     index._max_k = 32  # as a GPU's 2,048
     index.pairs(unit, own=None, threshold=1.0, k_min=5, k_max=5)
-    with pytest.raises(ValueError, match=r"at most 32 answers .*k_max 200"):
+    with fails(ValueError, "at most 32 answers", "k_max 200"):
         index.pairs(unit, own=None, threshold=-1.0, k_min=5, k_max=200)
 
 
 def test_errors():
     unit = clustered(10).numpy()
     for bad in (unit.astype(np.float64), unit[0]):
-        with pytest.raises(ValueError, match=r"base is .* must be float32 \[n, D\]"):
+        with fails(ValueError, "must be float32 [n, D]"):
             FaissCandidates(bad)
-    with pytest.raises(ValueError, match=r"queries is .* must be float32 \[n, 24\]"):
+    with fails(ValueError, "must be float32 [n, 24]"):
         FaissCandidates(unit).pairs(unit[:, :5], own=None, threshold=0.3, k_min=1, k_max=1)
-    with pytest.raises(ValueError, match="k_max"):
+    with fails(ValueError, "k_max"):
         FaissCandidates(unit).pairs(unit, own=None, threshold=0.3, k_min=3, k_max=1)
 
 
 @pytest.mark.skipif(hasattr(faiss, "StandardGpuResources"), reason="this FAISS is built for GPUs")
 def test_a_gpu_without_support_is_a_clear_error():
-    with pytest.raises(RuntimeError, match=r"built for CPUs; .*pip install faiss-gpu-cu12"):
+    with fails(RuntimeError, "built for CPUs;", "pip install faiss-gpu-cu12"):
         FaissCandidates(clustered(10).numpy(), gpu=True)

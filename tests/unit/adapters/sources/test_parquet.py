@@ -121,9 +121,9 @@ def test_rows_without_a_key_take_the_next_name(tmp_path):
 
 def test_keys_that_are_no_text_are_an_error(tmp_path):
     path = write(tmp_path / "a.parquet", {"image": binary(b"1"), "raw": pa.array([b"\xff"], pa.binary())})
-    with pytest.raises(SourceError, match=r"a\.parquet: column 'raw' holds no text in rows 0 to 0"):
+    with fails(SourceError, "a.parquet: column 'raw' holds no text in rows 0 to 0"):
         keys_of(source_of(path, column="image", key_column="raw"))
-    with pytest.raises(SourceError, match=r"no plain column 'nope'.*list\.key_column=NAME.*image \(binary\)"):
+    with fails(SourceError, "no plain column 'nope'", "list.key_column=NAME", "image (binary)"):
         keys_of(source_of(path, column="image", key_column="nope"))
 
 
@@ -213,26 +213,26 @@ def test_a_small_file_does_not_unpack_to_any_size(tmp_path, monkeypatch):
 
 def test_several_columns_or_none_are_an_error_that_lists_them(tmp_path):
     path = write(tmp_path / "a.parquet", {"image": binary(b"1"), "mask": binary(b"2"), "label": [3]})
-    with pytest.raises(SourceError, match=r"\(image, mask\).*list\.column=NAME.*label \(int64\)"):
+    with fails(SourceError, "(image, mask)", "list.column=NAME", "label (int64)"):
         source_of(path)
     source = source_of(path, column="mask")
     assert bytes_of(source, listed(source)) == [b"2"]
-    with pytest.raises(SourceError, match="'label' is int64, which does not fit"):
+    with fails(SourceError, "'label' is int64, which does not fit"):
         listed(source_of(path, column="label"))
-    with pytest.raises(SourceError, match="no column fits"):
+    with fails(SourceError, "no column fits"):
         source_of(write(path, {"label": [3]}))
 
 
 def test_files_of_another_schema_are_named(tmp_path):
     write(tmp_path / "a.parquet", {"image": binary(b"1"), "id": ["x"]})
     write(tmp_path / "b.parquet", {"picture": binary(b"2"), "id": ["y"]})
-    with pytest.raises(SourceError, match=r"b\.parquet has column 'image' 0 times.*picture \(binary\)"):
+    with fails(SourceError, "b.parquet has column 'image' 0 times", "picture (binary)"):
         listed(source_of(tmp_path))
     write(tmp_path / "b.parquet", {"image": ["text"], "id": ["y"]})
-    with pytest.raises(SourceError, match=r"b\.parquet: column 'image' is string"):
+    with fails(SourceError, "b.parquet: column 'image' is string"):
         listed(source_of(tmp_path))
     write(tmp_path / "b.parquet", {"image": binary(b"2")})
-    with pytest.raises(SourceError, match=r"b\.parquet has column 'id' 0 times"):
+    with fails(SourceError, "b.parquet has column 'id' 0 times"):
         listed(source_of(tmp_path))
 
 
@@ -240,15 +240,15 @@ def test_files_of_another_schema_are_named(tmp_path):
 def test_files_that_are_none(tmp_path, content):
     write(tmp_path / "a.parquet", {"image": binary(b"1")})
     (tmp_path / "b.parquet").write_bytes(content)
-    with pytest.raises(SourceError, match=rf"b\.parquet .*no whole Parquet file \({len(content)} bytes\)"):
+    with fails(SourceError, "b.parquet", f"{len(content)} bytes"):
         listed(source_of(tmp_path))
 
 
 def test_no_rows_and_no_files(tmp_path):
-    with pytest.raises(SourceError, match=r"0 images .*no such file"):
+    with fails(SourceError, "0 images"):
         source_of(tmp_path)
     write(tmp_path / "a.parquet", {"image": binary()})
-    with pytest.raises(SourceError, match=r"0 images .*have no rows"):
+    with fails(SourceError, "0 images"):
         listed(source_of(tmp_path))
     write(tmp_path / "b.parquet", {"image": binary(b"1")})
     assert keys_of(source_of(tmp_path)) == ["0"]
@@ -335,17 +335,17 @@ def test_reading_holds_a_batch_and_no_row_group(tmp_path, monkeypatch):
     assert most < 12 << 20 < sum(map(len, images))
 
 
-def test_on_a_store(s3_server):
-    bucket = s3_server.bucket()
+def test_on_a_store(radosgw):
+    bucket = radosgw.bucket()
     images = [random.Random(row).randbytes(5000) for row in range(100)]
     for name, part in [("a", images[:50]), ("b", images[50:])]:
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table({"image": binary(*part)}), sink, row_group_size=20)
-        s3_server.client.put_object(Bucket=bucket, Key=f"set/{name}.parquet", Body=sink.getvalue().to_pybytes())
-    source = source_of(s3_server.uri(f"{bucket}/set"))
+        radosgw.client.put_object(Bucket=bucket, Key=f"set/{name}.parquet", Body=sink.getvalue().to_pybytes())
+    source = source_of(radosgw.uri(f"{bucket}/set"))
     rows = listed(source)
     assert bytes_of(source, rows) == images
-    s3_server.client.delete_object(Bucket=bucket, Key="set/b.parquet")
+    radosgw.client.delete_object(Bucket=bucket, Key="set/b.parquet")
     found = bytes_of(open_source(source.spec), rows)
     assert found[:50] == images[:50]
     assert {reject.reason for reject in found[50:]} == {"unreadable"}
@@ -365,11 +365,11 @@ def test_what_a_parquet_file_holds(tmp_path):
     assert kind(url=url, label=pa.array([1])) == ("uris", "uris")
     assert kind("url", url=url, jpg=jpg, vector=vector) == ("uris", "uris")
     assert kind("vector", url=url, jpg=jpg, vector=vector) == ("features", "features")
-    with pytest.raises(SourceError, match=r"holds no column of images.*label \(int64\), boxes \(list"):
+    with fails(SourceError, "label (int64), boxes (list"):
         kind(label=pa.array([1]), boxes=pa.array([[1]]))
-    with pytest.raises(SourceError, match=r"holds no column of images.*label \(int64\)"):
+    with fails(SourceError, "label (int64)"):
         kind("label", url=url, label=pa.array([1]))
-    with pytest.raises(SourceError, match="has column 'nope' 0 times"):
+    with fails(SourceError, "has column 'nope' 0 times"):
         kind("nope", url=url)
 
 

@@ -107,7 +107,7 @@ def test_too_large_and_empty(tmp_path):
 )
 def test_entries_that_cannot_be_one_name_their_line(tmp_path, entry, message):
     path = write(tmp_path / "list.txt", "a.jpg", "", entry, "b.jpg")
-    with pytest.raises(SourceError, match=message) as error:
+    with fails(SourceError, message) as error:
         listed(source_of(path))
     assert "line 3 of list.txt" in str(error.value)
     assert "hush" not in str(error.value)
@@ -149,17 +149,17 @@ def test_the_column_of_a_table(tmp_path):
     pq.write_table(pa.table({"where": pa.array(["a.jpg"]).dictionary_encode(), "label": [1]}), path)
     assert uris_of(source_of(path)) == ["a.jpg"]
     pq.write_table(pa.table({"from": ["a.jpg"], "to": ["b.jpg"]}), path)
-    with pytest.raises(SourceError, match=r"\(from, to\).*list\.column=NAME"):
+    with fails(SourceError, "(from, to)", "list.column=NAME"):
         source_of(path)
     assert uris_of(source_of(path, column="to")) == ["b.jpg"]
-    with pytest.raises(SourceError, match=r"has column 'nope' 0 times.*from \(string\)"):
+    with fails(SourceError, "has column 'nope' 0 times", "from (string)"):
         uris_of(source_of(path, column="nope"))
 
 
 def test_the_list_is_never_in_memory(tmp_path):
     path = tmp_path / "list.txt"
     with path.open("w") as file:
-        file.writelines(f"folder/image-{row:09d}.jpg\n" for row in range(200_000))
+        file.writelines(f"folder/image-{row:09d}.jpg\n" for row in range(100_000))
     listing = source_of(path).listing()
     count = len(next(listing))
     tracemalloc.start()
@@ -169,30 +169,30 @@ def test_the_list_is_never_in_memory(tmp_path):
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert count == 200_000
+    assert count == 100_000
     assert most < path.stat().st_size + (1 << 20) < 8 << 20  # 4,096 rows as Python strings, and the read-ahead
 
 
-def test_on_a_store(s3_server, tmp_path):
-    bucket = s3_server.bucket()
+def test_on_a_store(radosgw, tmp_path):
+    bucket = radosgw.bucket()
     keys = ["set/a b.jpg", "set/ü.jpg", "other/50%.jpg"]
     for key in keys:
-        s3_server.client.put_object(Bucket=bucket, Key=key, Body=key.encode())
-    whole = [s3_server.uri(f"{bucket}/{key}") for key in ("set/a%20b.jpg", "set/%C3%BC.jpg", "other/50%25.jpg")]
+        radosgw.client.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    whole = [radosgw.uri(f"{bucket}/{key}") for key in ("set/a%20b.jpg", "set/%C3%BC.jpg", "other/50%25.jpg")]
     local = write(tmp_path / "here.jpg", "here")
-    entries = [*whole, "a b.jpg", "ü.jpg", str(local), "gone.jpg", s3_server.uri("nobucket-0/x.jpg")]
-    s3_server.client.put_object(Bucket=bucket, Key="set/list.txt", Body="\n".join(entries).encode())
-    *found, gone, nowhere = bytes_of(source_of(s3_server.uri(f"{bucket}/set/list.txt")))
+    entries = [*whole, "a b.jpg", "ü.jpg", str(local), "gone.jpg", radosgw.uri("nobucket-0/x.jpg")]
+    radosgw.client.put_object(Bucket=bucket, Key="set/list.txt", Body="\n".join(entries).encode())
+    *found, gone, nowhere = bytes_of(source_of(radosgw.uri(f"{bucket}/set/list.txt")))
     assert found == [key.encode() for key in keys] + [key.encode() for key in keys[:2]] + [b"here"]
     assert [reject.reason for reject in (gone, nowhere)] == ["unreadable"] * 2
     assert bytes_of(source_of(write(tmp_path / "list.txt", *whole))) == [key.encode() for key in keys]
-    write(tmp_path / "many.txt", *(s3_server.uri(f"{bucket}/set/{row}.jpg") for row in range(5000)))
+    write(tmp_path / "many.txt", *(radosgw.uri(f"{bucket}/set/{row}.jpg") for row in range(5000)))
     before = locations._remote.cache_info().misses
     assert len(listed(source_of(tmp_path / "many.txt"))) == 5000
     assert locations._remote.cache_info().misses - before <= 3
-    s3_server.client.put_object(Bucket=bucket, Key="set/up.txt", Body=b"../other/x.jpg")
-    with pytest.raises(SourceError, match="write the whole URI"):
-        listed(source_of(s3_server.uri(f"{bucket}/set/up.txt")))
+    radosgw.client.put_object(Bucket=bucket, Key="set/up.txt", Body=b"../other/x.jpg")
+    with fails(SourceError, "write the whole URI"):
+        listed(source_of(radosgw.uri(f"{bucket}/set/up.txt")))
 
 
 @pytest.fixture

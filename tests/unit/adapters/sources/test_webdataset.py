@@ -17,6 +17,7 @@ from icce_ray.adapters.sources import SourceError, SourceSpec
 from icce_ray.adapters.sources import webdataset as module
 from icce_ray.adapters.sources.base import LISTED
 from icce_ray.adapters.sources.webdataset import TarSource
+from tests.failures import fails
 from tests.forms import write_tar
 
 LIMIT = 1 << 20
@@ -126,7 +127,7 @@ def test_tars_behind_each_other_are_read_to_the_end(tmp_path):
 
 def test_an_empty_tar_holds_nothing_and_hides_nothing(tmp_path):
     write_tar(tmp_path / "a.tar", [])
-    with pytest.raises(SourceError, match=r"0 images .*no member with an image's ending"):
+    with fails(SourceError, "0 images", "no member with an image's ending"):
         listed(source_of(tmp_path))
     write_tar(tmp_path / "b.tar", [("1.jpg", b"1")])
     assert listed(source_of(tmp_path))["uri"].to_pylist() == ["b.tar/1.jpg"]
@@ -134,7 +135,7 @@ def test_an_empty_tar_holds_nothing_and_hides_nothing(tmp_path):
 
 def test_no_tar_at_all(tmp_path):
     (tmp_path / "x.tar.gz").write_bytes(b"")
-    with pytest.raises(SourceError, match=r"no such file \(1 other files\).*\*\.tar"):
+    with fails(SourceError, "no such file (1 other files)", "*.tar"):
         listed(source_of(tmp_path))
 
 
@@ -220,7 +221,7 @@ def test_hostile_headers_cost_the_tar_its_rest_and_nothing_else(tmp_path, header
 
 def test_nothing_but_damage_is_an_error(tmp_path):
     (tmp_path / "a.tar").write_bytes(gzip.compress(WHOLE))
-    with pytest.raises(SourceError, match=r"0 images .*a\.tar: format_not_allowed: compressed with gzip"):
+    with fails(SourceError, "0 images", "a.tar: format_not_allowed: compressed with gzip"):
         listed(source_of(tmp_path))
 
 
