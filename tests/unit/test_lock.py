@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from icce_ray.adapters.storage import Storage, StorageError
 from icce_ray.lock import EXPIRY, LOCK_FILE, WORKERS_END, Holder, RunLock, holder_of
 from icce_ray.store import RunError
 from tests.failures import fails
+from tests.processes import PATIENCE, wait_for
 from tests.servers.radosgw import read_only
 from tests.servers.s3 import forget_clients
 
@@ -141,15 +141,17 @@ def test_an_error_gives_it_back_and_passes(local, kind):
 
 @pytest.mark.parametrize("expired", [False, True])
 @pytest.mark.parametrize("where", ["local", "on_moto", "on_radosgw", "in_memory"])
-def test_one_of_many_threads_gets_it(where, expired, request):
+def test_one_of_many_threads_gets_it(where, expired, request, monkeypatch):
     root = request.getfixturevalue(where)
     if expired:
         on_another_machine(root, silent=100)
+    # Each looks once whether the former holder lives; how long it looks is another test's.
+    monkeypatch.setattr(RunLock, "_stays", lambda self, version: conditional.current(self._uri)[1] == version)
     got, refused, end = [], [], threading.Event()
 
     def contend():
         try:
-            with RunLock(root, renew_every=0.3, expiry=0.9) as lock:
+            with RunLock(root) as lock:
                 got.append(lock)
                 end.wait(30)
         except RunError as error:
@@ -193,8 +195,7 @@ def test_a_killed_run_is_taken_over(shared_root, holding):
     process, said = holding(shared_root), []
     assert process.stdout.readline() == "held\n"
     process.kill()  # not waited for: a zombie is dead too
-    while not holder_of(shared_root).process.has_ended():
-        time.sleep(0.01)
+    wait_for(holder_of(shared_root).process.has_ended, "the holder's end")
     with RunLock(shared_root, say=said.append) as lock:
         assert lock.taken_from.process.pid == process.pid
         assert lock.settle == WORKERS_END
@@ -238,24 +239,37 @@ def test_one_whose_last_sign_is_to_come_is_watched_as_an_expired_one(local):
     assert Holder.new("icce run").silent_for() < 60 < EXPIRY
 
 
-def test_one_without_a_sign_of_life_expires(root):
+class Clock:
+    """Time passes by `sleep` alone, at once."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+def test_one_without_a_sign_of_life_expires(root, monkeypatch):
+    monkeypatch.setattr("icce_ray.lock.run_lock.time", clock := Clock())
     holder, said = on_another_machine(root, silent=100), []
-    before = time.monotonic()
-    with RunLock(root, say=said.append, **QUICK) as lock:
-        assert time.monotonic() - before >= QUICK["expiry"]
+    with RunLock(root, say=said.append) as lock:
+        assert clock.now - 1000 >= EXPIRY
         assert lock.taken_from == holder
         assert holder_of(root).process.pid == os.getpid()
-    assert "looking for 1 s" in said[0]
+    assert f"looking for {EXPIRY:.0f} s" in said[0]
     assert "taken over" in said[1]
 
 
 def test_a_clock_that_is_wrong_ends_nobodys_run(root, monkeypatch):
     monkeypatch.setattr(Holder, "silent_for", lambda self: 1000.0)
-    with RunLock(root, **QUICK) as first:
+    with RunLock(root, renew_every=0.05) as first:
         said = []
         monkeypatch.setattr("icce_ray.lock.run_lock._ATTEMPTS", 2)
-        with pytest.raises(RunError), RunLock(root, say=said.append, **QUICK):
-            pass
+        with fails(RunError, "2 times"), RunLock(root, say=said.append, renew_every=0.05):
+            pass  # it looks until the first renews
         assert "looking for" in said[0]
         first.check()
 
@@ -269,7 +283,7 @@ def test_the_first_stops_when_it_is_taken_over(shared_root, holding, where):
     assert process.stdout.readline() == "held\n"
     with RunLock(shared_root, take_over=True, say=said.append, command="icce predict") as lock:
         last = process.stdout.readline()  # it was waiting for something else and is interrupted
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
         assert f"was taken from this process by pid {os.getpid()} on" in last
         assert "`icce predict`" in last
         assert lock.taken_from.process.pid == process.pid
@@ -387,11 +401,10 @@ def uploads(server, bucket):
 
 
 def test_the_holder_gives_signs_of_life(root):
-    with RunLock(root, renew_every=0.05, expiry=5):
-        first, end = holder_of(root), time.monotonic() + 20
-        while (later := holder_of(root)).renewals < first.renewals + 2:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+    with RunLock(root, renew_every=0.05):
+        first = holder_of(root)
+        wait_for(lambda: holder_of(root).renewals >= first.renewals + 2, "the second renewal")
+        later = holder_of(root)
     assert dataclasses.replace(later, renewed=first.renewed, renewals=first.renewals) == first
 
 
@@ -411,23 +424,20 @@ def failing(monkeypatch, after=None):
 
 def test_a_store_that_fails_for_a_while_loses_no_lock(local, monkeypatch):
     down = failing(monkeypatch)
-    with RunLock(local, renew_every=0.05, expiry=5) as lock:
+    with RunLock(local, renew_every=0.05) as lock:
         down.set()
         with fails(StorageError, "away"):
             lock.check()
         before = holder_of(local).renewals
         down.clear()
-        end = time.monotonic() + 10
-        while holder_of(local).renewals == before:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        wait_for(lambda: holder_of(local).renewals > before, "a renewal")
         lock.check()
 
 
 def test_a_store_that_fails_for_longer_ends_the_run(local, monkeypatch):
     failing(monkeypatch, after=1)
-    with fails(RunError, "1 s", "the store is away", "same command again"), RunLock(local, **QUICK):
-        threading.Event().wait(30)  # ends by the lock's own interrupt
+    with fails(RunError, "the store is away", "same command again"), RunLock(local, **QUICK):
+        threading.Event().wait(PATIENCE)  # ends by the lock's own interrupt
 
 
 def test_an_answer_that_is_lost_loses_no_lock(root, monkeypatch):
@@ -457,16 +467,15 @@ def test_a_thread_of_its_own_is_not_interrupted(local):
         try:
             with RunLock(local, renew_every=0.05) as lock:
                 ready.set()
-                taken.wait(10)
-                time.sleep(0.3)
-                lock.check(at_most=60)
+                taken.wait(PATIENCE)
+                wait_for(lambda: lock.check(at_most=3600), "the loss of the lock")
         except RunError as error:
             raised.append(str(error))
 
     ready, taken = threading.Event(), threading.Event()
     thread = threading.Thread(target=hold)
     thread.start()
-    ready.wait(10)
+    ready.wait(PATIENCE)
     with RunLock(local, take_over=True):
         taken.set()
         thread.join()
@@ -477,7 +486,7 @@ def test_an_interrupt_of_the_person_stays_one(local, holding):
     process = holding(local)
     assert process.stdout.readline() == "held\n"
     process.send_signal(signal.SIGINT)
-    process.wait(10)
+    process.wait(PATIENCE)
     assert process.returncode != 0
     assert process.stdout.read() == ""
     assert files(local) == []

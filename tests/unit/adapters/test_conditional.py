@@ -125,12 +125,12 @@ def test_nothing_is_lost_between_writers_that_try_again(place, request):
 
 #: Holds the guard and waits to be killed.
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from icce_ray.adapters.conditional import _guarded
 with _guarded(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
@@ -148,7 +148,9 @@ def test_nothing_but_the_file_is_left(local):
 
 def test_a_killed_writer_leaves_the_guard_free(local):
     os.makedirs(os.path.dirname(local))
-    with subprocess.Popen([sys.executable, "-c", HOLD, local], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, local], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout.readline() == b"held\n"
         got = []
         waiting = threading.Thread(target=lambda: got.append(swap(local, b"mine", None)))

@@ -3,7 +3,6 @@
 import itertools
 import os
 import socket
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -147,12 +146,10 @@ def test_uploads_that_may_not_be_listed_are_left_with_a_warning(moto, caplog, an
 
 
 def refused(uri, **options):
-    """What check_access says; every refusal comes within 30 s and holds no secret."""
+    """What check_access says; no refusal holds a secret."""
     forget_clients()
-    begin = time.monotonic()
     with pytest.raises(StorageError) as caught:
         s3.check_access(uri, **options)
-    assert time.monotonic() - begin < 30
     assert not any(secret in str(caught.value) for secret in (SECRET_KEY, WRONG))
     assert uri in str(caught.value)
     return str(caught.value)

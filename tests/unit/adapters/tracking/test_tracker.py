@@ -1,7 +1,6 @@
 """The way of figures to metrics.jsonl and TensorBoard: each once, also when killed, repeated or refused."""
 
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from icce_ray.adapters.tracking import (
     tracker,
 )
 from tests.failures import fails
+from tests.processes import wait_for
 from tests.tensorboard_events import curves, events
 
 PATH = "metrics.jsonl"
@@ -125,16 +125,9 @@ def test_a_step_that_comes_late_takes_its_place(storage):
         for step in (1, 2, 5):
             tracked.step("heads", step, {"mean_loss": float(step)})
         tracked.summary("embed", {})  # written at once
-        wait_for(lambda: ("embed", "summary", 0) in told(storage))
+        wait_for(lambda: ("embed", "summary", 0) in told(storage), "what is written at once")
         tracked.step("heads", 3, {"mean_loss": 3.0})
     assert [step for step, _ in curves(storage_path(storage) / "tensorboard")["heads/mean_loss"]] == [1, 2, 3, 5]
-
-
-def wait_for(true):
-    end = time.monotonic() + 5
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_event_files_have_settings_times_and_the_versions_of_tensorboard(storage):
@@ -153,7 +146,7 @@ def test_files_arrive_in_a_bucket(moto):
     with tracking(storage, board(storage)) as tracked:
         tracked.step("heads", 1, {"mean_loss": 0.5})
         tracked.summary("embed", {})
-        wait_for(lambda: len(storage.list("tensorboard")) == 1)  # while the run works
+        wait_for(lambda: len(storage.list("tensorboard")) == 1, "its file")  # while the run works
         tracked.step("heads", 2, {"mean_loss": 0.25})
     with tracking(storage, board(storage)) as tracked:
         tracked.step("heads", 3, {"mean_loss": 0.125})
@@ -177,7 +170,7 @@ def test_a_tracker_that_fails_is_named_once_and_ends_nothing(storage, fault):
     with tracking(storage, {"bad": bad, "good": good}, say=said.append) as tracked:
         for step in (1, 2, 3):
             tracked.summary("heads", {"mean_loss": 1.0}, step=step)
-            wait_for(lambda step=step: ("heads", "summary", step) in told(storage))
+            wait_for(lambda step=step: ("heads", "summary", step) in told(storage), "a line of the summary")
     assert said == ["WARNING: tracking, bad: the server is gone"]
     assert [line.step for line in good.heard] == [0, 1, 2, 3]
 
