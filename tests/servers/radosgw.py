@@ -118,7 +118,8 @@ class RadosGateway:
         self._run("ceph-mon", "-i", "a", "--mkfs", "--monmap", monmap)
         self._spawn("ceph-mon", "-i", "a")
         osd = str(uuid.uuid4())
-        self._run("ceph", "--connect-timeout", "30", "osd", "new", osd)
+        # Asked before it has made its first maps, the monitor does not know its own cluster ("wrong fsid") and refuses.
+        self._run("ceph", "--connect-timeout", "30", "osd", "new", osd, attempts=20)
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
         self._start_disk_and_gateway()
         self.add_user("t", ACCESS_KEY, SECRET_KEY)
@@ -157,11 +158,14 @@ class RadosGateway:
             time.sleep(0.05)
         raise RuntimeError(f"radosgw ended or did not answer within 120 s; see {self.folder}/log")
 
-    def _run(self, program: str, *arguments: str, conf: bool = True) -> None:
+    def _run(self, program: str, *arguments: str, conf: bool = True, attempts: int = 1) -> None:
         command = [program, *(self._conf if conf else []), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{command} failed: {done.stderr[-2000:]}")
+        for _ in range(attempts):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            if not done.returncode:
+                return
+            time.sleep(0.1)
+        raise RuntimeError(f"{command} failed {attempts} times: {done.stderr[-2000:]}")
 
     def _spawn(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         command = [program, *self._conf, "-f", *arguments]
