@@ -125,5 +125,6 @@ def check_enough(store: Store, clusters: int) -> None:
     if summary["ok"] < clusters:
         raise RunError(
             f"clusters = {clusters}, but only {summary['ok']} of {summary['images']} images could be embedded "
-            f"(rejected: {summary['rejected_by_reason']}); ask for fewer clusters or give more images"
+            f"(rejected: {summary['rejected_by_reason']}; `detail` in {store.storage.uri(REJECT)} says what helps); "
+            "mend those, give more images, or ask for fewer clusters"
         )

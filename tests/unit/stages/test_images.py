@@ -1,9 +1,13 @@
-"""An error in a task as Ray Data hands it on: only text, in which ours must be found again. The precision asked for."""
+"""An error in a task as Ray Data hands it on: only text, in which ours must be found again. Features beyond float16."""
 
+import numpy as np
+import pyarrow as pa
+import pytest
 from ray.exceptions import RayTaskError, UserCodeException
 
 from icce_ray.adapters.locations import UnavailableError
-from icce_ray.stages.images import _as_it_was
+from icce_ray.stages.images import _as_it_was, _Embedder
+from icce_ray.stages.rows import list_column
 from icce_ray.store import RunError
 
 TRACE = """ray::MapBatches(_read_chunk)() (pid=1, ip=127.0.0.1)
@@ -28,3 +32,16 @@ def test_an_error_of_ours_is_its_own_words():
 def test_any_other_comes_whole():
     unforeseen = task_error("KeyError: 'a fault in the program'")
     assert _as_it_was(unforeseen) is unforeseen
+
+
+@pytest.mark.parametrize(
+    ("scale", "reason", "fact"), [(1e6, "nonfinite_feature", "divide"), (1e-9, "zero_feature", "multiply")]
+)
+def test_features_that_float16_cannot_hold_are_rejects_that_say_what_helps(scale, reason, fact):
+    features = np.array([[1.0, 2.0], [scale, 2 * scale]], np.float32)
+    nothing = pa.nulls(2, pa.string())
+    table = pa.table({"reason": nothing, "detail": nothing, "features": list_column(features)})
+    done = _Embedder(embed=None, device="cpu", sharers=1, labeller=None)(table)
+    assert done["reason"].to_pylist() == [None, reason]
+    assert fact in done["detail"][1].as_py()
+    assert done["features"].to_pylist() == [[1.0, 2.0], [0.0, 0.0]]
