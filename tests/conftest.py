@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import threading
 from collections import Counter
 from pathlib import Path
@@ -56,6 +57,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c():
+    """Processes that tests start heed Ctrl-C, which a shell has commands in the background ignore, as those of CI."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
