@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from icce_ray.adapters.locations import check_writable
 from icce_ray.adapters.progress import RunDisplay
 from icce_ray.adapters.sources import Source, SourceSpec, find_source, found_source
 from icce_ray.core.cluster_count import in_reach
+from icce_ray.io.locations import check_writable
 from icce_ray.lock import RunLock
 from icce_ray.settings import ListSettings, ResourceSettings, Settings, SettingsError
 from icce_ray.settings.sweep import Sweep, trials

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 import pyarrow as pa
 from safetensors import SafetensorError
 
-from icce_ray.adapters.locations import StorageError, is_transient
 from icce_ray.documents import shown
+from icce_ray.io.locations import StorageError, is_transient
 
 _LIBRARY_ERRORS = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, EOFError),

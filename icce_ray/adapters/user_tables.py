@@ -13,8 +13,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from icce_ray.adapters.locations import StorageError, resolve, retried
 from icce_ray.documents import shown
+from icce_ray.io.locations import StorageError, resolve, retried
 
 #: How spreadsheets tell a formula (OWASP, "CSV Injection"), behind any apostrophes that were there before.
 _FORMULA = r"'*[=+\-@\t\r\n＝＋－＠]"

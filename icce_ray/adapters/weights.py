@@ -8,7 +8,7 @@ import safetensors.torch
 from torch import Tensor
 
 from icce_ray.adapters.headers import HeaderError, parsing
-from icce_ray.adapters.storage import FileInfo, Storage, StorageError
+from icce_ray.io.storage import FileInfo, Storage, StorageError
 
 
 def save_tensors(storage: Storage, path: str, tensors: Mapping[str, Tensor]) -> FileInfo:

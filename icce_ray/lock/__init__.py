@@ -1,6 +1,6 @@
 """One run, one process: `lock.json` at the root of a run's directory says who writes there.
 
-It is written by compare-and-swap (`adapters.conditional`), so that of any number of processes exactly one gets it, and
+It is written by compare-and-swap (`io.conditional`), so that of any number of processes exactly one gets it, and
 renewed by its holder every 15 s. It ends in one of four ways:
 
 - its holder removes it, also when it ends with an error;

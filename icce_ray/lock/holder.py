@@ -12,10 +12,10 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, ConfigDict
 
-from icce_ray.adapters import conditional
 from icce_ray.adapters.process import Process
-from icce_ray.adapters.storage import Storage
 from icce_ray.documents import DocumentError, Moment, parse_json, shaped
+from icce_ray.io import conditional
+from icce_ray.io.storage import Storage
 from icce_ray.store import RunError
 
 LOCK_FILE = "lock.json"

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from icce_ray.adapters import conditional, s3
-from icce_ray.adapters.storage import Storage
 from icce_ray.documents import DocumentError
+from icce_ray.io import conditional, s3
+from icce_ray.io.storage import Storage
 from icce_ray.lock.holder import LOCK_FILE, Holder, understood
 from icce_ray.store import RunError
 

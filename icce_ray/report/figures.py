@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from icce_ray.adapters.storage import FileInfo
 from icce_ray.documents import DocumentError, shaped
+from icce_ray.io.storage import FileInfo
 from icce_ray.report import charts
 from icce_ray.report.charts import Chart
 from icce_ray.report.facts import summary_of

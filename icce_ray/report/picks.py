@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from icce_ray.adapters.storage import FileInfo
+from icce_ray.io.storage import FileInfo
 from icce_ray.store import ARTIFACTS, Store
 
 #: Kinds of picks, in the order in which a page that is nearly full takes them.

@@ -16,8 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from icce_ray.adapters.uris import refuse_secrets
 from icce_ray.core.recipe import LEARNING_RATES
+from icce_ray.io.uris import refuse_secrets
 
 Format = Literal["auto", "files", "webdataset", "img2dataset", "parquet", "uris", "features"]
 FeatureKind = Literal["cls", "cls+patch_mean", "hog", "hog+color"]

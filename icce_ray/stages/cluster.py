@@ -13,7 +13,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from icce_ray.adapters.progress import StageProgress
-from icce_ray.adapters.storage import FileInfo
+from icce_ray.io.storage import FileInfo
 from icce_ray.settings import ResourceSettings
 from icce_ray.store import RunError
 

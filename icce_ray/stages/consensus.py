@@ -19,7 +19,6 @@ from pydantic import FiniteFloat
 from icce_ray.adapters.partition import mtkahypar_hypergraph
 from icce_ray.adapters.partition_apart import metis_graph_apart
 from icce_ray.adapters.progress import StageProgress
-from icce_ray.adapters.storage import FileInfo
 from icce_ray.core.alarms import Alarm
 from icce_ray.core.consensus.clusters import check_problem, collapse
 from icce_ray.core.consensus.ensemble import IMBALANCES, MAX_VOTES, best_method, candidate, check_rows
@@ -27,6 +26,7 @@ from icce_ray.core.consensus.partitioning import ConsensusSizeError
 from icce_ray.core.consensus.rows import alarms_of, best_meta_clusters, refine
 from icce_ray.core.consensus.tally import agreeing
 from icce_ray.documents import DocumentError, shaped
+from icce_ray.io.storage import FileInfo
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.ensemble import Label, Shards

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import ray
 
-from icce_ray.adapters.storage import FileInfo
 from icce_ray.core.consensus import mcla, tally, votes
 from icce_ray.core.consensus.clusters import check_labels, collapse, head_offsets, row_keys
 from icce_ray.core.consensus.overlaps import Overlaps, all_pairs, cluster_graph, overlaps
 from icce_ray.core.consensus.partitioning import GraphPartitioner
 from icce_ray.core.consensus.tally import Split, Tally
 from icce_ray.core.metrics import pair_counts
+from icce_ray.io.storage import FileInfo
 from icce_ray.stages.rows import matrix
 from icce_ray.store import HEAD_LABELS, Store
 

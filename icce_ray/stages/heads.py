@@ -11,8 +11,8 @@ import pyarrow as pa
 import ray
 
 from icce_ray.adapters.progress import StageProgress
-from icce_ray.adapters.storage import FileInfo
 from icce_ray.core.alarms import cluster_sizes, head_alarms
+from icce_ray.io.storage import FileInfo
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources, await_capacity, room_for, run_bounded
 from icce_ray.stages.head_worker import HEADS, LOSSES, train

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icce_ray.adapters.locations import is_local, resolve
 from icce_ray.adapters.progress import StageProgress
 from icce_ray.adapters.sources import Source
 from icce_ray.adapters.sources.base import LISTED
-from icce_ray.adapters.storage import FileInfo
+from icce_ray.io.locations import is_local, resolve
+from icce_ray.io.storage import FileInfo
 from icce_ray.store import ARTIFACTS, RunError, Store
 
 SCHEMA = pa.schema([pa.field("image_id", pa.int64()), *LISTED])

@@ -11,7 +11,7 @@ import ray
 
 from icce_ray.adapters.progress import StageProgress
 from icce_ray.adapters.sources import FeatureSource, Source, SourceSpec
-from icce_ray.adapters.storage import FileInfo
+from icce_ray.io.storage import FileInfo
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
 from icce_ray.stages.cluster import Resources, room_for, run_bounded
 from icce_ray.stages.embed import through_backbone

@@ -14,8 +14,8 @@ import pyarrow as pa
 import ray
 
 from icce_ray.adapters.progress import StageProgress
-from icce_ray.adapters.storage import FileInfo
 from icce_ray.core.sampling import uniform_rows
+from icce_ray.io.storage import FileInfo
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources, room_for, run_files
 from icce_ray.stages.rows import FeatureRows

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from icce_ray.adapters.storage import FileInfo
+from icce_ray.io.storage import FileInfo
 from icce_ray.stages.cluster import run_bounded
 from icce_ray.store import RunError, Store
 

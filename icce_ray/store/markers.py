@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from icce_ray.adapters.locations import child
-from icce_ray.adapters.storage import FileInfo
 from icce_ray.documents import DocumentError, Moment, shaped, shown
+from icce_ray.io.locations import child
+from icce_ray.io.storage import FileInfo
 from icce_ray.store.names import ARTIFACTS
 from icce_ray.store.seals import opened_json, sealed_json
 from icce_ray.store.shapes import check_figures

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from icce_ray.adapters.storage import FileInfo, Storage
 from icce_ray.documents import DocumentError, parse_json, shaped, shown
+from icce_ray.io.storage import FileInfo, Storage
 from icce_ray.settings import EmbedSettings, Settings, SettingsError, load
 from icce_ray.store.fingerprints import DEPENDS, differences, fingerprint
 from icce_ray.store.markers import Marker, RunError

@@ -33,7 +33,7 @@ def fill_folder(root: Path, count: int) -> None:
 
 def fill_bucket(uri: str, count: int) -> None:
     """The same names as objects of one byte; the bucket must be there."""
-    from icce_ray.adapters.s3 import client_of
+    from icce_ray.io.s3 import client_of
 
     client, bucket, prefix = client_of(uri)
 
@@ -61,7 +61,7 @@ def whole(source: str) -> int:
     """Everything at once through Arrow, without a manifest."""
     import pyarrow.fs as pafs
 
-    from icce_ray.adapters.locations import resolve
+    from icce_ray.io.locations import resolve
 
     filesystem, base = resolve(source)
     found = filesystem.get_file_info(pafs.FileSelector(base, recursive=True))

@@ -19,7 +19,7 @@ from PIL import Image
 
 from icce_ray.adapters.progress import Silent
 from icce_ray.adapters.sources import SourceSpec, find_source
-from icce_ray.adapters.storage import FileInfo
+from icce_ray.io.storage import FileInfo
 from icce_ray.settings import Settings, load
 from icce_ray.stages import listing
 from icce_ray.store import ARTIFACTS, HEAD_LABELS, Store, fingerprint

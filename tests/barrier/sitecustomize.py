@@ -15,7 +15,7 @@ import os
 import sys
 import time
 
-_FOLDER, _MODULE, _POLL = os.environ.get("ICCE_BARRIERS", ""), "icce_ray.adapters.storage", 0.02
+_FOLDER, _MODULE, _POLL = os.environ.get("ICCE_BARRIERS", ""), "icce_ray.io.storage", 0.02
 
 
 def _wait(operation, root, path):

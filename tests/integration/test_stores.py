@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from icce_ray import pipeline
-from icce_ray.adapters import s3
-from icce_ray.adapters.storage import Storage
+from icce_ray.io import s3
+from icce_ray.io.storage import Storage
 from icce_ray.stages.verify import violations
 from icce_ray.store import Store
 from tests.barriers import barrier
@@ -130,7 +130,7 @@ def test_a_writer_killed_in_an_upload_leaves_nothing_readable(radosgw, size, req
 
         proxy.on_request = on_request
         program = f"""
-from icce_ray.adapters.storage import Storage
+from icce_ray.io.storage import Storage
 Storage({radosgw.uri(f"{bucket}/run", port=proxy.port)!r}).write_bytes("a", b"n" * {size})
 """
         writer = subprocess.Popen([sys.executable, "-c", program])

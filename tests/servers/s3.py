@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from icce_ray.adapters import locations, s3
+from icce_ray.io import locations, s3
 
 ACCESS_KEY, SECRET_KEY = "testkey", "testsecret"
 _bucket = itertools.count()

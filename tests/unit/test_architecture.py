@@ -1,6 +1,6 @@
 """The house: which layer may import what, read from the source of every module.
 
-core <- adapters <- stages <- pipeline <- cli <- jobs
+core <- io, adapters <- stages <- pipeline <- cli <- jobs
 """
 
 import ast
@@ -31,35 +31,36 @@ def names(text: str) -> frozenset[str]:
 #: The first row that a module's name starts with is its rule.
 LAYERS = {
     "core": Layer(names(""), packages=names("torch numpy scipy"), banned=names("os io pathlib shutil tempfile")),
-    "adapters": Layer(names("core documents spelling"), banned=names("ray")),
+    "adapters": Layer(names("core documents io spelling"), banned=names("ray")),
+    "io": Layer(names("adapters documents spelling"), banned=names("ray")),
     "documents": Layer(names(""), packages=names("pydantic yaml")),
     "version": Layer(names(""), packages=names("")),
     "spelling": Layer(names(""), packages=names("")),
-    "settings": Layer(names("core.recipe adapters.uris documents spelling"), packages=names("pydantic")),
+    "settings": Layer(names("core.recipe io.uris documents spelling"), packages=names("pydantic")),
     "store": Layer(
-        names("documents settings version adapters.locations adapters.storage"),
+        names("documents settings version io.locations io.storage"),
         packages=names("pydantic typing_extensions yaml"),
     ),
     "lock": Layer(
-        names("documents store adapters.conditional adapters.process adapters.s3 adapters.storage"),
+        names("documents store io.conditional adapters.process io.s3 io.storage"),
         packages=names("pydantic"),
     ),
-    "estimator": Layer(names("core adapters"), banned=names("ray")),
-    "studies": Layer(names("core adapters estimator"), banned=names("ray")),
+    "estimator": Layer(names("core adapters io"), banned=names("ray")),
+    "studies": Layer(names("core adapters io estimator"), banned=names("ray")),
     "planning": Layer(names("documents settings spelling"), packages=names("pydantic yaml")),
     # Beside the stages, not among them: it reads what they wrote, and whoever exports needs no Ray.
-    "export": Layer(names("adapters documents store spelling"), packages=names("numpy pyarrow")),
+    "export": Layer(names("adapters io documents store spelling"), packages=names("numpy pyarrow")),
     # Likewise: the page about a run is made from its files, and without torch.
     "report": Layer(
-        names("core.metrics adapters documents settings store export"),
+        names("core.metrics adapters io documents settings store export"),
         packages=names("numpy scipy pyarrow jinja2 plotly yaml"),
     ),
-    "stages": Layer(names("core adapters documents settings store version")),
+    "stages": Layer(names("core adapters io documents settings store version")),
     "pipeline": Layer(
-        names("core adapters documents settings store lock version spelling report stages"), banned=names("ray")
+        names("core adapters io documents settings store lock version spelling report stages"), banned=names("ray")
     ),
     "cli": Layer(
-        names("core adapters documents settings store lock version spelling planning export report stages pipeline"),
+        names("core adapters io documents settings store lock version spelling planning export report stages pipeline"),
         banned=names("ray"),
     ),
     "__init__": Layer(names("version estimator settings pipeline"), packages=names("")),

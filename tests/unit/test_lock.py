@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from icce_ray.adapters import conditional
-from icce_ray.adapters.storage import Storage, StorageError
+from icce_ray.io import conditional
+from icce_ray.io.storage import Storage, StorageError
 from icce_ray.lock import EXPIRY, LOCK_FILE, WORKERS_END, Holder, RunLock, holder_of
 from icce_ray.store import RunError
 from tests.failures import fails

@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 
-from icce_ray.adapters.storage import Storage, StorageError
 from icce_ray.documents import DocumentError
+from icce_ray.io.storage import Storage, StorageError
 from icce_ray.settings import load
 from icce_ray.store import (
     ARTIFACTS,

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from icce_ray.adapters.decode import Reject
-from icce_ray.adapters.locations import is_local, resolve, retried
 from icce_ray.adapters.sources.base import Source, SourceError
 from icce_ray.adapters.sources.fetch import open_file
-from icce_ray.adapters.sources.walk import Found, select, walk
+from icce_ray.io.locations import is_local, resolve, retried
+from icce_ray.io.walk import Found, select, walk
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -9,15 +9,15 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from icce_ray.adapters.locations import refuse_secrets, resolve, retried
-from icce_ray.adapters.s3 import check_access, is_s3
 from icce_ray.adapters.sources.base import Source, SourceError, SourceSpec
 from icce_ray.adapters.sources.features import FeatureFiles
-from icce_ray.adapters.sources.folder import IMAGE_EXTENSIONS, FolderSource
 from icce_ray.adapters.sources.parquet import ParquetSource, parquet_format
 from icce_ray.adapters.sources.uris import UriList
-from icce_ray.adapters.sources.walk import walk
 from icce_ray.adapters.sources.webdataset import TarSource
+from icce_ray.io.folder import IMAGE_EXTENSIONS, FolderSource
+from icce_ray.io.locations import refuse_secrets, resolve, retried
+from icce_ray.io.s3 import check_access, is_s3
+from icce_ray.io.walk import walk
 
 #: File names looked at before the format of a folder is decided; more only while none of them told.
 LOOK_AT = 1000

@@ -10,8 +10,8 @@ import pyarrow.fs as pafs
 
 from icce_ray.adapters.decode import Reject
 from icce_ray.adapters.filenames import to_bytes
-from icce_ray.adapters.locations import UnavailableError, child, is_local, resolve, retried
-from icce_ray.adapters.s3 import check_access, is_s3
+from icce_ray.io.locations import UnavailableError, child, is_local, resolve, retried
+from icce_ray.io.s3 import check_access, is_s3
 
 _BLOCK = 1 << 20
 

@@ -16,13 +16,13 @@ import pyarrow as pa
 
 from icce_ray.adapters.decode import Reject
 from icce_ray.adapters.filenames import to_text
-from icce_ray.adapters.locations import UnavailableError, is_local, resolve
 from icce_ray.adapters.sources import columns
 from icce_ray.adapters.sources.base import TABLE_ROWS, Row, SourceError, SourceSpec, tables_of
 from icce_ray.adapters.sources.containers import ContainerSource, one_ahead
 from icce_ray.adapters.sources.fetch import fetch
 from icce_ray.adapters.sources.parquet import first_file
-from icce_ray.adapters.uris import LocationError, refuse_secrets, s3_location
+from icce_ray.io.locations import UnavailableError, is_local, resolve
+from icce_ray.io.uris import LocationError, refuse_secrets, s3_location
 
 #: What an entry with `://` may start with.
 SCHEMES = ("file", "s3", "gs", "az", "abfs", "abfss", "http", "https")

@@ -13,11 +13,11 @@ import pyarrow as pa
 from icce_ray.adapters.decode import Reject
 from icce_ray.adapters.filenames import to_text
 from icce_ray.adapters.headers import Bounded, HeaderError, parsing
-from icce_ray.adapters.locations import StorageError
 from icce_ray.adapters.sources.base import TABLE_ROWS, Row, tables_of
 from icce_ray.adapters.sources.containers import ContainerSource, StoreFile, one_ahead
 from icce_ray.adapters.sources.fetch import too_large
-from icce_ray.adapters.sources.folder import IMAGE_EXTENSIONS
+from icce_ray.io.folder import IMAGE_EXTENSIONS
+from icce_ray.io.locations import StorageError
 
 #: Members of one tar that lie at most this far apart are read together, up to this many bytes.
 GAP, SPAN = 1 << 20, 16 << 20

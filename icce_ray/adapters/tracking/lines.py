@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import FiniteFloat
 
-from icce_ray.adapters.storage import Storage, StorageError
 from icce_ray.documents import DocumentError, parse_json, shaped
+from icce_ray.io.storage import Storage, StorageError
 
 _UNUSUAL = re.compile(r"[^\w./-]+")
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from icce_ray.adapters.storage import Storage
 from icce_ray.adapters.tracking.lines import Line
+from icce_ray.io.storage import Storage
 
 #: The package that each tracker needs.
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from icce_ray.adapters.locations import is_local
-from icce_ray.adapters.storage import Storage
 from icce_ray.adapters.tracking.lines import Line
 from icce_ray.adapters.tracking.sinks import RunNote
+from icce_ray.io.locations import is_local
+from icce_ray.io.storage import Storage
 
 
 class TensorBoard:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from icce_ray.adapters.storage import Storage
 from icce_ray.adapters.tracking.lines import Line, read_lines
 from icce_ray.adapters.tracking.sinks import RunNote, Sink, TrackingError
+from icce_ray.io.storage import Storage
 
 #: `metrics.jsonl` is written whole, as no object store appends: so many seconds apart at first, later after a share
 #: of the time that has passed, up to the longest.

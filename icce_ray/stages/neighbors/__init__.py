@@ -15,8 +15,8 @@ import ray
 from ray.exceptions import RayTaskError
 
 from icce_ray.adapters.progress import StageProgress
-from icce_ray.adapters.storage import FileInfo
 from icce_ray.core import neighbors as core
+from icce_ray.io.storage import FileInfo
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources, run_files
 from icce_ray.stages.neighbors import files

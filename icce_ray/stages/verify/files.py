@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from icce_ray.adapters.locations import StorageError
 from icce_ray.documents import DocumentError
+from icce_ray.io.locations import StorageError
 from icce_ray.settings import Settings
 from icce_ray.store import ARTIFACTS, FURTHER_ARTIFACTS, METRICS_FILE, RUN_FILE, Marker, RunError, Store, fingerprint
 from icce_ray.store.seals import opened_yaml

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from icce_ray.adapters.locations import StorageError
 from icce_ray.documents import parse_json
+from icce_ray.io.locations import StorageError
 from icce_ray.stages.rows import matrix
 from icce_ray.store import ARTIFACTS, Marker, Store
 

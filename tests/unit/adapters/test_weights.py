@@ -6,8 +6,8 @@ import struct
 import pytest
 import torch
 
-from icce_ray.adapters.storage import Storage, StorageError
 from icce_ray.adapters.weights import load_tensors, save_tensors
+from icce_ray.io.storage import Storage, StorageError
 from tests.failures import fails
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from icce_ray.adapters.storage import FileInfo
+from icce_ray.io.storage import FileInfo
 from icce_ray.report import picks
 from icce_ray.report.picks import KINDS, Labelled, labelled, pick
 from icce_ray.store import Store

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from ray.exceptions import RayTaskError, UserCodeException
 
-from icce_ray.adapters.locations import UnavailableError
+from icce_ray.io.locations import UnavailableError
 from icce_ray.stages.images import _as_it_was, _Embedder
 from icce_ray.stages.rows import list_column
 from icce_ray.store import RunError

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icce_ray.adapters.locations import StorageError
-from icce_ray.adapters.storage import Storage
+from icce_ray.io.locations import StorageError
+from icce_ray.io.storage import Storage
 from icce_ray.stages.rows import FeatureRows
 from icce_ray.stages.truth import class_names, labels_for, read_truth, truth_of_rows
 from icce_ray.store import RunError, Store

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icce_ray.adapters import locations
-from icce_ray.adapters.locations import UnavailableError
 from icce_ray.adapters.sources import SourceSpec, find_source, open_source
 from icce_ray.adapters.sources.containers import StoreFile, one_ahead
+from icce_ray.io import locations
+from icce_ray.io.locations import UnavailableError
 from tests.failures import fails
 from tests.servers.proxy import FaultProxy
 

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icce_ray.adapters import locations, web
 from icce_ray.adapters.sources import SourceError, SourceSpec, open_source
 from icce_ray.adapters.sources import uris as module
 from icce_ray.adapters.sources.base import LISTED
 from icce_ray.adapters.sources.uris import UriList
+from icce_ray.io import locations, web
 from tests.failures import fails
 
 LIMIT = 1 << 20

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from icce_ray.adapters.progress import Silent
-from icce_ray.adapters.storage import Storage
 from icce_ray.adapters.tracking import (
     StepLog,
     Tracker,
@@ -18,6 +17,7 @@ from icce_ray.adapters.tracking import (
     steps,
     tracker,
 )
+from icce_ray.io.storage import Storage
 from tests.failures import fails
 from tests.processes import wait_for
 from tests.tensorboard_events import curves, events

@@ -3,8 +3,8 @@
 import json
 import math
 
-from icce_ray.adapters.storage import Storage, StorageError
 from icce_ray.adapters.tracking import Line, read_lines, scalars
+from icce_ray.io.storage import Storage, StorageError
 from tests.failures import fails
 
 

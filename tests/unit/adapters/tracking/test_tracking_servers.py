@@ -6,9 +6,9 @@ import struct
 
 import pytest
 
-from icce_ray.adapters.storage import Storage
 from icce_ray.adapters.tracking import Line, Tracker, TrackingError, make_sink
 from icce_ray.adapters.tracking.wandb_runs import _untold
+from icce_ray.io.storage import Storage
 from tests.failures import fails
 
 

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 import pyarrow.fs as pafs
 
 from icce_ray.adapters.filenames import to_text
-from icce_ray.adapters.locations import is_local, resolve, retried
-from icce_ray.adapters.s3 import is_s3
 from icce_ray.adapters.sources.base import SourceError
-from icce_ray.adapters.sources.bucket import keys_below
+from icce_ray.io.bucket import keys_below
+from icce_ray.io.locations import is_local, resolve, retried
+from icce_ray.io.s3 import is_s3
 
 Found = tuple[str, int | None]
 Identity = tuple[int, int]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from icce_ray.adapters.decode import Reject
 from icce_ray.adapters.filenames import to_bytes, to_text
-from icce_ray.adapters.locations import LocationError
 from icce_ray.adapters.sources import SourceError, SourceSpec, find_source, open_source
-from icce_ray.adapters.sources.walk import LINKS
+from icce_ray.io.locations import LocationError
+from icce_ray.io.walk import LINKS
 from tests.failures import fails
 
 KEYS = ["a b.JPG", "b/1.png", "b-2.png", "b.png", "z/ü/日本.jpeg", "z/ü.gif", r"z\xe9.png"]

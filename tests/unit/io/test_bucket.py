@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import pytest
 
-from icce_ray.adapters.locations import StorageError
-from icce_ray.adapters.sources import bucket
+from icce_ray.io import bucket
+from icce_ray.io.locations import StorageError
 from tests.failures import fails
 
 ODD = ["a", "a-b", "a.b", "a/b", "a/b/c", "a/b-c", "a0", "a b/#?%/é", "z/日本/1", "z/", "z/.hidden", "ü/ü", "A/a"]

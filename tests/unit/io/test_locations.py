@@ -17,8 +17,8 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icce_ray.adapters import locations
-from icce_ray.adapters.locations import (
+from icce_ray.io import locations
+from icce_ray.io.locations import (
     LocationError,
     StorageError,
     UnavailableError,
@@ -27,7 +27,7 @@ from icce_ray.adapters.locations import (
     resolve,
     retried,
 )
-from icce_ray.adapters.uris import s3_location
+from icce_ray.io.uris import s3_location
 from tests.failures import fails
 from tests.servers.proxy import FaultProxy
 from tests.servers.s3 import forget_clients

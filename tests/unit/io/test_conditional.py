@@ -9,9 +9,9 @@ import uuid
 
 import pytest
 
-from icce_ray.adapters import conditional
-from icce_ray.adapters.conditional import current, remove, swap
-from icce_ray.adapters.storage import StorageError
+from icce_ray.io import conditional
+from icce_ray.io.conditional import current, remove, swap
+from icce_ray.io.storage import StorageError
 from tests.failures import fails
 
 CONTENDERS = 16
@@ -127,7 +127,7 @@ def test_nothing_is_lost_between_writers_that_try_again(place, request):
 HOLD = """
 import sys
 from pathlib import Path
-from icce_ray.adapters.conditional import _guarded
+from icce_ray.io.conditional import _guarded
 with _guarded(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -164,7 +164,7 @@ def test_a_killed_writer_leaves_the_guard_free(local):
 
 def test_many_processes_one_winner(local):
     program = (
-        "import sys; from icce_ray.adapters.conditional import swap; sys.stdin.readline(); "
+        "import sys; from icce_ray.io.conditional import swap; sys.stdin.readline(); "
         "print(swap(sys.argv[1], sys.argv[2].encode(), None) is not None)"
     )
     processes = [

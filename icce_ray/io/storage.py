@@ -25,15 +25,15 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from icce_ray.adapters.headers import HeaderError, parsing
-from icce_ray.adapters.locations import (
+from icce_ray.documents import DocumentError, check_regular
+from icce_ray.io.locations import (
     StorageError,
     child,
     is_local,
     resolve,
     retried,
 )
-from icce_ray.adapters.s3 import get_tail, get_with_etag, is_s3
-from icce_ray.documents import DocumentError, check_regular
+from icce_ray.io.s3 import get_tail, get_with_etag, is_s3
 
 __all__ = ["FileInfo", "Storage", "StorageError"]
 

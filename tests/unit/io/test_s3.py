@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from icce_ray.adapters import locations, s3
-from icce_ray.adapters.locations import StorageError, UnavailableError
+from icce_ray.io import locations, s3
+from icce_ray.io.locations import StorageError, UnavailableError
 from tests.failures import fails
 from tests.servers.proxy import Fault, FaultProxy
 from tests.servers.radosgw import read_only

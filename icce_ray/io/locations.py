@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from icce_ray.adapters.filenames import to_text
-from icce_ray.adapters.uris import LocationError, S3Options, refuse_secrets, s3_location
+from icce_ray.io.uris import LocationError, S3Options, refuse_secrets, s3_location
 
 __all__ = [
     "LocationError",
@@ -195,7 +195,7 @@ def _azure(uri: str) -> tuple[pafs.FileSystem, str]:
 
 @lru_cache(maxsize=1)
 def _http() -> pafs.FileSystem:
-    from icce_ray.adapters.web import WebHandler
+    from icce_ray.io.web import WebHandler
 
     return pafs.PyFileSystem(WebHandler())
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from icce_ray.adapters.locations import StorageError
+from icce_ray.io.locations import StorageError
 
 _BLOCK = 4 << 20
 #: Seconds that a server has for its answer, and bytes for each of which it has a second more.

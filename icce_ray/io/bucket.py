@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from icce_ray.adapters.s3 import Page, client_of, list_pages
+from icce_ray.io.s3 import Page, client_of, list_pages
 
 #: Prefixes listed at the same time. A page of 1,000 keys takes a store 20 to 100 ms, and the next one waits for it.
 WIDTH = 16

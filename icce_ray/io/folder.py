@@ -9,7 +9,7 @@ import pyarrow as pa
 from icce_ray.adapters.decode import Reject
 from icce_ray.adapters.sources.base import Source, SourceError, tables_of
 from icce_ray.adapters.sources.fetch import fetch
-from icce_ray.adapters.sources.walk import select, walk
+from icce_ray.io.walk import select, walk
 
 IMAGE_EXTENSIONS = (
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from icce_ray.adapters.locations import StorageError
-from icce_ray.adapters.uris import s3_location
+from icce_ray.io.locations import StorageError
+from icce_ray.io.uris import s3_location
 
 _KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or an instance role"
 #: What an S3 store's error code means and what to do about it.

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icce_ray.adapters import locations
-from icce_ray.adapters.locations import UnavailableError, resolve, retried
-from icce_ray.adapters.s3 import abort_uploads, is_s3
-from icce_ray.adapters.storage import FileInfo, Storage, StorageError
+from icce_ray.io import locations
+from icce_ray.io.locations import UnavailableError, resolve, retried
+from icce_ray.io.s3 import abort_uploads, is_s3
+from icce_ray.io.storage import FileInfo, Storage, StorageError
 from tests.failures import fails
 from tests.servers.proxy import FaultProxy
 

@@ -23,10 +23,10 @@ from typing import cast
 import pyarrow.fs as pafs
 from fsspec.spec import AbstractFileSystem
 
-from icce_ray.adapters import s3
-from icce_ray.adapters.locations import StorageError, is_local, resolve, retried
-from icce_ray.adapters.storage import Storage
 from icce_ray.documents import DocumentError, read_regular
+from icce_ray.io import s3
+from icce_ray.io.locations import StorageError, is_local, resolve, retried
+from icce_ray.io.storage import Storage
 
 #: Seconds after a write on a store without conditional writes until it counts.
 SETTLE = 2.0

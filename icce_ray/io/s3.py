@@ -11,9 +11,9 @@ from contextlib import closing
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from icce_ray.adapters.locations import StorageError, UnavailableError, retried
-from icce_ray.adapters.s3_errors import code_of, explain
-from icce_ray.adapters.uris import S3Options, is_s3, s3_location
+from icce_ray.io.locations import StorageError, UnavailableError, retried
+from icce_ray.io.s3_errors import code_of, explain
+from icce_ray.io.uris import S3Options, is_s3, s3_location
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient

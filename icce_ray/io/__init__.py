@@ -1,0 +1,1 @@
+"""Files wherever they lie: local disks, object stores and web servers."""
