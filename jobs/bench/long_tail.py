@@ -2,13 +2,15 @@
 
     python jobs/bench/long_tail.py [--seeds 0 1 2]
 
-Synthetic features (`core.synthetic`), N = 6,000, K = 30, D = 128; 8 small heads, 30 epochs, in bfloat16. One setting a
-row: ACC of the heads and of the consensus, means over seeds, and how many of the 30 clusters a head uses.
+Synthetic features (`jobs.paper.synthetic`), N = 6,000, K = 30, D = 128; 8 small heads, 30 epochs, in bfloat16. One
+setting per row: ACC of the heads and of the consensus, means over seeds, and how many of the 30 clusters a head uses.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,11 @@ from icce_ray.core.metrics import accuracy
 from icce_ray.core.neighbors import default_k_max, narrow
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.search import mine
-from icce_ray.core.synthetic import FeatureModel, draw, scaled_k_min
 from icce_ray.core.training import HeadTrainer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `jobs` is not installed
+
+from jobs.paper.synthetic import FeatureModel, draw, scaled_k_min
 
 N, CLUSTERS, DIM = 6000, 30, 128
 IMBALANCES = (1.0, 50.0)

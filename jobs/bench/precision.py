@@ -9,6 +9,7 @@ Without --parquet scikit-learn's 1,797 digits; else rows of a Parquet file with 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -22,7 +23,10 @@ from icce_ray.core.neighbors import Neighbors, default_k_max
 from icce_ray.core.recipe import Precision, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
-from icce_ray.studies.feature_sets import digit_features, image_features
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `jobs` is not installed
+
+from jobs.paper.feature_sets import digit_features, image_features
 
 CLUSTERS, K_MIN, THRESHOLD = 10, 50, 0.65
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")

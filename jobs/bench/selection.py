@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,10 @@ from icce_ray.core.recipe import Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.selection import modularity
 from icce_ray.core.training import HeadTrainer
-from icce_ray.studies.feature_sets import digit_features, image_features
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `jobs` is not installed
+
+from jobs.paper.feature_sets import digit_features, image_features
 
 TEMPERATURES = (0.03, 0.05, 0.1, 0.15, 0.2, 0.3)
 #: Name of a sweep: settings of each of its trials; what a trial does not name is as in BASE.

@@ -46,7 +46,6 @@ LAYERS = {
         packages=names("pydantic"),
     ),
     "estimator": Layer(names("core adapters io"), banned=names("ray")),
-    "studies": Layer(names("core adapters io estimator"), banned=names("ray")),
     "planning": Layer(names("documents settings spelling"), packages=names("pydantic yaml")),
     # Beside the stages, not among them: it reads what they wrote, and whoever exports needs no Ray.
     "export": Layer(names("adapters io documents store spelling"), packages=names("numpy pyarrow")),

@@ -24,7 +24,7 @@ from icce_ray.core.cluster_count import (
     spectrum,
 )
 from icce_ray.core.recipe import Recipe
-from icce_ray.core.synthetic import FeatureModel, draw
+from jobs.paper.synthetic import FeatureModel, draw
 from tests.failures import fails
 
 RECIPE = Recipe(

@@ -20,7 +20,7 @@ from icce_ray.core.pilot import (
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.selection import pair_accuracy
-from icce_ray.core.synthetic import FeatureModel, draw
+from jobs.paper.synthetic import FeatureModel, draw
 from tests.failures import fails
 
 RECIPE = Recipe(

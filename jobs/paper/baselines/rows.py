@@ -1,0 +1,85 @@
+"""What the rivals share: checks, the scale of their inputs, batches of rows, and labels by the highest score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from icce_ray.core.inputs import feature_statistics
+from icce_ray.core.search import unit_rows
+from jobs.paper.fitted import Fitted
+
+Scale = Literal["raw", "rms", "unit", "standardize"]
+"""Rows as they are; over the root mean square of all entries fitted; over their lengths; or columns standardised.
+
+"rms" changes the unit and nothing else: a learning rate that suits one backbone's features then suits another's.
+"""
+
+_BLOCK_ROWS = 8192
+
+
+def check_clusters(features: Tensor, n_clusters: int) -> None:
+    """Raise ValueError unless `features` is [n, D] and 1 <= n_clusters <= n."""
+    if features.ndim != 2:
+        raise ValueError(f"features have shape {tuple(features.shape)}; give one row an image, [n, D]")
+    if not 1 <= n_clusters <= len(features):
+        raise ValueError(f"n_clusters = {n_clusters} for {len(features)} rows; ask for 1 to {len(features)}")
+
+
+def scaling(features: Tensor, scale: Scale) -> Callable[[Tensor], Tensor]:
+    """The function that brings rows [m, D] of any set to `scale`, float32[m, D], with the statistics of `features`.
+
+    Raises ValueError on an unknown scale, with "unit" on rows that are zero or not finite, and with "rms" on
+    values that are not finite or all zero.
+    """
+    if scale == "raw":
+        return Tensor.float
+    if scale == "unit":
+        return unit_rows
+    if scale == "rms":
+        size = features.float().square().mean().sqrt()
+        if not (bool(size.isfinite()) and bool(size > 0)):
+            raise ValueError(
+                f"the features' root mean square is {float(size)}; remove rows that are not finite or zero"
+            )
+        return lambda rows: rows.float() / size
+    if scale == "standardize":
+        mean, std = feature_statistics(features)
+        return lambda rows: (rows.float() - mean) / std
+    raise ValueError(f"scale is {scale!r}; choose 'raw', 'rms', 'unit' or 'standardize'")
+
+
+def batches(n_rows: int, size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """`steps` batches of row numbers, int64[min(size, n_rows)]: epochs in random order without their last rows."""
+    size = min(size, n_rows)
+    per_epoch = n_rows // size
+    order = torch.empty(0, dtype=torch.int64)
+    for step in range(steps):
+        place = step % per_epoch
+        if place == 0:
+            order = torch.randperm(n_rows, generator=generator, device=generator.device)
+        yield order[place * size : (place + 1) * size]
+
+
+def fitted(features: Tensor, scores: Callable[[Tensor], Tensor]) -> Fitted:
+    """The clustering in which a row's cluster is the column of its highest score; `scores` gives [m, K] of [m, D]."""
+    device = features.device
+
+    def predict(rows: Tensor) -> NDArray[np.int32]:
+        with torch.no_grad():
+            found = [scores(block.to(device)).argmax(1).to(torch.int32).cpu() for block in rows.split(_BLOCK_ROWS)]
+        return torch.cat(found).numpy()
+
+    return Fitted(predict(features), predict)
+
+
+def fresh_linear(outputs: tuple[int, ...], dim: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Trainable weight [*outputs, dim] and bias [*outputs], as torch's Linear starts: uniform within dim^-1/2."""
+    drawn = (torch.rand(shape, generator=generator, device=generator.device) for shape in ((*outputs, dim), outputs))
+    weight, bias = (((2 * tensor - 1) * dim**-0.5).requires_grad_(True) for tensor in drawn)
+    return weight, bias
