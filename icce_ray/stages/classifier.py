@@ -19,9 +19,9 @@ from icce_ray.io.storage import FileInfo
 from icce_ray.settings import Settings
 from icce_ray.stages import consensus
 from icce_ray.stages.cluster import Resources
+from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.labelling import DESCRIPTION, WEIGHTS, classifier_inputs, wide
 from icce_ray.stages.reporting import Report, relayed, settled
-from icce_ray.stages.rows import FeatureRows
 from icce_ray.store import Store
 
 GRID = "classifier/grid.parquet"

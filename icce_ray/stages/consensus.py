@@ -30,8 +30,8 @@ from icce_ray.io.storage import FileInfo
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.ensemble import Label, Shards
+from icce_ray.stages.features import FeatureRows, matrix
 from icce_ray.stages.reporting import sounded
-from icce_ray.stages.rows import FeatureRows, matrix
 from icce_ray.store import ARTIFACTS, HEAD_LABELS, RunError, Store
 
 ARTIFACT = ARTIFACTS["consensus"]

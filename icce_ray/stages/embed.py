@@ -14,7 +14,7 @@ from icce_ray.io.storage import FileInfo
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
 from icce_ray.stages import images
 from icce_ray.stages.cluster import Resources
-from icce_ray.stages.rows import OK, REJECT
+from icce_ray.stages.features import OK, REJECT
 from icce_ray.stages.shards import described, files_of, rejects, write_chunk
 from icce_ray.store import RunError, Store
 

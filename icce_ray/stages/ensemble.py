@@ -21,7 +21,7 @@ from icce_ray.core.consensus.partitioning import GraphPartitioner
 from icce_ray.core.consensus.tally import Split, Tally
 from icce_ray.core.metrics import pair_counts
 from icce_ray.io.storage import FileInfo
-from icce_ray.stages.rows import matrix
+from icce_ray.stages.features import matrix
 from icce_ray.store import HEAD_LABELS, Store
 
 #: Images of a shard, to be reached by whole files. Tables and votes cost more for each image in smaller ones.

@@ -19,8 +19,8 @@ from icce_ray.adapters.progress import StageProgress
 from icce_ray.core.metrics import confusions, contingency, scores, table_scores
 from icce_ray.stages import consensus
 from icce_ray.stages.cluster import Resources, room_for, run_bounded
+from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors import known
-from icce_ray.stages.rows import FeatureRows
 from icce_ray.stages.shards import grouped
 from icce_ray.stages.truth import class_names, classes_at, labels_for, places_for, read_truth, shared_name
 from icce_ray.store import ARTIFACTS, RunError, Store

@@ -15,8 +15,8 @@ from icce_ray.core.training import HeadTrainer
 from icce_ray.settings import HeadsSettings
 from icce_ray.stages import neighbors
 from icce_ray.stages.cluster import threads_here
+from icce_ray.stages.features import FeatureRows, list_column
 from icce_ray.stages.reporting import Report, loss_figures, settled
-from icce_ray.stages.rows import FeatureRows, list_column
 from icce_ray.store import HEAD_LABELS, Store, checkpoint_of
 
 CHECKPOINT = checkpoint_of("heads")

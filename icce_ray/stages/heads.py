@@ -15,9 +15,9 @@ from icce_ray.core.alarms import cluster_sizes, head_alarms
 from icce_ray.io.storage import FileInfo
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources, await_capacity, room_for, run_bounded
+from icce_ray.stages.features import FeatureRows, matrix
 from icce_ray.stages.head_worker import HEADS, LOSSES, train
 from icce_ray.stages.reporting import relayed, sounded
-from icce_ray.stages.rows import FeatureRows, matrix
 from icce_ray.stages.shards import grouped
 from icce_ray.store import HEAD_LABELS, Store
 

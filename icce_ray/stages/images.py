@@ -24,7 +24,7 @@ from icce_ray.adapters.sources import FeatureSource, SourceSpec, open_source
 from icce_ray.core.recipe import product_precision
 from icce_ray.settings import EmbedSettings
 from icce_ray.stages.cluster import Resources, others_cluster, threads_here
-from icce_ray.stages.rows import list_column, matrix
+from icce_ray.stages.features import list_column, matrix
 from icce_ray.store import ARTIFACTS, RunError, Store
 
 READ_THREADS = 8  # a task waits for storage most of the time; Pillow releases the interpreter's lock as well

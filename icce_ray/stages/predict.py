@@ -15,8 +15,8 @@ from icce_ray.io.storage import FileInfo
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
 from icce_ray.stages.cluster import Resources, room_for, run_bounded
 from icce_ray.stages.embed import through_backbone
+from icce_ray.stages.features import OK, matrix
 from icce_ray.stages.labelling import Labeller
-from icce_ray.stages.rows import OK, matrix
 from icce_ray.stages.shards import described, grouped, write_chunk
 from icce_ray.store import ARTIFACTS, RunError, Store
 

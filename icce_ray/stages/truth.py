@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from icce_ray.adapters.user_tables import read_user_table
 from icce_ray.documents import shown
-from icce_ray.stages.rows import FeatureRows
+from icce_ray.stages.features import FeatureRows
 from icce_ray.store import RunError, Store
 
 KEYS = ("uri", "key", "path", "image_id")

@@ -45,7 +45,7 @@ STEP_NAMES = list(dict.fromkeys(STEPS.values()))
 
 def write_run(root: str, images: int, clusters: int, heads: int, seed: int = 0) -> np.ndarray:
     """Features (names only) and head labels of a run whose stages up to `heads` are complete; true classes int[N]."""
-    from icce_ray.stages.rows import OK, list_column
+    from icce_ray.stages.features import OK, list_column
     from icce_ray.store import HEAD_LABELS, Store
 
     store, files, truth = Store(root), {"embed": [], "heads": []}, []

@@ -32,8 +32,8 @@ from icce_ray.stages import consensus, listing
 from icce_ray.stages.classifier import fit_grid
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.connection import connected
+from icce_ray.stages.features import OK, FeatureRows, list_column, matrix
 from icce_ray.stages.labelling import DESCRIPTION, WEIGHTS, Labeller
-from icce_ray.stages.rows import OK, FeatureRows, list_column, matrix
 from icce_ray.store import ARTIFACTS, Store
 
 DIM, CLUSTERS, HEADS, CLASS, ROWS = 384, 100, 10, 100, 4096

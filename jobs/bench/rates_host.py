@@ -26,7 +26,7 @@ from icce_ray.core.sampling import uniform_rows
 from icce_ray.io.storage import Storage
 from icce_ray.settings import load
 from icce_ray.stages import listing
-from icce_ray.stages.rows import list_column
+from icce_ray.stages.features import list_column
 from icce_ray.store import Store
 
 DIM = 2048

@@ -13,7 +13,7 @@ from icce_ray.core.consensus import consensus as in_memory
 from icce_ray.settings import load
 from icce_ray.stages import consensus, ensemble
 from icce_ray.stages.cluster import Resources
-from icce_ray.stages.rows import OK, list_column
+from icce_ray.stages.features import OK, list_column
 from icce_ray.store import HEAD_LABELS, Store
 
 ALONE = Resources(device="cpu", gpus=0, nodes=1, cores=2)

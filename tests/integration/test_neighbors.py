@@ -10,8 +10,8 @@ from icce_ray import pipeline
 from icce_ray.core.search import mine
 from icce_ray.settings import load
 from icce_ray.stages import neighbors
+from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors import index
-from icce_ray.stages.rows import FeatureRows
 from icce_ray.stages.verify import violations
 from icce_ray.store import RunError, Store
 from tests.failures import fails

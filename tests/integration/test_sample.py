@@ -15,7 +15,7 @@ from icce_ray.report.scores import headline
 from icce_ray.settings import load
 from icce_ray.stages import sample
 from icce_ray.stages.cluster import resources
-from icce_ray.stages.rows import OK, list_column
+from icce_ray.stages.features import OK, list_column
 from icce_ray.stages.verify import violations
 from icce_ray.store import MARKER, RUN_FILE, RunError, Store
 from tests.failures import fails

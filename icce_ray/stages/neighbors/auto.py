@@ -21,8 +21,8 @@ from icce_ray.core.pilot import choose_threshold, pilot_rows, scaled
 from icce_ray.core.recipe import Recipe
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources
+from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors.count import count_clusters, sampled
-from icce_ray.stages.rows import FeatureRows
 from icce_ray.store import ARTIFACTS, Store
 
 CLUSTERS_EVIDENCE = f"{ARTIFACTS['neighbors']}/clusters.json"

@@ -18,7 +18,7 @@ from icce_ray.core.recipe import Recipe
 from icce_ray.core.sampling import uniform_rows
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources
-from icce_ray.stages.rows import FeatureRows
+from icce_ray.stages.features import FeatureRows
 from icce_ray.store import RunError
 
 

@@ -12,7 +12,7 @@ import torch
 from icce_ray.core import neighbors as core
 from icce_ray.io.storage import FileInfo
 from icce_ray.stages.cluster import run_bounded
-from icce_ray.stages.rows import FeatureRows
+from icce_ray.stages.features import FeatureRows
 from icce_ray.store import ARTIFACTS, RunError, Store
 
 ARTIFACT = ARTIFACTS["neighbors"]

@@ -20,7 +20,7 @@ from icce_ray.core import search as exact
 from icce_ray.core.neighbors import merge
 from icce_ray.core.products import CoarseRows
 from icce_ray.stages.cluster import threads_here
-from icce_ray.stages.rows import FeatureRows
+from icce_ray.stages.features import FeatureRows
 
 #: Rows read at a time: beside the shard no more than these are held.
 _READ_ROWS = 2**16

@@ -15,8 +15,8 @@ import pyarrow as pa
 from icce_ray.adapters.progress import StageProgress
 from icce_ray.settings.sweep import Sweep, Trial
 from icce_ray.stages.cluster import Resources
+from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors import known
-from icce_ray.stages.rows import FeatureRows
 from icce_ray.stages.sweep.record import Record
 from icce_ray.stages.sweep.results import write_results
 from icce_ray.stages.sweep.search import Crew, run_trials

@@ -15,7 +15,7 @@ from icce_ray.settings import Settings
 from icce_ray.settings.sweep import Sweep, Trial
 from icce_ray.stages import neighbors
 from icce_ray.stages.cluster import Resources
-from icce_ray.stages.rows import FeatureRows
+from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.sweep.record import Record
 from icce_ray.stages.sweep.trial import Shared
 from icce_ray.stages.truth import labels_for, read_truth

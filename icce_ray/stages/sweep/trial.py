@@ -26,8 +26,8 @@ from icce_ray.core.training import HeadTrainer
 from icce_ray.settings import Settings
 from icce_ray.settings.sweep import Trial
 from icce_ray.stages.classifier import fit_grid
+from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors import limits_of
-from icce_ray.stages.rows import FeatureRows
 from icce_ray.store import Store
 
 #: Rows labelled at once.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from icce_ray.stages.rows import OK, REJECT
+from icce_ray.stages.features import OK, REJECT
 from icce_ray.stages.verify.reading import NAMES, Manifest, Unfit, columns, is_matrix, rows
 from icce_ray.store import Marker, Store
 

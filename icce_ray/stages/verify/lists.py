@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from icce_ray.stages.rows import FeatureRows
+from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.verify.images import same_ids
 from icce_ray.stages.verify.reading import Unfit, columns, is_lists
 from icce_ray.store import ARTIFACTS, Marker, Store

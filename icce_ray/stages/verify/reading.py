@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from icce_ray.documents import parse_json
 from icce_ray.io.locations import StorageError
-from icce_ray.stages.rows import matrix
+from icce_ray.stages.features import matrix
 from icce_ray.store import ARTIFACTS, Marker, Store
 
 #: What names an image beside its id; in the manifest and wherever people read results.

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from icce_ray.core.sampling import uniform_rows
 from icce_ray.settings import Settings
-from icce_ray.stages.rows import FeatureRows
+from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.sample import ARTIFACT, drawn
 from icce_ray.stages.verify.reading import Unfit, columns
 from icce_ray.store import Marker, Store

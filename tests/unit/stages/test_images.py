@@ -6,8 +6,8 @@ import pytest
 from ray.exceptions import RayTaskError, UserCodeException
 
 from icce_ray.io.locations import UnavailableError
+from icce_ray.stages.features import list_column
 from icce_ray.stages.images import _as_it_was, _Embedder
-from icce_ray.stages.rows import list_column
 from icce_ray.store import RunError
 
 TRACE = """ray::MapBatches(_read_chunk)() (pid=1, ip=127.0.0.1)

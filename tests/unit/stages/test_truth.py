@@ -9,7 +9,7 @@ import pytest
 
 from icce_ray.io.locations import StorageError
 from icce_ray.io.storage import Storage
-from icce_ray.stages.rows import FeatureRows
+from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.truth import class_names, labels_for, read_truth, truth_of_rows
 from icce_ray.store import RunError, Store
 from tests.failures import fails

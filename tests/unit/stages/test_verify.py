@@ -13,7 +13,7 @@ import torch
 from icce_ray.adapters.weights import save_tensors
 from icce_ray.io.storage import Storage
 from icce_ray.settings import load
-from icce_ray.stages.rows import list_column
+from icce_ray.stages.features import list_column
 from icce_ray.stages.verify import lists, violations
 from icce_ray.store import ARTIFACTS, MARKER, METRICS_FILE, PREDICTION_FILE, RUN_FILE, RunError, Store, fingerprint
 from icce_ray.store.seals import opened_json, opened_yaml, sealed_json, sealed_yaml
