@@ -185,7 +185,7 @@ def sweep_run(
 
     Raises SettingsError for trials that cannot be, RunError for a run that is not embedded or a name that is taken.
     """
-    from icce_ray.stages import sweep  # it plots: matplotlib takes 0.4 s that no other command should pay
+    from icce_ray.stages import sweep  # it plots: Plotly takes 0.2 s that no other command should pay
 
     store = Store(run_root)
     settings = sweep.known(store.settings(), store)

@@ -1,22 +1,23 @@
-"""Plots of figures, by matplotlib without its global state: pictures as bytes."""
+"""The plot of a sweep as one self-contained HTML page, by Plotly."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+import plotly.graph_objects as go
+from plotly.io import to_html
+from plotly.subplots import make_subplots
 
-WIDTH, HEIGHT = 7.0, 4.0  # inches a panel
 #: Values of the second of two settings that get a line of their own; more are points.
 MOST_LINES = 8
 #: A setting whose values span this factor is shown on a logarithmic axis.
-_LOG_FACTOR = 50.0
+LOG_FACTOR = 50.0
+_PANEL_HEIGHT = 420
+
+Table = Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -25,102 +26,79 @@ class Series:
 
     column: str
     label: str
-    spread: str | None = None
+    deviation: str | None = None
 
 
-def sweep_plot(
-    table: Mapping[str, Sequence[Any]], params: Sequence[str], *, title: str, objective: str, series: Sequence[Series]
-) -> tuple[bytes, bytes]:
-    """PNG and SVG of a sweep: every series over one setting, `objective`, a column too, over each of several.
+def sweep_plot(table: Table, params: Sequence[str], *, title: str, objective: str, series: Sequence[Series]) -> bytes:
+    """HTML of a sweep: every series over one setting, or `objective`, a column too, over each of several.
 
     `table` has a column for each setting (numbers or text) and for each series, and `mean_neighbors`, with None where a
-    trial has no figure.
+    trial has no figure. The same table gives the same bytes. The page needs no network.
     """
-    count = len(params)
-    panels = 2 if params == ["neighbors.threshold"] else count
-    with mpl.rc_context({"svg.hashsalt": "icce", "font.size": 9}):
-        figure = Figure(figsize=(WIDTH, HEIGHT * panels), layout="constrained")
-        axes = figure.subplots(panels, squeeze=False)[:, 0]
-        axes[0].set_title(title)
-        if count == 1:
-            _lines(axes[0], table, params[0], series)
-            figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8)
-            if panels == 2:
-                _line(axes[1], table, params[0], Series("mean_neighbors", "neighbours an image"))
-                axes[1].set_ylabel("mean number of neighbours")
+    neighbors = list(params) == ["neighbors.threshold"]
+    panels = len(params) + neighbors
+    figure = make_subplots(rows=panels, cols=1)
+    for row, param in enumerate(params, start=1):
+        if len(params) == 1:
+            for one in series:
+                _add_line(figure, row, table, param, one)
         else:
-            for axis, param in zip(axes, params, strict=True):
-                others = [other for other in params if other != param]
-                _grouped(axis, table, param, others[0] if len(others) == 1 else None, objective)
-        return _bytes(figure, "png"), _bytes(figure, "svg")
+            _add_objective(figure, row, table, params, param, objective)
+        _set_axis(figure, row, table, param)
+    if neighbors:
+        _add_line(figure, panels, table, params[0], Series("mean_neighbors", "neighbors per image"))
+        _set_axis(figure, panels, table, params[0])
+        figure.update_yaxes(title_text="mean number of neighbors", row=panels, col=1)
+    figure.update_layout(title=title, template="plotly_white", height=_PANEL_HEIGHT * panels)
+    return to_html(figure, include_plotlyjs=True, div_id="plot", config={"displaylogo": False}).encode()
 
 
-def _lines(axis: Axes, table: Mapping[str, Sequence[Any]], param: str, series: Sequence[Series]) -> None:
-    for one in series:
-        _line(axis, table, param, one)
-    axis.set_ylim(top=1.0)
-
-
-def _grouped(axis: Axes, table: Mapping[str, Sequence[Any]], param: str, other: str | None, objective: str) -> None:
-    """The objective over one setting, a line for each value of the only other one, else points."""
-    values = list(dict.fromkeys(table[other])) if other else []
-    if other and len(values) <= MOST_LINES:
-        for value in values:
-            rows = [row for row, found in enumerate(table[other]) if found == value]
-            part = {name: [column[row] for row in rows] for name, column in table.items()}
-            _line(axis, part, param, Series(objective, f"{other} = {_short(value)}"), among=table[param])
-        axis.legend(loc="best", fontsize=8)
-    else:
-        _line(axis, table, param, Series(objective, objective), joined=False)
-    axis.set_ylabel(objective)
-
-
-def _line(
-    axis: Axes,
-    table: Mapping[str, Sequence[Any]],
-    param: str,
-    series: Series,
-    *,
-    among: Sequence[Any] | None = None,
-    joined: bool = True,
+def _add_objective(
+    figure: go.Figure, row: int, table: Table, params: Sequence[str], param: str, objective: str
 ) -> None:
-    """One column over one setting; text stands at equal distances, in its order in `among`."""
-    values = table[param]
-    among = among or values
-    places = _places(among)
-    rows = [row for row, value in enumerate(table[series.column]) if value is not None and math.isfinite(value)]
-    if places is None:
-        rows.sort(key=lambda row: values[row])
-        x = [values[row] for row in rows]
-        if min(among) > 0 and max(among) > _LOG_FACTOR * min(among):
-            axis.set_xscale("log")
+    """The objective over one setting: a line for each value of the only other one, else points."""
+    others = [other for other in params if other != param]
+    values = list(dict.fromkeys(table[others[0]]))
+    if len(others) == 1 and len(values) <= MOST_LINES:
+        for value in values:
+            rows = [place for place, other in enumerate(table[others[0]]) if other == value]
+            part = {name: [column[place] for place in rows] for name, column in table.items()}
+            _add_line(figure, row, part, param, Series(objective, f"{others[0]} = {_short(value)}"))
     else:
-        rows.sort(key=lambda row: places[values[row]])
-        x = [places[values[row]] for row in rows]
-        axis.set_xticks(range(len(places)), [_short(value) for value in places])
-    y = [table[series.column][row] for row in rows]
-    axis.plot(x, y, marker="o", markersize=4, linestyle="-" if joined else "", label=series.label)
-    if series.spread is not None:
-        spread = [table[series.spread][row] or 0.0 for row in rows]
-        low, high = ([a + sign * b for a, b in zip(y, spread, strict=True)] for sign in (-1, 1))
-        axis.fill_between(x, low, high, alpha=0.2, color=axis.lines[-1].get_color())
-    axis.set_xlabel(param)
-    axis.grid(visible=True, alpha=0.3)
+        _add_line(figure, row, table, param, Series(objective, objective), mode="markers")
+    figure.update_yaxes(title_text=objective, row=row, col=1)
 
 
-def _places(values: Sequence[Any]) -> dict[Any, int] | None:
-    """Positions of text on an axis; None for numbers."""
-    if all(isinstance(value, (int, float)) for value in values):
-        return None
-    return {value: place for place, value in enumerate(dict.fromkeys(values))}
+def _add_line(
+    figure: go.Figure, row: int, table: Table, param: str, series: Series, *, mode: str = "lines+markers"
+) -> None:
+    """One column over one setting, with its standard deviation as error bars; trials without a figure are left out."""
+    values = table[param]
+    rows = [place for place, value in enumerate(table[series.column]) if value is not None and math.isfinite(value)]
+    if _numeric(values):
+        rows.sort(key=lambda place: values[place])
+    error = None
+    if series.deviation is not None:
+        error = {"array": [table[series.deviation][place] or 0.0 for place in rows], "thickness": 1}
+    y = [table[series.column][place] for place in rows]
+    x = [values[place] if _numeric(values) else _short(values[place]) for place in rows]
+    figure.add_scatter(x=x, y=y, error_y=error, mode=mode, name=series.label, row=row, col=1)
+
+
+def _set_axis(figure: go.Figure, row: int, table: Table, param: str) -> None:
+    """Numbers on a linear or logarithmic axis; text at equal distances, in the order of the table."""
+    values = table[param]
+    if not _numeric(values):
+        names = [_short(value) for value in dict.fromkeys(values)]
+        kind = {"type": "category", "categoryorder": "array", "categoryarray": names}
+    else:
+        kind = {"type": "log" if 0 < LOG_FACTOR * min(values) < max(values) else "linear"}
+    figure.update_xaxes(title_text=param, row=row, col=1, **kind)
+
+
+def _numeric(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, (int, float)) for value in values)
 
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _bytes(figure: Figure, kind: str) -> bytes:
-    """The picture in a format, the same for the same figures: no date, no random names."""
-    sink = io.BytesIO()
-    figure.savefig(sink, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else {"Software": None})
-    return sink.getvalue()

@@ -50,7 +50,7 @@ def test_a_killed_sweep_goes_on(copy, digits, tmp_path, ends, capsys):
     assert "2 of 6 trials were done before" in shown
     assert stamps(copy, kept) == before, "finished trials and neighbours stay as they are"
     assert copy.storage.read_table(f"{FOLDER}/results.parquet").equals(table)
-    assert {f"{FOLDER}/plot.png", f"{FOLDER}/plot.svg"} <= {name for name, _ in copy.storage.list(FOLDER)}
+    assert b"Plotly.newPlot" in copy.storage.read_bytes(f"{FOLDER}/plot.html")
     assert not [name for name, _ in copy.storage.list(FOLDER) if name.endswith(".safetensors")], "no checkpoint is left"
     assert list(violations(copy)) == []
     the_trials_are_right(copy, table)

@@ -21,7 +21,7 @@ from icce_ray.store.fingerprints import differences
 from icce_ray.store.seals import opened_json, opened_yaml, sealed_json, sealed_yaml
 
 QUESTION = "sweep.yaml"
-RESULTS, PLOTS = "results.parquet", ("plot.png", "plot.svg")
+RESULTS, PLOT = "results.parquet", "plot.html"
 #: Settings of the run that every trial starts from; those before are in the fingerprint of its sample.
 _BASE = ("clusters", "seed", "neighbors", "heads", "consensus", "classifier")
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from icce_ray.adapters.plots import Series, sweep_plot
 from icce_ray.settings.params import short
 from icce_ray.settings.sweep import Sweep, Trial
-from icce_ray.stages.sweep.record import PLOTS, RESULTS, Finished, Record
+from icce_ray.stages.sweep.record import PLOT, RESULTS, Finished, Record
 
 _REAL, _WHOLE, _TEXT = pa.float64(), pa.int64(), pa.string()
 #: Figures of a trial that are columns, in this order; null where a trial has none.
@@ -35,7 +35,7 @@ COLUMNS = {
 
 
 def write_results(record: Record, sweep: Sweep, trials: Sequence[Trial], finished: dict[str, Finished]) -> pa.Table:
-    """Write `results.parquet` and the plots; returns the table, in the order of the trials."""
+    """Write `results.parquet` and the plot; returns the table, in the order of the trials."""
     rows = [_row(trial, finished[trial.digest]) for trial in trials]
     columns: dict[str, pa.Array] = {
         name: pa.array([row[name] for row in rows]) for name in ("trial", "digest", "state")
@@ -51,15 +51,14 @@ def write_results(record: Record, sweep: Sweep, trials: Sequence[Trial], finishe
     storage = record.store.storage
     storage.write_table(f"{record.folder}/{RESULTS}", table)
     labelled = sweep.labels is not None
-    drawn = sweep_plot(
+    page = sweep_plot(
         table.to_pydict(),
         [param.name for param in sweep.params],
         title=record.name,
         objective="acc" if labelled else "modularity",
         series=shown(labelled),
     )
-    for name, data in zip(PLOTS, drawn, strict=True):
-        storage.write_bytes(f"{record.folder}/{name}", data)
+    storage.write_bytes(f"{record.folder}/{PLOT}", page)
     return table
 
 
@@ -70,7 +69,7 @@ def shown(labelled: bool) -> list[Series]:
     return [
         Series("acc", "consensus"),
         Series("best_head_acc", "best head (lowest loss)"),
-        Series("mean_head_acc", "all heads, mean and standard deviation", spread="std_head_acc"),
+        Series("mean_head_acc", "all heads, mean and standard deviation", deviation="std_head_acc"),
         Series("neighbor_accuracy", "neighbours of the anchor's class"),
         Series("modularity", "modularity (label-free objective)"),
     ]
