@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from icce_ray.adapters.progress import RunDisplay
-from icce_ray.adapters.sources import Source, SourceSpec, find_source, found_source
 from icce_ray.core.cluster_count import in_reach
 from icce_ray.io.locations import check_writable
+from icce_ray.io.sources import Source, SourceSpec, find_source, found_source
 from icce_ray.lock import RunLock
 from icce_ray.settings import ListSettings, ResourceSettings, Settings, SettingsError
 from icce_ray.settings.sweep import Sweep, trials

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from icce_ray.adapters.progress import Silent
-from icce_ray.adapters.sources import SourceSpec, find_source
+from icce_ray.io.sources import SourceSpec, find_source
 from icce_ray.settings import load
 from icce_ray.stages import listing
 from icce_ray.store import ARTIFACTS, Store

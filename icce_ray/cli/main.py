@@ -308,9 +308,9 @@ def main(command: Callable[..., Any] = app, **options: Any) -> None:
 
 def _foreseen(error: Exception) -> int | None:
     """Exit status of an error that we know; None of any other. The classes are imported when there is an error."""
-    from icce_ray.adapters.backbones import BackboneError
-    from icce_ray.adapters.sources import SourceError
+    from icce_ray.backbones import BackboneError
     from icce_ray.io.locations import LocationError
+    from icce_ray.io.sources import SourceError
     from icce_ray.settings import SettingsError
     from icce_ray.store import RejectBudgetError, RunError, UsageError
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from icce_ray.adapters.decode import Reject
+from icce_ray.io.decode import Reject
 
 #: Bytes of a file that tell its format.
 HEAD = 16
-# First bytes of the formats of adapters.decode, and the endings they go by, the usual one first.
+# First bytes of the formats of io.decode, and the endings they go by, the usual one first.
 _STARTS: tuple[tuple[re.Pattern[bytes], tuple[str, ...]], ...] = (
     (re.compile(rb"\xff\xd8\xff"), (".jpg", ".jpeg")),
     (re.compile(rb"\x89PNG"), (".png",)),

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from icce_ray.adapters.user_tables import without_formulas
 from icce_ray.export.names import class_names, folder_names
 from icce_ray.export.samples import UNREADABLE, Sample
+from icce_ray.io.user_tables import without_formulas
 
 #: Beside the class folders, as Hugging Face's `imagefolder` reads it: `file_name` is the path below the folder.
 METADATA = "metadata.csv"

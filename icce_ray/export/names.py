@@ -6,8 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from icce_ray.adapters.user_tables import read_user_table
 from icce_ray.documents import shown
+from icce_ray.io.user_tables import read_user_table
 from icce_ray.store import RunError
 
 COLUMNS = ("label", "name")

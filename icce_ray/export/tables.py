@@ -11,7 +11,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from icce_ray.adapters.progress import StageProgress
-from icce_ray.adapters.user_tables import column_without_formulas
+from icce_ray.io.user_tables import column_without_formulas
 from icce_ray.store import ARTIFACTS, Marker, Store
 
 FIELDS = ("uri", "key", "label", "confidence")

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from icce_ray.adapters.filenames import to_text
+from icce_ray.io.filenames import to_text
 from icce_ray.io.uris import LocationError, S3Options, refuse_secrets, s3_location
 
 __all__ = [

@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from icce_ray.adapters.headers import HeaderError, parsing
 from icce_ray.documents import DocumentError, check_regular
+from icce_ray.io.headers import HeaderError, parsing
 from icce_ray.io.locations import (
     StorageError,
     child,

@@ -9,7 +9,7 @@ from icce_ray.planning.rates import DeviceRate
 
 #: Rows of a shard of `stages.sample`, and bytes of a label with its confidence (`stages.predict`).
 SAMPLE_ROWS, LABEL_BYTES = 8192, 8
-#: Images of a forward pass on a CPU (`adapters.backbones.dinov2`).
+#: Images of a forward pass on a CPU (`backbones.dinov2`).
 CPU_SLICE = 8
 #: Widths up to which a backbone is taken to be as fast, by the operation, as DINOv2 small and base.
 SMALL, BASE = 512, 896

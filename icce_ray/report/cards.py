@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icce_ray.adapters.decode import Reject
+from icce_ray.io.decode import Reject
 from icce_ray.report.heads import Classes
 from icce_ray.report.picks import KINDS, Labelled, Picks
 

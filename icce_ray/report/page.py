@@ -12,11 +12,11 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from icce_ray.adapters.decode import Reject
 from icce_ray.adapters.progress import StageProgress
-from icce_ray.adapters.sources import SourceError
 from icce_ray.export.images import RunImages
 from icce_ray.export.names import read_names
+from icce_ray.io.decode import Reject
+from icce_ray.io.sources import SourceError
 from icce_ray.report import facts, figures
 from icce_ray.report.cards import cards
 from icce_ray.report.charts import Chart

@@ -13,9 +13,9 @@ import ray
 import torch
 
 from icce_ray.adapters.progress import StageProgress
-from icce_ray.adapters.weights import save_tensors
 from icce_ray.core.linear import GridPoint, LinearClassifier, LinearGrid, best_point, holdout_rows
 from icce_ray.io.storage import FileInfo
+from icce_ray.io.weights import save_tensors
 from icce_ray.settings import Settings
 from icce_ray.stages import consensus
 from icce_ray.stages.cluster import Resources

@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from icce_ray.adapters.backbones import BackboneInfo, describe_backbone
 from icce_ray.adapters.progress import StageProgress
-from icce_ray.adapters.sources import FeatureSource, Source, SourceSpec, found_source, open_source
+from icce_ray.backbones import BackboneInfo, describe_backbone
+from icce_ray.io.sources import FeatureSource, Source, SourceSpec, found_source, open_source
 from icce_ray.io.storage import FileInfo
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
 from icce_ray.stages import images

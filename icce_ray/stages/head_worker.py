@@ -9,9 +9,9 @@ import pyarrow as pa
 import torch
 
 from icce_ray.adapters.collectives import joined
-from icce_ray.adapters.weights import load_tensors, save_tensors
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.training import HeadTrainer
+from icce_ray.io.weights import load_tensors, save_tensors
 from icce_ray.settings import HeadsSettings
 from icce_ray.stages import neighbors
 from icce_ray.stages.cluster import threads_here

@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 from ray.exceptions import RayTaskError
 
-from icce_ray.adapters.decode import Reject, decode
-from icce_ray.adapters.sources import FeatureSource, SourceSpec, open_source
 from icce_ray.core.recipe import product_precision
+from icce_ray.io.decode import Reject, decode
+from icce_ray.io.sources import FeatureSource, SourceSpec, open_source
 from icce_ray.settings import EmbedSettings
 from icce_ray.stages.cluster import Resources, others_cluster, threads_here
 from icce_ray.stages.features import list_column, matrix
@@ -204,7 +204,7 @@ class _Embedder:
     def __init__(self, *, embed: dict[str, Any] | None, device: str, sharers: int, labeller: str | None) -> None:
         import torch  # here and below: the tasks of this module never need it, and importing it takes seconds
 
-        from icce_ray.adapters.backbones import load_backbone
+        from icce_ray.backbones import load_backbone
         from icce_ray.stages.labelling import Labeller
 
         torch.set_num_threads(threads_here(sharers))

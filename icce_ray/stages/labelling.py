@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from icce_ray.adapters.weights import load_tensors
 from icce_ray.core.linear import LinearClassifier
+from icce_ray.io.weights import load_tensors
 from icce_ray.store import Store, check_content
 
 WEIGHTS = "classifier/classifier.safetensors"

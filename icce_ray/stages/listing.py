@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from icce_ray.adapters.progress import StageProgress
-from icce_ray.adapters.sources import Source
-from icce_ray.adapters.sources.base import LISTED
 from icce_ray.io.locations import is_local, resolve
+from icce_ray.io.sources import Source
+from icce_ray.io.sources.base import LISTED
 from icce_ray.io.storage import FileInfo
 from icce_ray.store import ARTIFACTS, RunError, Store
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import ray
 
 from icce_ray.adapters.progress import StageProgress
-from icce_ray.adapters.sources import FeatureSource, Source, SourceSpec
+from icce_ray.io.sources import FeatureSource, Source, SourceSpec
 from icce_ray.io.storage import FileInfo
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
 from icce_ray.stages.cluster import Resources, room_for, run_bounded

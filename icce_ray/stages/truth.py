@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icce_ray.adapters.user_tables import read_user_table
 from icce_ray.documents import shown
+from icce_ray.io.user_tables import read_user_table
 from icce_ray.stages.features import FeatureRows
 from icce_ray.store import RunError, Store
 

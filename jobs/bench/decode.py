@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_sample_images
 
-from icce_ray.adapters.decode import decode
+from icce_ray.io.decode import decode
 
 SIZES = ((500, 375), (1600, 1200), (4000, 3000))
 BICUBIC = Image.Resampling.BICUBIC

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.cluster import KMeans
 
-from icce_ray.adapters.backbones import load_backbone
-from icce_ray.adapters.decode import decode
+from icce_ray.backbones import load_backbone
 from icce_ray.cli.demo import SETTINGS, write_digits
 from icce_ray.core.metrics import accuracy
 from icce_ray.estimator import ICCE
+from icce_ray.io.decode import decode
 
 
 def features_of(folder: Path) -> np.ndarray:

@@ -30,7 +30,7 @@ from transformers import Dinov2Config, Dinov2Model
 from transformers.utils import logging
 
 from icce_ray import pipeline
-from icce_ray.adapters.backbones import load_backbone
+from icce_ray.backbones import load_backbone
 from icce_ray.settings import load
 from icce_ray.stages.labelling import Labeller
 from icce_ray.store import Store

@@ -18,15 +18,15 @@ import pyarrow as pa
 import torch
 from consensus_shards import write_run
 
-from icce_ray.adapters.backbones import load_backbone
-from icce_ray.adapters.decode import decode
 from icce_ray.adapters.progress import Silent
-from icce_ray.adapters.sources import SourceSpec, find_source
-from icce_ray.adapters.weights import save_tensors
+from icce_ray.backbones import load_backbone
 from icce_ray.core.neighbors import Neighbors
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
+from icce_ray.io.decode import decode
+from icce_ray.io.sources import SourceSpec, find_source
+from icce_ray.io.weights import save_tensors
 from icce_ray.settings import load
 from icce_ray.stages import consensus, listing
 from icce_ray.stages.classifier import fit_grid

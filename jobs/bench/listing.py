@@ -47,7 +47,7 @@ def fill_bucket(uri: str, count: int) -> None:
 def ours(source: str) -> int:
     """The stage `list`; returns the number of images."""
     from icce_ray.adapters.progress import Silent
-    from icce_ray.adapters.sources import SourceSpec, find_source
+    from icce_ray.io.sources import SourceSpec, find_source
     from icce_ray.stages import listing
     from icce_ray.store import Store
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from icce_ray.adapters.progress import Silent
-from icce_ray.adapters.sources import SourceSpec, find_source
+from icce_ray.io.sources import SourceSpec, find_source
 from icce_ray.io.storage import FileInfo
 from icce_ray.settings import Settings, load
 from icce_ray.stages import listing

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from icce_ray.adapters.backbones import load_backbone
+from icce_ray.backbones import load_backbone
 from icce_ray.core.linear import LinearClassifier, LinearGrid
 from icce_ray.core.neighbors import Neighbors
 from icce_ray.core.recipe import LEARNING_RATES, Recipe

@@ -18,11 +18,11 @@ from rates_device import least
 from scipy import sparse
 
 from icce_ray import pipeline
-from icce_ray.adapters.backbones import load_backbone
-from icce_ray.adapters.decode import decode
 from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.backbones import load_backbone
 from icce_ray.core.consensus import consensus
 from icce_ray.core.sampling import uniform_rows
+from icce_ray.io.decode import decode
 from icce_ray.io.storage import Storage
 from icce_ray.settings import load
 from icce_ray.stages import listing

@@ -102,8 +102,8 @@ def image_features(path: Path, rows: int | None = None) -> tuple[Tensor, NDArray
 
 def hog(files: list[bytes]) -> Tensor:
     """HOG features of image files at 32 x 32 pixels, float32[n, D]."""
-    from icce_ray.adapters.backbones import load_backbone
-    from icce_ray.adapters.decode import decode
+    from icce_ray.backbones import load_backbone
+    from icce_ray.io.decode import decode
 
     backbone = load_backbone("hog", features="hog")
     pictures = [decode(file, size=32, resize="squash", max_pixels=10**6) for file in files]

@@ -8,7 +8,7 @@ import pytest
 from hostile import MAX_PIXELS, contents, write
 
 from icce_ray import pipeline
-from icce_ray.adapters.filenames import to_bytes
+from icce_ray.io.filenames import to_bytes
 from icce_ray.stages.verify import violations
 from icce_ray.store import Store
 

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from icce_ray import pipeline
-from icce_ray.adapters.sources import SourceError
 from icce_ray.cli.main import app
+from icce_ray.io.sources import SourceError
 from icce_ray.lock import LOCK_FILE, WORKERS_END, RunLock, holder_of
 from icce_ray.stages.verify import violations
 from icce_ray.store import RunError, Store

@@ -6,10 +6,10 @@ import tarfile
 import pytest
 
 from icce_ray import pipeline
-from icce_ray.adapters.filenames import to_bytes
 from icce_ray.adapters.progress import Silent
-from icce_ray.adapters.user_tables import read_user_table
 from icce_ray.export.formats import export_predictions
+from icce_ray.io.filenames import to_bytes
+from icce_ray.io.user_tables import read_user_table
 from icce_ray.stages.verify import violations
 from icce_ray.store import REPORT, Store
 from tests.integration.conftest import tiny

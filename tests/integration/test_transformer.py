@@ -9,8 +9,8 @@ import torch
 from transformers import Dinov2Config, Dinov2Model
 
 from icce_ray import pipeline
-from icce_ray.adapters.backbones import load_backbone
-from icce_ray.adapters.decode import decode
+from icce_ray.backbones import load_backbone
+from icce_ray.io.decode import decode
 from icce_ray.stages.verify import violations
 from icce_ray.store import Store
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from icce_ray import pipeline
-from icce_ray.adapters.weights import load_tensors
+from icce_ray.io.weights import load_tensors
 from icce_ray.store import Store, checkpoint_of
 from tests.barriers import barrier
 from tests.processes import descendants, name_of, wait_for

@@ -15,7 +15,7 @@ from transformers import (
     ViTModel,
 )
 
-from icce_ray.adapters.backbones import BackboneError, describe_backbone, dinov2, load_backbone
+from icce_ray.backbones import BackboneError, describe_backbone, dinov2, load_backbone
 from tests.failures import fails
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 5, "num_attention_heads": 2, "mlp_ratio": 2, "patch_size": 7}

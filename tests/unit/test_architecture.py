@@ -32,7 +32,8 @@ def names(text: str) -> frozenset[str]:
 LAYERS = {
     "core": Layer(names(""), packages=names("torch numpy scipy"), banned=names("os io pathlib shutil tempfile")),
     "adapters": Layer(names("core documents io spelling"), banned=names("ray")),
-    "io": Layer(names("adapters documents spelling"), banned=names("ray")),
+    "io": Layer(names("documents spelling"), banned=names("ray")),
+    "backbones": Layer(names("documents io spelling"), banned=names("ray")),
     "documents": Layer(names(""), packages=names("pydantic yaml")),
     "version": Layer(names(""), packages=names("")),
     "spelling": Layer(names(""), packages=names("")),
@@ -54,12 +55,16 @@ LAYERS = {
         names("core.metrics adapters io documents settings store export"),
         packages=names("numpy scipy pyarrow jinja2 plotly yaml"),
     ),
-    "stages": Layer(names("core adapters io documents settings store version")),
+    "stages": Layer(names("core adapters backbones io documents settings store version")),
     "pipeline": Layer(
-        names("core adapters io documents settings store lock version spelling report stages"), banned=names("ray")
+        names("core adapters backbones io documents settings store lock version spelling report stages"),
+        banned=names("ray"),
     ),
     "cli": Layer(
-        names("core adapters io documents settings store lock version spelling planning export report stages pipeline"),
+        names(
+            "core adapters backbones io documents settings store lock version spelling planning export report stages "
+            "pipeline"
+        ),
         banned=names("ray"),
     ),
     "__init__": Layer(names("version estimator settings pipeline"), packages=names("")),
@@ -132,8 +137,8 @@ def test_import_direction(module):
         ("core.heads", "from icce_ray.settings import load"),
         ("core.heads", "from pathlib import Path"),
         ("core.heads", "import pyarrow.parquet as pq"),
-        ("adapters.weights", "def late():\n    import ray.data"),
-        ("adapters.weights", "from icce_ray.store import Store"),
+        ("io.weights", "def late():\n    import ray.data"),
+        ("io.weights", "from icce_ray.store import Store"),
         ("settings", "from icce_ray.core.search import mine"),
         ("settings", "import torch"),
         ("store", "from icce_ray.adapters.progress import RunDisplay"),

@@ -36,8 +36,8 @@ assert settings(consensus={"methods": ["qmi"]}).consensus.methods == ("qmi",)
 """,
     "Add a backbone": """
 import numpy as np
-from icce_ray.adapters.backbones import describe_backbone, load_backbone
-from icce_ray.adapters.decode import decode
+from icce_ray.backbones import describe_backbone, load_backbone
+from icce_ray.io.decode import decode
 
 chosen = settings(embed={"backbone": "grid", "features": "grid"}).embed
 info = describe_backbone(chosen.backbone, chosen.feature_kind)
@@ -52,8 +52,8 @@ assert np.flatnonzero((backbone.embed(pixels).main != main).any(0)).tolist() == 
 """,
     "Add a source": """
 from zipfile import ZipFile
-from icce_ray.adapters.decode import Reject
-from icce_ray.adapters.sources import SourceSpec, find_source, open_source
+from icce_ray.io.decode import Reject
+from icce_ray.io.sources import SourceSpec, find_source, open_source
 
 with ZipFile("two.zip", "w") as archive:
     archive.writestr("b.png", png(COLORS[1]))

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import Dinov2Config, Dinov2Model
 
-from icce_ray.adapters.backbones import BackboneError, describe_backbone, load_backbone
-from icce_ray.adapters.weights import load_tensors
+from icce_ray.backbones import BackboneError, describe_backbone, load_backbone
 from icce_ray.io.locations import StorageError
 from icce_ray.io.storage import Storage
+from icce_ray.io.weights import load_tensors
 from tests.failures import fails
 
 ROOT = Path(__file__).parents[2]

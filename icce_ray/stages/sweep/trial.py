@@ -16,13 +16,13 @@ from torch import Tensor
 
 from icce_ray.adapters.partition import mtkahypar_hypergraph
 from icce_ray.adapters.partition_apart import metis_graph_apart
-from icce_ray.adapters.weights import load_tensors, save_tensors
 from icce_ray.core.consensus import Consensus, ConsensusSizeError, consensus
 from icce_ray.core.metrics import scores
 from icce_ray.core.neighbors import Neighbors, narrow
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.selection import modularity, nearest, neighbor_accuracy
 from icce_ray.core.training import HeadTrainer
+from icce_ray.io.weights import load_tensors, save_tensors
 from icce_ray.settings import Settings
 from icce_ray.settings.sweep import Trial
 from icce_ray.stages.classifier import fit_grid

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from icce_ray.adapters.weights import load_tensors
+from icce_ray.io.weights import load_tensors
 from icce_ray.settings import Settings
 from icce_ray.stages import consensus, heads
 from icce_ray.stages.labelling import DESCRIPTION, WEIGHTS

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from icce_ray.adapters.filenames import to_bytes, to_text
 from icce_ray.adapters.progress import Silent
-from icce_ray.adapters.user_tables import read_user_table
 from icce_ray.export.formats import FORMATS, export_predictions
+from icce_ray.io.filenames import to_bytes, to_text
+from icce_ray.io.user_tables import read_user_table
 from icce_ray.report.cards import LONGEST_NAME
 from icce_ray.report.page import write_report
 from icce_ray.store import REPORT

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from icce_ray.adapters.progress import Silent
-from icce_ray.adapters.sources import SourceSpec, find_source
 from icce_ray.export.formats import export_predictions
+from icce_ray.io.sources import SourceSpec, find_source
 from icce_ray.store import RunError, UsageError
 from tests.failures import fails
 from tests.forms import write

@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from icce_ray.adapters.decode import Reject
-from icce_ray.adapters.sources import SourceError
 from icce_ray.export.images import RunImages
+from icce_ray.io.decode import Reject
+from icce_ray.io.sources import SourceError
 from icce_ray.store import RunError, Store
 from tests.failures import fails
 from tests.forms import write

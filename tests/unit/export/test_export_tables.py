@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from icce_ray.adapters.progress import Silent
-from icce_ray.adapters.user_tables import read_user_table, without_formulas
 from icce_ray.export.formats import export_predictions
 from icce_ray.io.locations import StorageError
+from icce_ray.io.user_tables import read_user_table, without_formulas
 from icce_ray.store import RunError, Store
 from tests.failures import fails
 

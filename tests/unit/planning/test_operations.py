@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from icce_ray.adapters import faiss_lists
-from icce_ray.adapters.backbones import dinov2, hog
+from icce_ray.backbones import dinov2, hog
 from icce_ray.core import neighbors, search
 from icce_ray.core.consensus import cspa, hbgf, hgpa, overlaps
 from icce_ray.core.heads import HeadChunk, heads_per_chunk, initialise

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icce_ray.adapters.decode import Reject
 from icce_ray.adapters.progress import Silent
 from icce_ray.export.images import RunImages
+from icce_ray.io.decode import Reject
 from icce_ray.report.picks import Picks, labelled, pick
 from icce_ray.report.thumbs import in_turn, side, thumbnails
 from jobs.bench.made_run import make_run

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from icce_ray.adapters.weights import save_tensors
+from icce_ray.io.weights import save_tensors
 from icce_ray.stages.labelling import DESCRIPTION, WEIGHTS, Labeller, classifier_inputs, wide
 from icce_ray.store import RunError, Store
 from tests.failures import fails

@@ -3,7 +3,7 @@
 import pytest
 
 from icce_ray.adapters.progress import Silent
-from icce_ray.adapters.sources import SourceError, SourceSpec, find_source, found_source, open_source
+from icce_ray.io.sources import SourceError, SourceSpec, find_source, found_source, open_source
 from icce_ray.stages import listing
 from icce_ray.store import RunError, Store
 from tests.failures import fails

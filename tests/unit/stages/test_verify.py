@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from icce_ray.adapters.weights import save_tensors
 from icce_ray.io.storage import Storage
+from icce_ray.io.weights import save_tensors
 from icce_ray.settings import load
 from icce_ray.stages.features import list_column
 from icce_ray.stages.verify import lists, violations

@@ -1,0 +1,128 @@
+"""Frozen image features: what a backbone is, and the two there are.
+
+`dinov2` is the paper's backbone (any DINOv2-like transformer on disk or on the model hub); `hog` needs no weights and
+serves demonstrations, tests and plain shapes. `describe_backbone` checks names and settings before any work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+class BackboneError(ValueError):
+    """A backbone that cannot be used as asked; the message names the value, the reason and the remedy."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of a batch of B images.
+
+    main: float32 [B, dim], not normalised.
+    cls_blocks: float32 [B, block_dim], the CLS tokens of the last n blocks, the last block last, or None.
+    """
+
+    main: np.ndarray
+    cls_blocks: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneInfo:
+    """What a backbone will give, known before its weights are loaded.
+
+    image_size is 0 where features come from elsewhere and no image is read. layout names the slices of the main
+    feature, for example {"cls": (0, d), "patch_mean": (d, 2 d)}.
+    block_dim is n_last_blocks * d, and 0 where only the last block is wanted.
+    """
+
+    name: str
+    features: str
+    dim: int
+    image_size: int
+    layout: dict[str, tuple[int, int]]
+    block_dim: int
+
+
+class Backbone(Protocol):
+    """A frozen network or descriptor. Attributes as in `BackboneInfo`.
+
+    `embed` takes pixels uint8 [B, S, S, 3] (RGB, S = image_size; B may be 0) and raises ValueError for another shape or
+    type. Batches are the caller's job; so are features that are zero or not finite, which some images give.
+    """
+
+    name: str
+    dim: int
+    image_size: int
+    layout: dict[str, tuple[int, int]]
+    block_dim: int
+
+    def embed(self, pixels: np.ndarray) -> Features:
+        """Features of a batch."""
+        ...
+
+
+def describe_backbone(
+    name: str, features: str, *, n_last_blocks: int = 1, image_size: int | None = None
+) -> BackboneInfo:
+    """Check a choice of backbone and say what it gives, without loading weights.
+
+    Args:
+        name: `hog`, a local directory with config.json and safetensors weights, or an id on the model hub such as
+            `facebook/dinov2-large`, of which only config.json is fetched.
+        features: for DINOv2 `cls` (TEMI) or `cls+patch_mean` (ICCE); for HOG `hog` or `hog+color`.
+        n_last_blocks: 1, or 4 to have the CLS tokens of the last four blocks beside the main feature.
+        image_size: side of the square input in pixels; None is 224 for DINOv2 (the paper's) and 32 for HOG.
+
+    Raises BackboneError.
+    """
+    if name == "hog":
+        from icce_ray.backbones import hog
+
+        return hog.describe(features, n_last_blocks=n_last_blocks, image_size=image_size)
+    from icce_ray.backbones import dinov2
+
+    return dinov2.describe(name, features, n_last_blocks=n_last_blocks, image_size=image_size)
+
+
+def load_backbone(
+    name: str,
+    *,
+    features: str,
+    n_last_blocks: int = 1,
+    device: str = "cpu",
+    dtype: str = "float32",
+    image_size: int | None = None,
+) -> Backbone:
+    """Load a backbone, weights included. Arguments as in `describe_backbone`, and:
+
+    device: `cpu`, `cuda`, `cuda:N`, or `auto` (CUDA if there is one). HOG runs on the CPU whatever this says.
+    dtype: of matrix products: `float32`, `bfloat16` (fast on CPUs that have it, slow on others), on CUDA also
+        `float16`. Features come as float32 in any case. HOG knows float32 only.
+
+    Raises BackboneError.
+    """
+    info = describe_backbone(name, features, n_last_blocks=n_last_blocks, image_size=image_size)
+    if name == "hog":
+        from icce_ray.backbones.hog import Hog
+
+        return Hog(info)
+    from icce_ray.backbones.dinov2 import Dinov2
+
+    return Dinov2(info, device=device, dtype=dtype)
+
+
+def check_pixels(pixels: np.ndarray, image_size: int) -> None:
+    """Raise ValueError unless `pixels` is uint8 [B, image_size, image_size, 3]."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (image_size, image_size, 3):
+        raise ValueError(
+            f"pixels are {pixels.dtype} {list(pixels.shape)}; "
+            f"this backbone takes uint8 [B, {image_size}, {image_size}, 3]"
+        )
+
+
+def check_features(name: str, features: str, kinds: tuple[str, ...]) -> None:
+    """Raise BackboneError unless `features` is one of `kinds`."""
+    if features not in kinds:
+        raise BackboneError(f"features {features!r} do not exist for the backbone {name!r}; use one of {list(kinds)}")

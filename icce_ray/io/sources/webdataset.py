@@ -1,0 +1,223 @@
+"""Images in tar files, as WebDataset and img2dataset write them."""
+
+from __future__ import annotations
+
+import tarfile
+from collections import Counter
+from collections.abc import Generator, Iterator
+from itertools import repeat
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from icce_ray.io.decode import Reject
+from icce_ray.io.filenames import to_text
+from icce_ray.io.headers import Bounded, HeaderError, parsing
+from icce_ray.io.locations import StorageError
+from icce_ray.io.sources.base import TABLE_ROWS, Row, tables_of
+from icce_ray.io.sources.containers import ContainerSource, StoreFile, one_ahead
+from icce_ray.io.sources.fetch import too_large
+from icce_ray.io.sources.folder import IMAGE_EXTENSIONS
+
+#: Members of one tar that lie at most this far apart are read together, up to this many bytes.
+GAP, SPAN = 1 << 20, 16 << 20
+# Read-ahead of the listing. A member of 100 kB is not worth a request of its own.
+_LEAST, _MOST = 1 << 16, 4 << 20
+_BLOCK = tarfile.BLOCKSIZE
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
+# Where a member may end.
+_MOST_END = 1 << 62
+
+
+class _DamagedError(Exception):
+    """No tar header where one should be; `position` is the byte where the listing ends."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(position)
+        self.position = position
+
+
+class _Chunk(NamedTuple):
+    rows: list[Row]
+    images: int
+    left_out: Counter[str]
+
+
+class TarSource(ContainerSource):
+    """Every member of every tar with an image's ending, tar after tar by name, members in the order of the file.
+
+    `uri` is the tar's path and the member's name, `key` that name alone. A member that appears twice is listed twice.
+    Left out and counted are other members, hidden ones, links and sparse ones. The members before the place where a tar
+    is cut or damaged are listed, and then the tar itself, as a row without `size` whose `read` says what is wrong. Tars
+    put one behind the other (`cat a.tar b.tar`) are read as one.
+    """
+
+    endings = (".tar",)
+
+    def listing(self) -> Iterator[pa.Table]:
+        """One row a member; reads headers only, of several tars at a time."""
+        return tables_of(self._rows())
+
+    def _rows(self) -> Iterator[Row]:
+        images, damaged = 0, None
+        for chunk in one_ahead(self._chunks(container) for container, _ in self.containers()):
+            images += chunk.images
+            self.left_out.update(chunk.left_out)
+            if len(chunk.rows) > chunk.images and damaged is None:
+                damaged = chunk.rows[-1]
+            yield from chunk.rows
+        if not images:
+            raise self.nothing("no member with an image's ending" if damaged is None else self._why(damaged))
+
+    def _chunks(self, container: str) -> Generator[_Chunk]:
+        """Rows of one tar, some thousand at a time; runs in a thread."""
+        name = self.name_of(container)
+        rows: list[Row] = []
+        left_out: Counter[str] = Counter()
+        file = self.open(container, least=_LEAST, most=_MOST)
+        if isinstance(file, Reject):
+            yield _Chunk([(name, name, None, container, 0)], 0, left_out)
+            return
+        with file:
+            try:
+                for count, member in enumerate(_headers(file), 1):
+                    kind = _left_out(member)
+                    if kind is None:
+                        key = to_text(member.name)
+                        rows.append((f"{name}/{key}", key, member.size, container, member.offset_data))
+                    elif kind:
+                        left_out[kind] += 1
+                    if count % TABLE_ROWS == 0:
+                        yield _Chunk(rows, len(rows), left_out)
+                        rows, left_out = [], Counter()
+            except _DamagedError as error:
+                yield _Chunk([*rows, (name, name, None, container, error.position)], len(rows), left_out)
+            else:
+                yield _Chunk(rows, len(rows), left_out)
+
+    def _why(self, row: Row) -> str:
+        file = self.open(row[3] or "")
+        return f"{row[0]}: {file if isinstance(file, Reject) else _damage(file, row[4] or 0)}"
+
+    def spans(self, rows: pa.Table) -> list[tuple[int, int]]:
+        """Members that lie close together in one tar, up to 16 MiB; a larger member alone."""
+        spans: list[tuple[int, int]] = []
+        begin, start, end, tar = 0, 0, 0, None
+        columns = (rows[name].to_pylist() for name in ("container", "position", "size"))
+        for row, (container, position, size) in enumerate(zip(*columns, strict=True)):
+            joins = container == tar and size is not None and end <= position <= end + GAP
+            if not (joins and position + size - start <= SPAN):
+                if row:
+                    spans.append((begin, row))
+                begin, start, tar = row, position, container if size is not None else None
+            end = position + (size or 0)
+        return [*spans, (begin, len(rows))] if len(rows) else []
+
+    def read(self, rows: pa.Table, *, max_bytes: int) -> Iterator[bytes | Reject]:
+        """The members' bytes: one open tar and one request a span."""
+        for begin, end in self.spans(rows):
+            yield from self._read_span(rows.slice(begin, end - begin), max_bytes)
+
+    def _read_span(self, rows: pa.Table, max_bytes: int) -> Iterator[bytes | Reject]:
+        positions, sizes = rows["position"].to_pylist(), rows["size"].to_pylist()
+        file = self.open(rows["container"][0].as_py())
+        if isinstance(file, Reject):
+            yield from repeat(file, len(rows))
+            return
+        with file:
+            if sizes[0] is None:
+                yield _damage(file, positions[0])
+                return
+            wanted = [size <= max_bytes for size in sizes]
+            start = positions[0]
+            try:
+                # Members that are too large are over before anything is read: alone, as larger than a span.
+                block = file.read_at(start, positions[-1] + sizes[-1] - start) if any(wanted) else b""
+            except StorageError:
+                raise
+            except OSError as error:
+                yield from repeat(Reject("unreadable", f"{type(error).__name__}: {error}"[:300]), len(rows))
+                return
+            for position, size in zip(positions, sizes, strict=True):
+                data = block[position - start : position - start + size]
+                if size > max_bytes:
+                    yield too_large(size, max_bytes)
+                elif not size:
+                    yield Reject("empty", "the member has 0 bytes")
+                elif len(data) != size:
+                    yield Reject(
+                        "truncated", f"the tar ends at byte {file.size}: {len(data)} of {size} bytes are there"
+                    )
+                else:
+                    yield data
+
+
+def _headers(file: StoreFile) -> Iterator[tarfile.TarInfo]:
+    """Members of all tars in the file. Raises _DamagedError where headers end otherwise than with the end of a tar."""
+    start: int | None = 0
+    while start is not None:
+        file.seek(start)
+        offset = start
+        try:
+            with parsing():
+                tar = tarfile.TarFile(fileobj=Bounded(file), encoding="utf-8", errors="surrogateescape")  # pyright: ignore[reportArgumentType]
+            offset = tar.offset
+            while (member := _next(tar)) is not None:
+                yield member
+                offset = tar.offset
+            start = _next_start(file, tar.offset)
+        except HeaderError as error:
+            raise _DamagedError(offset) from error
+
+
+def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    """The next member. Raises HeaderError for what is none, or would end before it begins or beyond any file."""
+    with parsing():
+        member = tar.next()
+        tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] # it keeps all of them otherwise
+        if member is not None and (member.size < 0 or not member.offset < tar.offset <= _MOST_END):
+            raise tarfile.ReadError(f"{member.size} bytes at {member.offset}")
+        return member
+
+
+def _next_start(file: StoreFile, offset: int) -> int | None:
+    """Where another tar starts behind the end marker at `offset`; tarfile takes anything for such a marker."""
+    end = file.read_at(offset, _BLOCK)
+    if len(end) < _BLOCK or any(end):
+        raise _DamagedError(offset)
+    file.seek(offset)
+    while block := file.read(128 * _BLOCK):
+        rest = block.lstrip(b"\0")
+        if rest:
+            return offset + (len(block) - len(rest)) // _BLOCK * _BLOCK
+        offset += len(block)
+    return None
+
+
+def _left_out(member: tarfile.TarInfo) -> str | None:
+    """Why a member is not listed: None if it is, "" for a folder, which is nothing to count."""
+    if member.isdir() or member.issym() or member.islnk():
+        return "" if member.isdir() else "links"
+    if any(part.startswith(".") and part not in (".", "..") for part in member.name.split("/")):
+        return "hidden"
+    if not member.isreg() or not member.name.lower().endswith(IMAGE_EXTENSIONS):
+        return "other members"
+    if member.issparse():
+        return "sparse members"
+    return None
+
+
+def _damage(file: StoreFile, position: int) -> Reject:
+    """Why a tar's listing ended at `position`."""
+    head = file.read_at(position, _BLOCK)
+    packed = next((name for start, name in _PACKED.items() if position == 0 and head.startswith(start)), None)
+    if packed:
+        return Reject("format_not_allowed", f"compressed with {packed}; decompress it to a plain .tar")
+    if len(head) < _BLOCK:
+        return Reject(
+            "truncated", f"the tar ends at byte {file.size} without its end marker; what was to follow is missing"
+        )
+    return Reject(
+        "decode_error",
+        f"no tar header that can be read at byte {position} of {file.size}: {head[:8]!r}; what follows is not listed",
+    )

@@ -1,0 +1,136 @@
+"""Files in stores as readers see them: the same bytes whatever the read-ahead, faults of the line repeated or told."""
+
+import io
+import random
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icce_ray.io import locations
+from icce_ray.io.locations import UnavailableError
+from icce_ray.io.sources import SourceSpec, find_source, open_source
+from icce_ray.io.sources.containers import StoreFile, one_ahead
+from tests.failures import fails
+from tests.servers.proxy import FaultProxy
+
+DATA = random.Random(0).randbytes(3000)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.tuples(st.integers(0, 3200), st.integers(-1, 700)), max_size=20),
+    st.integers(0, 100),
+    st.integers(0, 4000),
+)
+def test_reads_are_those_of_a_plain_file(reads, least, most):
+    plain, file = io.BytesIO(DATA), StoreFile(pa.BufferReader(DATA), least=least, most=most, whole=True)
+    for position, size in reads:
+        assert file.seek(position) == plain.seek(position)
+        assert file.read(size) == plain.read(size)
+        assert file.tell() == plain.tell()
+        assert file.read_at(position, abs(size)) == DATA[position : position + abs(size)]
+        assert file.read(7) == plain.read(7)
+    assert file.seek(-5, io.SEEK_END) == 2995
+    assert io.BufferedReader(file).read() == DATA[-5:]
+    assert file.closed
+
+
+def test_streams_one_after_the_other():
+    started = []
+
+    def stream(number):
+        started.append(number)
+        yield from range(number * 10, number * 10 + number)
+
+    assert list(one_ahead((stream(number) for number in range(6)), width=2)) == [
+        number * 10 + item for number in range(6) for item in range(number)
+    ]
+    assert sorted(started) == list(range(6))
+
+
+def test_no_more_streams_are_open_than_asked_for_and_all_are_closed():
+    opened = set()
+
+    def stream(number):
+        opened.add(number)
+        try:
+            yield from range(3)
+        finally:
+            opened.discard(number)
+
+    items = one_ahead((stream(number) for number in range(100)), width=4)
+    for _ in range(20):
+        next(items)
+        assert len(opened) <= 4
+    items.close()
+    assert opened == set()
+
+
+def test_an_error_of_a_stream_comes_in_its_place():
+    def stream(number):
+        yield number
+        if number == 2:
+            raise ValueError("number 2")
+
+    items = one_ahead(stream(number) for number in range(5))
+    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    with fails(ValueError, "number 2"):
+        next(items)
+
+
+@pytest.fixture
+def three_forms(moto):
+    """Images, and their keys below a bucket as a tar, as Parquet and as features."""
+    draw = random.Random(0)
+    images = [draw.randbytes(20_000) for _ in range(40)]
+    tar, table, array = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as file:
+        for number, data in enumerate(images):
+            info = tarfile.TarInfo(f"{number:02d}.jpg")
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    pq.write_table(pa.table({"jpg": images}), table, row_group_size=10)
+    np.save(array, np.frombuffer(b"".join(images), np.uint8).reshape(40, -1).astype(np.float16))
+    bucket = moto.bucket()
+    for name, file in [("a.tar", tar), ("a.parquet", table), ("a.npy", array)]:
+        moto.client.put_object(Bucket=bucket, Key=name, Body=file.getvalue())
+    return images, bucket
+
+
+@pytest.mark.parametrize("faults", [{"busy": 0.3}, {"cut_down": 0.3}], ids=str)
+@pytest.mark.parametrize("name", ["a.tar", "a.parquet", "a.npy"])
+def test_faults_of_the_line_change_nothing(moto, three_forms, name, faults, monkeypatch):
+    monkeypatch.setattr(locations, "_LONGEST_PAUSE", 0.05)
+    images, bucket = three_forms
+    with FaultProxy(moto.port, **faults) as proxy:
+        source = find_source(SourceSpec(moto.uri(f"{bucket}/{name}", port=proxy.port)))
+        rows = pa.concat_tables(source.listing())
+        if name == "a.npy":
+            array = open_source(source.spec).features(rows)
+            found = [row.astype(np.uint8).tobytes() for row in array]
+        else:
+            found = list(open_source(source.spec).read(rows, max_bytes=1 << 20))
+        assert proxy.done["requests"] > 5
+    assert found == images
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.parquet", "a.npy"])
+def test_a_store_that_is_gone_is_no_reject(moto, three_forms, name, monkeypatch):
+    _, bucket = three_forms
+    source = find_source(SourceSpec(moto.uri(f"{bucket}/{name}")))
+    rows = pa.concat_tables(source.listing())
+
+    def gone(*_):
+        raise UnavailableError("the store did not answer")
+
+    monkeypatch.setattr(StoreFile, "_exactly", gone)
+    again = open_source(source.spec) if name != "a.npy" else source
+    with fails(UnavailableError, "did not answer"):
+        list(again.read(rows, max_bytes=1 << 20)) if name != "a.npy" else again.features(rows)
+    with fails(UnavailableError, "did not answer"):
+        list(open_source(source.spec).listing())
