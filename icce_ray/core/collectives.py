@@ -1,6 +1,6 @@
-"""What workers that train together ask of each other: sums and gathers, passed in by whoever started them.
+"""What workers that train together exchange: sums and gathers, passed in by whoever started the workers.
 
-The core knows this interface only. One process is `ALONE`, which exchanges nothing and costs nothing.
+`Distributed` are the workers of torch.distributed; one process is `SINGLE_PROCESS`, which exchanges nothing.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 
 class Collectives(Protocol):
     """A group of workers. All of them call the same methods in the same order, with tensors of the same shapes.
 
-    `purpose` names what is exchanged, for whoever counts. No method makes the host wait for the device.
+    No method makes the host wait for the device.
     """
 
     @property
@@ -29,43 +30,69 @@ class Collectives(Protocol):
         """Number of workers."""
         ...
 
-    def sum(self, tensor: Tensor, purpose: str) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         """Replace `tensor` by its sum over the workers, to the same bits on each."""
         ...
 
-    def sum_later(self, tensor: Tensor, purpose: str) -> Callable[[], object]:
-        """Start `sum`; the tensor must be left alone until the function that is returned was called."""
+    def start_all_reduce(self, tensor: Tensor) -> Callable[[], object]:
+        """`all_reduce` in the background; the tensor must be left alone until the returned function was called."""
         ...
 
-    def gather(self, tensor: Tensor, counts: Sequence[int], purpose: str) -> Tensor:
+    def all_gather(self, tensor: Tensor, counts: Sequence[int]) -> Tensor:
         """Rows of all workers one after another, on every worker; worker r gives `counts[r]` rows."""
         ...
 
 
 @dataclass(frozen=True)
-class Alone:
-    """One process: every sum is there already."""
+class SingleProcess:
+    """One process: every sum is already complete."""
 
     rank: int = 0
     size: int = 1
 
-    def sum(self, tensor: Tensor, purpose: str) -> None:
-        """Nothing."""
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Leave the tensor as it is."""
 
-    def sum_later(self, tensor: Tensor, purpose: str) -> Callable[[], object]:
-        """Nothing, and nothing to wait for."""
-        return _nothing
+    def start_all_reduce(self, tensor: Tensor) -> Callable[[], object]:
+        """Leave the tensor as it is."""
+        return lambda: None
 
-    def gather(self, tensor: Tensor, counts: Sequence[int], purpose: str) -> Tensor:
+    def all_gather(self, tensor: Tensor, counts: Sequence[int]) -> Tensor:
         """The tensor itself."""
         return tensor
 
 
-def _nothing() -> None:
-    """What there is to wait for alone."""
+SINGLE_PROCESS = SingleProcess()
 
 
-ALONE = Alone()
+class Distributed:
+    """The default process group of torch.distributed: gloo between CPUs, NCCL between GPUs."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Replace `tensor` by its sum over the workers."""
+        dist.all_reduce(tensor)
+
+    def start_all_reduce(self, tensor: Tensor) -> Callable[[], object]:
+        """Start `all_reduce`; returns the function that waits for it (on CUDA: lets the stream wait, not the host)."""
+        work = dist.all_reduce(tensor, async_op=True)
+        assert work is not None, "torch.distributed returns None to those outside the group only"
+        return work.wait
+
+    def all_gather(self, tensor: Tensor, counts: Sequence[int]) -> Tensor:
+        """Rows of all workers one after another; shorter ones are padded, since gloo wants equal shapes."""
+        padded = torch.cat([tensor, tensor.new_zeros(max(counts) - len(tensor), *tensor.shape[1:])])
+        received = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(received, padded)
+        return torch.cat([rows[:count] for rows, count in zip(received, counts, strict=True)])
+
+
+def current_workers() -> Collectives:
+    """The workers of the default process group; `SINGLE_PROCESS` without a group or with nobody else in it."""
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return Distributed() if several else SINGLE_PROCESS
 
 
 def shares(total: int, size: int) -> list[int]:
@@ -81,39 +108,43 @@ def share(total: int, workers: Collectives) -> slice:
     return slice(start, start + counts[workers.rank])
 
 
-def sum_together(tensors: Sequence[Tensor], workers: Collectives, purpose: str) -> list[Tensor]:
-    """Sums over the workers of several tensors of one kind, in one exchange."""
+def all_reduce(tensors: Sequence[Tensor], workers: Collectives) -> list[Tensor]:
+    """Sums over the workers of several tensors of one type, in one exchange."""
     if workers.size == 1:
         return list(tensors)
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    workers.sum(flat, purpose)
-    return _as(flat, tensors)
+    flat = _flat(tensors)
+    workers.all_reduce(flat)
+    return _split(flat, tensors)
 
 
-def sum_gradients_later(parameters: Sequence[Tensor], workers: Collectives) -> Callable[[], object]:
-    """Start to sum the gradients of these parameters in one exchange; call what is returned before they are read.
+def all_reduce_logsumexp(tensors: Sequence[Tensor], workers: Collectives) -> list[Tensor]:
+    """`log sum exp` over the workers of several tensors, in one exchange; a worker without rows gives -infinity."""
+    if workers.size == 1:
+        return list(tensors)
+    gathered = workers.all_gather(_flat(tensors)[None], [1] * workers.size)
+    return _split(gathered.logsumexp(0), tensors)
+
+
+def start_gradient_reduce(parameters: Sequence[Tensor], workers: Collectives) -> Callable[[], object]:
+    """Start to sum the gradients of these parameters in one exchange; call the result before they are read.
 
     Afterwards they are views of one tensor.
     """
     if workers.size == 1:
-        return _nothing
+        return lambda: None
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    wait = workers.sum_later(flat, "gradients")
-    for parameter, summed in zip(parameters, _as(flat, gradients), strict=True):
+    flat = _flat(gradients)
+    wait = workers.start_all_reduce(flat)
+    for parameter, summed in zip(parameters, _split(flat, gradients), strict=True):
         parameter.grad = summed
     return wait
 
 
-def logsumexp_together(tensors: Sequence[Tensor], workers: Collectives, purpose: str) -> list[Tensor]:
-    """`log sum exp` over the workers of several tensors, in one exchange; whoever has no rows gives minus infinity."""
-    if workers.size == 1:
-        return list(tensors)
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    return _as(workers.gather(flat[None], [1] * workers.size, purpose).logsumexp(0), tensors)
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-def _as(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """A flat tensor cut and shaped like these."""
+def _split(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """A flat tensor cut and shaped like `tensors`."""
     pieces = flat.split([tensor.numel() for tensor in tensors])
     return [piece.view_as(tensor) for piece, tensor in zip(pieces, tensors, strict=True)]

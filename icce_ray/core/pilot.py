@@ -24,7 +24,7 @@ from torch import Tensor
 from icce_ray.core.consensus.ensemble import consensus
 from icce_ray.core.consensus.partitioning import GraphPartitioner, HypergraphPartitioner
 from icce_ray.core.neighbors import Neighbors, narrow
-from icce_ray.core.recipe import Precision, Recipe
+from icce_ray.core.recipe import Execution, Precision, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.selection import pair_accuracy
 from icce_ray.core.training import HeadTrainer
@@ -146,11 +146,13 @@ def head_labels(
     nearest = narrow(lists, threshold=-1.0, k_min=k_min, k_max=k_max)
     thresholds = candidates(nearest, k_min, k_max)
     middle = narrow(nearest, threshold=thresholds[len(thresholds) // 2], k_min=k_min, k_max=k_max)
-    trainer = HeadTrainer(features, middle, n_clusters=n_clusters, recipe=recipe, seed=seed, precision=precision)
+    trainer = HeadTrainer(
+        features, middle, n_clusters=n_clusters, recipe=recipe, seed=seed, execution=Execution(precision=precision)
+    )
     for epoch in range(recipe.epochs):
         trainer.run_epoch()
         on_epoch(epoch + 1, recipe.epochs)
-    teacher = trainer.whole_teacher()
+    teacher = trainer.gather_teacher()
     return torch.cat([trainer.labels(rows, teacher) for rows in features.split(_LABEL_ROWS)]).cpu().numpy()
 
 

@@ -1,22 +1,21 @@
-"""Hyperparameters of training, in one place for the core, the stages and the estimator; imports nothing heavy."""
+"""Hyperparameters and the only place of their defaults, which settings and estimator read; imports nothing heavy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+Precision = Literal["auto", "float32", "bfloat16"]
+Parallelism = Literal["heads", "data"]
+
+#: Cosine similarity from which an image is a neighbour, and fewest neighbours (paper 4.2).
+THRESHOLD, K_MIN = 0.3, 50
+#: Where an unknown number of clusters is looked for.
+CLUSTER_RANGE = (4, 256)
 #: DINOv2's learning rates, for a batch of 256; they scale linearly with the batch.
 LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
-
-
-Precision = Literal["auto", "float32", "bfloat16"]
-
-
-def product_precision(precision: Precision, device_type: str) -> Literal["float32", "bfloat16"]:
-    """What `precision` means for matrix products on a device: `auto` is bfloat16 on CUDA, float32 elsewhere."""
-    if precision != "auto":
-        return precision
-    return "bfloat16" if device_type == "cuda" else "float32"
+#: Share of images whose consensus labels choose the classifier (ours).
+HOLDOUT = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +45,36 @@ class Recipe:
     smoothing_neighbors: int = 1
 
     @property
-    def relaxed(self) -> bool:
+    def unbalanced(self) -> bool:
         """Whether Sinkhorn's columns are anything but equal, as the paper has them."""
         return self.teacher == "sinkhorn" and (self.cluster_prior != "uniform" or self.prior_strength != 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a training is computed, which changes its speed, and its result only by rounding."""
+
+    parallelism: Parallelism = "heads"
+    """Whether workers share the heads or the pairs of a batch."""
+    precision: Precision = "auto"
+    """Of matrix products; `auto` is bfloat16 on CUDA."""
+    compiled: bool = False
+    """Whether torch.compile fuses the forward passes."""
+    chunk: int | None = None
+    """Heads in one batched product; None fits the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridRecipe:
+    """Hyperparameters of the grid of linear classifiers (paper 4.2; DINOv2's linear protocol)."""
+
+    learning_rates: tuple[float, ...] = LEARNING_RATES
+    batch_size: int = 1024
+    iterations: int = 12_500
+
+
+def product_precision(precision: Precision, device_type: str) -> Literal["float32", "bfloat16"]:
+    """What `precision` means for matrix products on a device: `auto` is bfloat16 on CUDA, float32 elsewhere."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device_type == "cuda" else "float32"

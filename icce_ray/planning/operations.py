@@ -20,7 +20,7 @@ CHUNK_BYTES = {"cpu": 8 * 2**20, "gpu": 4 * 2**30}
 #: Elements of a block of similarities (`core.search`).
 BLOCK_ELEMENTS = {"cpu": 2**24, "gpu": 2**28}
 #: Bytes a step moves for each logit of each head and row, all in float32: the tensors of that shape which
-#: `core.training`, `core.sinkhorn` and `core.objectives` read and write, and as many again on the way back through the
+#: `core.training` and `core.losses` read and write, and as many again on the way back through the
 #: student's part, taken as 60 passes.
 LOGIT_BYTES = 60 * 4
 #: Bytes a step moves for each parameter: parameter, gradient and two moments read and written by AdamW, parameter and

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from icce_ray.adapters.collectives import joined
-from icce_ray.core.recipe import Recipe
+from icce_ray.core.collectives import current_workers
+from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.training import HeadTrainer
 from icce_ray.io.weights import load_tensors, save_tensors
 from icce_ray.settings import HeadsSettings
@@ -42,14 +42,14 @@ def train(config: dict[str, Any]) -> None:
         n_clusters=config["clusters"],
         recipe=Recipe(**settings.recipe()),
         seed=config["seed"],
-        workers=joined(),
-        parallelism=config["parallelism"],
-        precision=settings.precision,
-        compiled=config["compiled"],
+        workers=current_workers(),
+        execution=Execution(
+            parallelism=config["parallelism"], precision=settings.precision, compiled=config["compiled"]
+        ),
     )
     first = trainer.workers.rank == 0
     history = _restored(store, trainer)
-    trainer.check_together()
+    trainer.check_same_epoch()
     epochs, earlier = trainer.recipe.epochs, trainer.epoch
     if first:
         config["board"].post.remote(Report(earlier, earlier))
@@ -82,7 +82,7 @@ def _restored(store: Store, trainer: HeadTrainer) -> list[torch.Tensor]:
 
 def _finish(store: Store, rows: FeatureRows, trainer: HeadTrainer, history: np.ndarray) -> None:
     """Write losses, weights and labels; the features are still in memory, so labels cost one forward pass."""
-    rank, size, teacher = trainer.workers.rank, trainer.workers.size, trainer.whole_teacher()
+    rank, size, teacher = trainer.workers.rank, trainer.workers.size, trainer.gather_teacher()
     if rank == 0:
         store.storage.write_table(LOSSES, _losses(history))
         inputs = {"input.mean": trainer.mean, "input.std": trainer.std}

@@ -20,12 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icce_ray.core import objectives
-from icce_ray.core.inputs import batch_inputs
+from icce_ray.core import losses as objectives
+from icce_ray.core.collectives import SINGLE_PROCESS
 from icce_ray.core.neighbors import Neighbors
-from icce_ray.core.recipe import Precision, Recipe
-from icce_ray.core.sinkhorn import sinkhorn
-from icce_ray.core.training import HeadTrainer
+from icce_ray.core.recipe import Execution, Precision, Recipe
+from icce_ray.core.training import HeadTrainer, batch_inputs
 
 
 class ModuleHead(nn.Module):
@@ -55,7 +54,7 @@ class ModuleLoop:
         self.students = nn.ModuleList(ModuleHead(stack, head) for head in range(self.recipe.heads)).to(device)
         self.teachers = copy.deepcopy(self.students).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.students.parameters(), lr=0.0, weight_decay=1e-4, fused=True)
-        clusters = trainer.n_clusters
+        clusters = trainer.networks.marginal.shape[1]
         self.marginal = torch.full((self.recipe.heads, 1, clusters), 1.0 / clusters, device=device)
 
     def step(self, anchors: Tensor, partners: Tensor, step: int) -> Tensor:
@@ -64,7 +63,11 @@ class ModuleLoop:
         x = batch_inputs(self.trainer.features, anchors, partners, slice(0, batch), statistics=None)
         with torch.no_grad():
             targets = [
-                sinkhorn(teacher(x)[None] / recipe.teacher_temperature, iterations=recipe.sinkhorn_iterations)[0]
+                objectives.sinkhorn(
+                    [teacher(x)[None] / recipe.teacher_temperature],
+                    SINGLE_PROCESS,
+                    iterations=recipe.sinkhorn_iterations,
+                )[0][0]
                 for teacher in self.teachers
             ]
             weight = torch.stack([(t[:batch] * t[batch:]).sum(-1) for t in targets]).mean(0)
@@ -73,7 +76,7 @@ class ModuleLoop:
         for head, (student, target) in enumerate(zip(self.students, targets, strict=True)):
             self.marginal[head].lerp_(target.mean(0, keepdim=True), 1.0 - recipe.marginal_momentum)
             log_p = (student(x)[None] / recipe.student_temperature).log_softmax(-1)
-            views = (log_p[:, :batch], log_p[:, batch:], target[None, :batch], target[None, batch:])
+            views = (log_p[:, :batch], log_p[:, batch:]), (target[None, :batch], target[None, batch:])
             temi = objectives.temi_loss(*views, marginal=self.marginal[head], weight=weight, beta=recipe.beta)
             total = total + (temi + ramp * objectives.cross_entropy_loss(*views)).sum()
             found.append(temi.detach())
@@ -133,7 +136,9 @@ def main() -> None:
     recipe = Recipe(heads=given.heads, batch_size=given.batch, warmup_epochs=0)
 
     def trainer(**options: Any) -> HeadTrainer:
-        return HeadTrainer(features, lists, n_clusters=given.clusters, recipe=recipe, seed=0, **options)
+        return HeadTrainer(
+            features, lists, n_clusters=given.clusters, recipe=recipe, seed=0, execution=Execution(**options)
+        )
 
     first = trainer()
     steps: dict[tuple[str, str], Callable[[Tensor, Tensor, int], Tensor]] = {}

@@ -22,7 +22,7 @@ from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
 from icce_ray.core.consensus import consensus
 from icce_ray.core.metrics import accuracy
 from icce_ray.core.neighbors import default_k_max, narrow
-from icce_ray.core.recipe import Recipe
+from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
 
@@ -71,7 +71,7 @@ def measured(imbalance: float, seed: int) -> dict[str, list[float]]:
             n_clusters=CLUSTERS,
             recipe=Recipe(**SIZE, **switches),
             seed=seed,
-            precision="bfloat16",
+            execution=Execution(precision="bfloat16"),
         )
         for _ in range(trainer.recipe.epochs):
             trainer.run_epoch()

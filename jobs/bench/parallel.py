@@ -13,6 +13,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,31 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from icce_ray.adapters.collectives import Distributed, joined
+from icce_ray.core.collectives import Distributed, current_workers
 from icce_ray.core.neighbors import Neighbors
-from icce_ray.core.recipe import Recipe
-from icce_ray.core.training import HeadTrainer, Parallelism
+from icce_ray.core.recipe import Execution, Parallelism, Recipe
+from icce_ray.core.training import HeadTrainer
 
-PURPOSES = ("gradients", "sinkhorn", "marginal", "weight")
+
+class Counting(Distributed):
+    """Counts the bytes that this worker gives to exchanges, whatever the library makes of them."""
+
+    bytes = 0
+
+    def all_reduce(self, tensor: torch.Tensor) -> None:
+        """Count and sum."""
+        self.bytes += tensor.nbytes
+        super().all_reduce(tensor)
+
+    def start_all_reduce(self, tensor: torch.Tensor) -> Callable[[], object]:
+        """Count and start to sum."""
+        self.bytes += tensor.nbytes
+        return super().start_all_reduce(tensor)
+
+    def all_gather(self, tensor: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        """Count, padded as it is sent, and gather."""
+        self.bytes += max(counts) * tensor[:1].nbytes
+        return super().all_gather(tensor, counts)
 
 
 def problem(given: argparse.Namespace, device: str) -> tuple[torch.Tensor, Neighbors]:
@@ -38,8 +58,8 @@ def problem(given: argparse.Namespace, device: str) -> tuple[torch.Tensor, Neigh
 
 
 def measure(given: argparse.Namespace, parallelism: Parallelism, device: str) -> dict[str, Any]:
-    """Least milliseconds of a step, on the clock and of the CPU, and bytes a step by purpose, of this worker."""
-    workers = joined()
+    """Least milliseconds of a step, on the clock and of the CPU, and bytes per step, of this worker."""
+    workers = Counting() if dist.is_initialized() else current_workers()
     features, lists = problem(given, device)
     recipe = Recipe(heads=given.heads, batch_size=given.batch)
     trainer = HeadTrainer(
@@ -49,8 +69,7 @@ def measure(given: argparse.Namespace, parallelism: Parallelism, device: str) ->
         recipe=recipe,
         seed=0,
         workers=workers,
-        parallelism=parallelism,
-        precision="float32",
+        execution=Execution(parallelism=parallelism, precision="float32"),
     )
     generator = torch.Generator(device).manual_seed(0)
     anchors = torch.arange(given.batch, device=device)
@@ -64,9 +83,9 @@ def measure(given: argparse.Namespace, parallelism: Parallelism, device: str) ->
         if device != "cpu":
             torch.cuda.synchronize()
         taken.append((time.perf_counter() - started, time.process_time() - busy))
-    exchanged = workers.exchanged if isinstance(workers, Distributed) else {}
+    exchanged = workers.bytes if isinstance(workers, Counting) else 0
     least = {name: 1e3 * min(times) for name, times in zip(("ms", "cpu"), zip(*taken[1:], strict=True), strict=True)}
-    return least | {name: total / len(taken) for name, total in exchanged.items()}
+    return least | {"bytes": exchanged / len(taken)}
 
 
 def work(rank: int, size: int, given: argparse.Namespace, parallelism: Parallelism, folder: str) -> None:
@@ -107,20 +126,18 @@ def main() -> None:
     titles = [
         "parallelism",
         "workers",
-        *(f"{name} B" for name in PURPOSES),
-        "bytes a step",
-        "ms a step",
+        "bytes per step",
+        "ms per step",
         "CPU ms",
         "speed",
     ]
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
-    print(f"| one process | 1 |{' 0 |' * (len(PURPOSES) + 1)} {base['ms']:,.0f} | {base['cpu']:,.0f} | 1.00 |")
+    print(f"| one process | 1 |0 | {base['ms']:,.0f} | {base['cpu']:,.0f} | 1.00 |")
     kinds: tuple[Parallelism, ...] = ("heads", "data")
     for parallelism in kinds:
         for size in given.workers:
             found = together(size, given, parallelism)
-            bytes_of = [found.get(name, 0.0) for name in PURPOSES]
-            cells = " | ".join(f"{value:,.0f}" for value in [*bytes_of, sum(bytes_of), found["ms"], found["cpu"]])
+            cells = " | ".join(f"{found[name]:,.0f}" for name in ("bytes", "ms", "cpu"))
             print(f"| {parallelism} | {size} | {cells} | {base['ms'] / found['ms']:.2f} |", flush=True)
 
 

@@ -20,7 +20,7 @@ from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
 from icce_ray.core.consensus import consensus
 from icce_ray.core.metrics import scores
 from icce_ray.core.neighbors import Neighbors, default_k_max
-from icce_ray.core.recipe import Precision, Recipe
+from icce_ray.core.recipe import Execution, Precision, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
 
@@ -73,7 +73,9 @@ def _training(
 ) -> list[float]:
     """Mean TEMI loss of each epoch, then the mean accuracy of the heads and that of the consensus."""
     started = time.perf_counter()
-    trainer = HeadTrainer(features, lists, n_clusters=CLUSTERS, recipe=recipe, seed=seed, precision=precision)
+    trainer = HeadTrainer(
+        features, lists, n_clusters=CLUSTERS, recipe=recipe, seed=seed, execution=Execution(precision=precision)
+    )
     losses = [float(trainer.run_epoch().temi.mean()) for _ in range(recipe.epochs)]
     taken = time.perf_counter() - started
     labels = trainer.labels(features).numpy()

@@ -16,7 +16,7 @@ import torch
 from icce_ray.backbones import load_backbone
 from icce_ray.core.linear import LinearClassifier, LinearGrid
 from icce_ray.core.neighbors import Neighbors
-from icce_ray.core.recipe import LEARNING_RATES, Recipe
+from icce_ray.core.recipe import LEARNING_RATES, Execution, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
 from icce_ray.planning import operations
@@ -90,8 +90,10 @@ def _step(device: str, count: int, dim: int, batch: int, clusters: int) -> tuple
     features = torch.randn(n, dim, generator=generator).half().to(device)
     lists = Neighbors(torch.arange(n + 1) * 8, torch.randint(n, (8 * n,), generator=generator), torch.empty(0))
     recipe = Recipe(heads=count, batch_size=batch)
-    kinds = {"n_clusters": clusters, "recipe": recipe, "seed": 0, "compiled": device == "cuda"}  # as resources.compile
-    trainer = HeadTrainer(features, lists.to(device), **kinds)
+    kinds = {"n_clusters": clusters, "recipe": recipe, "seed": 0}
+    trainer = HeadTrainer(
+        features, lists.to(device), **kinds, execution=Execution(compiled=device == "cuda")
+    )  # as resources.compile
     seconds = least(trainer.run_epoch, device, passes=1) / steps
     sizes = {"dim": dim, "hidden": recipe.hidden, "bottleneck": recipe.bottleneck, "clusters": clusters}
     parameters, products = operations.head_parameters(**sizes), operations.head_products(**sizes)

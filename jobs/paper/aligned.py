@@ -110,7 +110,7 @@ def votes(trained: Trained, rows: Tensor, order: NDArray[np.int64], *, soft: boo
     A soft vote is the teacher's probabilities at its temperature, a hard one its largest alone; `order` as `matched`.
     """
     trainer, blocks = trained.trainer, []
-    temperature, teacher = trainer.recipe.teacher_temperature, trainer.whole_teacher()
+    temperature, teacher = trainer.recipe.teacher_temperature, trainer.gather_teacher()
     orders = torch.from_numpy(order).to(rows.device).split([len(chunk) for chunk in teacher])
     with torch.no_grad():
         for block in rows.split(LABEL_ROWS):

@@ -15,6 +15,7 @@ from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
 from icce_ray.core.consensus import Consensus, consensus
 from icce_ray.core.linear import LinearGrid, best_point, holdout_rows
 from icce_ray.core.neighbors import Neighbors
+from icce_ray.core.recipe import Execution
 from icce_ray.core.training import HeadTrainer
 from jobs.paper.fitted import Fitted
 from jobs.paper.variants import Variant
@@ -39,7 +40,7 @@ class Trained:
 
     def label(self, rows: Tensor) -> NDArray[np.int32]:
         """Cluster of each row under each head, int32[m, H]."""
-        teacher = self.trainer.whole_teacher()
+        teacher = self.trainer.gather_teacher()
         blocks = [self.trainer.labels(block, teacher).cpu().numpy() for block in rows.split(LABEL_ROWS)]
         return np.ascontiguousarray(np.concatenate(blocks))
 
@@ -59,7 +60,14 @@ def train(
 ) -> Trained:
     """Train the heads of a variant. Raises ValueError if they diverge."""
     recipe = variant.recipe
-    trainer = HeadTrainer(features, lists, n_clusters=n_clusters, recipe=recipe, seed=seed, precision=variant.precision)
+    trainer = HeadTrainer(
+        features,
+        lists,
+        n_clusters=n_clusters,
+        recipe=recipe,
+        seed=seed,
+        execution=Execution(precision=variant.precision),
+    )
     temi = torch.zeros(recipe.heads)
     for epoch in range(recipe.epochs):
         temi = trainer.run_epoch().temi

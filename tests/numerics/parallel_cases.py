@@ -7,9 +7,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from icce_ray.adapters.collectives import joined
-from icce_ray.core.collectives import ALONE
-from icce_ray.core.recipe import Recipe
+from icce_ray.core.collectives import SINGLE_PROCESS, Distributed, current_workers
+from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
 
@@ -44,13 +43,15 @@ def features():
     return centres.repeat(N // K, 1) + torch.randn(N, DIM, generator=generator)
 
 
-def build(workers=ALONE, parallelism="heads", chunk=3, precision="auto", compiled=False, **switches):
+def build(workers=SINGLE_PROCESS, parallelism="heads", chunk=3, precision="auto", compiled=False, **switches):
     """A trainer whose heads are in several chunks, of several sizes, on every worker but those with few."""
     rows = features()
     lists = mine(rows, threshold=0.5, k_min=3, k_max=20)
     recipe = dataclasses.replace(RECIPE, **switches)
     options = {"parallelism": parallelism, "chunk": chunk, "precision": precision, "compiled": compiled}
-    return HeadTrainer(rows, lists, n_clusters=K, recipe=recipe, seed=4, workers=workers, **options)
+    return HeadTrainer(
+        rows, lists, n_clusters=K, recipe=recipe, seed=4, workers=workers, execution=Execution(**options)
+    )
 
 
 def losses(trainer, epochs):
@@ -59,12 +60,27 @@ def losses(trainer, epochs):
     return torch.stack([torch.stack([one.temi, one.cross_entropy]) for one in found])
 
 
-def counted(workers):
-    """{purpose: (exchanges, bytes)} so far, and the counters begin anew."""
-    found = {purpose: torch.tensor([calls, workers.exchanged[purpose]]) for purpose, calls in workers.calls.items()}
-    workers.calls.clear()
-    workers.exchanged.clear()
-    return found
+class Counting(Distributed):
+    """Counts exchanges, and the bytes that this worker gives to them."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = torch.zeros(2, dtype=torch.int64)
+
+    def all_reduce(self, tensor):
+        self._add(tensor.numel(), tensor)
+        super().all_reduce(tensor)
+
+    def start_all_reduce(self, tensor):
+        self._add(tensor.numel(), tensor)
+        return super().start_all_reduce(tensor)
+
+    def all_gather(self, tensor, counts):
+        self._add(tensor[:1].numel() * max(counts), tensor)
+        return super().all_gather(tensor, counts)
+
+    def _add(self, entries, tensor):
+        self.count += torch.tensor([1, entries * tensor.element_size()])
 
 
 def run_cases(workers, start):
@@ -73,21 +89,18 @@ def run_cases(workers, start):
     for parallelism in PARALLELISMS if workers.size > 1 else ["alone"]:
         for name, switches in VARIANTS.items():
             trainer = build(workers, parallelism, **switches)
-            key = f"{parallelism}.{name}"
+            key, before = f"{parallelism}.{name}", getattr(workers, "count", torch.zeros(2)).clone()
             found[f"{key}.losses"] = losses(trainer, RECIPE.epochs if name == "icce" else 1)
             if workers.size > 1:
-                found |= {f"{key}.bytes.{purpose}": pair for purpose, pair in counted(workers).items()}
+                found[f"{key}.exchanged"] = workers.count - before
             found[f"{key}.labels"] = trainer.labels(trainer.features)
             if name == "icce":
                 found |= {f"{key}.state.{part}": tensor for part, tensor in trainer.state().items()}
-            if workers.size > 1:
-                counted(workers)
         if start is not None:
             restored = build(workers, parallelism, chunk=2)
             restored.restore(start)
-            restored.check_together()
+            restored.check_same_epoch()
             found[f"{parallelism}.restored.losses"] = losses(restored, 2)
-            counted(workers)
     return found
 
 
@@ -96,7 +109,8 @@ def work(rank, size, path):
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{path}.group", rank=rank, world_size=size)
-    workers = joined()
+    assert isinstance(current_workers(), Distributed)
+    workers = Counting()
     assert (workers.rank, workers.size) == (rank, size)
     first = build()
     losses(first, 1)
@@ -104,7 +118,7 @@ def work(rank, size, path):
     odd = build(workers)
     odd.epoch = rank
     try:
-        odd.check_together()
+        odd.check_same_epoch()
     except RuntimeError as error:
         found["error"] = torch.tensor(list(str(error).encode()), dtype=torch.uint8)
     if rank == 0:

@@ -92,7 +92,7 @@ class ReferenceTrainer:
 
     def teach(self, head, x):
         logits = self.teachers[head](x) / self.recipe.teacher_temperature
-        if self.recipe.relaxed:
+        if self.recipe.unbalanced:
             floor = torch.clamp(self.priors[head], min=0.1 / logits.shape[1])
             p = relaxed_sinkhorn(
                 logits, floor / floor.sum(), self.recipe.prior_strength, self.recipe.sinkhorn_iterations

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from icce_ray.core.cosines import cosines
+from icce_ray.core.heads import cosines
 
 HEADS, ROWS, DIM, K = 3, 40, 12, 7
 

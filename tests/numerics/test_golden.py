@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from icce_ray.core.recipe import Recipe
+from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
 
@@ -38,7 +38,9 @@ def losses(preset):
     rows = centres[np.arange(160) % 4] + 0.6 * rng.standard_normal((160, 16))
     features = torch.from_numpy(rows.round(3)).float()
     recipe = Recipe(**SMALL, **switches)
-    trainer = HeadTrainer(features, mine(features, **limits), n_clusters=4, recipe=recipe, seed=11, chunk=2)
+    trainer = HeadTrainer(
+        features, mine(features, **limits), n_clusters=4, recipe=recipe, seed=11, execution=Execution(chunk=2)
+    )
     steps, step = [], trainer.step
 
     def recorded(*batch):

@@ -5,7 +5,7 @@ import torch
 from reference_heads import ReferenceTrainer
 
 from icce_ray.core.heads import PARAMETERS, HeadBank, derived_seed, head_shapes, heads_per_chunk, initialise
-from icce_ray.core.recipe import Recipe
+from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
 
@@ -25,7 +25,7 @@ def problem(**switches):
 
 def build(chunk, **switches):
     features, neighbors, recipe = problem(**switches)
-    trainer = HeadTrainer(features, neighbors, n_clusters=K, recipe=recipe, seed=3, chunk=chunk)
+    trainer = HeadTrainer(features, neighbors, n_clusters=K, recipe=recipe, seed=3, execution=Execution(chunk=chunk))
     generator = torch.Generator().manual_seed(9)
     moved = {}  # away from the start, where all heads are nearly uniform and the class marginal hardly matters
     for name, tensor in trainer.networks.student.stacked().items():
@@ -140,7 +140,7 @@ def test_the_teacher_gets_no_gradient():
 
 
 def test_logits_are_cosines_of_each_head():
-    stacked = initialise(range(4), dim=DIM, n_clusters=K, hidden=12, bottleneck=8, seed=1)
+    stacked = initialise(range(4), shapes=head_shapes(DIM, 12, 8, K), seed=1)
     x = torch.randn(9, DIM, generator=torch.Generator().manual_seed(1))
     logits = HeadBank(stacked, chunk=4).chunks[0].logits(x)
     assert logits.shape == (4, 9, K)
@@ -151,16 +151,16 @@ def test_logits_are_cosines_of_each_head():
 
 
 def test_a_head_starts_the_same_in_any_company():
-    shape = {"dim": DIM, "n_clusters": K, "hidden": 12, "bottleneck": 8}
-    all_heads = initialise(range(6), **shape, seed=2)
-    some = initialise([4, 1], **shape, seed=2)
-    for name, expected in head_shapes(DIM, 12, 8, K).items():
+    shapes = head_shapes(DIM, 12, 8, K)
+    all_heads = initialise(range(6), shapes=shapes, seed=2)
+    some = initialise([4, 1], shapes=shapes, seed=2)
+    for name, expected in shapes.items():
         assert all_heads[name].shape == (6, *expected)
         assert torch.equal(some[name], all_heads[name][[4, 1]])
     assert not all_heads["hidden.bias"].any()
     assert all_heads["hidden.weight"].std() == pytest.approx(0.02, rel=0.1)
     assert not torch.equal(
-        initialise([0], **shape, seed=3)["prototypes"], initialise([0], **shape, seed=2)["prototypes"]
+        initialise([0], shapes=shapes, seed=3)["prototypes"], initialise([0], shapes=shapes, seed=2)["prototypes"]
     )
 
 

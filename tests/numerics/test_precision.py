@@ -6,7 +6,7 @@ import pytest
 import torch
 from parallel_cases import RECIPE, build, losses
 
-from icce_ray.core.heads import HeadBank, initialise
+from icce_ray.core.heads import HeadBank, head_shapes, initialise
 
 
 def test_auto_is_float32_on_a_cpu():
@@ -29,7 +29,7 @@ def test_bfloat16_is_for_products_only():
 
 
 def test_logits_in_bfloat16_are_rounded_once_a_product():
-    stacked = initialise(range(3), dim=12, n_clusters=5, hidden=16, bottleneck=8, seed=1)
+    stacked = initialise(range(3), shapes=head_shapes(12, 16, 8, 5), seed=1)
     x = torch.randn(40, 12, generator=torch.Generator().manual_seed(1))
     chunk = HeadBank(stacked, chunk=3).chunks[0]
     exact, coarse = chunk.logits(x), chunk.logits(x.bfloat16())

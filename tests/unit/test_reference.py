@@ -30,7 +30,7 @@ def test_the_reference_is_built_without_a_warning(tmp_path):
     fields = (tmp_path / "icce_ray/settings.html").read_text()
     assert '<div id="HeadsSettings.epochs"' in fields
     assert "Paper: 400, and 800 for small sets." in fields
-    assert (tmp_path / "icce_ray/core/objectives.html").is_file()
+    assert (tmp_path / "icce_ray/core/losses.html").is_file()
     assert not (tmp_path / "icce_ray/stages.html").exists()
 
 

@@ -19,7 +19,7 @@ from icce_ray.adapters.partition_apart import metis_graph_apart
 from icce_ray.core.consensus import Consensus, ConsensusSizeError, consensus
 from icce_ray.core.metrics import scores
 from icce_ray.core.neighbors import Neighbors, narrow
-from icce_ray.core.recipe import Recipe
+from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.selection import modularity, nearest, neighbor_accuracy
 from icce_ray.core.training import HeadTrainer
 from icce_ray.io.weights import load_tensors, save_tensors
@@ -104,7 +104,7 @@ class TrialRun:
             n_clusters=self.settings.clusters,
             recipe=Recipe(**self.settings.heads.recipe()),
             seed=self.settings.seed,
-            precision=self.settings.heads.precision,
+            execution=Execution(precision=self.settings.heads.precision),
         )
         try:
             state = load_tensors(self.storage, self.checkpoint)

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from icce_ray.core.inputs import feature_statistics
 from icce_ray.core.search import unit_rows
+from icce_ray.core.training import feature_statistics
 from jobs.paper.fitted import Fitted
 
 Scale = Literal["raw", "rms", "unit", "standardize"]

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from icce_ray.core.inputs import feature_statistics
-from icce_ray.core.recipe import Recipe
+from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.search import mine
-from icce_ray.core.training import HeadTrainer
+from icce_ray.core.training import HeadTrainer, feature_statistics
 from tests.failures import fails
 
 N, DIM, K = 60, 6, 3
@@ -28,7 +27,7 @@ def build(seed=0, chunk=None, features=None, **changes):
     features = blobs() if features is None else features
     neighbors = mine(features, threshold=0.5, k_min=3, k_max=20)
     recipe = dataclasses.replace(RECIPE, **changes)
-    return HeadTrainer(features, neighbors, n_clusters=K, recipe=recipe, seed=seed, chunk=chunk)
+    return HeadTrainer(features, neighbors, n_clusters=K, recipe=recipe, seed=seed, execution=Execution(chunk=chunk))
 
 
 def run(trainer, epochs):

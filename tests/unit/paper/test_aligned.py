@@ -51,7 +51,7 @@ def test_votes_are_the_slow_count(measure, trained, soft):
     trainer = trained.trainer
     x = (measure.on.unseen - trainer.mean) / trainer.std
     total = np.zeros((len(x), 5))
-    probabilities = torch.cat([chunk.logits(x, temperature=0.1).softmax(-1) for chunk in trainer.whole_teacher()])
+    probabilities = torch.cat([chunk.logits(x, temperature=0.1).softmax(-1) for chunk in trainer.gather_teacher()])
     for head, each in enumerate(probabilities.detach().numpy()):
         for k in range(5):
             cluster = order[head][k]

@@ -9,7 +9,7 @@ from icce_ray.adapters import faiss_lists
 from icce_ray.backbones import dinov2, hog
 from icce_ray.core import neighbors, search
 from icce_ray.core.consensus import cspa, hbgf, hgpa, overlaps
-from icce_ray.core.heads import HeadChunk, heads_per_chunk, initialise
+from icce_ray.core.heads import HeadChunk, head_shapes, heads_per_chunk, initialise
 from icce_ray.core.linear import LinearGrid
 from icce_ray.planning import every_image, job, learning, operations
 from icce_ray.planning.operations import Transformer
@@ -44,8 +44,7 @@ def test_the_published_models_have_their_known_sizes():
 
 
 def test_a_head_has_the_parameters_and_products_that_torch_counts():
-    sizes = {key: SIZES[key] for key in ("dim", "hidden", "bottleneck")} | {"n_clusters": SIZES["clusters"]}
-    chunk = HeadChunk(initialise(range(3), seed=0, **sizes))
+    chunk = HeadChunk(initialise(range(3), shapes=head_shapes(*SIZES.values()), seed=0))
     one = sum(tensor.numel() for tensor in chunk.parameters.values()) // 3
     assert operations.head_parameters(**SIZES) == one
     for tensor in chunk.parameters.values():

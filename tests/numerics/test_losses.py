@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from icce_ray.core import objectives
-from icce_ray.core.collectives import ALONE
-from icce_ray.core.sinkhorn import floored, relaxed_sinkhorn_together, sinkhorn
+from icce_ray.core import losses
+from icce_ray.core.collectives import SINGLE_PROCESS
+from icce_ray.core.losses import floored, unbalanced_sinkhorn
 
 HEADS, B, K = 3, 7, 5
+
+
+def sinkhorn(scores, *, iterations):
+    """Of one chunk in one process."""
+    return losses.sinkhorn([scores], SINGLE_PROCESS, iterations=iterations)[0]
 
 
 def random_views(seed=0, scale=3.0):
@@ -34,22 +39,22 @@ def test_pair_weight_is_the_sum_over_heads_and_clusters():
     (_, _, t_x, t_n), _ = random_views()
     x, n = exact(t_x), exact(t_n)
     expected = [sum(x[h, i, k] * n[h, i, k] for h in range(HEADS) for k in range(K)) for i in range(B)]
-    assert objectives.pair_weight(t_x, t_n).tolist() == pytest.approx(expected, rel=1e-6)
+    assert losses.pair_weight(t_x, t_n).tolist() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("beta", [0.5, 0.6, 1.0])
 def test_pmi_and_temi_loss(beta):
     views, marginal = random_views(1)
-    weight = objectives.pair_weight(*views[2:]) / HEADS
+    weight = losses.pair_weight(*views[2:]) / HEADS
     s_x, s_n, t_x, t_n = map(exact, views)
     m, w = exact(marginal), exact(weight)
     expected = [[loop_pmi(s_x, t_n, m, beta, h, i) for i in range(B)] for h in range(HEADS)]
-    np.testing.assert_allclose(objectives.pmi(views[0], views[3], marginal, beta), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(losses.pmi(views[0], views[3], marginal, beta), expected, rtol=1e-5, atol=1e-6)
     loss = [
         sum(-0.5 * w[i] * (loop_pmi(s_x, t_n, m, beta, h, i) + loop_pmi(s_n, t_x, m, beta, h, i)) / B for i in range(B))
         for h in range(HEADS)
     ]
-    found = objectives.temi_loss(*views, marginal=marginal, weight=weight, beta=beta)
+    found = losses.temi_loss(views[:2], views[2:], marginal=marginal, weight=weight, beta=beta)
     np.testing.assert_allclose(found, loss, rtol=1e-5, atol=1e-6)
 
 
@@ -60,11 +65,11 @@ def test_cross_entropy_takes_the_other_views_label():
         sum(-0.5 * (s_x[h, i, np.argmax(t_n[h, i])] + s_n[h, i, np.argmax(t_x[h, i])]) / B for i in range(B))
         for h in range(HEADS)
     ]
-    np.testing.assert_allclose(objectives.cross_entropy_loss(*views), expected, rtol=1e-6)
+    np.testing.assert_allclose(losses.cross_entropy_loss(views[:2], views[2:]), expected, rtol=1e-6)
 
 
 def test_ce_weight_is_a_cosine_ramp_from_zero():
-    assert [objectives.ce_weight(step, 4, 2.0) for step in range(5)] == pytest.approx(
+    assert [losses.ce_weight(step, 4, 2.0) for step in range(5)] == pytest.approx(
         [0.0, 1 - math.sqrt(0.5), 1.0, 1 + math.sqrt(0.5), 2.0]
     )
 
@@ -93,7 +98,7 @@ def test_sinkhorn(iterations):
     torch.testing.assert_close(found.sum(-1), torch.ones(HEADS, 20))
 
 
-def loop_relaxed(scores, prior, strength, iterations):
+def loop_unbalanced(scores, prior, strength, iterations):
     """[heads, rows, K] in float64, one head, column and row at a time, from the softmax each round."""
     result, plain = [], []
     for head, target in zip(scores, prior, strict=True):
@@ -119,13 +124,15 @@ def some_prior(generator):
 
 @pytest.mark.parametrize("iterations", [1, 3, 10])
 @pytest.mark.parametrize("strength", [0.0, 0.4, 1.0])
-def test_relaxed_sinkhorn(iterations, strength):
+def test_unbalanced_sinkhorn(iterations, strength):
     generator = torch.Generator().manual_seed(8)
     scores = 4 * torch.randn(HEADS, 20, K, generator=generator)
     kept, prior = scores.clone(), some_prior(generator)
-    (found,), (plain,) = relaxed_sinkhorn_together([scores], [prior], ALONE, iterations=iterations, strength=strength)
+    (found,), (plain,) = unbalanced_sinkhorn(
+        [scores], [prior], SINGLE_PROCESS, iterations=iterations, strength=strength
+    )
     assert torch.equal(scores, kept)
-    exactly, softmax = loop_relaxed(exact(scores), exact(prior), strength, iterations)
+    exactly, softmax = loop_unbalanced(exact(scores), exact(prior), strength, iterations)
     np.testing.assert_allclose(found, exactly, rtol=3e-5, atol=1e-8)
     np.testing.assert_allclose(plain, softmax, rtol=1e-5)
     if strength == 0:
@@ -139,7 +146,7 @@ def test_the_constraint_at_full_strength_and_leaning_below():
     prior = some_prior(generator)
 
     def masses(strength, target):
-        (found,), _ = relaxed_sinkhorn_together([scores], [target], ALONE, iterations=300, strength=strength)
+        (found,), _ = unbalanced_sinkhorn([scores], [target], SINGLE_PROCESS, iterations=300, strength=strength)
         return found, found.mean(1)
 
     torch.testing.assert_close(masses(1.0, prior)[1], prior, rtol=1e-4, atol=0)
@@ -153,12 +160,12 @@ def test_the_constraint_at_full_strength_and_leaning_below():
 
 @pytest.mark.parametrize("scale", [1.0, 1e2, 1e4, 1e30])
 @pytest.mark.parametrize("strength", [0.3, 0.9, 1.0])
-def test_relaxed_rows_sum_to_one_at_any_temperature(scale, strength):
+def test_unbalanced_rows_sum_to_one_at_any_temperature(scale, strength):
     scores = scale * torch.randn(2, 30, K, generator=torch.Generator().manual_seed(5))
     scores[:, 0] -= 3 * scale
     scores[:, :, 3] -= 100 * scale  # a cluster that no image leans to
     even = torch.full((2, K), 1 / K)
-    (found,), _ = relaxed_sinkhorn_together([scores], [even], ALONE, iterations=3, strength=strength)
+    (found,), _ = unbalanced_sinkhorn([scores], [even], SINGLE_PROCESS, iterations=3, strength=strength)
     torch.testing.assert_close(found.sum(-1), torch.ones(2, 30))
     assert (found >= 0).all()
 
@@ -193,8 +200,8 @@ def test_extreme_logits_keep_losses_and_gradients_finite(scale):
     t_n = t_x.roll(1, dims=-1)  # no cluster in common: p_t is exactly zero where p_s is large
     marginal = torch.zeros(HEADS, K)
     marginal[:, 0] = 1.0  # clusters that no image is in
-    temi = objectives.temi_loss(s_x, s_n, t_x, t_n, marginal=marginal, weight=torch.ones(B), beta=0.6)
-    cross_entropy = objectives.cross_entropy_loss(s_x, s_n, t_x, t_n)
+    temi = losses.temi_loss((s_x, s_n), (t_x, t_n), marginal=marginal, weight=torch.ones(B), beta=0.6)
+    cross_entropy = losses.cross_entropy_loss((s_x, s_n), (t_x, t_n))
     (temi + cross_entropy).sum().backward()
     assert temi.isfinite().all()
     assert cross_entropy.isfinite().all()
