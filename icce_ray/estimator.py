@@ -20,7 +20,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
-from icce_ray.adapters.progress import display, silent
 from icce_ray.core.alarms import Alarm, CollapseWarning, cluster_sizes, head_alarms
 from icce_ray.core.cluster_count import choose_clusters, in_reach
 from icce_ray.core.consensus import METHODS, consensus
@@ -32,6 +31,7 @@ from icce_ray.core.recipe import Recipe
 from icce_ray.core.sampling import uniform_rows
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
+from icce_ray.progress import stage_progress
 
 #: Rows labelled at once: activations of a few heads on 8192 rows are some hundred MB at most.
 LABEL_ROWS = 8192
@@ -328,7 +328,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         return np.asarray(validate_data(self, X, **options))
 
     def _progress(self, stage: str) -> Any:
-        return display(stage) if self.verbose else silent(stage)
+        return stage_progress(stage, verbose=bool(self.verbose))
 
 
 def _warn(alarms: list[Alarm]) -> None:

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from icce_ray.adapters.progress import RunDisplay
 from icce_ray.core.cluster_count import in_reach
 from icce_ray.io.locations import check_writable
 from icce_ray.io.sources import Source, SourceSpec, find_source, found_source
 from icce_ray.lock import RunLock
+from icce_ray.progress import RunProgress
 from icce_ray.settings import ListSettings, ResourceSettings, Settings, SettingsError
 from icce_ray.settings.sweep import Sweep, trials
 from icce_ray.spelling import did_you_mean
@@ -25,7 +25,7 @@ from icce_ray.stages import classifier, consensus, embed, evaluate, heads, listi
 from icce_ray.stages.cluster import Resources, check_device, resources
 from icce_ray.stages.connection import connected
 from icce_ray.stages.embed import described_input
-from icce_ray.stages.tracking import Shown, check_trackers, tracked
+from icce_ray.stages.tracking import TrackedRun, check_trackers, tracked
 from icce_ray.stages.truth import read_truth
 from icce_ray.store import ARTIFACTS, REPORT, Marker, RejectBudgetError, RunError, Store, check_files, fingerprint
 
@@ -59,29 +59,24 @@ def run(
     store = Store(settings.out)
     wanted = _between(first, last, redo)
     source = _check_inputs(settings)
-    with (
-        RunDisplay(verbose=verbose) as shown,
-        _locked(store, "icce run", shown, take_over=take_over, redo=redo) as lock,
-    ):
-        _prepare(settings, source, store, redo, shown, lock)
+    with _locked(store, "icce run", verbose, take_over, redo) as (display, lock):
+        _prepare(settings, source, store, redo, display, lock)
         todo = _todo(store, wanted)
         if todo:
             check_files(store, *list(ARTIFACTS)[: list(ARTIFACTS).index(todo[0])])
             store.metrics()
             store.storage.delete(REPORT)  # of what is about to change
-            before = list(ARTIFACTS)[: list(ARTIFACTS).index(last)]
-            shown.plan([stage for stage in before if stage not in todo], todo)
-            with connected(), tracked(settings, store, shown, check=lock.check, redo=redo) as told:
+            display.plan([one for one in list(ARTIFACTS)[: list(ARTIFACTS).index(last)] if one not in todo], todo)
+            with connected(), tracked(settings, store, display, check=lock.check, redo=redo) as tracking:
                 device = None
                 for stage in todo:
-                    available = resources(settings.resources, device=device, say=shown.says("cluster"))
+                    available = resources(settings.resources, device=device, log=display.log_as("cluster"))
                     device = available.device
-                    _run_stage(stage, settings, store, available, told, lock)
+                    _run_stage(stage, settings, store, available, tracking, lock)
         else:
-            with shown("run") as progress:
-                progress.say(f"nothing to do: {first} to {last} of {store.root} are complete")
+            display.log("run", f"nothing to do: {first} to {last} of {store.root} are complete")
         if store.marker("predict") is not None and not store.storage.exists(REPORT):
-            _report(store, shown, lock)
+            _report(store, display, lock)
     _check_budget(store.marker("embed"), settings.embed.reject_budget)
     return store.metrics()
 
@@ -114,27 +109,26 @@ def predict_source(
     described_input(found, settings.embed)
     purpose = {"run": run_store.root, "classifier": classifier_marker.fingerprint, "source": source}
     digest = classifier_marker.fingerprint
-    with RunDisplay(verbose=verbose) as shown, _locked(out_store, "icce predict", shown, take_over=take_over) as lock:
+    with _locked(out_store, "icce predict", verbose, take_over) as (display, lock):
         out_store.claim_prediction(purpose | kind.model_dump(exclude_defaults=True))
         listed = out_store.marker("list")
         if listed is not None:
             check_files(out_store, "list")
             listing.check_unchanged(found, listed.summary)
         else:
-            listed = _list(found, out_store, shown, settings.embed.rows_per_shard, digest, lock)
+            listed = _list(found, out_store, display, settings.embed.rows_per_shard, digest, lock)
         marker = out_store.marker("predict")
         if marker is None:
-            with connected(), shown("predict") as progress:
+            with connected(), display.stage("predict") as progress:
                 started = time.monotonic()
                 spec = found_source(source, listed.summary)
-                available = resources(limits, say=progress.say)
+                available = resources(limits, log=progress.log)
                 files, summary = predict.run_source(run_store, spec, out_store, limits, available, progress)
                 seconds = time.monotonic() - started
                 lock.check()
                 marker = out_store.commit("predict", files, fingerprint=digest, summary=summary, seconds=seconds)
         else:
-            with shown("predict") as progress:
-                progress.say(f"nothing to do: {out_store.root} is complete")
+            display.log("predict", f"nothing to do: {out_store.root} is complete")
     _check_budget(marker, settings.embed.reject_budget)
     return marker.summary
 
@@ -159,16 +153,16 @@ def evaluate_run(
     if predictions is not None:
         Store(predictions).require("predict")
         check_files(Store(predictions), "list", "predict")
-    with RunDisplay(verbose=verbose) as shown, _locked(store, "icce evaluate", shown, take_over=take_over) as lock:
-        with connected(), shown("evaluate") as progress:
-            available = resources(settings.resources, say=progress.say)
+    with _locked(store, "icce evaluate", verbose, take_over) as (display, lock):
+        with connected(), display.stage("evaluate") as progress:
+            available = resources(settings.resources, log=progress.log)
             figures = evaluate.run(store, labels, available, progress, predictions=predictions, kmeans=kmeans)
         lock.check()
         store.record("evaluation", figures)
-        with tracked(settings, store, shown, check=lock.check) as told:
-            told.tell_evaluation(figures)
+        with tracked(settings, store, display, check=lock.check) as tracking:
+            tracking.log_evaluation(figures)
         if store.storage.exists(REPORT):
-            _report(store, shown, lock)
+            _report(store, display, lock)
     return figures
 
 
@@ -196,15 +190,15 @@ def sweep_run(
     if asked.labels is not None:
         read_truth(asked.labels)
     record = sweep.Record(store, name or asked.default_name)
-    with RunDisplay(verbose=verbose) as shown, _locked(store, "icce sweep", shown, take_over=take_over) as lock:
+    with _locked(store, "icce sweep", verbose, take_over) as (display, lock):
         record.claim(settings, asked)
         with connected():
-            available = resources(settings.resources, say=shown.says("cluster"))
-            with shown("neighbors") as progress:
+            available = resources(settings.resources, log=display.log_as("cluster"))
+            with display.stage("neighbors") as progress:
                 lists = sweep.lists_for(settings, points, record, available, progress)
             with (
-                tracked(settings, store, shown, check=lock.check, folder=record.folder) as told,
-                told("sweep") as progress,
+                tracked(settings, store, display, check=lock.check, folder=record.folder) as tracking,
+                tracking.stage("sweep") as progress,
             ):
                 return sweep.run(asked, points, record, lists, available, progress, lock.check, at_once=at_once)
 
@@ -218,30 +212,32 @@ def report_run(run_root: str, *, names: str | None = None, take_over: bool = Fal
 
     store = Store(run_root)
     checked(store)
-    with RunDisplay(verbose=verbose) as shown, _locked(store, "icce report", shown, take_over=take_over) as lock:
-        return _report(store, shown, lock, names=names)
+    with _locked(store, "icce report", verbose, take_over) as (display, lock):
+        return _report(store, display, lock, names=names)
 
 
-def _report(store: Store, shown: Shown, lock: RunLock, *, names: str | None = None) -> str:
+def _report(store: Store, display: RunProgress, lock: RunLock, *, names: str | None = None) -> str:
     from icce_ray.report.page import write_report  # Plotly and Jinja take 0.2 s that no other command should pay
 
-    with shown("report") as progress:
+    with display.stage("report") as progress:
         lock.check()
         return write_report(store, progress, names=names)
 
 
 @contextmanager
 def _locked(
-    store: Store, command: str, shown: RunDisplay, *, take_over: bool, redo: str | None = None
-) -> Iterator[RunLock]:
-    """The only process that writes to the store; its first write. RunError if another one does."""
-    check_writable(store.root)
-    say = shown.says("lock")
-    with RunLock(store.root, command=command, take_over=take_over, say=say) as lock:
-        if redo is not None and lock.settle:  # else its workers would write into the place that is cleared
-            say(f"waiting {lock.settle:.0f} s for the end of what the former holder started, before --redo deletes")
-            time.sleep(lock.settle)
-        yield lock
+    store: Store, command: str, verbose: bool, take_over: bool, redo: str | None = None
+) -> Iterator[tuple[RunProgress, RunLock]]:
+    """The display, and the lock of the only process that writes to the store. RunError if another one does."""
+    with RunProgress(verbose=verbose) as display:
+        check_writable(store.root)
+        with RunLock(store.root, command=command, take_over=take_over, say=display.log_as("lock")) as lock:
+            if redo is not None and lock.settle:  # else its workers would write into the place that is cleared
+                display.log(
+                    "lock", f"waiting {lock.settle:.0f} s for what the former holder started, before --redo deletes"
+                )
+                time.sleep(lock.settle)
+            yield display, lock
 
 
 def _check_inputs(settings: Settings) -> Source:
@@ -255,7 +251,9 @@ def _check_inputs(settings: Settings) -> Source:
     return source
 
 
-def _prepare(settings: Settings, source: Source, store: Store, redo: str | None, shown: Shown, lock: RunLock) -> None:
+def _prepare(
+    settings: Settings, source: Source, store: Store, redo: str | None, display: RunProgress, lock: RunLock
+) -> None:
     """What can be found wrong before work starts; binds the run to the settings and lists the source."""
     if redo is not None:  # before it deletes anything
         check_files(store, *list(ARTIFACTS)[: list(ARTIFACTS).index(redo)])
@@ -266,7 +264,7 @@ def _prepare(settings: Settings, source: Source, store: Store, redo: str | None,
     try:
         if listed is None:
             digest = fingerprint(settings, "list")
-            listed = _list(source, store, shown, settings.embed.rows_per_shard, digest, lock)
+            listed = _list(source, store, display, settings.embed.rows_per_shard, digest, lock)
             _check_clusters(settings, listed)
         else:
             listing.check_unchanged(source, listed.summary)
@@ -290,13 +288,13 @@ def _check_clusters(settings: Settings, listed: Marker) -> None:
         )
 
 
-def _list(source: Source, store: Store, shown: Shown, rows_per_shard: int, digest: str, lock: RunLock) -> Marker:
-    with shown("list") as progress:
+def _list(source: Source, store: Store, display: RunProgress, rows: int, digest: str, lock: RunLock) -> Marker:
+    with display.stage("list") as progress:
         started = time.monotonic()
         store.storage.delete_tree(ARTIFACTS["list"])
-        files, summary = listing.run(source, store, progress, rows_per_shard=rows_per_shard)
+        files, summary = listing.run(source, store, progress, rows_per_shard=rows)
         left_out = ", ".join(f"{count:,} {kind}" for kind, count in summary["left_out"].items()) or "nothing"
-        progress.say(f"{summary['images']:,} images ({summary['source']['format']}); left out: {left_out}")
+        progress.log(f"{summary['images']:,} images ({summary['source']['format']}); left out: {left_out}")
         lock.check()
         return store.commit("list", files, fingerprint=digest, summary=summary, seconds=time.monotonic() - started)
 
@@ -322,12 +320,14 @@ def _todo(store: Store, wanted: list[str]) -> list[str]:
     return [stage for stage in wanted if store.marker(stage) is None]
 
 
-def _run_stage(stage: str, settings: Settings, store: Store, available: Resources, shown: Shown, lock: RunLock) -> None:
+def _run_stage(
+    stage: str, settings: Settings, store: Store, available: Resources, tracking: TrackedRun, lock: RunLock
+) -> None:
     if stage != "embed":
         embed.check_enough(store, settings.fewest_clusters)
     found = neighbors.known(settings, store)  # numbers in place of `auto`
     started = time.monotonic()
-    with shown(stage) as progress:
+    with tracking.stage(stage) as progress:
         files, summary = STAGES[stage](found, store, available, progress)
         seconds = time.monotonic() - started
         lock.check()

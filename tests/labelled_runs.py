@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from icce_ray.adapters.progress import Silent
 from icce_ray.io.sources import SourceSpec, find_source
+from icce_ray.progress import Progress
 from icce_ray.settings import load
 from icce_ray.stages import listing
 from icce_ray.store import ARTIFACTS, Store
@@ -25,7 +25,7 @@ def prediction_of(root, run, location):
 
 
 def listed(store, location):
-    files, summary = listing.run(find_source(SourceSpec(location)), store, Silent(), rows_per_shard=3)
+    files, summary = listing.run(find_source(SourceSpec(location)), store, Progress(), rows_per_shard=3)
     store.commit("list", files, fingerprint="x", summary=summary, seconds=0)
     return store
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from icce_ray import pipeline
-from icce_ray.adapters.terminal import Terminal
 from icce_ray.cli.tables import consensus_table, scores_table, stages_table
 from icce_ray.report.scores import headline
 from icce_ray.settings import Settings, load
 from icce_ray.stages.connection import connected
 from icce_ray.store import Store
+from icce_ray.terminal import Terminal
 
 #: What differs from the defaults, each because the set is small: 1,438 images, ten classes, a few hundred steps.
 SETTINGS = {
@@ -56,8 +56,8 @@ def run_demo(out: str, *, seed: int, quiet: bool) -> dict[str, Any]:
     console.print(stages_table(store))
     console.print(consensus_table(metrics["consensus"]))
     console.print(scores_table(headline(settings, store, figures)))
-    console.say(f"{seconds:.0f} s in all. The same figures are in {run_root}/metrics.json")
-    console.say(f"Look at the classes: {store.report()}")
+    console.print_line(f"{seconds:.0f} s in all. The same figures are in {run_root}/metrics.json")
+    console.print_line(f"Look at the classes: {store.report()}")
     return metrics
 
 

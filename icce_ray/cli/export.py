@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from icce_ray.adapters.terminal import Terminal
+from icce_ray.terminal import Terminal
 
 MEGABYTE = 1_000_000
 
@@ -32,20 +32,20 @@ def export(
 
     Example: icce export runs/photos --format imagefolder --out sorted
     """
-    from icce_ray.adapters.progress import display, silent
     from icce_ray.cli.main import EXIT_REJECTS
     from icce_ray.export.formats import export_predictions
     from icce_ray.export.samples import UNREADABLE
+    from icce_ray.progress import stage_progress
     from icce_ray.store import Store
 
     limits = {"shard_images": shard_images, "shard_bytes": None if shard_mb is None else shard_mb * MEGABYTE}
-    with (silent if quiet else display)("export") as progress:
+    with stage_progress("export", verbose=not quiet) as progress:
         done = export_predictions(Store(run), form, out, progress, names=names, link=link, **limits)
     if not quiet:
-        Terminal().say(f"{done.images:,} images: {out}")
+        Terminal().print_line(f"{done.images:,} images: {out}")
     if done.unreadable:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in done.unreadable.most_common())
-        Terminal(stderr=True).say(
+        Terminal(stderr=True).print_line(
             f"left out: {done.unreadable.total():,} images that cannot be read any more ({reasons}); "
             f"{out}/{UNREADABLE} names them"
         )

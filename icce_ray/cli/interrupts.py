@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from icce_ray.adapters.terminal import Terminal
+from icce_ray.terminal import Terminal
 
 #: As shells count a process that a signal ended: 130 after Ctrl-C, 143 after SIGTERM.
 SIGNALLED = 128
@@ -46,7 +46,7 @@ def interruptible() -> Iterator[None]:
             raise
         for number in handled:  # the end has begun: what is pressed now has nothing left to stop
             signal.signal(number, signal.SIG_IGN)
-        Terminal(stderr=True).say(_where_it_stands(stopped))
+        Terminal(stderr=True).print_line(_where_it_stands(stopped))
         sys.exit(SIGNALLED + received)
     finally:
         for number, handler in former:

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from icce_ray.adapters.terminal import Terminal, escape_unencodable
 from icce_ray.cli.export import export
 from icce_ray.cli.interrupts import interruptible
 from icce_ray.cli.plan import plan
 from icce_ray.cli.report import report
 from icce_ray.cli.settings import settings
 from icce_ray.cli.sweep import HELP, sweep, sweeps_of
+from icce_ray.terminal import Terminal, escape_unencodable
 from icce_ray.version import __version__
 
 app = typer.Typer(
@@ -63,7 +63,7 @@ SOURCE_HELP = "Folder or prefix of images, .tar or .parquet files, .txt list of 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        Terminal().say(f"icce-ray {__version__}")
+        Terminal().print_line(f"icce-ray {__version__}")
         raise typer.Exit
 
 
@@ -142,10 +142,10 @@ def run(
     show_rejects(metrics.get("embed", {}), console)
     if "consensus" in metrics:
         console.print(consensus_table(metrics["consensus"]))
-    console.say(f"Results are in {settings.out}: see `icce status {settings.out}`")
+    console.print_line(f"Results are in {settings.out}: see `icce status {settings.out}`")
     page = Store(settings.out).report()
     if page is not None:
-        console.say(f"Look at them: {page}")
+        console.print_line(f"Look at them: {page}")
 
 
 def _embedded(root: str) -> dict[str, Any]:
@@ -186,7 +186,9 @@ def predict(
     if not quiet:
         console = Terminal()
         show_rejects(summary, console)
-        console.say(f"{summary['labelled']:,} images labelled, mean confidence {summary['mean_confidence']:.3f}: {out}")
+        console.print_line(
+            f"{summary['labelled']:,} images labelled, mean confidence {summary['mean_confidence']:.3f}: {out}"
+        )
 
 
 @app.command()
@@ -240,10 +242,10 @@ def status(run: Run) -> None:
     console = Terminal()
     console.print(stages_table(store))
     for name, ended in sweeps_of(store).items():
-        console.say(f"sweep {name}: {ended:,} trials have ended")
+        console.print_line(f"sweep {name}: {ended:,} trials have ended")
     holder = holder_of(run)
     if holder is not None:
-        console.say(holder.state())
+        console.print_line(holder.state())
 
 
 @app.command()
@@ -259,11 +261,11 @@ def verify(run: Run) -> None:
 
     console, found = Terminal(), 0
     for line in violations(Store(run)):
-        console.say(line)
+        console.print_line(line)
         found += 1
     if found:
         raise typer.Exit(EXIT_VIOLATIONS)
-    console.say(f"{run}: no violations")
+    console.print_line(f"{run}: no violations")
 
 
 @app.command()
@@ -302,7 +304,7 @@ def main(command: Callable[..., Any] = app, **options: Any) -> None:
             if status is None:
                 raise
             reason = getattr(error, "cause", error)  # an error of a task on the cluster, without the task's trace
-            Terminal(stderr=True).say_lines(f"error: {reason}")
+            Terminal(stderr=True).print_lines(f"error: {reason}")
             sys.exit(status)
 
 

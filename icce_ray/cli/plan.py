@@ -11,7 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from icce_ray.adapters.terminal import Terminal
+from icce_ray.terminal import Terminal
 
 if TYPE_CHECKING:
     from icce_ray.planning.plan import Plan
@@ -82,7 +82,7 @@ def plan(
     made = make_plan(settings, machines, load_rates(rates), images=images, image_bytes=1e3 * image_kb)
     console = Terminal()
     if as_json:
-        console.say_lines(json.dumps(made.as_dict(), indent=1))
+        console.print_lines(json.dumps(made.as_dict(), indent=1))
     else:
         show(made, console)
 
@@ -94,7 +94,7 @@ def _given(**values: Any) -> dict[str, Any]:
 def show(plan: Plan, console: Terminal) -> None:
     """The plan as Markdown: a table of stages, totals, warnings, assumptions, and how each rate is known."""
     wide = Terminal(file=console.file, width=max(console.width, WIDTH))
-    say = wide.say
+    say = wide.print_line
     machines, job = plan.machines, plan.job
     held = f"{machines.gpus} x {machines.gpu_type}, " if machines.gpus else ""
     say(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from icce_ray.adapters.terminal import Terminal
+from icce_ray.terminal import Terminal
 
 
 def report(
@@ -29,4 +29,4 @@ def report(
     from icce_ray import pipeline
 
     page = pipeline.report_run(run, names=names, take_over=take_over, verbose=not quiet)
-    Terminal().say(page)
+    Terminal().print_line(page)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from icce_ray.adapters.terminal import Terminal
+from icce_ray.terminal import Terminal
 
 #: Where the output is no terminal, which would tell its width.
 _WIDTH = 160

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from icce_ray.adapters.terminal import Terminal
+from icce_ray.terminal import Terminal
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +65,7 @@ def sweep(
     table = pipeline.sweep_run(run, asked, name=name, at_once=at_once, take_over=take_over, verbose=not quiet)
     console = Terminal(wide=_WIDTH)
     console.print(trials_table(table, [param.name for param in asked.params], labelled=labels is not None))
-    console.say(f"Table and plot are in {run}/sweeps/{name or asked.default_name}/")
+    console.print_line(f"Table and plot are in {run}/sweeps/{name or asked.default_name}/")
 
 
 def trials_table(results: pa.Table, params: list[str], *, labelled: bool) -> Table:

@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
-from icce_ray.adapters.terminal import Terminal
 from icce_ray.store import ARTIFACTS, Store
+from icce_ray.terminal import Terminal
 
 
 def scores_table(rows: list[tuple[str, dict[str, Any]]]) -> Table:
@@ -58,9 +58,9 @@ def show_rejects(summary: dict[str, Any], console: Terminal) -> None:
     if not summary.get("rejected"):
         return
     reasons = ", ".join(f"{reason} {count}" for reason, count in summary["rejected_by_reason"].items())
-    console.say(f"{summary['rejected']} of {summary['images']} inputs were rejected: {reasons}")
+    console.print_line(f"{summary['rejected']} of {summary['images']} inputs were rejected: {reasons}")
     for row in summary["first_rejects"]:
-        console.say(f"  {row['uri']}: {row['reason']}: {row['detail']}")
+        console.print_line(f"  {row['uri']}: {row['reason']}: {row['detail']}")
     more = summary["rejected"] - len(summary["first_rejects"])
     if more > 0:
-        console.say(f"  and {more} more, in the run's reject shards")
+        console.print_line(f"  and {more} more, in the run's reject shards")

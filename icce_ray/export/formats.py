@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.export.folders import write_fiftyone, write_imagefolder
 from icce_ray.export.names import read_names
 from icce_ray.export.samples import Exported, samples
 from icce_ray.export.tables import write_table
 from icce_ray.export.webdataset import SHARD_BYTES, SHARD_IMAGES, write_webdataset
 from icce_ray.export.whole import free_target, whole
+from icce_ray.progress import Progress
 from icce_ray.spelling import did_you_mean
 from icce_ray.store import ARTIFACTS, RunError, Store, UsageError, check_files
 
@@ -21,7 +21,7 @@ def export_predictions(
     store: Store,
     form: str,
     out: str,
-    progress: StageProgress,
+    progress: Progress,
     *,
     names: str | None = None,
     link: bool = False,

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.export.endings import HEAD, ending_of
 from icce_ray.export.images import RunImages
 from icce_ray.export.names import safe_name
 from icce_ray.io.decode import Reject
 from icce_ray.io.user_tables import without_formulas
+from icce_ray.progress import Progress
 from icce_ray.store import ARTIFACTS, Marker, RunError, Store
 
 FIELDS = ("image_id", "uri", "key", "label", "confidence")
@@ -60,7 +60,7 @@ class Exported:
 
 
 def samples(
-    store: Store, marker: Marker, folder: Path, progress: StageProgress, done: Exported, *, link: bool = False
+    store: Store, marker: Marker, folder: Path, progress: Progress, done: Exported, *, link: bool = False
 ) -> Iterator[Sample]:
     """Every image with a prediction, by image_id; those that cannot be read go to UNREADABLE in `folder`.
 

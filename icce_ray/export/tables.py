@@ -10,15 +10,15 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.io.user_tables import column_without_formulas
+from icce_ray.progress import Progress
 from icce_ray.store import ARTIFACTS, Marker, Store
 
 FIELDS = ("uri", "key", "label", "confidence")
 
 
 def write_table(
-    store: Store, marker: Marker, form: str, path: Path, progress: StageProgress, names: dict[int, str] | None
+    store: Store, marker: Marker, form: str, path: Path, progress: Progress, names: dict[int, str] | None
 ) -> int:
     """Write uri, key, label, confidence, and name where there are `names`, as `csv` or `parquet`; how many rows.
 

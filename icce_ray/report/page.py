@@ -12,11 +12,11 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.export.images import RunImages
 from icce_ray.export.names import read_names
 from icce_ray.io.decode import Reject
 from icce_ray.io.sources import SourceError
+from icce_ray.progress import Progress
 from icce_ray.report import facts, figures
 from icce_ray.report.cards import cards
 from icce_ray.report.charts import Chart
@@ -27,7 +27,7 @@ from icce_ray.settings import Settings
 from icce_ray.store import ARTIFACTS, REPORT, RunError, Store, check_files
 
 
-def write_report(store: Store, progress: StageProgress, *, names: str | None = None) -> str:
+def write_report(store: Store, progress: Progress, *, names: str | None = None) -> str:
     """Write the page of a run, of which at least `embed` is complete; returns its path or URI.
 
     `names` is a CSV file of names of classes, as for `icce export`. Pictures that cannot be read any more are shown as
@@ -50,7 +50,7 @@ def checked(store: Store) -> Settings:
     return settings
 
 
-def _page(store: Store, settings: Settings, progress: StageProgress, names: str | None) -> str:
+def _page(store: Store, settings: Settings, progress: Progress, names: str | None) -> str:
     source, classes = labelled(store), classes_of(store)
     known = read_names(names, len(source.sizes)) if names is not None and source is not None else {}
     gallery, told = _gallery(store, settings, source, classes, known, progress)
@@ -106,7 +106,7 @@ def _gallery(
     source: Labelled | None,
     classes: Classes | None,
     names: dict[int, str],
-    progress: StageProgress,
+    progress: Progress,
 ) -> tuple[list[dict[str, Any]], str]:
     """Cards of all classes, and what is to be said of them; none before there is a consensus."""
     if source is None:

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.export.images import RunImages
 from icce_ray.io.decode import Reject
 from icce_ray.io.thumbnails import thumbnail
+from icce_ray.progress import Progress
 from icce_ray.report.picks import Picks
 
 #: Bytes of all small pictures of a page; in base64 they take a third more, and the whole page stays below 15 MB.
@@ -35,7 +35,7 @@ def thumbnails(
     images: RunImages,
     wanted: NDArray[np.int64],
     longest: int,
-    progress: StageProgress,
+    progress: Progress,
     *,
     max_pixels: int,
     budget: int = BUDGET,

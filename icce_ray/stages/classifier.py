@@ -12,31 +12,31 @@ import pyarrow as pa
 import ray
 import torch
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.core.linear import GridPoint, LinearClassifier, LinearGrid, best_point, holdout_rows
 from icce_ray.io.storage import FileInfo
 from icce_ray.io.weights import save_tensors
+from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.stages import consensus
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.labelling import DESCRIPTION, WEIGHTS, classifier_inputs, wide
-from icce_ray.stages.reporting import Report, relayed, settled
+from icce_ray.stages.remote_progress import Report, flush, remote_progress
 from icce_ray.store import Store
 
 GRID = "classifier/grid.parquet"
 
 
 def run(
-    settings: Settings, store: Store, resources: Resources, progress: StageProgress
+    settings: Settings, store: Store, resources: Resources, progress: Progress
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Train the grid in one task on the device; the winner predicts the held-out consensus labels best."""
-    with relayed(progress, settings.classifier.iterations, unit="iterations") as board:
+    with remote_progress(progress, settings.classifier.iterations, unit="iterations") as actor:
         task = _train.options(num_cpus=1, num_gpus=resources.gpu_share)
         files, summary = ray.get(
-            task.remote(settings.model_dump(), store.root, resources.device, resources.cores, board)
+            task.remote(settings.model_dump(), store.root, resources.device, resources.cores, actor)
         )
-    progress.say(
+    progress.log(
         f"best of {summary['classifiers']}: {summary['input']}, learning rate {summary['learning_rate']:g}; predicts "
         f"{summary['heldout_accuracy']:.2%} of {summary['heldout_images']:,} held-out consensus labels"
     )
@@ -45,7 +45,7 @@ def run(
 
 @ray.remote(max_retries=2)
 def _train(
-    values: dict[str, Any], root: str, device: str, threads: int, board: Any
+    values: dict[str, Any], root: str, device: str, threads: int, actor: Any
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     torch.set_num_threads(threads)
     settings, store = Settings.model_validate(values), Store(root)
@@ -55,8 +55,8 @@ def _train(
     blocks = rows.features(column="cls_blocks") if embedded["block_dim"] else None
     features = torch.from_numpy(wide(rows.features(), blocks)).to(device)
     labels = torch.from_numpy(consensus.labels(store).astype(np.int64)).to(device)
-    fitted = fit_grid(features, labels, inputs, settings, lambda done, total: board.post.remote(Report(done)))
-    settled(board)
+    fitted = fit_grid(features, labels, inputs, settings, lambda done, total: actor.report.remote(Report(done)))
+    flush(actor)
     winner, chosen = fitted.winner, fitted.classifier
     description = {
         "input": winner.input,

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.io.storage import FileInfo
+from icce_ray.progress import Progress
 from icce_ray.settings import ResourceSettings
 from icce_ray.store import RunError
 
@@ -24,7 +24,7 @@ MIN_LOGICAL_CPUS = 4
 #: Seconds between two looks at a cluster that is to grow, and between two lines that say so.
 WAIT_POLL_SECONDS, WAIT_LINE_SECONDS = 2.0, 60.0
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 #: Of tasks at a time; a function is asked again and again, for a cluster that grows.
 Limit = int | Callable[[], int]
 
@@ -76,7 +76,7 @@ class Resources:
         return 1.0 if self.device == "cuda" else 0.0
 
 
-def resources(settings: ResourceSettings, *, device: str | None = None, say: Say = lambda text: None) -> Resources:
+def resources(settings: ResourceSettings, *, device: str | None = None, log: Log = lambda text: None) -> Resources:
     """What the cluster has for a stage, once it has what the settings ask for.
 
     `device` is that of the stages before: a run that began on GPUs waits for one, rather than go on without. Raises
@@ -86,8 +86,8 @@ def resources(settings: ResourceSettings, *, device: str | None = None, say: Say
     wanted = device or settings.device
     if wanted == "cuda":
         least = max(settings.embed_actors or 1, settings.neighbor_shards or 1, settings.head_workers or 1)
-        await_capacity("GPU", least, settings.wait_minutes, say)
-    await_capacity("CPU", 1, settings.wait_minutes, say)
+        await_capacity("GPU", least, settings.wait_minutes, log)
+    await_capacity("CPU", 1, settings.wait_minutes, log)
     return of_nodes([node["Resources"] for node in ray.nodes() if node["Alive"]], wanted)
 
 
@@ -116,7 +116,7 @@ def others_cluster() -> bool:
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
-def await_capacity(kind: str, least: int, minutes: float, say: Say) -> None:
+def await_capacity(kind: str, least: int, minutes: float, log: Log) -> None:
     """Return when the cluster has `least` GPUs or CPUs; RunError if they do not come.
 
     What is missing is asked for by a placement group, which the autoscaler sees as it sees tasks that wait, and which
@@ -129,21 +129,21 @@ def await_capacity(kind: str, least: int, minutes: float, say: Say) -> None:
     if minutes:
         group = placement_group([{kind: 1.0}] * least, strategy="PACK")
         try:
-            has = _wait(kind, least, minutes, say)
+            has = _wait(kind, least, minutes, log)
         finally:
             remove_placement_group(group)
     if has < least:
         _too_little(kind, has, least, minutes)
 
 
-def _wait(kind: str, least: int, minutes: float, say: Say) -> int:
+def _wait(kind: str, least: int, minutes: float, log: Log) -> int:
     """What the cluster has of it when that is enough, or when the minutes are over."""
     begun = told = time.monotonic()
-    say(f"the cluster has {_capacity(kind)} of {least} {kind}s: asked for, waiting up to {minutes:g} min")
+    log(f"the cluster has {_capacity(kind)} of {least} {kind}s: asked for, waiting up to {minutes:g} min")
     while (has := _capacity(kind)) < least and (now := time.monotonic()) < begun + 60 * minutes:
         if now >= told + WAIT_LINE_SECONDS:
             told = now
-            say(f"{has} of {least} {kind}s, {(now - begun) / 60:.0f} of {minutes:g} min waited")
+            log(f"{has} of {least} {kind}s, {(now - begun) / 60:.0f} of {minutes:g} min waited")
         time.sleep(min(WAIT_POLL_SECONDS, 60 * minutes))
     return has
 
@@ -187,7 +187,7 @@ def run_bounded(
 
 
 def run_files(
-    submit: Callable[[int], Any], indices: Sequence[int], *, limit: Limit, finished: int, progress: StageProgress
+    submit: Callable[[int], Any], indices: Sequence[int], *, limit: Limit, finished: int, progress: Progress
 ) -> list[FileInfo]:
     """`run_bounded` for tasks that each write a shard; `finished` rows were there before. Returns the files."""
     found: list[FileInfo] = []

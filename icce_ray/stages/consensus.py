@@ -18,7 +18,6 @@ from pydantic import FiniteFloat
 
 from icce_ray.adapters.partition import mtkahypar_hypergraph
 from icce_ray.adapters.partition_apart import metis_graph_apart
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.core.alarms import Alarm
 from icce_ray.core.consensus.clusters import check_problem, collapse
 from icce_ray.core.consensus.ensemble import IMBALANCES, MAX_VOTES, best_method, candidate, check_rows
@@ -27,11 +26,12 @@ from icce_ray.core.consensus.rows import alarms_of, best_meta_clusters, refine
 from icce_ray.core.consensus.tally import agreeing
 from icce_ray.documents import DocumentError, shaped
 from icce_ray.io.storage import FileInfo
+from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.ensemble import Label, Shards
 from icce_ray.stages.features import FeatureRows, matrix
-from icce_ray.stages.reporting import sounded
+from icce_ray.stages.remote_progress import log_alarms
 from icce_ray.store import ARTIFACTS, HEAD_LABELS, RunError, Store
 
 ARTIFACT = ARTIFACTS["consensus"]
@@ -40,7 +40,7 @@ CANDIDATES = "consensus/candidates"
 
 
 def run(
-    settings: Settings, store: Store, resources: Resources, progress: StageProgress
+    settings: Settings, store: Store, resources: Resources, progress: Progress
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Run every method, keep the best, write label and agreement of each image."""
     methods = settings.consensus.methods
@@ -53,7 +53,7 @@ def run(
     method = best_method(scores)
     files, alarms, kept = _keep(settings, store, shards, method)
     steps.ends(f"{method} kept: ANMI {kept['anmi']:.4f}, mean agreement {kept['mean_agreement']:.1%}")
-    kept["alarms"] = sounded(alarms, progress)
+    kept["alarms"] = log_alarms(alarms, progress)
     summary = {"method": method, "scores": scores, "refused": refused} | kept
     store.storage.write_bytes(SCORES, json.dumps(summary, indent=1).encode())
     store.storage.delete_tree(CANDIDATES)
@@ -63,7 +63,7 @@ def run(
 class _Steps:
     """Progress by methods that have ended, with the name of what is under way."""
 
-    def __init__(self, progress: StageProgress) -> None:
+    def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.done = 0
 
@@ -74,7 +74,7 @@ class _Steps:
         self.done += 1
         self.progress.update(self.done)
         if text:
-            self.progress.say(text)
+            self.progress.log(text)
 
 
 def _candidates(

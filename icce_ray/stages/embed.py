@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.backbones import BackboneInfo, describe_backbone
 from icce_ray.io.sources import FeatureSource, Source, SourceSpec, found_source, open_source
 from icce_ray.io.storage import FileInfo
+from icce_ray.progress import Progress
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
 from icce_ray.stages import images
 from icce_ray.stages.cluster import Resources
@@ -20,7 +20,7 @@ from icce_ray.store import RunError, Store
 
 
 def run(
-    settings: Settings, store: Store, resources: Resources, progress: StageProgress
+    settings: Settings, store: Store, resources: Resources, progress: Progress
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Embed every chunk of the manifest whose shard is not there yet. Returns the files and a summary."""
     source = found_source(settings.source, store.require("list").summary)
@@ -45,7 +45,7 @@ def through_backbone(
     embed: EmbedSettings,
     limits: ResourceSettings,
     resources: Resources,
-    progress: StageProgress,
+    progress: Progress,
     *,
     write: Callable[..., pa.Table],
     artifacts: tuple[str, str],

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.core.metrics import confusions, contingency, scores, table_scores
+from icce_ray.progress import Progress
 from icce_ray.stages import consensus
 from icce_ray.stages.cluster import Resources, room_for, run_bounded
 from icce_ray.stages.features import FeatureRows
@@ -35,7 +35,7 @@ def run(
     store: Store,
     labels: str,
     resources: Resources,
-    progress: StageProgress,
+    progress: Progress,
     *,
     predictions: str | None = None,
     kmeans: bool = False,
@@ -69,7 +69,7 @@ def run(
     figures |= ray.get(stages) | counts.scores("classifier_seen", "classifier_rest")
     figures |= counts.confused(class_names(truth))
     if store.marker("heads") is not None and "mean_head" not in figures:
-        progress.say("none of the images with a label is in the sample: only the classifier can be scored")
+        progress.log("none of the images with a label is in the sample: only the classifier can be scored")
     if baseline is not None:
         figures |= ray.get(baseline)
     if unseen is not None:

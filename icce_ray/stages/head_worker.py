@@ -16,7 +16,7 @@ from icce_ray.settings import HeadsSettings
 from icce_ray.stages import neighbors
 from icce_ray.stages.cluster import threads_here
 from icce_ray.stages.features import FeatureRows, list_column
-from icce_ray.stages.reporting import Report, loss_figures, settled
+from icce_ray.stages.remote_progress import Report, flush, loss_figures
 from icce_ray.store import HEAD_LABELS, Store, checkpoint_of
 
 CHECKPOINT = checkpoint_of("heads")
@@ -52,21 +52,21 @@ def train(config: dict[str, Any]) -> None:
     trainer.check_same_epoch()
     epochs, earlier = trainer.recipe.epochs, trainer.epoch
     if first:
-        config["board"].post.remote(Report(earlier, earlier))
+        config["progress"].report.remote(Report(earlier, earlier))
     while trainer.epoch < epochs:
         losses = trainer.run_epoch()
         history.append(torch.stack([losses.temi, losses.cross_entropy]).cpu())
         if first:
             facts = loss_figures(*history[-1].numpy())
             facts["learning_rate"] = trainer.learning_rate(trainer.epoch * trainer.steps_per_epoch - 1)
-            config["board"].post.remote(Report(trainer.epoch, earlier, facts))
+            config["progress"].report.remote(Report(trainer.epoch, earlier, facts))
         if trainer.epoch % settings.checkpoint_epochs == 0 or trainer.epoch == epochs:
             state = trainer.state()  # every worker gives its heads
             if first:
                 save_tensors(store.storage, CHECKPOINT, state | {"history": torch.stack(history)})
     _finish(store, rows, trainer, torch.stack(history).numpy())
     if first:
-        settled(config["board"])
+        flush(config["progress"])
 
 
 def _restored(store: Store, trainer: HeadTrainer) -> list[torch.Tensor]:

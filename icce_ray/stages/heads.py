@@ -10,20 +10,20 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.core.alarms import cluster_sizes, head_alarms
 from icce_ray.io.storage import FileInfo
+from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources, await_capacity, room_for, run_bounded
 from icce_ray.stages.features import FeatureRows, matrix
 from icce_ray.stages.head_worker import HEADS, LOSSES, train
-from icce_ray.stages.reporting import relayed, sounded
+from icce_ray.stages.remote_progress import log_alarms, remote_progress
 from icce_ray.stages.shards import grouped
 from icce_ray.store import HEAD_LABELS, Store
 
 
 def run(
-    settings: Settings, store: Store, resources: Resources, progress: StageProgress
+    settings: Settings, store: Store, resources: Resources, progress: Progress
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Train all heads, from the last checkpoint if there is one, and label all images with each."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig  # two seconds, which no other stage should pay
@@ -33,9 +33,9 @@ def run(
     rows, cuda, count = FeatureRows.training(store), resources.device == "cuda", workers_of(settings, resources)
     compiled = settings.resources.compile
     # Ray Train would wait for them for ever.
-    await_capacity("GPU" if cuda else "CPU", count, settings.resources.wait_minutes, progress.say)
+    await_capacity("GPU" if cuda else "CPU", count, settings.resources.wait_minutes, progress.log)
     with (
-        relayed(progress, settings.heads.epochs, unit="epochs") as board,
+        remote_progress(progress, settings.heads.epochs, unit="epochs") as actor,
         # Ray Train's own notes, which nobody needs: our checkpoints are files of the run, and Ray Train does not ask a
         # store a second time.
         tempfile.TemporaryDirectory(prefix="icce-train-", ignore_cleanup_errors=True) as notes,
@@ -50,7 +50,7 @@ def run(
                 "seed": settings.seed,
                 "parallelism": settings.resources.parallelism,
                 "compiled": cuda if compiled is None else compiled,
-                "board": board,
+                "progress": actor,
             },
             scaling_config=ScalingConfig(
                 num_workers=count, use_gpu=cuda, resources_per_worker={"CPU": 1} | ({"GPU": 1} if cuda else {})
@@ -63,10 +63,10 @@ def run(
     losses = store.storage.read_table(LOSSES)
     summary = summary_of(losses)
     best = summary["best_head"]
-    progress.say(f"best of {summary['heads']} heads is {best}: TEMI loss {summary['temi'][best]:.4f}")
+    progress.log(f"best of {summary['heads']} heads is {best}: TEMI loss {summary['temi'][best]:.4f}")
     sizes = _cluster_sizes(store, names[2:], settings.clusters)
     alarms = head_alarms(losses["temi"].to_numpy().reshape(-1, summary["heads"]), sizes)
-    summary["alarms"] = sounded(alarms, progress)
+    summary["alarms"] = log_alarms(alarms, progress)
     return files, summary
 
 

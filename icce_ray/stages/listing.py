@@ -9,18 +9,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.io.locations import is_local, resolve
 from icce_ray.io.sources import Source
 from icce_ray.io.sources.base import LISTED
 from icce_ray.io.storage import FileInfo
+from icce_ray.progress import Progress
 from icce_ray.store import ARTIFACTS, RunError, Store
 
 SCHEMA = pa.schema([pa.field("image_id", pa.int64()), *LISTED])
 
 
 def run(
-    source: Source, store: Store, progress: StageProgress, *, rows_per_shard: int
+    source: Source, store: Store, progress: Progress, *, rows_per_shard: int
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """List `source` in its own order and number the images. Returns the files written and a summary.
 

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.io.sources import FeatureSource, Source, SourceSpec
 from icce_ray.io.storage import FileInfo
+from icce_ray.progress import Progress
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
 from icce_ray.stages.cluster import Resources, room_for, run_bounded
 from icce_ray.stages.embed import through_backbone
@@ -25,7 +25,7 @@ REJECTS = "rejects"
 
 
 def run(
-    settings: Settings, store: Store, resources: Resources, progress: StageProgress
+    settings: Settings, store: Store, resources: Resources, progress: Progress
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Label the run's own images from their stored features, shard by shard: all of them, whatever the sample."""
     files = store.require("embed").rows_of(OK)
@@ -57,7 +57,7 @@ def run_source(
     out: Store,
     limits: ResourceSettings,
     resources: Resources,
-    progress: StageProgress,
+    progress: Progress,
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Label the images listed in `out`'s manifest with the classifier of `run_store`, straight from the source."""
     labeller = Labeller(run_store.root, device="cpu")

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.core.sampling import uniform_rows
 from icce_ray.io.storage import FileInfo
+from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources, room_for, run_files
 from icce_ray.stages.features import FeatureRows
@@ -28,7 +28,7 @@ ROWS_PER_SHARD = 8192
 
 
 def run(
-    settings: Settings, store: Store, resources: Resources, progress: StageProgress
+    settings: Settings, store: Store, resources: Resources, progress: Progress
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Draw the sample and copy its rows, one task a shard; nothing where all images may be used.
 
@@ -59,7 +59,7 @@ def run(
             finished=finished,
             progress=progress,
         )
-    progress.say(f"{size:,} of {len(rows):,} images drawn (seed {seed}); the classifier will label all")
+    progress.log(f"{size:,} of {len(rows):,} images drawn (seed {seed}); the classifier will label all")
     return found + described(store, [ARTIFACT], {info.path for info in found}), summary
 
 

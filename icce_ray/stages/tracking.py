@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
-from icce_ray.adapters.progress import RunDisplay, StageProgress
 from icce_ray.adapters.tracking import StepLog, Tracker, TrackingError, make_sink, missing_packages, read_lines, scalars
+from icce_ray.progress import Progress, RunProgress
 from icce_ray.settings import Settings, SettingsError
 from icce_ray.stages.head_worker import LOSSES
-from icce_ray.stages.reporting import loss_figures
+from icce_ray.stages.remote_progress import loss_figures
 from icce_ray.store import ARTIFACTS, METRIC_LINES, TENSORBOARD, Marker, RunError, Store
 
 EVALUATION = "evaluation"
 #: Of summaries: what describes, and is no figure.
 _NO_FIGURES = ("layout", "first_rejects")
-
-Shown = Callable[[str], AbstractContextManager[StageProgress]]
 
 
 def check_trackers(settings: Settings) -> None:
@@ -34,20 +32,20 @@ def check_trackers(settings: Settings) -> None:
         )
 
 
-class Tracked:
-    """The stages of a run as `shown` shows them, tracked too."""
+class TrackedRun:
+    """The stages of a run as `display` shows them, tracked too."""
 
-    def __init__(self, store: Store, tracker: Tracker, shown: Shown) -> None:
-        self.store, self.tracker, self.shown = store, tracker, shown
+    def __init__(self, store: Store, tracker: Tracker, display: RunProgress) -> None:
+        self.store, self.tracker, self.display = store, tracker, display
 
     @contextmanager
-    def __call__(self, stage: str) -> Iterator[StageProgress]:
+    def stage(self, stage: str) -> Iterator[Progress]:
         """A stage's progress; once its marker stands, its figures are told."""
-        with self.shown(stage) as progress:
+        with self.display.stage(stage) as progress:
             yield StepLog(stage, progress, self.tracker)
-        self.tell_complete(stage)
+        self.log_complete(stage)
 
-    def tell_complete(self, stage: str) -> None:
+    def log_complete(self, stage: str) -> None:
         """The figures of a stage that is complete, unless they were told."""
         if stage not in ARTIFACTS or self.tracker.told(stage, "summary"):
             return
@@ -55,19 +53,19 @@ class Tracked:
         if marker is None:
             return
         if stage == "heads":
-            self._tell_epochs(_moment(marker))
+            self._log_epochs(_moment(marker))
         kept = {name: value for name, value in marker.summary.items() if name not in _NO_FIGURES}
         figures = scalars(kept | {"seconds": marker.seconds})
         self.tracker.summary(stage, figures, at=_moment(marker))
 
-    def tell_evaluation(self, figures: Mapping[str, Any]) -> None:
+    def log_evaluation(self, figures: Mapping[str, Any]) -> None:
         """The scores against true labels, unless they are those of last time; earlier others stay, a step before."""
         scores = scalars({name: value for name, value in figures.items() if isinstance(value, Mapping)})
         before = self.tracker.last(EVALUATION, "summary")
         if before is None or before.figures != scores:
             self.tracker.summary(EVALUATION, scores, step=0 if before is None else before.step + 1)
 
-    def _tell_epochs(self, moment: float) -> None:
+    def _log_epochs(self, moment: float) -> None:
         """Epochs of which no report came: their board was lost, or the driver was."""
         losses = self.store.storage.read_table(LOSSES)
         epochs = int(losses["epoch"].to_numpy().max()) + 1
@@ -81,12 +79,12 @@ class Tracked:
 def tracked(
     settings: Settings,
     store: Store,
-    shown: RunDisplay,
+    display: RunProgress,
     *,
     check: Callable[[], None],
     redo: str | None = None,
     folder: str = "",
-) -> Iterator[Tracked]:
+) -> Iterator[TrackedRun]:
     """Track the run while the block works, with `redo` as in `Store.claim`.
 
     `check` raises RunError once this process may not write. `folder` of the run is for the files of what is a part of
@@ -106,13 +104,13 @@ def tracked(
         params=_flat(settings.model_dump(mode="json")),
         forget=[] if folder else _done_again(store, redo),
         may_write=lambda: _passes(check),
-        say=shown.says("tracking"),
+        say=display.log_as("tracking"),
     )
     with _as_run_errors(), tracker:
-        found = Tracked(store, tracker, shown)
+        found = TrackedRun(store, tracker, display)
         if not folder:
             for stage in ARTIFACTS:
-                found.tell_complete(stage)
+                found.log_complete(stage)
         yield found
 
 

@@ -30,6 +30,8 @@ import numpy as np
 import pyarrow as pa
 from measuring import Watch
 
+from icce_ray.progress import Progress
+
 TAKEN_FOR, CONFUSED, RANDOM = 4, 0.15, 0.05
 ROWS_PER_PART = 50_000
 STEPS = {
@@ -74,16 +76,13 @@ def write_run(root: str, images: int, clusters: int, heads: int, seed: int = 0) 
     return np.concatenate(truth)
 
 
-class Clock:
+class Clock(Progress):
     """Progress that keeps the seconds of every step, by the clock and of all cores; one ends where the next begins."""
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
         self.seconds: dict[str, list[float]] = {}
         self.now, self.since = "", (time.perf_counter(), watch.cpu())
-
-    def begin(self, total: int, *, done: int = 0, unit: str) -> None:
-        """Nothing."""
 
     def update(self, done: int, **facts: Any) -> None:
         """The step under way has another name, or none."""
@@ -95,8 +94,8 @@ class Clock:
             ]
         self.now = next((short for word, short in STEPS.items() if word in facts.get("now", "")), "rest")
 
-    def say(self, text: str) -> None:
-        """A line for who watches."""
+    def log(self, text: str) -> None:
+        """One line of text."""
         print(f"{time.strftime('%X')} {text}", file=sys.stderr, flush=True)
 
 

@@ -18,7 +18,6 @@ import pyarrow as pa
 import torch
 from consensus_shards import write_run
 
-from icce_ray.adapters.progress import Silent
 from icce_ray.backbones import load_backbone
 from icce_ray.core.neighbors import Neighbors
 from icce_ray.core.recipe import Recipe
@@ -27,6 +26,7 @@ from icce_ray.core.training import HeadTrainer
 from icce_ray.io.decode import decode
 from icce_ray.io.sources import SourceSpec, find_source
 from icce_ray.io.weights import save_tensors
+from icce_ray.progress import Progress
 from icce_ray.settings import load
 from icce_ray.stages import consensus, listing
 from icce_ray.stages.classifier import fit_grid
@@ -74,7 +74,7 @@ def _pictures(root: Path, count: int) -> None:
 def _list(root: Path) -> None:
     found = find_source(SourceSpec(str(root / "images")))
     store = Store(str(root / "run"))
-    files, summary = listing.run(found, store, Silent(), rows_per_shard=ROWS)
+    files, summary = listing.run(found, store, Progress(), rows_per_shard=ROWS)
     store.commit("list", files, fingerprint="synthetic", summary=summary, seconds=0.0)
 
 
@@ -180,7 +180,7 @@ def _labelled(root: Path, count: int) -> None:
 def _consensus(root: Path) -> None:
     values = {"source": str(root), "out": str(root), "clusters": CLUSTERS, "heads": {"heads": HEADS}}
     settings = load(values | {"consensus": {"methods": ["mcla"]}})
-    consensus.run(settings, Store(str(root)), Resources("cpu", 0, 1, os.cpu_count() or 1), Silent())
+    consensus.run(settings, Store(str(root)), Resources("cpu", 0, 1, os.cpu_count() or 1), Progress())
 
 
 STAGES = {

@@ -46,14 +46,14 @@ def fill_bucket(uri: str, count: int) -> None:
 
 def ours(source: str) -> int:
     """The stage `list`; returns the number of images."""
-    from icce_ray.adapters.progress import Silent
     from icce_ray.io.sources import SourceSpec, find_source
+    from icce_ray.progress import Progress
     from icce_ray.stages import listing
     from icce_ray.store import Store
 
     with tempfile.TemporaryDirectory() as out:
         found = find_source(SourceSpec(source))
-        _, summary = listing.run(found, Store(out), Silent(), rows_per_shard=1024)
+        _, summary = listing.run(found, Store(out), Progress(), rows_per_shard=1024)
     return summary["images"]
 
 

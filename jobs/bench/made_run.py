@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from icce_ray.adapters.progress import Silent
 from icce_ray.io.sources import SourceSpec, find_source
 from icce_ray.io.storage import FileInfo
+from icce_ray.progress import Progress
 from icce_ray.settings import Settings, load
 from icce_ray.stages import listing
 from icce_ray.store import ARTIFACTS, HEAD_LABELS, Store, fingerprint
@@ -78,7 +78,7 @@ def make_run(
     store, random = Store(out), np.random.default_rng(seed)
     store.claim(settings)
     found = find_source(SourceSpec(source))
-    files, listed = listing.run(found, store, Silent(), rows_per_shard=SHARD)
+    files, listed = listing.run(found, store, Progress(), rows_per_shard=SHARD)
     _commit(store, settings, "list", files, listed)
     table = pa.concat_tables([store.storage.read_table(info.path) for info in files])
     bad = np.sort(random.choice(len(table), rejects, replace=False))

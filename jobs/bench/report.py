@@ -19,7 +19,7 @@ from typing import Any
 
 from made_run import make_run, parquet_source
 
-from icce_ray.adapters.progress import Silent
+from icce_ray.progress import Progress
 from icce_ray.report.page import write_report
 
 
@@ -38,7 +38,7 @@ def main() -> None:
         store = make_run(str(folder / "run"), source, clusters=given.clusters, heads=given.heads, rejects=1000)
         print(f"the run was made in {time.monotonic() - started:.1f} s", flush=True)
         started = time.monotonic()
-        page = write_report(store, Silent())
+        page = write_report(store, Progress())
         seconds = time.monotonic() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"the page was written in {seconds:.1f} s: {Path(page).stat().st_size / 1e6:.2f} MB, peak {peak:.2f} GB")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from icce_ray.adapters.progress import Silent
+from icce_ray.progress import Progress
 from icce_ray.report.page import write_report
 from jobs.bench.made_run import make_run
 from tests.unit.report.conftest import HOSTILE, source_of
@@ -111,7 +111,7 @@ def hostile(tmp_path_factory):
     source = source_of(folder / "<i>images & 'quotes'", 2000, HOSTILE)
     store = make_run(str(folder / "run"), source, clusters=40, heads=6, rejects=7, alarms=["<b>2 heads</b> stopped"])
     (folder / "names.csv").write_text('label,name\n3,"<i>cats</i> & dogs"\n')
-    return write_report(store, Silent(), names=str(folder / "names.csv"))
+    return write_report(store, Progress(), names=str(folder / "names.csv"))
 
 
 OTHERS = [pytest.param(one, marks=pytest.mark.slow(3)) for one in ("hostile", *FURTHER)]

@@ -24,7 +24,7 @@ from icce_ray.stages.cluster import resources
 from icce_ray.stages.connection import connected
 with connected():
     assert "GPU" not in ray.cluster_resources()
-    found = resources(ResourceSettings(device="cuda", head_workers=2, wait_minutes=3), say=print)
+    found = resources(ResourceSettings(device="cuda", head_workers=2, wait_minutes=3), log=print)
     print(found.device, found.gpus, found.nodes, found.cores)
     while "GPU" in ray.cluster_resources():  # nothing asks for them any more
         time.sleep(0.2)

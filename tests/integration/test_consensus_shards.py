@@ -8,8 +8,8 @@ import pytest
 
 from icce_ray.adapters.partition import mtkahypar_hypergraph
 from icce_ray.adapters.partition_apart import metis_graph_apart
-from icce_ray.adapters.progress import Silent
 from icce_ray.core.consensus import consensus as in_memory
+from icce_ray.progress import Progress
 from icce_ray.settings import load
 from icce_ray.stages import consensus, ensemble
 from icce_ray.stages.cluster import Resources
@@ -72,7 +72,7 @@ def test_shards_give_the_labels_of_one_place(name, shards, tmp_path, monkeypatch
     if shards > 1:
         monkeypatch.setattr(ensemble, "IMAGES_PER_SHARD", len(labels) // shards)
         monkeypatch.setattr(ensemble, "HEADS_PER_ARRAY", 4)
-    files, summary = consensus.run(settings, store, ALONE, Silent())
+    files, summary = consensus.run(settings, store, ALONE, Progress())
     store.commit("consensus", files, fingerprint="", summary=summary, seconds=0.0)
     np.testing.assert_array_equal(consensus.labels(store), whole.label)
     parts = [store.storage.read_table(info.path) for info in store.require("consensus").rows_of("consensus/part-")]
@@ -108,12 +108,12 @@ def test_a_candidate_that_is_there_is_not_computed_again(tmp_path, monkeypatch):
     labels, k, methods = PROBLEMS["votes"]
     settings, store = run_of(tmp_path, labels, k, 400, methods)
     monkeypatch.setattr(ensemble, "IMAGES_PER_SHARD", 800)
-    whole, planted = consensus.run(settings, store, ALONE, Silent())[1], labels[:, 0]
+    whole, planted = consensus.run(settings, store, ALONE, Progress())[1], labels[:, 0]
     for number, start in enumerate((0, 800)):
         table = pa.table({"label": planted[start : start + 800]})
         store.storage.write_table(Store.part("consensus/candidates/hbgf", number), table)
     store.storage.write_bytes("consensus/candidates/hbgf.json", b'{"anmi": 0.99}')
-    summary = consensus.run(settings, store, ALONE, Silent())[1]
+    summary = consensus.run(settings, store, ALONE, Progress())[1]
     assert summary["scores"] == whole["scores"] | {"hbgf": 0.99}
     assert summary["method"] == "hbgf"
     assert summary["anmi"] != whole["anmi"]  # the votes began with the labels that were there

@@ -6,10 +6,10 @@ import tarfile
 import pytest
 
 from icce_ray import pipeline
-from icce_ray.adapters.progress import Silent
 from icce_ray.export.formats import export_predictions
 from icce_ray.io.filenames import to_bytes
 from icce_ray.io.user_tables import read_user_table
+from icce_ray.progress import Progress
 from icce_ray.stages.verify import violations
 from icce_ray.store import REPORT, Store
 from tests.integration.conftest import tiny
@@ -39,6 +39,6 @@ def test_every_name_comes_through(digits, tmp_path):
     for store in (run, new):
         assert list(violations(store)) == []
         table = f"{store.root}.csv"
-        assert export_predictions(store, "csv", table, Silent()).images == len(names)
+        assert export_predictions(store, "csv", table, Progress()).images == len(names)
         keys = read_user_table("table", table, ["key"])["key"].to_pylist()
         assert sorted(map(to_bytes, keys)) == sorted(names)

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from icce_ray import pipeline
-from icce_ray.adapters.progress import Silent
 from icce_ray.core.sampling import uniform_rows
+from icce_ray.progress import Progress
 from icce_ray.report.scores import headline
 from icce_ray.settings import load
 from icce_ray.stages import sample
@@ -173,7 +173,7 @@ def drawn_by(store, max_images):
     """(files, summary) of the stage."""
     heads = {"max_images": max_images, "sample_seed": SEED}
     settings = load({"source": "photos", "clusters": 2, "out": store.root, "heads": heads})
-    return sample.run(settings, store, resources(settings.resources), Silent())
+    return sample.run(settings, store, resources(settings.resources), Progress())
 
 
 def contents(store, files):

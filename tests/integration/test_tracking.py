@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from icce_ray import pipeline
-from icce_ray.adapters.progress import RunDisplay
 from icce_ray.adapters.tracking import read_lines, scalars, sinks
+from icce_ray.progress import RunProgress
 from icce_ray.settings import SettingsError
 from icce_ray.stages.tracking import tracked
 from icce_ray.stages.verify import violations
@@ -39,7 +39,7 @@ def losses_of(store):
 
 def opened(store, **changes):
     settings = store.settings().model_copy(update=changes)
-    return tracked(settings, store, RunDisplay(verbose=False), check=lambda: None)
+    return tracked(settings, store, RunProgress(verbose=False), check=lambda: None)
 
 
 def test_every_epoch_is_told_with_its_losses_and_rates(finished):
@@ -78,9 +78,9 @@ def test_a_run_that_was_not_tracked_is_told_from_its_files(copy):
     copy.storage.delete("metrics.jsonl")
     copy.storage.delete_tree("tensorboard")
     with opened(copy) as later:
-        later.tell_evaluation({"labels": "file.csv", "images": 3, "consensus": {"acc": 0.5}})
+        later.log_evaluation({"labels": "file.csv", "images": 3, "consensus": {"acc": 0.5}})
     with opened(copy) as later:
-        later.tell_evaluation({"consensus": {"acc": 0.75}})
+        later.log_evaluation({"consensus": {"acc": 0.75}})
     assert {
         line.stage: line.figures for line in lines_of(copy) if line.stage in told and line.event == "summary"
     } == told
@@ -90,7 +90,7 @@ def test_a_run_that_was_not_tracked_is_told_from_its_files(copy):
     (events,) = (Path(copy.root) / "tensorboard").iterdir()
     before = events.stat().st_mtime_ns
     with opened(copy) as later:
-        later.tell_evaluation({"consensus": {"acc": 0.75}})  # nothing new
+        later.log_evaluation({"consensus": {"acc": 0.75}})  # nothing new
     assert events.stat().st_mtime_ns == before
     found = curves(Path(copy.root) / "tensorboard")
     assert found["evaluation/summary/consensus/acc"] == [(0, 0.5), (1, 0.75)]
@@ -100,7 +100,7 @@ def test_a_run_that_was_not_tracked_is_told_from_its_files(copy):
 def test_a_stage_done_again_leaves_no_line_of_before(copy):
     """With no tracker at all: the lines are kept, and verify finds nothing amiss."""
     with opened(copy) as told:
-        told.tell_evaluation({"consensus": {"acc": 0.5}})
+        told.log_evaluation({"consensus": {"acc": 0.5}})
     kept = [line for line in lines_of(copy) if line.stage in ("list", "embed", "heads", "consensus")]
     changes = {"classifier": {"iterations": 60}, "tracking": {"to": "none"}}
     settings = tiny(copy.settings().source, copy.root, **changes)

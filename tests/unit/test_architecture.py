@@ -31,9 +31,11 @@ def names(text: str) -> frozenset[str]:
 #: The first row that a module's name starts with is its rule.
 LAYERS = {
     "core": Layer(names(""), packages=names("torch numpy scipy"), banned=names("os io pathlib shutil tempfile")),
-    "adapters": Layer(names("core documents io spelling"), banned=names("ray")),
+    "adapters": Layer(names("core documents io progress spelling"), banned=names("ray")),
     "io": Layer(names("documents spelling"), banned=names("ray")),
     "backbones": Layer(names("documents io spelling"), banned=names("ray")),
+    "progress": Layer(names("terminal"), packages=names("rich psutil")),
+    "terminal": Layer(names(""), packages=names("rich")),
     "documents": Layer(names(""), packages=names("pydantic yaml")),
     "version": Layer(names(""), packages=names("")),
     "spelling": Layer(names(""), packages=names("")),
@@ -46,24 +48,24 @@ LAYERS = {
         names("documents store io.conditional adapters.process io.s3 io.storage"),
         packages=names("pydantic"),
     ),
-    "estimator": Layer(names("core adapters io"), banned=names("ray")),
+    "estimator": Layer(names("core adapters io progress"), banned=names("ray")),
     "planning": Layer(names("documents settings spelling"), packages=names("pydantic yaml")),
     # Beside the stages, not among them: it reads what they wrote, and whoever exports needs no Ray.
-    "export": Layer(names("adapters io documents store spelling"), packages=names("numpy pyarrow")),
+    "export": Layer(names("adapters io documents progress store spelling"), packages=names("numpy pyarrow")),
     # Likewise: the page about a run is made from its files, and without torch.
     "report": Layer(
-        names("core.metrics adapters io documents settings store export"),
+        names("core.metrics adapters io documents progress settings store export"),
         packages=names("numpy scipy pyarrow jinja2 plotly yaml"),
     ),
-    "stages": Layer(names("core adapters backbones io documents settings store version")),
+    "stages": Layer(names("core adapters backbones io documents progress settings store version")),
     "pipeline": Layer(
-        names("core adapters backbones io documents settings store lock version spelling report stages"),
+        names("core adapters backbones io documents progress settings store lock version spelling report stages"),
         banned=names("ray"),
     ),
     "cli": Layer(
         names(
-            "core adapters backbones io documents settings store lock version spelling planning export report stages "
-            "pipeline"
+            "core adapters backbones io documents progress terminal settings store lock version spelling planning "
+            "export report stages pipeline"
         ),
         banned=names("ray"),
     ),
@@ -141,7 +143,7 @@ def test_import_direction(module):
         ("io.weights", "from icce_ray.store import Store"),
         ("settings", "from icce_ray.core.search import mine"),
         ("settings", "import torch"),
-        ("store", "from icce_ray.adapters.progress import RunDisplay"),
+        ("store", "from icce_ray.progress import RunProgress"),
         ("lock", "from icce_ray.stages import heads"),
         ("lock", "import psutil"),
         ("estimator", "from icce_ray.stages import heads"),

@@ -6,8 +6,8 @@ import sys
 import pytest
 import ray
 
-from icce_ray.adapters.terminal import visible
 from icce_ray.cli import main as cli
+from icce_ray.terminal import visible
 from tests.unit.test_help import COMMANDS
 
 NAMES = [

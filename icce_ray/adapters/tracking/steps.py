@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.adapters.tracking.lines import scalars
 from icce_ray.adapters.tracking.tracker import Tracker
+from icce_ray.progress import Progress
 
 #: Lines of a stage at most: of more units of work they are evenly spread.
 MOST_STEPS = 2000
 
 
-class StepLog:
+class StepLog(Progress):
     """The progress of a stage, which a tracker is told too: each unit done, its facts and its rate."""
 
-    def __init__(self, stage: str, progress: StageProgress, tracker: Tracker) -> None:
+    def __init__(self, stage: str, progress: Progress, tracker: Tracker) -> None:
         self.stage, self.progress, self.tracker = stage, progress, tracker
         self._total, self._first, self._unit, self._part = 0, 0, "", 0
         self._began = time.monotonic()
@@ -37,9 +37,9 @@ class StepLog:
         rate = (done - self._first) / max(time.monotonic() - self._began, 1e-9)
         self.tracker.step(self.stage, done, scalars(facts) | {f"{self._unit}_per_second": rate})
 
-    def say(self, text: str) -> None:
-        """One line for the person."""
-        self.progress.say(text)
+    def log(self, text: str) -> None:
+        """One line of text."""
+        self.progress.log(text)
 
     def _part_of(self, done: int) -> int:
         return done if self._total <= MOST_STEPS else done * MOST_STEPS // self._total

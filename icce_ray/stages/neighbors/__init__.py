@@ -14,9 +14,9 @@ import numpy as np
 import ray
 from ray.exceptions import RayTaskError
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.core import neighbors as core
 from icce_ray.io.storage import FileInfo
+from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources, run_files
 from icce_ray.stages.features import FeatureRows
@@ -33,7 +33,7 @@ __all__ = ["known", "limits_of", "load", "run"]
 
 
 def run(
-    settings: Settings, store: Store, resources: Resources, progress: StageProgress, rows: FeatureRows | None = None
+    settings: Settings, store: Store, resources: Resources, progress: Progress, rows: FeatureRows | None = None
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Mine the neighbours of every block of images whose shard is not there yet.
 
@@ -50,7 +50,7 @@ def run(
     progress.begin(len(rows), done=finished, unit="images")
     limits = limits_of(settings, len(rows))
     if limits["k_min"] > len(rows) / settings.clusters and settings.neighbors.mode != "ground_truth":
-        progress.say(
+        progress.log(
             f"k_min = {limits['k_min']} is more than a class of {len(rows):,} / {settings.clusters} images has: "
             "neighbours will come from other classes; think of a lower neighbors.k_min"
         )
@@ -62,7 +62,7 @@ def run(
         raise
     found += described(store, [ARTIFACT], {info.path for info in found})
     counts = files.counted(store, found, limits["k_min"])
-    progress.say(
+    progress.log(
         f"{counts['mean_neighbors']:.1f} neighbours on average ({counts['smallest']:,} to {counts['largest']:,}); "
         f"{counts['share_at_k_min']:.0%} of the images have no more than k_min = {limits['k_min']}"
     )
@@ -92,7 +92,7 @@ def _mined(
     missing: list[int],
     finished: int,
     resources: Resources,
-    progress: StageProgress,
+    progress: Progress,
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Files of the missing blocks, and what was measured on the way."""
     limits = limits_of(settings, len(rows))

@@ -15,10 +15,10 @@ import torch
 
 from icce_ray.adapters.partition import mtkahypar_hypergraph
 from icce_ray.adapters.partition_apart import metis_graph_apart
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.core.neighbors import default_k_max
 from icce_ray.core.pilot import choose_threshold, pilot_rows, scaled
 from icce_ray.core.recipe import Recipe
+from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.features import FeatureRows
@@ -30,7 +30,7 @@ THRESHOLD_EVIDENCE = f"{ARTIFACTS['neighbors']}/threshold.json"
 
 
 def resolved(
-    settings: Settings, store: Store, rows: FeatureRows, resources: Resources, progress: StageProgress
+    settings: Settings, store: Store, rows: FeatureRows, resources: Resources, progress: Progress
 ) -> tuple[Settings, list[str]]:
     """The settings with numbers in place of `auto`, and the files that say what these were chosen from.
 
@@ -40,7 +40,7 @@ def resolved(
     if settings.count_unknown:
         found = _kept(store, CLUSTERS_EVIDENCE, lambda: count_clusters(settings, rows, resources, progress))
         second = sorted(found["curve"], key=lambda drop: drop["ratio"])[1:2]
-        progress.say(
+        progress.log(
             f"clusters = auto: {found['clusters']} (the spectrum of the heads drops to {found['ratio']:.0%} there"
             + "".join(f"; next best {drop['clusters']}, {drop['ratio']:.0%}" for drop in second)
             + ")"
@@ -50,7 +50,7 @@ def resolved(
     if settings.neighbors.threshold == "auto" and settings.neighbors.mode == "adaptive":
         found = _kept(store, THRESHOLD_EVIDENCE, lambda: _threshold_of(settings, rows, resources, progress))
         point = min(found["curve"], key=lambda point: abs(point["threshold"] - found["threshold"]))
-        progress.say(
+        progress.log(
             f"threshold {found['threshold']:.4f}: {point['accuracy']:.1%} of the neighbours are estimated to be of "
             f"the image's class, {found['floor']:.1%} are asked for"
         )
@@ -81,10 +81,8 @@ def _kept(store: Store, evidence: str, find: Callable[[], dict[str, Any]]) -> di
     return store.document(evidence)
 
 
-def _threshold_of(
-    settings: Settings, rows: FeatureRows, resources: Resources, progress: StageProgress
-) -> dict[str, Any]:
-    progress.say("neighbors.threshold = auto: a pilot training ...")
+def _threshold_of(settings: Settings, rows: FeatureRows, resources: Resources, progress: Progress) -> dict[str, Any]:
+    progress.log("neighbors.threshold = auto: a pilot training ...")
     pilot = _threshold.options(num_cpus=1, num_gpus=resources.gpu_share)
     return ray.get(pilot.remote(settings.model_dump(), rows, resources.device, resources.cores))
 

@@ -10,21 +10,19 @@ import ray
 import torch
 from ray.exceptions import RayTaskError
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.core import cluster_count as core
 from icce_ray.core.neighbors import Neighbors
 from icce_ray.core.pilot import pilot_rows, scaled
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.sampling import uniform_rows
+from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.features import FeatureRows
 from icce_ray.store import RunError
 
 
-def count_clusters(
-    settings: Settings, rows: FeatureRows, resources: Resources, progress: StageProgress
-) -> dict[str, Any]:
+def count_clusters(settings: Settings, rows: FeatureRows, resources: Resources, progress: Progress) -> dict[str, Any]:
     """The evidence for a number of clusters as plain values, with the number of images it was found on.
 
     Raises RunError if there are too few images.
@@ -36,7 +34,7 @@ def count_clusters(
     size = pilot_rows(len(rows), high)
     k_min = scaled(settings.neighbors.k_min, size, len(rows))
     tried = core.counts_to_try(low, high)
-    progress.say(f"clusters = auto: {len(tried)} pilot trainings on {size:,} images with {low} to {tried[-1]} clusters")
+    progress.log(f"clusters = auto: {len(tried)} pilot trainings on {size:,} images with {low} to {tried[-1]} clusters")
     progress.begin(len(tried), unit="trainings")
     values, share = settings.model_dump(), {"num_cpus": 1, "num_gpus": resources.gpu_share}
     shared = _nearest.options(**share).remote(rows, settings.seed, size, low, high, k_min, resources.device)

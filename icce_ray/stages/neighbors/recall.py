@@ -6,9 +6,9 @@ from typing import Any
 
 import ray
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.core import neighbors as core
 from icce_ray.core.sampling import uniform_rows
+from icce_ray.progress import Progress
 from icce_ray.settings import NeighborsSettings
 from icce_ray.stages.neighbors.files import as_lists
 from icce_ray.stages.neighbors.index import ShardedIndex
@@ -20,7 +20,7 @@ _SEED = 0
 
 
 def check_recall(
-    index: ShardedIndex, settings: NeighborsSettings, limits: dict[str, Any], progress: StageProgress
+    index: ShardedIndex, settings: NeighborsSettings, limits: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
     """Share of the exact neighbours of `recall_queries` random images that the inverted lists find, and the lists.
 
@@ -52,7 +52,7 @@ def check_recall(
             f"({size:,} images); raise neighbors.ivf_probes to {probes}, which finds {enough:.4f}, or set "
             "neighbors.search=torch, which is exact"
         )
-    progress.say(f"recall {reached}, on {size:,} images")
+    progress.log(f"recall {reached}, on {size:,} images")
     return {"recall": recall, "recall_queries": size, "ivf_lists": index.lists, "ivf_probes": probes}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from icce_ray.adapters.progress import StageProgress
+from icce_ray.progress import Progress
 from icce_ray.settings.sweep import Sweep, Trial
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.features import FeatureRows
@@ -47,7 +47,7 @@ def run(
     record: Record,
     lists_root: str,
     resources: Resources,
-    progress: StageProgress,
+    progress: Progress,
     check_lock: Callable[[], None],
     *,
     at_once: int | None = None,
@@ -57,7 +57,7 @@ def run(
     missing = len(trials) - len(finished)
     if missing:
         crew = Crew.of(resources, missing, at_once)
-        progress.say(f"{missing} trials, {crew.at_once} at a time with {crew.threads} threads each")
+        progress.log(f"{missing} trials, {crew.at_once} at a time with {crew.threads} threads each")
         shared = load_shared(record.store, sweep, lists_root, resources.device, crew.threads)
         finished = run_trials(trials, sweep, shared, record, progress, check_lock, crew=crew)
     check_lock()

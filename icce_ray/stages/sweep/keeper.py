@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from ray.tune import Callback
 
-from icce_ray.adapters.progress import StageProgress
+from icce_ray.progress import Progress
 from icce_ray.settings.sweep import Trial
 from icce_ray.stages.sweep.record import Finished, Record, Rung
 
@@ -23,7 +23,7 @@ class Keeper(Callback):
         trials: Sequence[Trial],
         before: dict[str, Finished],
         record: Record,
-        progress: StageProgress,
+        progress: Progress,
         check: Callable[[], None],
     ) -> None:
         self.trials, self.before, self.record, self.progress, self.check = trials, before, record, progress, check
@@ -70,7 +70,7 @@ class Keeper(Callback):
         )
         self.record.keep(one)
         self.done += 1
-        self.progress.say(f"trial {index + 1} of {len(self.trials)}: {point}: {_told(one)}")
+        self.progress.log(f"trial {index + 1} of {len(self.trials)}: {point}: {_told(one)}")
         self.progress.update(self.done, **_facts(one))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from icce_ray.adapters.progress import StageProgress
+from icce_ray.progress import Progress
 from icce_ray.settings.sweep import Sweep, Trial
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.sweep.record import Finished, Record
@@ -81,7 +81,7 @@ def run_trials(
     sweep: Sweep,
     shared: Shared,
     record: Record,
-    progress: StageProgress,
+    progress: Progress,
     check: Callable[[], None],
     *,
     crew: Crew,

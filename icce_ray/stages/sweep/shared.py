@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.core.selection import NEAREST
+from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.settings.sweep import Sweep, Trial
 from icce_ray.stages import neighbors
@@ -48,7 +48,7 @@ def serves(mined: dict[str, Any], limits: dict[str, Any]) -> bool:
 
 
 def lists_for(
-    settings: Settings, trials: Sequence[Trial], record: Record, resources: Resources, progress: StageProgress
+    settings: Settings, trials: Sequence[Trial], record: Record, resources: Resources, progress: Progress
 ) -> str:
     """Where the lists are that serve every trial: the run's own, or the sweep's, which are mined if they are not there.
 
@@ -59,13 +59,13 @@ def lists_for(
     told = ", ".join(f"{name} = {value}" for name, value in limits.items())
     own = store.marker("neighbors")
     if own is not None and settings.neighbors.mode != "ground_truth" and serves(own.summary, limits):
-        progress.say(f"the run's own neighbours serve all {len(trials)} trials ({told})")
+        progress.log(f"the run's own neighbours serve all {len(trials)} trials ({told})")
         return store.root
     place = Store(record.root)
     if place.marker("neighbors") is not None:
-        progress.say(f"mined before, for all {len(trials)} trials ({told})")
+        progress.log(f"mined before, for all {len(trials)} trials ({told})")
         return place.root
-    progress.say(f"mining once for all {len(trials)} trials: {told}")
+    progress.log(f"mining once for all {len(trials)} trials: {told}")
     wide = settings.neighbors.model_copy(update={"mode": "adaptive", "labels": None} | limits)
     wide = settings.model_copy(update={"neighbors": wide})
     started = time.monotonic()

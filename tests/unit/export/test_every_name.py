@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from icce_ray.adapters.progress import Silent
 from icce_ray.export.formats import FORMATS, export_predictions
 from icce_ray.io.filenames import to_bytes, to_text
 from icce_ray.io.user_tables import read_user_table
+from icce_ray.progress import Progress
 from icce_ray.report.cards import LONGEST_NAME
 from icce_ray.report.page import write_report
 from icce_ray.store import REPORT
@@ -96,7 +96,7 @@ def test_every_name_is_there_once_and_can_be_had_back(tmp_path_factory, source, 
     store = labelled(run_of(folder / "run", str(folder / "source")), [0] * len(expected), classes=1)
     for form in FORMATS:
         out = Path(f"{folder}/out.{form}")
-        done = export_predictions(store, form, str(out), Silent())
+        done = export_predictions(store, form, str(out), Progress())
         assert (done.images, done.unreadable.total()) == (len(expected), 0)
         rows = READERS.get(form, of_table)(out)
         assert len(rows) == len(expected)
@@ -112,7 +112,7 @@ def test_the_page_shows_every_name_as_text(tmp_path_factory, names):
     (folder / "source").mkdir()
     found = [name for name in in_folder(folder / "source", names) if not is_hidden(name)]
     store = make_run(str(folder / "run"), str(folder / "source"), clusters=2, heads=2, epochs=3)
-    write_report(store, Silent())
+    write_report(store, Progress())
     page = Page(store.storage.read_bytes(REPORT).decode())
     assert page.tags.count("script") == 5
     assert "b" not in page.tags

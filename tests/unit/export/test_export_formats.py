@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icce_ray.adapters.progress import Silent
 from icce_ray.export.formats import export_predictions
 from icce_ray.io.sources import SourceSpec, find_source
+from icce_ray.progress import Progress
 from icce_ray.store import RunError, UsageError
 from tests.failures import fails
 from tests.forms import write
@@ -46,7 +46,7 @@ def store(tmp_path):
 def export(store, form, **options):
     """The folder written, and what was told."""
     out = Path(store.root).parent / "out"
-    done = export_predictions(store, form, str(out), Silent(), **options)
+    done = export_predictions(store, form, str(out), Progress(), **options)
     assert [path.name for path in out.parent.iterdir() if path.name.endswith(".tmp")] == []
     return out, done
 
@@ -169,7 +169,7 @@ def test_a_prediction_of_a_parquet_source(store, tmp_path):
     assert as_source(out) == {"class-000/000001-1.png": PNG, "class-001/000000-0.jpg": JPEG}
     assert dict(done.unreadable) == {"empty": 1}
     with fails(RunError, "--link", "local folder"):
-        export_predictions(predicted, "fiftyone", str(tmp_path / "links"), Silent(), link=True)
+        export_predictions(predicted, "fiftyone", str(tmp_path / "links"), Progress(), link=True)
 
 
 def test_features_have_no_images(tmp_path):
@@ -200,6 +200,6 @@ def test_run_and_source_in_a_bucket(moto, tmp_path):
         moto.client.put_object(Bucket=bucket, Key=key, Body=data)
     run = labelled(run_of(moto.uri(f"{bucket}/run"), moto.uri(f"{bucket}/photos")), [1, 0, 1], classes=2)
     moto.client.delete_object(Bucket=bucket, Key="photos/c.png")
-    done = export_predictions(run, "imagefolder", str(tmp_path / "out"), Silent())
+    done = export_predictions(run, "imagefolder", str(tmp_path / "out"), Progress())
     assert as_source(tmp_path / "out") == {"class-000/000001-1 ä.png": PNG, "class-001/000000-1.jpg": JPEG}
     assert dict(done.unreadable) == {"unreadable": 1}

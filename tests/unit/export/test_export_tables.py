@@ -7,10 +7,10 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
-from icce_ray.adapters.progress import Silent
 from icce_ray.export.formats import export_predictions
 from icce_ray.io.locations import StorageError
 from icce_ray.io.user_tables import read_user_table, without_formulas
+from icce_ray.progress import Progress
 from icce_ray.store import RunError, Store
 from tests.failures import fails
 
@@ -34,7 +34,7 @@ def store(tmp_path):
 def test_every_row_is_there_once_and_as_it_was(store, tmp_path, form, read):
     (tmp_path / "names.csv").write_text('label,name\n0,"cats, dogs"\n2,<b>\n')
     out = tmp_path / "new" / "table"
-    done = export_predictions(store, form, str(out), Silent(), names=str(tmp_path / "names.csv"))
+    done = export_predictions(store, form, str(out), Progress(), names=str(tmp_path / "names.csv"))
     assert (done.images, done.unreadable.total()) == (4, 0)
     found = read(out)
     assert found.column_names == ["uri", "key", "label", "confidence", "name"]
@@ -61,7 +61,7 @@ def test_names_that_cannot_be(store, tmp_path, text, facts):
     names = tmp_path / "names.csv"
     names.write_bytes(text)
     with fails((RunError, StorageError), f"--names {names}", *facts):
-        export_predictions(store, "csv", str(tmp_path / "out.csv"), Silent(), names=str(names))
+        export_predictions(store, "csv", str(tmp_path / "out.csv"), Progress(), names=str(names))
     assert not (tmp_path / "out.csv").exists()
 
 
@@ -76,7 +76,7 @@ def test_no_text_of_a_csv_is_a_formula_and_all_can_be_had_back(tmp_path):
     store.commit("predict", [info], fingerprint="x", summary={"class_sizes": [len(FORMULAS)]}, seconds=0)
     names, out = tmp_path / "names.csv", tmp_path / "out.csv"
     names.write_text("label,name\n0,=1+1\n")
-    export_predictions(store, "csv", str(out), Silent(), names=str(names))
+    export_predictions(store, "csv", str(out), Progress(), names=str(names))
     with out.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["uri"] for row in rows] == [text if text in ("'quoted'", "a=b") else f"'{text}" for text in FORMULAS]
@@ -90,7 +90,7 @@ def test_no_text_of_a_csv_is_a_formula_and_all_can_be_had_back(tmp_path):
 def test_what_is_there_is_not_overwritten(store, tmp_path):
     (tmp_path / "out.csv").write_text("mine")
     with fails(RunError, tmp_path / "out.csv", "new name or remove"):
-        export_predictions(store, "csv", str(tmp_path / "out.csv"), Silent())
+        export_predictions(store, "csv", str(tmp_path / "out.csv"), Progress())
     assert (tmp_path / "out.csv").read_text() == "mine"
 
 
@@ -105,11 +105,11 @@ def test_a_run_or_a_prediction_that_is_not_finished(tmp_path, claim, command):
     store = Store(str(tmp_path / "run"))
     claim(store)
     with fails(RunError, "predict", store.root, "not complete", f"`{command}`"):
-        export_predictions(store, "csv", str(tmp_path / "out.csv"), Silent())
+        export_predictions(store, "csv", str(tmp_path / "out.csv"), Progress())
 
 
 def test_a_run_without_any_labelled_image(tmp_path):
     store = Store(str(tmp_path / "run"))
     store.commit("predict", [], fingerprint="x", summary={"class_sizes": [0, 0]}, seconds=0)
     with fails(RunError, store.root, "no predictions", "rejected"):
-        export_predictions(store, "csv", str(tmp_path / "out.csv"), Silent())
+        export_predictions(store, "csv", str(tmp_path / "out.csv"), Progress())

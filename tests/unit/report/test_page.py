@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from icce_ray import pipeline
-from icce_ray.adapters.progress import Silent
+from icce_ray.progress import Progress
 from icce_ray.report.page import write_report
 from icce_ray.store import REPORT, RunError, Store
 from jobs.bench.made_run import make_run
@@ -52,7 +52,7 @@ def run(tmp_path, made):
 
 
 def page_of(store, **options):
-    write_report(store, Silent(), **options)
+    write_report(store, Progress(), **options)
     return Page(store.storage.read_bytes(REPORT).decode())
 
 
@@ -82,7 +82,7 @@ def test_a_whole_run(run):
 
 
 def test_nothing_is_asked_of_any_network(run):
-    write_report(run, Silent())
+    write_report(run, Progress())
     text = run.storage.read_bytes(REPORT).decode()
     page = Page(text)
     assert {value for name, value in page.attributes if name in ("src", "href")} <= {
@@ -94,10 +94,10 @@ def test_nothing_is_asked_of_any_network(run):
 
 
 def test_the_same_run_gives_the_same_bytes_and_is_not_written_twice(run):
-    write_report(run, Silent())
+    write_report(run, Progress())
     before = run.storage.read_bytes(REPORT)
     run.storage.delete(REPORT)
-    write_report(run, Silent())
+    write_report(run, Progress())
     assert run.storage.read_bytes(REPORT) == before
 
 
@@ -181,10 +181,10 @@ def test_features_are_shown_by_name(tmp_path):
 
 def test_what_is_no_run(tmp_path):
     with fails(RunError, str(tmp_path), "run.yaml"):
-        write_report(Store(str(tmp_path)), Silent())
+        write_report(Store(str(tmp_path)), Progress())
     Store(str(tmp_path)).claim_prediction({"run": "x", "classifier": "y", "source": "z"})
     with fails(RunError, str(tmp_path), "`icce predict`", "give the run"):
-        write_report(Store(str(tmp_path)), Silent())
+        write_report(Store(str(tmp_path)), Progress())
     with fails(RunError, str(tmp_path), "`icce predict`", "give the run"):
         pipeline.report_run(str(tmp_path), verbose=False)
     assert [path.name for path in tmp_path.iterdir()] == ["prediction.yaml"]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icce_ray.adapters.progress import Silent
 from icce_ray.export.images import RunImages
 from icce_ray.io.decode import Reject
+from icce_ray.progress import Progress
 from icce_ray.report.picks import Picks, labelled, pick
 from icce_ray.report.thumbs import in_turn, side, thumbnails
 from jobs.bench.made_run import make_run
@@ -24,10 +24,10 @@ def test_turns_go_by_rank_then_kind_then_class():
 def test_what_fits_comes_first(made, share):
     wanted = in_turn(pick(made, labelled(made), 3))
     images = RunImages(made)
-    every = thumbnails(images, wanted, 32, Silent(), max_pixels=10**6)
+    every = thumbnails(images, wanted, 32, Progress(), max_pixels=10**6)
     assert list(every) == wanted.tolist()
     budget = int(share * sum(map(len, every.values())))
-    found = thumbnails(images, wanted, 32, Silent(), max_pixels=10**6, budget=budget)
+    found = thumbnails(images, wanted, 32, Progress(), max_pixels=10**6, budget=budget)
     assert sum(map(len, found.values())) <= budget
     assert found == {image_id: every[image_id] for image_id in found}
     if share > 1:
@@ -49,13 +49,13 @@ def test_what_cannot_be_read_says_why(tmp_path):
     store = make_run(str(tmp_path / "run"), str(folder), clusters=2, heads=2, epochs=3)
     (folder / "03.png").unlink()
     (folder / "04.png").write_bytes((folder / "04.png").read_bytes()[:-20] + bytes(20))
-    found = thumbnails(RunImages(store), np.arange(8), 16, Silent(), max_pixels=10**6)
+    found = thumbnails(RunImages(store), np.arange(8), 16, Progress(), max_pixels=10**6)
     assert isinstance(found[3], Reject)
     assert found[3].reason == "unreadable"
     assert isinstance(found[4], Reject)
     assert Image.open(io.BytesIO(found[5])).size == (16, 6)
     # Too many pixels is said, never decoded.
-    assert thumbnails(RunImages(store), np.arange(5, 6), 16, Silent(), max_pixels=999)[5].reason == "too_many_pixels"
+    assert thumbnails(RunImages(store), np.arange(5, 6), 16, Progress(), max_pixels=999)[5].reason == "too_many_pixels"
 
 
 def test_sides_shrink_with_the_number_of_classes():

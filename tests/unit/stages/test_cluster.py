@@ -82,7 +82,7 @@ def test_gpus_of_an_autoscaling_cluster_are_asked_for_and_waited_for(monkeypatch
     monkeypatch.setenv("RAY_ADDRESS", "cluster:6379")
     fake, lines = FakeRay(monkeypatch, {"CPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}, looks=5), []
     monkeypatch.setattr(cluster, "WAIT_LINE_SECONDS", 0.0)
-    found = resources(ResourceSettings(device="cuda", head_workers=2, wait_minutes=1), say=lines.append)
+    found = resources(ResourceSettings(device="cuda", head_workers=2, wait_minutes=1), log=lines.append)
     assert (found.device, found.gpus) == ("cuda", 2)
     assert fake.asked == [[{"GPU": 1.0}, {"GPU": 1.0}]]
     assert fake.groups == []

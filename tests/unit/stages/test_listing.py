@@ -2,8 +2,8 @@
 
 import pytest
 
-from icce_ray.adapters.progress import Silent
 from icce_ray.io.sources import SourceError, SourceSpec, find_source, found_source, open_source
+from icce_ray.progress import Progress
 from icce_ray.stages import listing
 from icce_ray.store import RunError, Store
 from tests.failures import fails
@@ -31,7 +31,7 @@ def found(source):
 
 
 def listed(source, store, rows_per_shard=2):
-    return listing.run(found(source), store, Silent(), rows_per_shard=rows_per_shard)
+    return listing.run(found(source), store, Progress(), rows_per_shard=rows_per_shard)
 
 
 @pytest.mark.parametrize("rows_per_shard", [1, 2, 5, 100])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from icce_ray.adapters.progress import Silent
+from icce_ray.progress import Progress
 from icce_ray.settings import load
 from icce_ray.settings.sweep import Sweep, trials
 from icce_ray.stages.cluster import Resources
@@ -136,7 +136,7 @@ def test_the_keeper_writes_what_ends_and_never_twice(tmp_path):
     record, (_, found) = Record(Store(str(tmp_path)), "one"), points("heads.ce_weight=0,1,2")
     before = {found[0].digest: ended(found[0], objective=0.5)}
     checks = []
-    keeper = Keeper(found, before, record, Silent(), lambda: checks.append(1))
+    keeper = Keeper(found, before, record, Progress(), lambda: checks.append(1))
     for epoch in (12, 36, 12):  # its process was lost after 36 and started again
         keeper.on_trial_result(1, [], Reporter(1), {"epoch": epoch, "score": 0.1, "mean_loss": 2.0, "pid": 7})
     keeper.on_trial_complete(1, [], Reporter(1))
@@ -159,7 +159,7 @@ def test_a_lock_that_was_lost_ends_the_sweep_with_its_own_error(tmp_path):
     def lost():
         raise RunError("taken over")
 
-    keeper = Keeper(found, {}, Record(Store(str(tmp_path)), "one"), Silent(), lost)
+    keeper = Keeper(found, {}, Record(Store(str(tmp_path)), "one"), Progress(), lost)
     with fails(RunError, "taken over"):
         keeper.on_trial_complete(1, [], Reporter(0))
     assert isinstance(keeper.fault, RunError)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from icce_ray.adapters.progress import Silent
 from icce_ray.adapters.tracking import (
     StepLog,
     Tracker,
@@ -18,6 +17,7 @@ from icce_ray.adapters.tracking import (
     tracker,
 )
 from icce_ray.io.storage import Storage
+from icce_ray.progress import Progress
 from tests.failures import fails
 from tests.processes import wait_for
 from tests.tensorboard_events import curves, events
@@ -255,7 +255,7 @@ def test_packages_that_are_missing(monkeypatch):
 
 
 def test_reports_are_told_with_their_rate_and_shown_all_the_same(storage, monkeypatch):
-    clock, shown = [0.0], Silent()
+    clock, shown = [0.0], Progress()
     monkeypatch.setattr(steps.time, "monotonic", lambda: clock[0])
     seen = []
     shown.update = lambda done, **facts: seen.append((done, facts))
@@ -273,7 +273,7 @@ def test_reports_are_told_with_their_rate_and_shown_all_the_same(storage, monkey
 
 def test_work_in_many_parts_is_told_in_few(storage):
     with tracking(storage) as tracked:
-        log = StepLog("embed", Silent(), tracked)
+        log = StepLog("embed", Progress(), tracked)
         log.begin(1_000_000, unit="images")
         for done in range(100, 1_000_001, 100):
             log.update(done)

@@ -38,14 +38,14 @@ class Terminal(Console):
         """Every text that is printed, cells of tables included, comes through here."""
         return super().render_str(visible(text), **options)
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """One line, never wrapped or cut."""
         self.print(text, soft_wrap=True)
 
-    def say_lines(self, text: str) -> None:
+    def print_lines(self, text: str) -> None:
         """As many lines as the text has."""
         for line in text.split("\n"):
-            self.say(line)
+            self.print_line(line)
 
     def on_broken_pipe(self) -> None:
         """Nobody reads any more: of results that ends the command, of progress and messages it does not."""

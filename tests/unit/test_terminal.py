@@ -8,8 +8,8 @@ import sys
 import pytest
 from rich.table import Table
 
-from icce_ray.adapters.progress import RunDisplay
-from icce_ray.adapters.terminal import EXIT_PIPE, Terminal, visible
+from icce_ray.progress import RunProgress
+from icce_ray.terminal import EXIT_PIPE, Terminal, visible
 
 #: What others may call a file, and how it is shown.
 HOSTILE = {
@@ -31,11 +31,11 @@ def test_a_name_is_shown_as_it_is_wherever_it_stands(name, shown):
     table = Table(name, title=name, box=None)
     table.add_row(name)
     console.print(table)
-    console.say(name)
-    console.say_lines(name)
-    with RunDisplay(console) as progress, progress("embed") as stage:
+    console.print_line(name)
+    console.print_lines(name)
+    with RunProgress(console) as progress, progress.stage("embed") as stage:
         stage.begin(2, unit="images")
-        stage.say(name)
+        stage.log(name)
         stage.update(1, now=name)
     text = console.file.getvalue()
     assert text.count(shown) >= 5
@@ -47,8 +47,8 @@ def test_a_name_is_shown_as_it_is_wherever_it_stands(name, shown):
 )
 def test_what_the_encoding_cannot_show_is_escaped(encoding, shown):
     program = (
-        "from icce_ray.adapters.terminal import Terminal, escape_unencodable; escape_unencodable()\n"
-        "Terminal().say('\\xe9[/x] \\udcff')"
+        "from icce_ray.terminal import Terminal, escape_unencodable; escape_unencodable()\n"
+        "Terminal().print_line('\\xe9[/x] \\udcff')"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -62,9 +62,9 @@ def test_what_the_encoding_cannot_show_is_escaped(encoding, shown):
 @pytest.mark.parametrize(("stream", "status"), [("stdout", EXIT_PIPE), ("stderr", 0)])
 def test_a_reader_that_is_gone_ends_results_but_no_work(stream, status):
     program = (
-        "from icce_ray.adapters.terminal import Terminal\n"
+        "from icce_ray.terminal import Terminal\n"
         f"console = Terminal(stderr={stream == 'stderr'})\n"
-        "for _ in range(3): console.say('a line')"
+        "for _ in range(3): console.print_line('a line')"
     )
     reader, writer = os.pipe()
     os.close(reader)

@@ -1,4 +1,4 @@
-"""Progress of work in one remote process, by a small actor that it tells and the driver asks; alarms as lines."""
+"""Progress of work in a remote process: it reports to an actor, which the driver reads; and alarms as log lines."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import RayActorError
 
-from icce_ray.adapters.progress import StageProgress
 from icce_ray.core.alarms import Alarm
+from icce_ray.progress import Progress
 
 POLL_SECONDS = 0.5
 #: Reports that wait for the driver; of more, the oldest are lost.
@@ -32,24 +32,72 @@ class Report:
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
-class Board:
+class ProgressActor:
     """Holds reports until they are read; those that wait are lost with its process."""
 
     def __init__(self) -> None:
         self.waiting: deque[Report] = deque(maxlen=MOST_WAITING)
 
-    def post(self, report: Report) -> None:
+    def report(self, report: Report) -> None:
         """Add a report."""
         self.waiting.append(report)
 
-    def settle(self) -> None:
-        """Nothing: calls of one process are done in their order, so its reports are there once this one is."""
+    def flush(self) -> None:
+        """Do nothing: calls of one process run in order, so its reports are there once this call is done."""
 
     def read(self) -> list[Report]:
         """The reports since the last reading, in their order."""
         reports = list(self.waiting)
         self.waiting.clear()
         return reports
+
+
+def flush(actor: Any) -> None:
+    """Wait in the remote process until all its reports can be read; an actor that was lost has nothing more."""
+    with suppress(RayActorError):
+        ray.get(actor.flush.remote())
+
+
+@contextmanager
+def remote_progress(progress: Progress, total: int, *, unit: str) -> Iterator[Any]:
+    """A ProgressActor for the remote process; what it reports there is shown here until the block ends."""
+    actor: Any = ProgressActor.remote()
+    stop = threading.Event()
+    begun = False
+    errors: list[Exception] = []
+
+    def show() -> None:
+        nonlocal begun
+        try:
+            reports: list[Report] = ray.get(actor.read.remote())
+        except RayActorError:  # its process was lost and is being replaced: the work itself goes on
+            return
+        for report in reports:
+            if not begun:
+                progress.begin(total, done=report.earlier, unit=unit)
+                begun = True
+            progress.update(report.done, **report.facts)
+
+    def poll() -> None:
+        try:
+            while not stop.wait(POLL_SECONDS):
+                show()
+        except Exception as error:  # noqa: BLE001 - raised at the end of the block, where somebody sees it
+            errors.append(error)
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield actor
+        stop.set()
+        thread.join()
+        if errors:
+            raise errors[0]
+        show()  # the last reports, which the thread may have missed
+    finally:
+        stop.set()
+        thread.join()
+        ray.kill(actor)
 
 
 def loss_figures(temi: NDArray[np.floating], cross_entropy: NDArray[np.floating]) -> dict[str, float]:
@@ -62,56 +110,8 @@ def loss_figures(temi: NDArray[np.floating], cross_entropy: NDArray[np.floating]
     }
 
 
-def sounded(alarms: Sequence[Alarm], progress: StageProgress) -> list[dict[str, Any]]:
-    """Show each alarm as a line of its own; returns them as `metrics.json` keeps them."""
+def log_alarms(alarms: Sequence[Alarm], progress: Progress) -> list[dict[str, Any]]:
+    """Log each alarm as a line of its own; returns them as `metrics.json` keeps them."""
     for alarm in alarms:
-        progress.say(f"WARNING: {alarm.text}")
+        progress.log(f"WARNING: {alarm.text}")
     return [alarm.as_dict() for alarm in alarms]
-
-
-def settled(board: Any) -> None:
-    """Wait in the remote process until all that it has posted can be read; a board that was lost has nothing more."""
-    with suppress(RayActorError):
-        ray.get(board.settle.remote())
-
-
-@contextmanager
-def relayed(progress: StageProgress, total: int, *, unit: str) -> Iterator[Any]:
-    """A board to hand to the remote process; what is posted there is shown here until the block ends."""
-    board: Any = Board.remote()
-    stop = threading.Event()
-    begun = False
-    faults: list[Exception] = []
-
-    def show() -> None:
-        nonlocal begun
-        try:
-            reports: list[Report] = ray.get(board.read.remote())
-        except RayActorError:  # its process was lost and is being replaced: the work itself goes on
-            return
-        for report in reports:
-            if not begun:
-                progress.begin(total, done=report.earlier, unit=unit)
-                begun = True
-            progress.update(report.done, **report.facts)
-
-    def relay() -> None:
-        try:
-            while not stop.wait(POLL_SECONDS):
-                show()
-        except Exception as fault:  # noqa: BLE001 - raised at the end of the block, where somebody sees it
-            faults.append(fault)
-
-    thread = threading.Thread(target=relay, daemon=True)
-    thread.start()
-    try:
-        yield board
-        stop.set()
-        thread.join()
-        for fault in faults:
-            raise fault
-        show()  # the last reports, which the thread may have missed
-    finally:
-        stop.set()
-        thread.join()
-        ray.kill(board)
