@@ -16,6 +16,9 @@ import numpy as np
 
 from icce_ray.adapters.faiss_index import GPU_MAX, FaissCandidates, check_rows, to_gpu
 
+#: Images of one set of inverted lists. Not those of a shard: so the lists do not depend on the number of actors, and
+#: k-means, which takes one thread, takes it a minute or two and not hours.
+PARTITION_ROWS = 2**17
 _SEED = 1234
 #: Rows of the base that k-means learns from, for each list: FAISS's guideline is 30 to 256, and warns below 39.
 _SAMPLE, _FEWEST = 64, 39

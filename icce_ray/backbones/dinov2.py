@@ -21,22 +21,17 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils.hub import cached_file
 
 from icce_ray.backbones import BackboneError, BackboneInfo, Features, check_features, check_pixels
+from icce_ray.backbones.shape import CPU_SLICE, PUBLISHED, TRANSFORMER_SIZE
 from icce_ray.documents import parse_json, shaped, shown
 from icce_ray.io.headers import HeaderError, parsing
 from icce_ray.spelling import did_you_mean
 
 KINDS = ("cls", "cls+patch_mean")
-DEFAULT_SIZE = 224
-KNOWN = tuple(
-    f"facebook/dinov2-{registers}{size}"
-    for registers in ("", "with-registers-")
-    for size in ("small", "base", "large", "giant")
-)
+KNOWN = tuple(PUBLISHED)
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _HUB_ID = re.compile(r"^\w[\w.-]*/\w[\w.-]*$")  # a path such as ./model is none
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_SLICE = 8  # images of a forward pass on a CPU
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _QUIET: dict[str, Any] = {
     "_raise_exceptions_for_missing_entries": False,
@@ -50,7 +45,7 @@ def describe(name: str, features: str, *, n_last_blocks: int, image_size: int | 
     """See `describe_backbone`. Reads config.json, from disk or the hub, and looks for the weights' names."""
     check_features(name, features, KINDS)
     config = _config(name)
-    size = DEFAULT_SIZE if image_size is None else image_size
+    size = TRANSFORMER_SIZE if image_size is None else image_size
     patch, width, depth = (_number(name, config, key) for key in ("patch_size", "hidden_size", "num_hidden_layers"))
     if size < patch or size % patch:
         raise BackboneError(f"image_size {size} is no multiple of the patch size {patch} of {name!r}; choose one")
@@ -105,7 +100,7 @@ class Dinov2:
         check_pixels(pixels, self.image_size)
         main = np.empty((len(pixels), self.dim), np.float32)
         blocks = np.empty((len(pixels), self.block_dim), np.float32) if self._n_blocks else None
-        step = len(pixels) if self._device.type == "cuda" else _SLICE
+        step = len(pixels) if self._device.type == "cuda" else CPU_SLICE
         for start in range(0, len(pixels), max(1, step)):
             rows = slice(start, start + step)
             tokens, cls = self._forward(pixels[rows])

@@ -14,10 +14,10 @@ from rich.table import Table
 from icce_ray.terminal import Terminal
 
 if TYPE_CHECKING:
-    from icce_ray.planning.plan import Plan
+    from icce_ray.planning.job import Plan
 
 DEFAULT_CLUSTERS = 1000
-CORES_A_GPU = 16
+CORES_PER_GPU = 16
 WIDTH = 200  # rows of a table that goes to a file are never broken
 
 
@@ -29,7 +29,7 @@ def plan(
     gpus: Annotated[int, typer.Option(metavar="N", help="GPUs of the cluster; 0 plans for CPUs.")] = 0,
     gpu_type: Annotated[str, typer.Option(metavar="NAME", help="h100, h200, a100-80gb, l40s, l4.")] = "h100",
     cpus: Annotated[
-        int | None, typer.Option(metavar="N", help=f"Cores; {CORES_A_GPU} a GPU, else this machine's.")
+        int | None, typer.Option(metavar="N", help=f"Cores; {CORES_PER_GPU} a GPU, else this machine's.")
     ] = None,
     clusters: Annotated[
         int | None,
@@ -58,73 +58,55 @@ def plan(
 
     Example: icce plan --images 100000000 --model facebook/dinov2-large --gpus 8 --gpu-type h200
     """
-    from icce_ray.planning.job import Machines
     from icce_ray.planning.plan import make_plan
     from icce_ray.planning.rates import load_rates
-    from icce_ray.settings import load
+    from icce_ray.settings import PlanSettings, load_as
 
     values: dict[str, Any] = {
-        "source": "of the plan",
-        "out": "nowhere",
         "clusters": clusters or (None if config else DEFAULT_CLUSTERS),
         "embed": _given(backbone=model, features=features),
         "heads": _given(heads=heads, epochs=epochs),
     }
-    machines = Machines(
-        gpus=gpus,
-        gpu_type=gpu_type,
-        cpus=cpus or (CORES_A_GPU * gpus if gpus else os.cpu_count() or 1),
-        network_gbit=network_gbit,
-        gpu_price=gpu_price,
-        cpu_price=cpu_price,
-    )
-    settings = load(values, config=config, overrides=overrides)
-    made = make_plan(settings, machines, load_rates(rates), images=images, image_bytes=1e3 * image_kb)
-    console = Terminal()
+    machines = {
+        "gpus": gpus,
+        "gpu_type": gpu_type,
+        "cpus": cpus or (CORES_PER_GPU * gpus if gpus else os.cpu_count() or 1),
+        "network_gbit": network_gbit,
+        "gpu_price": gpu_price,
+        "cpu_price": cpu_price,
+    }
+    settings = load_as(PlanSettings, values, config=config, overrides=overrides)
+    made = make_plan(settings, load_rates(rates), machines, images=images, image_bytes=1e3 * image_kb)
     if as_json:
-        console.print_lines(json.dumps(made.as_dict(), indent=1))
+        Terminal().print_lines(json.dumps(made.as_dict(), indent=1))
     else:
-        show(made, console)
+        chosen = settings.heads
+        title = f"K = {settings.clusters:,}, {chosen.heads} heads, {chosen.epochs} epochs"
+        show(made, title, Terminal())
 
 
 def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def show(plan: Plan, console: Terminal) -> None:
+def show(plan: Plan, title: str, console: Terminal) -> None:
     """The plan as Markdown: a table of stages, totals, warnings, assumptions, and how each rate is known."""
     wide = Terminal(file=console.file, width=max(console.width, WIDTH))
-    say = wide.print_line
-    machines, job = plan.machines, plan.job
+    machines = plan.machines
     held = f"{machines.gpus} x {machines.gpu_type}, " if machines.gpus else ""
-    say(
-        f"{job.images:,} images, {job.settings.embed.backbone} (D = {job.dim:,}), K = {job.settings.clusters:,}, "
-        f"{job.settings.heads.heads} heads, {job.settings.heads.epochs} epochs; {held}{machines.cpus:,} cores"
-    )
-    say("")
+    wide.print_line(f"{plan.images:,} images, {plan.model} (D = {plan.dim:,}), {title}; {held}{machines.cpus:,} cores")
+    wide.print_line("")
     with wide.capture() as drawn:
         wide.print(stages_table(plan))
-    for line in filter(str.strip, drawn.get().splitlines()):
-        say(line.rstrip())
-    say("")
+    lines = [line.rstrip() for line in drawn.get().splitlines() if line.strip()]
     for warning in plan.warnings:
-        say(f"**Warning:** {warning}")
-        say("")
-    say("Assumed:")
-    for line in plan.assumptions:
-        say(f"- {line}")
-    say("")
-    say("Rates:")
-    for source, names in by_source(plan).items():
-        say(f"- {source}: {'; '.join(names)}")
-
-
-def by_source(plan: Plan) -> dict[str, list[str]]:
-    """The rates that were used, by how they are known."""
-    found: dict[str, list[str]] = {}
-    for name, rate in plan.used.items():
-        found.setdefault(rate.source, []).append(f"{name} {number(rate.value)} {rate.unit}")
-    return found
+        lines += ["", f"**Warning:** {warning}"]
+    sources: dict[str, list[str]] = {}
+    for name, rate in plan.rates.items():
+        sources.setdefault(rate.source, []).append(f"{name} {number(rate.value)} {rate.unit}")
+    lines += ["", "Assumed:", *(f"- {line}" for line in plan.assumptions)]
+    lines += ["", "Rates:", *(f"- {source}: {'; '.join(names)}" for source, names in sources.items())]
+    wide.print_lines("\n".join(lines))
 
 
 def stages_table(plan: Plan) -> Table:
@@ -134,31 +116,27 @@ def stages_table(plan: Plan) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("bottleneck", no_wrap=True)
     table.add_column("known", no_wrap=True)
-    gpus = plan.machines.gpus
     for stage in plan.stages:
         device = stage.device_memory if stage.gpus_held else 0.0
-        host = stage.host_memory + (0.0 if stage.gpus_held else stage.device_memory)
-        limiting = stage.bottleneck
+        resource = next(part.resource for part in stage.parts if part.name == stage.bottleneck)
+        sizes = (stage.storage, device, stage.host_memory + stage.device_memory - device)
         table.add_row(
             stage.stage,
             duration(stage.seconds),
-            size(stage.storage),
-            size(device),
-            size(host),
+            *map(size, sizes),
             hours(stage.gpu_seconds),
             hours(stage.cpu_seconds),
-            limiting.name if limiting.resource == "start" else f"{limiting.name} ({limiting.resource})",
+            stage.bottleneck if resource == "start" else f"{stage.bottleneck} ({resource})",
             stage.basis,
         )
         for part in stage.parts if stage.stage == "embed" else ():
             if part.resource != "start":
                 row = (f"- {part.name} alone", duration(part.seconds), "", "", "", hours(part.gpu_seconds))
                 table.add_row(*row, hours(part.cpu_seconds), part.resource, part.basis)
-    cost = "" if plan.cost is None else f"cost {number(plan.cost)}"
-    held = hours(plan.gpu_seconds) if gpus else ""
-    table.add_row(
-        "**total**", duration(plan.seconds), size(plan.storage), "", "", held, hours(plan.cpu_seconds), cost, ""
-    )
+    total = {name: value or 0.0 for name, value in plan.total.items()}
+    cost = "" if plan.total["cost"] is None else f"cost {number(total['cost'])}"
+    row = ("**total**", duration(total["seconds"]), size(total["storage"]), "", "", hours(total["gpu_seconds"]))
+    table.add_row(*row, hours(total["cpu_seconds"]), cost, "")
     return table
 
 

@@ -1,148 +1,303 @@
-"""A plan: every stage over a bucket of N images on given machines, with all that it assumes."""
+"""A plan: what every stage of a run takes on given machines, with all that it assumes.
+
+A stage is made of parts, each an amount of work over a rate of `rates.yaml`; where it streams, its parts run side by
+side, but those on one resource wait for each other. Sizes and formulas are those of the code that does the work.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
 
-from icce_ray.planning import every_image, learning
-from icce_ray.planning.job import Job, Machines, Speeds
-from icce_ray.planning.parts import StagePlan
-from icce_ray.planning.rates import Rate, Rates
+from icce_ray.backbones.shape import CPU_SLICE
+from icce_ray.core.consensus import cspa, hbgf, hgpa, overlaps
+from icce_ray.core.consensus.ensemble import MAX_VOTES
+from icce_ray.core.consensus.rows import HEADS_PER_ARRAY, IMAGES_PER_SHARD
+from icce_ray.core.cost import HeadCost, grid_flops
+from icce_ray.core.recipe import Recipe
+from icce_ray.core.search import BLOCK_ELEMENTS
+from icce_ray.planning.job import Bucket, Job, Machines, Part, Plan, StagePlan, in_turn, streamed
+from icce_ray.planning.rates import PlanError, Rates, checked
 from icce_ray.settings import Settings
+from icce_ray.stages.labelling import classifier_inputs
 
-#: In the order of the pipeline.
-STAGES: dict[str, Callable[[Job, Speeds], StagePlan]] = {
-    "list": every_image.listing,
-    "embed": every_image.embed,
-    "sample": every_image.sample,
-    "neighbors": learning.neighbors,
-    "heads": learning.heads,
-    "consensus": learning.consensus,
-    "classifier": learning.classifier,
-    "predict": every_image.predict,
+#: Bytes of a neighbour in the run (int64 image_id, float32 similarity) and in training (int32), and of a label with its
+#: confidence.
+NEIGHBOR_BYTES, TRAINING_NEIGHBOR_BYTES, LABEL_BYTES = 12, 4, 8
+#: GPUs of a node, which nobody is asked for: neighbours are written by 2 + 2 tasks a node.
+NODE_GPUS = 8
+#: Bytes of the consensus for each label of a head (labels and the copy without repeated rows, the incidence matrix and
+#: its weighted copy), and of MCLA for each pair of clusters (indices both ways, and the partitioner's own graph).
+LABEL_WORK_BYTES, GRAPH_BYTES = 40, 60
+#: Widths up to which a backbone is taken to be as fast, by the operation, as DINOv2 small and base.
+SMALL, BASE = 512, 896
+
+
+def _list(job: Job) -> StagePlan:
+    """One process asks for the keys."""
+    keys = job.cpu("keys", job.images, "list", cores=1)
+    return job.stage("list", keys, seconds=keys.seconds, storage=job.images * job.host("manifest_bytes"))
+
+
+def _embed(job: Job) -> StagePlan:
+    """Download, decoding, forward pass and writing run beside each other."""
+    settings, out = job.settings, job.images * job.row
+    parts = (
+        job.network(job.images * job.image_bytes, "network in"),
+        job.cpu("decode", job.images, "decode"),
+        _forward(job),
+        *job.written(out),
+    )
+    device = 0.0
+    if job.shape:
+        # Weights come as float32, a GPU's products take them as bfloat16 then; two batches are on a GPU at a time.
+        batch = settings.resources.embed_batch
+        batch = 2 * batch if job.gpu else min(batch, CPU_SLICE)
+        blocks = settings.embed.n_last_blocks > 1
+        device = 4 * job.shape.parameters + job.shape.activation_bytes(job.side, batch, blocks=blocks)
+    pixels = 2.0 * settings.embed.rows_per_shard * 3 * job.side**2  # of a chunk, and their Arrow table
+    return job.stage(
+        "embed", *parts, seconds=streamed(*parts), gpus=job.machines.gpus, storage=out, device=device, host=pixels
+    )
+
+
+def _forward(job: Job) -> Part:
+    """The backbone's part; `hog` runs on the CPU in any case."""
+    if job.shape is None:
+        return job.cpu("forward", job.images, "hog")
+    width = job.shape.width
+    rate = "forward_small" if width <= SMALL else "forward_base" if width <= BASE else "forward_large"
+    return job.tensors("forward", {rate: job.images * job.shape.flops(job.side)})
+
+
+def _sample(job: Job) -> StagePlan:
+    """A random number for every image, then the files that hold the chosen ones are read whole."""
+    if job.n == job.images:
+        return job.stage("sample", seconds=0.0)
+    share = 1.0 - math.exp(-job.settings.embed.rows_per_shard * job.n / job.images)  # of the files
+    read, out = share * job.images * job.row, job.n * job.row
+    draw = job.cpu("draw", job.images, "draw", cores=1)
+    parts = (job.cpu("read", read, "parquet_read"), job.network(read, "network in"), *job.written(out))
+    return job.stage("sample", draw, *parts, seconds=draw.seconds + streamed(*parts), storage=out, host=40.0 * job.n)
+
+
+def _neighbors(job: Job) -> StagePlan:
+    """n^2 D multiply-adds over all shards; every image is taken to have k_max neighbours."""
+    n, rows, pairs = job.n, job.settings.neighbors.rows_per_shard, float(job.n) * job.k_max
+    shards = job.settings.resources.neighbor_shards or job.machines.gpus or 1
+    gpus = min(shards, job.machines.gpus) or None
+    out = pairs * NEIGHBOR_BYTES + n * job.names
+    read = job.cpu("read", n * job.row, "parquet_read", cores=shards)
+    stream = (
+        job.tensors("search", {"search_matmul": 2.0 * n * n * job.dim * searched_share(job)}, gpus),
+        job.tensors("score", {"search_rescore": 8.0 * job.dim * pairs}, gpus),
+        *job.written(out, cores=2 + 2 * max(1, math.ceil(job.machines.gpus / NODE_GPUS))),
+    )
+    base = (4.0 + 2.0) * n * job.dim / shards  # float32 to score, half precision to search
+    work = 8.0 * BLOCK_ELEMENTS[job.device] + 4.0 * rows * (job.dim + 8 * job.k_max)
+    return job.stage(
+        "neighbors",
+        *(read, *stream),
+        seconds=read.seconds + streamed(*stream),
+        gpus=gpus or 0,
+        storage=out,
+        device=base + work,
+        host=3.0 * NEIGHBOR_BYTES * rows * job.k_max,
+    )
+
+
+def searched_share(job: Job) -> float:
+    """Share of the images that a query is compared with: all, or the probed lists of `ivf`."""
+    chosen = job.settings.neighbors
+    if chosen.search != "ivf":
+        return 1.0
+    from icce_ray.adapters.faiss_lists import PARTITION_ROWS, default_lists, default_probes  # FAISS itself
+
+    lists = chosen.ivf_lists or default_lists(min(PARTITION_ROWS, job.n))
+    return min(1.0, (chosen.ivf_probes or default_probes(lists)) / lists)
+
+
+def _heads(job: Job) -> StagePlan:
+    """Load, train, label; of several workers each trains its share of the heads."""
+    n, chosen, resources = job.n, job.settings.heads, job.settings.resources
+    workers = max(1, min(resources.head_workers or job.machines.gpus or 1, chosen.heads))
+    batch = min(chosen.batch_size, n)
+    cost, steps = HeadCost(Recipe(**chosen.recipe()), job.dim, job.clusters, batch), chosen.epochs * (n // batch)
+    load = job.cpu("load", n * job.row + float(n) * job.k_max * 8, "parquet_read", cores=1)
+    moved = {"heads_matmul": steps * cost.step_flops(), "heads_memory": steps * cost.step_bytes()}
+    train = job.tensors("train", moved, workers)
+    label = job.tensors("label", {"heads_matmul": 2.0 * n * chosen.heads * cost.products}, workers)
+    split = resources.parallelism == "heads" and job.gpu is not None
+    share = math.ceil(chosen.heads / workers) if split else chosen.heads
+    uneven = share * workers / chosen.heads if split else 1.0  # the worker with most heads is waited for
+    data = 2.0 * n * job.dim + float(n) * job.k_max * TRAINING_NEIGHBOR_BYTES + 8.0 * n
+    return job.stage(
+        "heads",
+        *(load, train, label),
+        seconds=load.seconds + uneven * in_turn(train, label),
+        gpus=workers if job.gpu else 0,
+        storage=4.0 * chosen.heads * cost.parameters + n * (4.0 * chosen.heads + job.names),
+        device=data + cost.memory(share, job.device),
+        host=data + 2.0 * NEIGHBOR_BYTES * job.settings.neighbors.rows_per_shard * job.k_max,  # and one file
+    )
+
+
+def _consensus(job: Job) -> StagePlan:
+    """Each method that serves the size, then votes; no two rows of labels are taken as equal."""
+    n, heads, wanted = float(job.n), job.settings.heads.heads, job.settings.consensus.methods
+    labels, blocks = n * heads, math.ceil(heads / HEADS_PER_ARRAY)
+    pairs = min(float(heads * job.clusters) ** 2, overlaps.MAX_EDGES)
+    work = {  # at two tolerances but for HGPA
+        "mcla": (labels * heads, blocks * (blocks + 1) // 2, math.inf),
+        "cspa": (2 * n * n, 1, cspa.MAX_ROWS * heads),
+        "hgpa": (labels * job.clusters, 1, hgpa.MAX_PINS),
+        "hbgf": (2 * labels, 1, hbgf.MAX_EDGES),
+    }
+    methods = [[job.cpu(name, work[name][0], name, work[name][1])] for name in wanted if labels <= work[name][2]]
+    if not methods:
+        raise PlanError(
+            f"none of consensus.methods = {', '.join(wanted)} serves {job.n:,} images of {heads} heads; add mcla, or "
+            "set heads.max_images lower"
+        )
+    if "mcla" in wanted:
+        next(parts for parts in methods if parts[0].name == "mcla").append(
+            job.cpu("mcla's cuts", 2 * pairs, "cut", cores=2)
+        )
+    votes = job.cpu("votes", MAX_VOTES * labels, "votes", cores=math.ceil(n / IMAGES_PER_SHARD))
+    together = sum(part.cpu_seconds for parts in methods for part in parts) / job.machines.cpus
+    # Two arrays of all images in uint16, as they came and side by side.
+    sizes = (LABEL_WORK_BYTES * min(n, IMAGES_PER_SHARD) * heads, 8.0 * HEADS_PER_ARRAY * n, GRAPH_BYTES * pairs)
+    return job.stage(
+        "consensus",
+        *(part for parts in methods for part in parts),
+        votes,
+        seconds=max(together, *(in_turn(*parts) for parts in methods)) + votes.seconds,
+        storage=n * (LABEL_BYTES + job.names),
+        host=max(sizes),
+    )
+
+
+def _classifier(job: Job) -> StagePlan:
+    """The whole grid on one device."""
+    n, chosen = job.n, job.settings.classifier
+    inputs = classifier_inputs(job.layout, job.dim, job.block_dim).values()
+    widths = [sum(stop - start for start, stop in parts) for parts in inputs]
+    rates, batch = len(chosen.learning_rates), min(chosen.batch_size, n)
+    flops = grid_flops(batch=batch, widths=widths, rates=rates, n_classes=job.clusters)
+    load = job.cpu("load", n * job.row, "parquet_read", cores=1)
+    train = job.tensors("train", {"linear": chosen.iterations * flops}, gpus=1)
+    features = 2.0 * n * (job.dim + job.block_dim)
+    weights = 4.0 * rates * job.clusters * sum(width + 1 for width in widths)
+    return job.stage(
+        "classifier",
+        *(load, train),
+        seconds=in_turn(load, train),
+        gpus=min(1, job.machines.gpus),
+        storage=4.0 * job.clusters * max(widths),
+        # The features, and the training rows among them; weights and their velocity; logits and probabilities.
+        device=2 * features + 2 * weights + 4.0 * 2 * batch * rates * job.clusters,
+        host=2 * features,
+    )
+
+
+def _predict(job: Job) -> StagePlan:
+    """Tasks read shards, label them and write; with GPUs, one task a GPU."""
+    tasks, wide, rows = job.machines.gpus or job.machines.cpus, job.dim + job.block_dim, job.images * 1.0
+    size, shard = rows * (LABEL_BYTES + job.names), job.settings.embed.rows_per_shard
+    of_tasks = (
+        job.cpu("read", rows * job.row, "parquet_read", cores=tasks),
+        job.tensors("label", {"label": 2.0 * rows * wide * job.clusters}),
+        job.cpu("write", size, "parquet_write", cores=tasks),
+    )
+    download = job.network(rows * job.row, "network in")
+    return job.stage(
+        "predict",
+        *(*of_tasks, download),
+        seconds=max(in_turn(*of_tasks), download.seconds),  # a task does one after the other
+        gpus=job.machines.gpus,
+        storage=size,
+        device=4.0 * shard * (wide + 2 * job.clusters),
+        host=3.0 * shard * job.row,
+    )
+
+
+STAGES = {
+    "list": _list,
+    "embed": _embed,
+    "sample": _sample,
+    "neighbors": _neighbors,
+    "heads": _heads,
+    "consensus": _consensus,
+    "classifier": _classifier,
+    "predict": _predict,
+}
+_REMEDIES = {
+    "heads": "set neighbors.k_max lower (the lists take k_max int32 an image), or heads.max_images",
+    "embed": "set resources.embed_batch lower",
+    "classifier": "set heads.max_images lower",
 }
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a run takes, stage by stage."""
+def make_plan(
+    settings: Settings, rates: Rates, machines: dict[str, object], *, images: int, image_bytes: float
+) -> Plan:
+    """Plan a run of `settings` over `images` images of `image_bytes` each; `machines` are the fields of `Machines`.
 
-    job: Job
-    machines: Machines
-    stages: tuple[StagePlan, ...]
-    start: float
-    """Seconds before the first stage."""
-    used: dict[str, Rate]
-    assumptions: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-    @property
-    def seconds(self) -> float:
-        """From begin to end: stages follow each other."""
-        return self.start + sum(stage.seconds for stage in self.stages)
-
-    @property
-    def gpu_seconds(self) -> float:
-        """GPUs held, over all stages."""
-        return sum(stage.gpu_seconds for stage in self.stages)
-
-    @property
-    def cpu_seconds(self) -> float:
-        """Work of all cores, over all stages."""
-        return sum(stage.cpu_seconds for stage in self.stages)
-
-    @property
-    def storage(self) -> float:
-        """Bytes of the run's directory."""
-        return sum(stage.storage for stage in self.stages)
-
-    @property
-    def cost(self) -> float | None:
-        """Of all machines from begin to end, busy or not; None where no price is known."""
-        return None if self.machines.price is None else self.machines.price * self.seconds / 3600
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values: seconds, bytes, and how every rate is known."""
-        stages = []
-        for stage in self.stages:
-            parts = [asdict(part) for part in stage.parts]
-            names = ("gpu_seconds", "cpu_seconds", "basis")
-            totals = {name: getattr(stage, name) for name in names}
-            stages.append(asdict(stage) | totals | {"bottleneck": stage.bottleneck.name, "parts": parts})
-        names = ("seconds", "storage", "gpu_seconds", "cpu_seconds", "cost")
-        return {
-            "images": self.job.images,
-            "sample": self.job.sample,
-            "model": self.job.settings.embed.backbone,
-            "dim": self.job.dim,
-            "machines": asdict(self.machines),
-            "start_seconds": self.start,
-            "stages": stages,
-            "total": {name: getattr(self, name) for name in names},
-            "rates": {name: rate.model_dump(mode="json", exclude_none=True) for name, rate in self.used.items()},
-            "assumptions": list(self.assumptions),
-            "warnings": list(self.warnings),
-        }
-
-
-def make_plan(settings: Settings, machines: Machines, rates: Rates, *, images: int, image_bytes: float) -> Plan:
-    """Plan a run of `settings` over `images` images of `image_bytes` each.
-
-    Raises PlanError for a model or a GPU without rates, and for settings that no run could have.
+    Raises PlanError for a value out of range, a model or a GPU without rates, and settings that no run could have.
     """
-    backbone = settings.embed.backbone
-    transformer = None if backbone == "hog" else rates.model(backbone).transformer()
-    if machines.gpus:
-        rates.gpu(machines.gpu_type)
-    job, speeds = Job(settings, images, image_bytes, transformer), Speeds(rates, machines)
-    start = speeds.fixed("start")
-    stages = tuple(stage(job, speeds) for stage in STAGES.values())
-    warnings = [warning for stage in stages for warning in stage.warnings]
-    if machines.gpus:
-        memory = rates.gpu(machines.gpu_type).memory_gb * 1e9
-        warnings += [
-            f"{stage.stage}: {stage.device_memory / 1e9:,.0f} GB on each GPU do not fit into the "
-            f"{memory / 1e9:,.0f} GB of {machines.gpu_type}; {_remedy(stage.stage)}"
-            for stage in stages
-            if stage.device_memory > memory
-        ]
-    return Plan(job, machines, stages, start, speeds.used, _assumptions(job, speeds), tuple(warnings))
+    bucket = checked(Bucket, {"images": images, "image_bytes": image_bytes})
+    job = Job(settings, checked(Machines, machines), rates, bucket)
+    start = job.fixed("start").seconds
+    stages = tuple(stage(job) for stage in STAGES.values())
+    seconds = start + sum(stage.seconds for stage in stages)
+    price = job.machines.price
+    names = ("storage", "gpu_seconds", "cpu_seconds")
+    total: dict[str, float | None] = {name: sum(getattr(stage, name) for stage in stages) for name in names}
+    return Plan(
+        images=images,
+        sample=job.n,
+        model=settings.embed.backbone,
+        dim=job.dim,
+        machines=job.machines,
+        start_seconds=start,
+        stages=stages,
+        total=total | {"seconds": seconds, "cost": None if price is None else price * seconds / 3600},
+        rates=job.used,
+        assumptions=tuple(_assumptions(job)),
+        warnings=tuple(_warnings(job, stages)),
+    )
 
 
-def _remedy(stage: str) -> str:
-    return {
-        "heads": "set neighbors.k_max lower (the lists take k_max int32 an image), or heads.max_images",
-        "embed": "set resources.embed_batch lower",
-        "classifier": "set heads.max_images lower",
-    }.get(stage, "use more or larger GPUs, or set heads.max_images lower")
-
-
-def _assumptions(job: Job, speeds: Speeds) -> tuple[str, ...]:
-    """What the figures rest on beside the rates."""
-    machines, settings = speeds.machines, job.settings
-    lines = [
-        f"images of {job.image_bytes / 1e3:,.0f} kB on average, decoded as fast as the 500-pixel JPEGs of the "
-        "measurement; none is rejected",
-        f"{machines.cpus:,} cores, each as fast as one of the machine the rates were measured on",
-        f"{machines.network_gbit:g} Gbit/s each way between the store and all machines together (--network-gbit), and "
-        "a store that answers as many requests as that takes",
-        f"every image has k_max = {job.k_max:,} neighbours, so lists, their storage and memory are upper bounds",
-        "no two images have the same labels under all heads, and the heads vote 20 times: upper bounds",
-        "stages follow each other; GPU hours are of GPUs held by a stage, busy or not, CPU hours of busy cores",
+def _warnings(job: Job, stages: tuple[StagePlan, ...]) -> list[str]:
+    memory = job.gpu.memory_gb if job.gpu else math.inf
+    return [
+        f"{one.stage}: {one.device_memory / 1e9:,.0f} GB on each GPU do not fit into the {memory:,.0f} GB of "
+        f"{job.machines.gpu_type}; {_REMEDIES.get(one.stage, 'use more or larger GPUs, or set heads.max_images lower')}"
+        for one in stages
+        if one.device_memory > memory * 1e9
     ]
-    if job.sampled:
-        lines.append(
-            f"neighbors, heads, consensus and classifier see {job.sample:,} images (heads.max_images), whatever the "
-            "bucket holds"
-        )
-    if machines.gpus > 1:
-        lines.append("heads are shared out over the GPUs; what they exchange is not counted")
-    if settings.neighbors.search == "ivf":
-        lines.append("ivf: the probed share of the exact search's work, at its speed; making the lists is not counted")
-    if settings.neighbors.mode == "ground_truth":
-        lines.append("ground-truth neighbours are planned as if they were searched")
-    if machines.price is not None:
-        lines.append("cost: all GPUs and cores from begin to end, busy or not; storage and requests are not counted")
-    return tuple(lines)
+
+
+def _assumptions(job: Job) -> list[str]:
+    """What the figures rest on beside the rates."""
+    machines, neighbors = job.machines, job.settings.neighbors
+    lines = {
+        f"images of {job.image_bytes / 1e3:,.0f} kB on average, decoded as fast as the 500-pixel JPEGs of the "
+        "measurement; none is rejected": True,
+        f"{machines.cpus:,} cores, each as fast as one of the machine the rates were measured on": True,
+        f"{machines.network_gbit:g} Gbit/s each way between the store and all machines together (--network-gbit), and "
+        "a store that answers as many requests as that takes": True,
+        f"every image has k_max = {job.k_max:,} neighbours, so lists, their storage and memory are upper bounds": True,
+        "no two images have the same labels under all heads, and the heads vote 20 times: upper bounds": True,
+        "stages follow each other; GPU hours are of GPUs held by a stage, busy or not, CPU hours of busy cores": True,
+        f"neighbors, heads, consensus and classifier see {job.n:,} images (heads.max_images), whatever the bucket "
+        "holds": job.n < job.images,
+        "heads are shared out over the GPUs; what they exchange is not counted": machines.gpus > 1,
+        "ivf: the probed share of the exact search's work, at its speed; making the lists is not counted": (
+            neighbors.search == "ivf"
+        ),
+        "ground-truth neighbours are planned as if they were searched": neighbors.mode == "ground_truth",
+        "cost: all GPUs and cores from beginning to end, busy or not; storage and requests are not counted": (
+            machines.price is not None
+        ),
+    }
+    return [line for line, holds in lines.items() if holds]

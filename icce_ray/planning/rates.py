@@ -1,4 +1,4 @@
-"""Speeds that a plan rests on: a YAML file in which every entry says how it is known, and its check.
+"""Speeds that a plan rests on, read from `rates.yaml`: every one says how it is known.
 
 An entry is `measured` (date, machine, command) or `derived` (from what, and why). Speeds of GPUs that nobody has
 measured are an assumed share of the vendor's published peak; both are in the file, and the plan says so.
@@ -8,57 +8,31 @@ from __future__ import annotations
 
 import datetime
 from importlib import resources
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from icce_ray.documents import DocumentError, parse_yaml, read_regular
-from icce_ray.planning.operations import Transformer
+from icce_ray.backbones.shape import PUBLISHED, TransformerShape
+from icce_ray.documents import DocumentError, parse_yaml, read_regular, shaped
 from icce_ray.settings import SettingsError
 from icce_ray.spelling import did_you_mean
 
+T = TypeVar("T")
 Text = Annotated[str, Field(min_length=1)]
 Amount = Annotated[float, Field(gt=0.0)]
 
-HostRate = Literal[
-    "list",
-    "decode",
-    "hog",
-    "parquet_write",
-    "parquet_read",
-    "id_bytes",
-    "manifest_bytes",
-    "draw",
-    "cspa",
-    "hgpa",
-    "hbgf",
-    "mcla",
-    "cut",
-    "votes",
-]
-DeviceRate = Literal[
-    "forward_small",
-    "forward_base",
-    "forward_large",
-    "heads_matmul",
-    "heads_memory",
-    "search_matmul",
-    "search_rescore",
-    "linear",
-    "label",
-]
-FixedRate = Literal["start", "list", "embed", "sample", "neighbors", "heads", "consensus", "classifier", "predict"]
-
 
 class PlanError(SettingsError):
-    """A plan that cannot be made as asked; the message names the value, what is known and the remedy."""
+    """A plan that cannot be made as asked; the message names the value, what is allowed and the remedy."""
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A frozen model without unknown fields and infinite numbers."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Measured(_Strict):
+class Measured(Strict):
     """When, where and how a figure was measured."""
 
     date: datetime.date
@@ -66,13 +40,13 @@ class Measured(_Strict):
     command: Text
 
 
-class Derived(_Strict):
+class Derived(Strict):
     """What a figure that nobody measured rests on."""
 
     basis: Text
 
 
-class Rate(_Strict):
+class Rate(Strict):
     """One figure and how it is known: exactly one of `measured` and `derived`."""
 
     value: Amount
@@ -82,7 +56,7 @@ class Rate(_Strict):
     derived: Derived | None = None
 
     @model_validator(mode="after")
-    def _known(self) -> Rate:
+    def _has_origin(self) -> Rate:
         if (self.measured is None) == (self.derived is None):
             raise ValueError(
                 "give either `measured` (date, machine, command) or `derived` (basis): a figure says how it is known"
@@ -91,14 +65,13 @@ class Rate(_Strict):
 
     @property
     def source(self) -> str:
-        """How it is known, for a person."""
+        """How it is known, in words."""
         if self.measured is not None:
             return f"measured {self.measured.date} on {self.measured.machine} with `{self.measured.command}`"
-        assert self.derived is not None
-        return f"NOT MEASURED: {self.derived.basis}"
+        return f"NOT MEASURED: {self.derived.basis if self.derived else ''}"
 
 
-class Share(_Strict):
+class Share(Strict):
     """The share of a published peak that a GPU is assumed to reach where nobody has measured."""
 
     share: float = Field(gt=0.0, le=1.0)
@@ -107,7 +80,7 @@ class Share(_Strict):
     basis: Text
 
 
-class Gpu(_Strict):
+class Gpu(Strict):
     """One kind of GPU: the vendor's figures, and what was measured on it."""
 
     memory_gb: Amount
@@ -117,86 +90,53 @@ class Gpu(_Strict):
     """Without TF32: the searches need full float32."""
     bandwidth_gb_s: Amount
     source: Text
-    rates: dict[DeviceRate, Rate] = {}
+    rates: dict[str, Rate] = {}
 
-    def peak(self, of: str) -> float:
-        """Operations or bytes a second."""
-        if of == "bandwidth":
-            return self.bandwidth_gb_s * 1e9
-        return {"bfloat16": self.bfloat16_tflops, "float32": self.float32_tflops}[of] * 1e12
-
-
-class Model(_Strict):
-    """Shape of a backbone."""
-
-    width: int = Field(ge=1)
-    depth: int = Field(ge=1)
-    ffn: Literal["mlp", "swiglu"] = "mlp"
-    patch: int = Field(default=14, ge=1)
-    registers: int = Field(default=0, ge=0)
-
-    def transformer(self) -> Transformer:
-        """For counting."""
-        return Transformer(**self.model_dump())
+    def rate(self, name: str, share: Share) -> Rate:
+        """What was measured on this kind of GPU, else the assumed share of its peak."""
+        if name in self.rates:
+            return self.rates[name]
+        tera = {
+            "bfloat16": self.bfloat16_tflops,
+            "float32": self.float32_tflops,
+            "bandwidth": self.bandwidth_gb_s / 1e3,
+        }
+        peak, unit = tera[share.of], "B/s" if share.of == "bandwidth" else "FLOP/s"
+        basis = f"assumed {share.share:.0%} of the {peak:.3g} T{unit} ({share.of}) in {self.source}; {share.basis}"
+        return Rate(value=share.share * peak * 1e12, unit=f"{unit}/GPU", what=share.what, derived=Derived(basis=basis))
 
 
-class Rates(_Strict):
+class Rates(Strict):
     """The whole file."""
 
-    host: dict[HostRate, Rate]
+    measurements: dict[str, Measured]
+    """By name, for rates whose `measured` is such a name."""
+    host: dict[str, Rate]
     """Of one core, unless the unit says otherwise."""
-    core: dict[DeviceRate, Rate]
+    core: dict[str, Rate]
     """Of one core, where there is no GPU."""
-    fixed: dict[FixedRate, Rate]
+    fixed: dict[str, Rate]
     """Seconds of a stage that do not depend on its size, and of the start of Ray."""
-    shares: dict[DeviceRate, Share]
-    gpus: dict[str, Gpu] = Field(min_length=1)
-    models: dict[str, Model] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _complete(self) -> Rates:
-        wanted = {"host": HostRate, "core": DeviceRate, "shares": DeviceRate, "fixed": FixedRate}
-        for section, names in wanted.items():
-            missing = sorted(set(get_args(names)) - set(getattr(self, section)))
-            if missing:
-                raise ValueError(f"{section} lacks {', '.join(missing)}")
-        return self
+    shares: dict[str, Share]
+    gpus: dict[str, Gpu]
+    models: dict[str, TransformerShape]
+    """Beside the published ones."""
 
     def gpu(self, name: str) -> Gpu:
         """Raises PlanError for one that is not in the file."""
-        if name not in self.gpus:
-            raise _unknown("GPU type", name, list(self.gpus), "gpus")
-        return self.gpus[name]
+        return _named("GPU type", name, "gpus", self.gpus)
 
-    def model(self, name: str) -> Model:
+    def model(self, name: str) -> TransformerShape:
         """Raises PlanError for one that is not in the file."""
-        if name not in self.models:
-            raise _unknown("model", name, [*self.models, "hog"], "models")
-        return self.models[name]
-
-    def of_gpu(self, gpu: str, name: DeviceRate) -> Rate:
-        """What was measured on this kind of GPU, else an assumed share of its peak."""
-        card = self.gpu(gpu)
-        if name in card.rates:
-            return card.rates[name]
-        share = self.shares[name]
-        unit = "B/s" if share.of == "bandwidth" else "FLOP/s"
-        basis = (
-            f"assumed {share.share:.0%} of the {card.peak(share.of) / 1e12:.3g} T{unit} ({share.of}) in {card.source}; "
-            f"{share.basis}"
-        )
-        return Rate(
-            value=share.share * card.peak(share.of), unit=f"{unit}/GPU", what=share.what, derived=Derived(basis=basis)
-        )
+        return _named("model", name, "models", PUBLISHED | self.models)
 
 
 def load_rates(path: str | None = None) -> Rates:
     """The rates that come with the package, with the entries of the YAML file `path` in their places.
 
-    The file has the same sections and may hold any part of them: a GPU, a model, a single rate. Raises PlanError with
-    one line a fault.
+    The file has the same sections and may hold any part of them: a GPU, a model, a single rate. Raises PlanError.
     """
-    content = _read(resources.files("icce_ray.planning").joinpath("rates.yaml").read_text(), "rates.yaml")
+    content = _sections(resources.files("icce_ray.planning").joinpath("rates.yaml").read_text(), "rates.yaml")
     name = "rates.yaml"
     if path is not None:
         name = f"--rates {path}"
@@ -204,55 +144,61 @@ def load_rates(path: str | None = None) -> Rates:
             text = read_regular(path)
         except (OSError, DocumentError) as error:
             reason = "no such file" if isinstance(error, FileNotFoundError) else error
-            raise PlanError(
-                f"{name}: {reason}; give a YAML file with sections of {', '.join(Rates.model_fields)}"
-            ) from error
-        content = _merged(content, _read(text, name), name)
+            sections = ", ".join(Rates.model_fields)
+            raise PlanError(f"{name}: {reason}; give a YAML file with sections of {sections}") from error
+        _merge(content, _sections(text, name), name)
+    rates = [rate for section in ("host", "core", "fixed") for rate in content[section].values()]
+    rates += [
+        rate for gpu in content["gpus"].values() if isinstance(gpu, dict) for rate in gpu.get("rates", {}).values()
+    ]
+    for rate in rates:
+        if isinstance(rate, dict) and isinstance(rate.get("measured"), str):
+            rate["measured"] = content["measurements"].get(rate["measured"], rate["measured"])
+    return checked(Rates, content, name=f"{name}: ")
+
+
+def checked(kind: type[T], values: object, *, name: str = "") -> T:
+    """`values` as a model. Raises PlanError for what does not fit."""
     try:
-        return Rates.model_validate(content)
-    except ValidationError as error:
-        raise PlanError("\n".join(f"{name}: {_explain(fault)}" for fault in error.errors())) from None
+        return shaped(kind, values)
+    except DocumentError as error:
+        raise PlanError(f"{name}{error}") from error
 
 
-def _read(text: str | bytes, name: str) -> dict[str, Any]:
+def _sections(text: str | bytes, name: str) -> dict[str, dict[str, Any]]:
     try:
         content = parse_yaml(text)
     except DocumentError as error:
         raise PlanError(f"{name}: {error}") from error
     if not isinstance(content, dict):
         raise PlanError(f"{name}: holds {type(content).__name__}, not sections; give {', '.join(Rates.model_fields)}")
+    for section, entries in content.items():
+        if not isinstance(entries, dict):
+            raise PlanError(f"{name}: {section} holds {entries!r}, not named entries")
     return content
 
 
-def _merged(ours: dict[str, Any], given: dict[str, Any], name: str) -> dict[str, Any]:
-    """Entries of `given` in the place of ours: a rate, a model or a share as a whole, a GPU field by field."""
-    merged = {section: dict(entries) for section, entries in ours.items()}
+def _merge(into: dict[str, Any], given: dict[str, Any], name: str) -> None:
+    """Put entries of `given` in the place of ours: a rate, a model or a share as a whole, a GPU field by field."""
     for section, entries in given.items():
-        if not isinstance(entries, dict):
-            raise PlanError(f"{name}: {section} holds {entries!r}, not named entries")
-        into = merged.setdefault(section, {})
+        ours = into.setdefault(section, {})
         for key, entry in entries.items():
-            card = section == "gpus" and isinstance(into.get(key), dict) and isinstance(entry, dict)
-            into[key] = _card(into[key], entry) if card else entry
-    return merged
+            if section in ("host", "core", "fixed", "shares") and key not in ours:
+                raise PlanError(
+                    f"{name}: {section}.{key} is no rate; {did_you_mean(key, ours)}known: {', '.join(ours)}"
+                )
+            if section == "gpus" and key in ours and isinstance(entry, dict):
+                rates = ours[key].get("rates", {}) | (entry.get("rates") or {})
+                ours[key] = ours[key] | entry | {"rates": rates}
+            else:
+                ours[key] = entry
 
 
-def _card(ours: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    return ours | given | {"rates": (ours.get("rates") or {}) | (given.get("rates") or {})}
-
-
-def _explain(fault: Any) -> str:
-    where = ".".join(str(part) for part in fault["loc"] if part != "[key]")
-    message = fault["msg"].removeprefix("Value error, ")
-    shown = (
-        "" if isinstance(fault["input"], dict | Rates) or fault["type"] == "value_error" else f" = {fault['input']!r}"
-    )
-    return f"{where}{shown}: {message}" if where else message
-
-
-def _unknown(kind: str, name: str, known: list[str], section: str) -> PlanError:
-    hint = did_you_mean(name, known)
-    return PlanError(
-        f"no rates for the {kind} {name!r}; {hint}known: {', '.join(known)}; give your own with --rates FILE, a YAML "
-        f"file with an entry {section}.{name} as in icce_ray/planning/rates.yaml"
+def _named(kind: str, name: str, section: str, entries: dict[str, T]) -> T:
+    if name in entries:
+        return entries[name]
+    names = [*entries, *(["hog"] if kind == "model" else [])]
+    raise PlanError(
+        f"no rates for the {kind} {name!r}; {did_you_mean(name, names)}known: {', '.join(names)}; give your own with "
+        f"--rates FILE, a YAML file with an entry {section}.{name} as in icce_ray/planning/rates.yaml"
     )

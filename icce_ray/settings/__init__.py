@@ -3,7 +3,7 @@
 Errors at construction name the field, its value, the limit and the remedy, so bad settings fail before any work.
 """
 
-from icce_ray.settings.loading import SettingsError, load
+from icce_ray.settings.loading import SettingsError, load, load_as
 from icce_ray.settings.models import (
     ClassifierSettings,
     ConsensusSettings,
@@ -11,6 +11,7 @@ from icce_ray.settings.models import (
     HeadsSettings,
     ListSettings,
     NeighborsSettings,
+    PlanSettings,
     ResourceSettings,
     Settings,
     TrackingSettings,
@@ -23,9 +24,11 @@ __all__ = [
     "HeadsSettings",
     "ListSettings",
     "NeighborsSettings",
+    "PlanSettings",
     "ResourceSettings",
     "Settings",
     "SettingsError",
     "TrackingSettings",
     "load",
+    "load_as",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -32,15 +32,25 @@ _REMEDIES = {
 }
 
 
+M = TypeVar("M", bound=BaseModel)
+
+
 class SettingsError(ValueError):
     """Settings that cannot be used; the message has one line for each fault."""
 
 
 def load(values: dict[str, Any], *, config: str | None = None, overrides: list[str] | None = None) -> Settings:
-    """Settings from a YAML file, then `stage.field=value` overrides, then `values`, later ones winning.
+    """Settings of a run from a YAML file, then `stage.field=value` overrides, then `values`, later ones winning.
 
     Raises SettingsError with one line a fault: the field, its value, what is allowed, the nearest known name.
     """
+    return load_as(Settings, values, config=config, overrides=overrides)
+
+
+def load_as(
+    model: type[M], values: dict[str, Any], *, config: str | None = None, overrides: list[str] | None = None
+) -> M:
+    """As `load`, for another model whose fields are named as those of `Settings`."""
     merged: dict[str, Any] = {}
     if config is not None:
         merged = _read_config(config)
@@ -48,7 +58,7 @@ def load(values: dict[str, Any], *, config: str | None = None, overrides: list[s
         _apply(merged, override)
     _merge(merged, {key: value for key, value in values.items() if value is not None})
     try:
-        return Settings.model_validate(merged)
+        return model.model_validate(merged)
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(fault) for fault in error.errors())) from None
 

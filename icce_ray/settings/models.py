@@ -332,3 +332,10 @@ class Settings(_Frozen):
         """What the results depend on, as plain values: not where they go, what they may use, what is tolerated."""
         beside = {"out": True, "resources": True, "tracking": True, "embed": {"reject_budget"}}
         return self.model_dump(mode="json", exclude=beside)
+
+
+class PlanSettings(Settings):
+    """Settings of a run to be planned, which need not have images nor a place."""
+
+    source: Location = ""
+    out: Location = ""

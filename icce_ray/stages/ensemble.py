@@ -18,16 +18,13 @@ from icce_ray.core.consensus import mcla, tally, votes
 from icce_ray.core.consensus.clusters import check_labels, collapse, head_offsets, row_keys
 from icce_ray.core.consensus.overlaps import Overlaps, all_pairs, cluster_graph, overlaps
 from icce_ray.core.consensus.partitioning import GraphPartitioner
+from icce_ray.core.consensus.rows import HEADS_PER_ARRAY, IMAGES_PER_SHARD
 from icce_ray.core.consensus.tally import Split, Tally
 from icce_ray.core.metrics import pair_counts
 from icce_ray.io.storage import FileInfo
 from icce_ray.stages.features import matrix
 from icce_ray.store import HEAD_LABELS, Store
 
-#: Images of a shard, to be reached by whole files. Tables and votes cost more for each image in smaller ones.
-IMAGES_PER_SHARD = 250_000
-#: Heads whose labels lie in one array: 50 heads make 15 blocks of pairs, which as many tasks count.
-HEADS_PER_ARRAY = 10
 #: Rows are counted once for all images behind them if that leaves fewer than this share of them.
 WORTH_COLLAPSING = 0.8
 

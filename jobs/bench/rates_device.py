@@ -1,4 +1,4 @@
-"""Speeds of one device, CPU or CUDA, by the project's own core and backbone: no Ray, no settings, no pydantic.
+"""Speeds of one device, CPU or CUDA, by the project's own core and backbone: no Ray, no settings.
 
 Used by `rates.py`, which says how; each function gives operations or bytes a second of a GPU or of a core.
 """
@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from icce_ray.backbones import load_backbone
+from icce_ray.backbones.shape import TransformerShape
+from icce_ray.core.cost import HeadCost, grid_flops
 from icce_ray.core.linear import LinearClassifier, LinearGrid
 from icce_ray.core.neighbors import Neighbors
 from icce_ray.core.recipe import LEARNING_RATES, Execution, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
-from icce_ray.planning import operations
-from icce_ray.planning.operations import Transformer
 
 SIDE, PASSES = 224, 2
 #: DINOv2's published shapes: width, depth, attention heads, and images of a batch on a CPU.
@@ -67,13 +67,15 @@ def forward(size: str, device: str) -> float:
         backbone = load_backbone(folder, features="cls+patch_mean", device=device, dtype=dtype)
     count = GPU_BATCH if device == "cuda" else batch
     pixels = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
-    return count * Transformer(width, depth).flops(SIDE) / least(lambda: backbone.embed(pixels), device)
+    return (
+        count * TransformerShape(width=width, depth=depth).flops(SIDE) / least(lambda: backbone.embed(pixels), device)
+    )
 
 
 def heads(device: str) -> tuple[float, float]:
     """FLOP/s of the matrix products and B/s of the rest of a training step, from two numbers of clusters.
 
-    The time of a step is taken as flops / a + bytes / b, with the counts of `planning.operations`.
+    The time of a step is taken as flops / a + bytes / b, with the counts of `core.cost`.
     """
     count, dim, batch = (50, 2048, 1024) if device == "cuda" else (4, 1024, 1024)
     few, many = (_step(device, count, dim, batch, clusters) for clusters in (16, 1000))
@@ -95,13 +97,8 @@ def _step(device: str, count: int, dim: int, batch: int, clusters: int) -> tuple
         features, lists.to(device), **kinds, execution=Execution(compiled=device == "cuda")
     )  # as resources.compile
     seconds = least(trainer.run_epoch, device, passes=1) / steps
-    sizes = {"dim": dim, "hidden": recipe.hidden, "bottleneck": recipe.bottleneck, "clusters": clusters}
-    parameters, products = operations.head_parameters(**sizes), operations.head_products(**sizes)
-    flops = operations.head_step_flops(
-        products=products, dim=dim, hidden=recipe.hidden, heads=count, rows=2 * batch, student_rows=2 * batch
-    )
-    moved = operations.head_step_bytes(parameters=parameters, heads=count, rows=2 * batch, clusters=clusters)
-    return flops, moved, seconds
+    cost = HeadCost(recipe, dim, clusters, batch)
+    return cost.step_flops(), cost.step_bytes(), seconds
 
 
 def search(device: str) -> tuple[float, float]:
@@ -127,7 +124,7 @@ def linear(device: str) -> float:
     inputs = {"cls": [(0, dim // 2)], "cls+patch_mean": [(0, dim)]}
     grid = LinearGrid(features, labels, inputs=inputs, n_classes=clusters, iterations=iterations)
     widths = [dim // 2, dim]
-    flops = operations.linear_flops(batch=1024, widths=widths, rates=len(LEARNING_RATES), clusters=clusters)
+    flops = grid_flops(batch=1024, widths=widths, rates=len(LEARNING_RATES), n_classes=clusters)
     return iterations * flops / least(grid.fit, device)
 
 
@@ -148,7 +145,7 @@ def label(device: str) -> float:
 
 
 def measured(device: str) -> dict[str, float]:
-    """All speeds of `planning.rates.DeviceRate`."""
+    """All speeds of section `core`."""
     if device == "cpu":
         torch.set_num_threads(1)  # threads that wait for each other spin, which would count as work
     found = {f"forward_{size}": forward(size, device) for size in SIZES}

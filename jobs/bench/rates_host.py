@@ -141,6 +141,6 @@ def stages(folder: str) -> dict[str, float]:
 
 
 def measured() -> tuple[dict[str, float], dict[str, float]]:
-    """(`planning.rates.HostRate` but `list`, fixed seconds by stage)."""
+    """(section `host` but `list`, fixed seconds by stage)."""
     with tempfile.TemporaryDirectory() as folder:
         return pictures() | tables(folder) | draw() | ensembles(), stages(folder)

@@ -26,6 +26,12 @@ from icce_ray.core.consensus.tally import (
 )
 from icce_ray.core.metrics import head_contingency
 
+#: Images of a shard, where tasks answer: to be reached by whole files. Tables and votes
+#: cost more for each image in smaller ones.
+IMAGES_PER_SHARD = 250_000
+#: Heads whose labels lie in one array: 50 heads make 15 blocks of pairs, which as many tasks count.
+HEADS_PER_ARRAY = 10
+
 L = TypeVar("L")
 
 

@@ -8,15 +8,11 @@ from typing import Any
 import numpy as np
 import ray
 
-from icce_ray.adapters.faiss_lists import default_lists, default_probes
+from icce_ray.adapters.faiss_lists import PARTITION_ROWS, default_lists, default_probes
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors.shard import Plan, Shard
-
-#: Images of one set of inverted lists. Not those of a shard: so the lists do not depend on the number of actors, and
-#: k-means, which takes one thread, takes it a minute or two and not hours.
-PARTITION_ROWS = 2**17
 
 
 class ShardedIndex:
