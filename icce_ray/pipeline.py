@@ -179,7 +179,7 @@ def sweep_run(
 
     Raises SettingsError for trials that cannot be, RunError for a run that is not embedded or a name that is taken.
     """
-    from icce_ray.stages import sweep  # it plots: Plotly takes 0.2 s that no other command should pay
+    from icce_ray.stages import sweep  # Ray Tune and Plotly take a second that no other command should pay
 
     store = Store(run_root)
     settings = sweep.known(store.settings(), store)
@@ -189,18 +189,18 @@ def sweep_run(
     check_files(store, "list", "embed", "sample", "neighbors")
     if asked.labels is not None:
         read_truth(asked.labels)
-    record = sweep.Record(store, name or asked.default_name)
+    records = sweep.SweepRecords(store, name or asked.default_name)
     with _locked(store, "icce sweep", verbose, take_over) as (display, lock):
-        record.claim(settings, asked)
+        records.claim(settings, asked)
         with connected():
             available = resources(settings.resources, log=display.log_as("cluster"))
             with display.stage("neighbors") as progress:
-                lists = sweep.lists_for(settings, points, record, available, progress)
+                lists = sweep.mine(settings, points, records, available, progress)
             with (
-                tracked(settings, store, display, check=lock.check, folder=record.folder) as tracking,
+                tracked(settings, store, display, check=lock.check, folder=records.folder) as tracking,
                 tracking.stage("sweep") as progress,
             ):
-                return sweep.run(asked, points, record, lists, available, progress, lock.check, at_once=at_once)
+                return sweep.run(asked, points, records, lists, available, progress, lock.check, at_once=at_once)
 
 
 def report_run(run_root: str, *, names: str | None = None, take_over: bool = False, verbose: bool = True) -> str:

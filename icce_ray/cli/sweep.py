@@ -10,8 +10,6 @@ from rich.table import Table
 from icce_ray.terminal import Terminal
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from icce_ray.store import Store
 
 #: A paragraph a line: the terminal wraps them.
@@ -30,6 +28,7 @@ Example: icce sweep runs/photos --param neighbors.threshold=0.1:1.0:0.1 --labels
 Example: icce sweep runs/photos --param clusters=10:90:20 --param heads.ce_weight=0,0.5,1 --name k
 Example: icce sweep runs/photos --param heads.beta=0.4:1.0 --search asha --samples 60
 """
+#: Columns of the table that are shown where a trial has them, by the names of the figures.
 _PERCENT = {
     "neighbor_accuracy": "of class %",
     "best_head_acc": "best head %",
@@ -38,7 +37,7 @@ _PERCENT = {
     "classifier_acc": "classifier %",
     "heldout_accuracy": "held-out %",
 }
-#: Where the output is no terminal, which would tell its width.
+#: Of the table where the output is not a terminal.
 _WIDTH = 160
 
 
@@ -60,60 +59,48 @@ def sweep(
     from icce_ray import pipeline
     from icce_ray.settings.sweep import Sweep
 
-    options: dict[str, Any] = {"search": search, "samples": samples, "seed": sweep_seed, "labels": labels}
+    options: dict[str, Any] = {"search": search, "samples": samples, "sweep_seed": sweep_seed, "labels": labels}
     asked = Sweep.of(params, classifier=classifier, grace=grace, **options)
     table = pipeline.sweep_run(run, asked, name=name, at_once=at_once, take_over=take_over, verbose=not quiet)
     console = Terminal(wide=_WIDTH)
-    console.print(trials_table(table, [param.name for param in asked.params], labelled=labels is not None))
+    console.print(trials_table(table.to_pylist(), [param.name for param in asked.params], labelled=labels is not None))
     console.print_line(f"Table and plot are in {run}/sweeps/{name or asked.default_name}/")
 
 
-def trials_table(results: pa.Table, params: list[str], *, labelled: bool) -> Table:
-    """A row a trial; with labels the columns of the paper's Table 11. The best one is marked."""
-    from icce_ray.settings.params import short
+def trials_table(rows: list[dict[str, Any]], params: list[str], *, labelled: bool) -> Table:
+    """A row for each trial, the best in bold; with labels the columns of the paper's Table 11."""
+    from icce_ray.settings.sweep import short
 
-    rows = results.to_pylist()
     best = max((row for row in rows if row["objective"] is not None), key=lambda row: row["objective"], default=None)
-    percent = {key: text for key, text in _PERCENT.items() if any(row[key] is not None for row in rows)}
+    winner = ", ".join(f"{param}={short(best[param])}" for param in params) if best else "none"
     objective = "ACC" if labelled else "modularity"
-    table = Table(title=f"Best by {objective}: {_named(best, params)}", title_justify="left")
-    for text in (*(param.rpartition(".")[2] for param in params), "neighbours", *percent.values()):
-        table.add_column(text, justify="right")
-    for text in ("ANMI", "modularity", "clusters", "s"):
-        table.add_column(text, justify="right")
+    percent = [key for key in _PERCENT if any(row[key] is not None for row in rows)]
+    table = Table(title=f"Best by {objective}: {winner}", title_justify="left")
+    headings = [param.rpartition(".")[2] for param in params] + ["neighbours", *(_PERCENT[key] for key in percent)]
+    for heading in [*headings, "ANMI", "modularity", "clusters", "s"]:
+        table.add_column(heading, justify="right")
     for row in rows:
-        cells = [short(row[param]) for param in params]
-        cells += [_number(row["mean_neighbors"], ".1f")]
-        for key in percent:
-            spread = f" ± {100 * row['std_head_acc']:.2f}" if key == "mean_head_acc" and row[key] is not None else ""
-            cells.append(_number(row[key], ".2f", 100) + spread)
+        figures = {key: _number(row[key], ".2f", 100) for key in percent}
+        if row["std_head_acc"] is not None:
+            figures["mean_head_acc"] += f" ± {100 * row['std_head_acc']:.2f}"
+        cells = [short(row[param]) for param in params] + [_number(row["mean_neighbors"], ".1f"), *figures.values()]
         cells += [_number(row["anmi"], ".4f"), _number(row["modularity"], ".4f"), _number(row["used_clusters"], "d")]
-        cells.append(_number(row["seconds"], ".1f") if row["state"] == "complete" else _ended(row))
+        ending = f": {row['reason']}" if row["reason"] else f" at epoch {row['epochs']}"
+        cells.append(_number(row["seconds"], ".1f") if row["state"] == "complete" else row["state"] + ending)
         table.add_row(*cells, style="bold" if row is best else None)
     return table
-
-
-def _named(row: dict[str, Any] | None, params: list[str]) -> str:
-    from icce_ray.settings.params import short
-
-    return "none" if row is None else ", ".join(f"{param}={short(row[param])}" for param in params)
 
 
 def _number(value: Any, how: str, factor: float = 1) -> str:
     return "" if value is None else format(value * factor, how)
 
 
-def _ended(row: dict[str, Any]) -> str:
-    return f"{row['state']}: {row['reason']}" if row["reason"] else f"{row['state']} at epoch {row['epochs']}"
-
-
 def sweeps_of(store: Store) -> dict[str, int]:
     """The sweeps of a run by name, and how many trials of each have ended."""
     from icce_ray.store import SWEEPS
 
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for path, _ in store.storage.list(SWEEPS):
         name, *inside = path.removeprefix(f"{SWEEPS}/").split("/")
-        ended = len(inside) == 2 and inside[0] == "trials" and inside[1].endswith(".json")
-        found[name] = found.get(name, 0) + ended
-    return found
+        counts[name] = counts.get(name, 0) + (inside[0] == "trials" and path.endswith(".json"))
+    return counts

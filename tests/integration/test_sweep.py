@@ -9,7 +9,7 @@ import yaml
 from icce_ray import pipeline
 from icce_ray.settings.sweep import Sweep
 from icce_ray.stages.consensus import head_labels
-from icce_ray.stages.sweep import Record
+from icce_ray.stages.sweep import SweepRecords
 from icce_ray.stages.verify import violations
 from icce_ray.store import RUN_FILE, RunError, Store
 from tests.barriers import barrier
@@ -71,7 +71,7 @@ def the_trials_are_right(store, table):
     assert means == sorted(means, reverse=True)
     assert means[0] > means[-1]
     own = next(row for row in rows if (row["neighbors.threshold"], row["heads.ce_weight"]) == (0.65, 1.0))
-    record = Record(store, "threshold+ce_weight")
+    record = SweepRecords(store, "threshold+ce_weight")
     figures = yaml.safe_load(store.storage.read_bytes(f"{record.folder}/trials/{own['digest']}.json"))["figures"]
     heads, neighbors, consensus = (store.require(stage).summary for stage in ("heads", "neighbors", "consensus"))
     np.testing.assert_allclose(figures["temi"], heads["temi"], rtol=1e-5)
@@ -104,13 +104,13 @@ def test_random_and_asha(copy, tmp_path, capsys):
     shown = capsys.readouterr().err
     assert [row["state"] for row in one] == ["complete", "stopped", "stopped", "failed"]
     assert "stopped at epoch 1, " in shown
-    assert "failed: the losses are no numbers any more at epoch" in shown
+    assert "failed: the losses are not finite from epoch" in shown
     assert one[3]["objective"] is None
     (tmp_path / "other.csv").write_text("uri,label\nelsewhere.png,0\n")
     with fails(RunError, "other.csv", "320 images"):
         pipeline.sweep_run(copy.root, Sweep.of(["seed=0"], labels=str(tmp_path / "other.csv")), verbose=False)
 
-    record = Record(copy, "early")
+    record = SweepRecords(copy, "early")
     copy.storage.delete(f"{record.folder}/trials/{one[2]['digest']}.json")
     two = pipeline.sweep_run(copy.root, early, name="early", verbose=False).to_pylist()
     assert [row["state"] for row in two] == ["complete", "stopped", "stopped", "failed"], "it saw those before it"

@@ -1,19 +1,17 @@
 """`icce sweep` and its table, and sweeps in `icce status`."""
 
-import pyarrow as pa
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
 from icce_ray.cli.main import app, main
 from icce_ray.cli.sweep import sweeps_of, trials_table
-from icce_ray.stages.sweep.results import COLUMNS
+from icce_ray.stages.sweep.records import FIGURES
 from icce_ray.store import Store
 
 
 def results(*rows):
-    full = [dict.fromkeys((*COLUMNS, "objective", "epochs", "seconds", "state")) | row for row in rows]
-    return pa.Table.from_pylist(full)
+    return [dict.fromkeys((*FIGURES, "objective", "epochs", "seconds", "state")) | row for row in rows]
 
 
 def shown(table):

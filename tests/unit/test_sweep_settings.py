@@ -3,8 +3,7 @@
 import pytest
 
 from icce_ray.settings import SettingsError, load
-from icce_ray.settings.params import Span, parse
-from icce_ray.settings.sweep import Sweep, trials
+from icce_ray.settings.sweep import Param, Range, Sweep, trials
 from tests.failures import fails
 
 BASE = load({"source": "images", "out": "run", "clusters": 10})
@@ -20,7 +19,7 @@ def points(*params, base=BASE, **options):
         ("neighbors.threshold=0.1:1.0:0.1", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)),
         ("neighbors.threshold=0.3:0.5:0.15", (0.3, 0.45)),
         ("clusters=5:20:5", (5, 10, 15, 20)),
-        ("heads.ce_weight=0:1:1", (0.0, 1.0)),
+        ("heads.ce_weight=0:1:1", (0, 1)),
         (" heads.ce_weight = 0,0.5,1 ", (0, 0.5, 1)),
         ("heads.teacher=softmax,sinkhorn", ("softmax", "sinkhorn")),
         ("consensus.methods=[mcla],[mcla, hbgf]", (["mcla"], ["mcla", "hbgf"])),
@@ -29,16 +28,16 @@ def points(*params, base=BASE, **options):
     ],
 )
 def test_values(text, values):
-    found = parse(text)
-    assert found.choices == values
-    assert [type(one) for one in found.choices] == [type(one) for one in values]
+    choices = Param.parse(text).choices
+    assert choices == values
+    assert [type(one) for one in choices] == [type(one) for one in values]
 
 
 def test_ranges_to_draw_from():
-    assert parse("heads.beta=0.4:1").choices == Span(0.4, 1.0, log=False, whole=False)
-    assert parse("heads.learning_rate=1e-5:1e-2:log").choices == Span(1e-5, 1e-2, log=True, whole=False)
-    assert parse("clusters=5:20").choices == Span(5.0, 20.0, log=False, whole=True)
-    assert parse("neighbors.k_max=5:20").choices == Span(5.0, 20.0, log=False, whole=True)
+    assert Param.parse("heads.beta=0.4:1").choices == Range(0.4, 1.0, log=False, integer=False)
+    assert Param.parse("heads.learning_rate=1e-5:1e-2:log").choices == Range(1e-5, 1e-2, log=True, integer=False)
+    assert Param.parse("clusters=5:20").choices == Range(5.0, 20.0, log=False, integer=True)
+    assert Param.parse("neighbors.k_max=5:20").choices == Range(5.0, 20.0, log=False, integer=True)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +131,8 @@ def test_a_grid_is_all_combinations_in_order():
 
 def test_values_are_those_the_settings_understood():
     assert [trial.params["heads.learning_rate"] for trial in points("heads.learning_rate=1e-4,1e-3")] == [1e-4, 1e-3]
+    weights = [trial.params["heads.ce_weight"] for trial in points("heads.ce_weight=0:1:1")]
+    assert [(weight, type(weight)) for weight in weights] == [(0.0, float), (1.0, float)]
 
 
 def test_digests_tell_what_a_trial_depends_on():
@@ -153,7 +154,9 @@ def test_draws_are_those_of_the_seed_and_within_the_ranges():
     found = points(*params, search="random", samples=40)
     again = points(*params, search="random", samples=40)
     assert [trial.params for trial in found] == [trial.params for trial in again]
-    assert [trial.params for trial in points(*params, search="random", samples=40, seed=1)] != [t.params for t in again]
+    assert [trial.params for trial in points(*params, search="random", samples=40, sweep_seed=1)] != [
+        t.params for t in again
+    ]
     assert [trial.params for trial in points(*params, search="random", samples=7)] == [t.params for t in found[:7]]
     assert all(1e-5 <= trial.params["heads.learning_rate"] <= 1e-2 for trial in found)
     assert sum(trial.params["heads.learning_rate"] < 10**-3.5 for trial in found) in range(8, 33), "log-uniform"
@@ -169,6 +172,6 @@ def test_draws_from_few_combinations_are_all_of_them_once():
 def test_names_and_what_was_asked():
     asked = Sweep.of(["neighbors.threshold=0.2:0.3:0.1", "heads.ce_weight=0,1"], labels="truth.csv")
     assert asked.default_name == "threshold+ce_weight"
-    assert asked.asked()["params"] == {"neighbors.threshold": "0.2:0.3:0.1", "heads.ce_weight": "0,1"}
-    assert not asked.with_classifier
-    assert Sweep.of(["classifier.iterations=10,20"]).with_classifier
+    assert asked.defining()["params"] == {"neighbors.threshold": "0.2:0.3:0.1", "heads.ce_weight": "0,1"}
+    assert not asked.classifier
+    assert Sweep.of(["classifier.iterations=10,20"]).classifier

@@ -1,205 +1,197 @@
 """Trials on Ray Tune: which run when and where, and which are stopped early (ASHA, Li et al., MLSys 2020).
 
-Tune schedules; it draws nothing and keeps nothing. Trials are known before it starts, and each that ends is written by
-the driver from its reports.
+Tune schedules trials, restarts those whose process was lost and stops the hopeless. Their settings are drawn before it
+starts, so that all are checked before any work, and the driver writes the record of each that ends.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+from icce_ray.core.consensus import ConsensusSizeError
 from icce_ray.progress import Progress
 from icce_ray.settings.sweep import Sweep, Trial
 from icce_ray.stages.cluster import Resources
-from icce_ray.stages.sweep.record import Finished, Record
-from icce_ray.stages.sweep.trial import Shared, TrialRun, ended
-from icce_ray.store import RunError
+from icce_ray.stages.sweep.records import SweepRecords, TrialRecord
+from icce_ray.stages.sweep.trial import Diverged, Shared, TrialRun
+from icce_ray.store import RunError, Store
 
 #: Of the trials at a rung of `asha`, one in so many goes on; rungs are this far apart.
 REDUCTION = 3
-#: Times a trial starts again after its process or node was lost.
+#: How often a trial starts again after its process or node was lost.
 RETRIES = 3
-#: Tune's loggers write files, its signal handler keeps Ctrl-C and lost locks from ending the driver, its banner talks.
-_QUIET = {
+#: Turns off the files of Tune's loggers, its banner, and its signal handler, which keeps Ctrl-C from the driver.
+_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
 
+def allocation(resources: Resources, trials: int, at_once: int | None = None) -> tuple[int, dict[str, float]]:
+    """How many trials run at a time, and the share of each: by default a GPU, or a CPU; more than GPUs share them."""
+    cpus = resources.nodes * resources.cores
+    slots = resources.gpus if resources.device == "cuda" else cpus
+    count = max(1, min(at_once or slots, trials))
+    share: dict[str, float] = {"CPU": min(resources.cores, max(1, cpus // count))}
+    if resources.device == "cuda":
+        share["GPU"] = min(1.0, resources.gpus / count)
+    return count, share
+
+
 def rungs(trial: Trial, sweep: Sweep) -> list[int]:
     """Epochs before the last at which a trial reports its score: where `asha` may stop it."""
     heads = trial.settings.heads
-    grace = sweep.grace or max(1, heads.warmup_epochs, -(-heads.epochs // REDUCTION**2))
-    found, epoch = [], grace
+    epoch = sweep.grace or max(1, heads.warmup_epochs, -(-heads.epochs // REDUCTION**2))
+    epochs = []
     while epoch < heads.epochs:
-        found.append(epoch)
+        epochs.append(epoch)
         epoch *= REDUCTION
-    return found
+    return epochs
 
 
-@dataclass(frozen=True)
-class Crew:
-    """How many trials work at a time, and what each may use."""
+class Recorder(tune.Callback):
+    """Shows what trials report and writes the record of each that ends."""
 
-    at_once: int
-    threads: int
-    share: dict[str, float]
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        ended: dict[str, TrialRecord],
+        records: SweepRecords,
+        progress: Progress,
+        check_lock: Callable[[], None],
+    ) -> None:
+        self.trials, self.ended, self.records = trials, ended, records
+        self.progress, self.check_lock = progress, check_lock
+        self.done = len(ended)
+        self.error: Exception | None = None
+        """What `on_trial_complete` raised: Tune turns it into text."""
 
-    @classmethod
-    def of(cls, resources: Resources, trials: int, at_once: int | None = None) -> Crew:
-        """By default one trial a GPU, or one a CPU; more than there are GPUs share them."""
-        cpus = resources.nodes * resources.cores
-        slots = resources.gpus if resources.device == "cuda" else cpus
-        count = max(1, min(at_once or slots, trials))
-        threads = min(resources.cores, max(1, cpus // count))
-        share = {"CPU": float(threads)}
-        if resources.device == "cuda":
-            share["GPU"] = min(1.0, resources.gpus / count)
-        return cls(count, threads, share)
+    def __getstate__(self) -> dict[str, Any]:
+        """Empty: Tune pickles its callbacks to disk, and nobody reads them there."""
+        return {}
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """Show what a trial reports at a rung."""
+        index = trial.config["index"]
+        if "state" not in result and self.trials[index].digest not in self.ended:
+            self.progress.update(self.done, trial=index + 1, epoch=result["epoch"], score=result["score"])
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Write the record of a trial that has ended by itself, or was stopped."""
+        point = self.trials[trial.config["index"]]
+        if point.digest in self.ended:
+            return
+        try:
+            self._write(point, trial.last_result)
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _write(self, trial: Trial, last: dict[str, Any]) -> None:
+        self.check_lock()
+        record = TrialRecord(
+            digest=trial.digest,
+            params=trial.params,
+            state=last.get("state", "stopped"),
+            rungs=last["rungs"],
+            figures=last.get("figures", {}),
+            seconds=last.get("seconds", 0.0),
+        )
+        self.records.write(record)
+        self.done += 1
+        self.progress.log(f"trial {trial.index + 1} of {len(self.trials)}: {trial}: {record}")
+        facts = {name.rpartition(".")[2]: value for name, value in trial.params.items()}
+        score = "none" if record.score is None else record.score
+        self.progress.update(self.done, **facts, score=score, seconds=record.seconds)
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a trial's process is given beside its number."""
-
-    trials: Sequence[Trial]
-    rungs: Sequence[list[int]]
-    checkpoints: Sequence[str]
-    shared: Shared
-    finished: dict[str, Finished]
-
-
-def run_trials(
-    trials: Sequence[Trial],
-    sweep: Sweep,
-    shared: Shared,
-    record: Record,
-    progress: Progress,
-    check: Callable[[], None],
-    *,
-    crew: Crew,
-) -> dict[str, Finished]:
-    """Run every trial that has not ended; all that have, by digest. `check` raises when this process may not write.
-
-    Raises RunError if trials were lost more than a few times; the others are kept.
-    """
-    from ray import tune  # a second that nobody else should pay
-
-    from icce_ray.stages.sweep.keeper import Keeper
-
-    finished = record.finished(trials)
-    progress.begin(len(trials), done=len(finished), unit="trials")
-    left = [trial for trial in trials if trial.digest not in finished]
-    if not left:
-        return finished
+def run_trials(sweep: Sweep, shared: Shared, recorder: Recorder, slots: int, share: dict[str, float]) -> None:
+    """Run every trial that has not ended. Raises RunError if some were lost for good; the others are kept."""
+    trials, ended = recorder.trials, recorder.ended
     # `asha` compares with trials that ended before: they report again what they did, first, and take no time.
-    replayed = [trial for trial in trials if trial.digest in finished] if sweep.search == "asha" else []
-    work = Work(
-        trials,
-        [rungs(trial, sweep) for trial in trials],
-        [record.checkpoint(t.digest) for t in trials],
-        shared,
-        finished,
-    )
-    keeper = Keeper(trials, finished, record, progress, check)
-    with _quiet(), tempfile.TemporaryDirectory(prefix="icce-tune-", ignore_cleanup_errors=True) as notes:
+    replayed = [trial.index for trial in trials if trial.digest in ended] if sweep.search == "asha" else []
+    missing = [trial.index for trial in trials if trial.digest not in ended]
+    os.environ.update(_ENVIRONMENT)
+    with tempfile.TemporaryDirectory(prefix="icce-tune-", ignore_cleanup_errors=True) as folder:
+        trainable = tune.with_parameters(
+            _run, sweep=sweep, trials=trials, ended=ended, shared=shared, name=recorder.records.name
+        )
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(_trial, work=work), crew.share),
-            param_space={"index": tune.grid_search([trial.index for trial in [*replayed, *left]])},
+            tune.with_resources(trainable, share),
+            param_space={"index": tune.grid_search(replayed + missing)},
             tune_config=tune.TuneConfig(
-                scheduler=_scheduler(work, sweep), max_concurrent_trials=crew.at_once, reuse_actors=True
+                scheduler=_scheduler(sweep, trials), max_concurrent_trials=slots, reuse_actors=True
             ),
             run_config=tune.RunConfig(
                 name="sweep",
-                storage_path=notes,
+                storage_path=folder,
                 verbose=0,
-                callbacks=[keeper],
+                callbacks=[recorder],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
         )
         try:
             results = tuner.fit()
         except tune.TuneError:
-            if keeper.fault is not None:  # Tune turns what a callback raises into text
-                raise keeper.fault from None
+            if recorder.error is not None:
+                raise recorder.error from None
             raise
     if results.num_errors:
+        reason = str(results.errors[0]).strip().rpartition("\n")[2]
         raise RunError(
-            f"{results.num_errors} of {len(trials)} trials were lost ({_last_line(results.errors[0])}); the others are "
-            "kept: give the same command again for those"
+            f"{results.num_errors} of {len(trials)} trials were lost ({reason}); the others are kept: give the same "
+            "command again for those"
         )
-    return record.finished(trials)
 
 
-def _trial(config: dict[str, Any], work: Work) -> None:
+def _run(
+    config: dict[str, Any],
+    sweep: Sweep,
+    trials: Sequence[Trial],
+    ended: dict[str, TrialRecord],
+    shared: Shared,
+    name: str,
+) -> None:
     """Tune's function: one trial, or the replay of one that has ended."""
-    from ray import tune
-
-    # So long may the thread of a trial that Tune stops take to end before its process is reused; else a trial is lost.
+    # Seconds that a stopped trial has to end before its process is reused: after too few the next trial would be lost.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "120"
-    index: int = config["index"]
-    trial = work.trials[index]
-    before = work.finished.get(trial.digest)
-    if before is not None:
-        for rung in before.rungs:
-            tune.report(rung)
-        tune.report({"epoch": trial.settings.heads.epochs, "score": _number(before.score), "state": "replayed"})
+    trial = trials[config["index"]]
+    epochs, record = trial.settings.heads.epochs, ended.get(trial.digest)
+    if record is not None:
+        for rung in record.rungs:
+            tune.report(dict(rung))
+        tune.report({"epoch": epochs, "score": math.nan if record.score is None else record.score})
         return
-
-    def at_work() -> dict[str, Any]:
-        return TrialRun(trial, work.shared, work.rungs[index], work.checkpoints[index], tune.report).run()
-
-    state, figures, seconds = ended(at_work)
-    score = _number(figures.get("objective"))
-    last = {"epoch": trial.settings.heads.epochs, "score": score, "mean_loss": math.nan}
-    tune.report(last | {"state": state, "figures": figures, "seconds": seconds})
-
-
-def _number(score: float | None) -> float:
-    """Tune wants a number of every trial; one that failed has none."""
-    return math.nan if score is None else score
+    started = time.monotonic()
+    checkpoint = SweepRecords(Store(shared.rows.root), name).checkpoint(trial.digest)
+    work = TrialRun(trial, shared, rungs(trial, sweep), checkpoint, tune.report)
+    try:
+        state, figures = "complete", work.run()
+    except (Diverged, ConsensusSizeError) as error:  # a result: these settings lead nowhere
+        state, figures = "failed", {"reason": str(error)}
+    last = {"epoch": epochs, "score": figures.get("objective", math.nan), "rungs": work.rungs}
+    tune.report(last | {"state": state, "figures": figures, "seconds": round(time.monotonic() - started, 3)})
 
 
-def _scheduler(work: Work, sweep: Sweep) -> Any:
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
-
+def _scheduler(sweep: Sweep, trials: Sequence[Trial]) -> ASHAScheduler | FIFOScheduler:
     if sweep.search != "asha":
         return FIFOScheduler()
-    first = min((found[0] for found in work.rungs if found), default=1)
     return ASHAScheduler(
         time_attr="epoch",
         metric="score",
         mode="max",
-        grace_period=first,
+        grace_period=min((epochs[0] for trial in trials if (epochs := rungs(trial, sweep))), default=1),
         reduction_factor=REDUCTION,
         # One more than the last report, which is of the end and stops nothing.
-        max_t=max(trial.settings.heads.epochs for trial in work.trials) + 1,
+        max_t=max(trial.settings.heads.epochs for trial in trials) + 1,
         stop_last_trials=False,
     )
-
-
-def _last_line(error: Any) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Tune reads these from the environment of the driver."""
-    before = {name: os.environ.get(name) for name in _QUIET}
-    os.environ.update(_QUIET)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -1,6 +1,4 @@
-"""The parts of a sweep that need no cluster: what is mined, who works, when trials report, what is kept."""
-
-import json
+"""The parts of a sweep that need no cluster: limits of the lists, allocation, rungs, records."""
 
 import pytest
 
@@ -8,11 +6,9 @@ from icce_ray.progress import Progress
 from icce_ray.settings import load
 from icce_ray.settings.sweep import Sweep, trials
 from icce_ray.stages.cluster import Resources
-from icce_ray.stages.sweep.keeper import Keeper
-from icce_ray.stages.sweep.record import Finished, Record
-from icce_ray.stages.sweep.results import write_results
-from icce_ray.stages.sweep.search import Crew, rungs
-from icce_ray.stages.sweep.shared import needed, serves
+from icce_ray.stages.sweep import covers, widest
+from icce_ray.stages.sweep.records import SweepRecords, TrialRecord
+from icce_ray.stages.sweep.search import Recorder, allocation, rungs
 from icce_ray.store import RunError, Store
 from tests.failures import fails
 
@@ -26,10 +22,10 @@ def points(*params, **options):
 
 def test_lists_are_mined_for_the_widest_trial():
     _, found = points("neighbors.threshold=0.3,0.5", "neighbors.k_min=5,60", "clusters=5,20")
-    assert needed(found, 1000) == {"threshold": 0.3, "k_min": 60, "k_max": 200}
+    assert widest(found, 1000) == {"threshold": 0.3, "k_min": 60, "k_max": 200}
     _, found = points("neighbors.mode=fixed", "neighbors.k_min=5,7")
-    assert needed(found, 1000) == {"threshold": 1.0, "k_min": 20, "k_max": 20}, "the objective's graph has 20"
-    assert needed(found, 12)["k_min"] == 11, "there are no more"
+    assert widest(found, 1000) == {"threshold": 1.0, "k_min": 20, "k_max": 20}, "the objective's graph has 20"
+    assert widest(found, 12)["k_min"] == 11, "there are no more"
 
 
 @pytest.mark.parametrize(
@@ -42,10 +38,10 @@ def test_lists_are_mined_for_the_widest_trial():
         ("k_max", 99, False),
     ],
 )
-def test_which_lists_serve(name, value, enough):
+def test_which_lists_hold_others(name, value, enough):
     limits = {"threshold": 0.5, "k_min": 20, "k_max": 100}
-    assert serves(limits, limits)
-    assert serves(limits | {name: value}, limits) == enough
+    assert covers(limits, limits)
+    assert covers(limits | {name: value}, limits) == enough
 
 
 def test_rungs_are_a_factor_apart_and_after_the_warmup():
@@ -59,61 +55,62 @@ def test_rungs_are_a_factor_apart_and_after_the_warmup():
 
 
 @pytest.mark.parametrize(
-    ("machine", "options", "at_once", "threads", "share"),
+    ("machine", "options", "at_once", "share"),
     [
-        (("cpu", 0, 1, 2), {}, 2, 1, {"CPU": 1.0}),
-        (("cpu", 0, 1, 2), {"at_once": 1}, 1, 2, {"CPU": 2.0}),
-        (("cpu", 0, 3, 16), {"trials": 4}, 4, 12, {"CPU": 12.0}),
-        (("cpu", 0, 1, 2), {"at_once": 5}, 5, 1, {"CPU": 1.0}),
-        (("cuda", 8, 2, 64), {}, 8, 16, {"CPU": 16.0, "GPU": 1.0}),
-        (("cuda", 2, 1, 16), {"at_once": 8}, 8, 2, {"CPU": 2.0, "GPU": 0.25}),
+        (("cpu", 0, 1, 2), {}, 2, {"CPU": 1}),
+        (("cpu", 0, 1, 2), {"at_once": 1}, 1, {"CPU": 2}),
+        (("cpu", 0, 3, 16), {"trials": 4}, 4, {"CPU": 12}),
+        (("cpu", 0, 1, 2), {"at_once": 5}, 5, {"CPU": 1}),
+        (("cuda", 8, 2, 64), {}, 8, {"CPU": 16, "GPU": 1.0}),
+        (("cuda", 2, 1, 16), {"at_once": 8}, 8, {"CPU": 2, "GPU": 0.25}),
     ],
 )
-def test_crews(machine, options, at_once, threads, share):
+def test_allocation(machine, options, at_once, share):
     device, gpus, nodes, cores = machine
     resources = Resources(device=device, gpus=gpus, nodes=nodes, cores=cores)
-    crew = Crew.of(resources, options.get("trials", 100), options.get("at_once"))
-    assert (crew.at_once, crew.threads, crew.share) == (at_once, threads, share)
+    assert allocation(resources, options.get("trials", 100), options.get("at_once")) == (at_once, share)
 
 
-def test_a_name_serves_one_question(tmp_path):
-    record = Record(Store(str(tmp_path)), "one")
+def test_a_name_is_bound_to_one_sweep(tmp_path):
+    records = SweepRecords(Store(str(tmp_path)), "one")
     asked, _ = points("heads.ce_weight=0,1")
-    record.claim(BASE, asked)
-    record.claim(BASE.model_copy(update={"out": "elsewhere"}), asked)
+    records.claim(BASE, asked)
+    records.claim(BASE.model_copy(update={"out": "elsewhere"}), asked)
     with fails(RunError, "params.heads.ce_weight", "'0,1' there", "'0,2' now", "give another"):
-        record.claim(BASE, points("heads.ce_weight=0,2")[0])
+        records.claim(BASE, points("heads.ce_weight=0,2")[0])
     with fails(RunError, "settings.clusters", "10 there", "11 now"):
-        record.claim(BASE.model_copy(update={"clusters": 11}), asked)
+        records.claim(BASE.model_copy(update={"clusters": 11}), asked)
     with fails(RunError, "shared: '", "there", "now"):
-        record.claim(BASE.model_copy(update={"source": "other"}), asked)
+        records.claim(BASE.model_copy(update={"source": "other"}), asked)
 
 
 def ended(trial, state="complete", **figures):
-    return Finished(
+    return TrialRecord(
         digest=trial.digest, params=trial.params, state=state, rungs=[{"epoch": 12, "score": 0.25}], figures=figures
     )
 
 
 def test_what_ended_is_read_back(tmp_path):
-    record, (_, found) = Record(Store(str(tmp_path)), "one"), points("heads.ce_weight=0,1,2,3")
+    records, (_, found) = SweepRecords(Store(str(tmp_path)), "one"), points("heads.ce_weight=0,1,2,3")
     states = [ended(found[0], objective=0.5), ended(found[1], "stopped"), ended(found[2], "failed", reason="no")]
     for one in states:
-        record.store.storage.write_bytes(record.checkpoint(one.digest), b"x")
-        record.keep(one)
-    assert record.finished(found) == {one.digest: one for one in states}
+        records.store.storage.write_bytes(records.checkpoint(one.digest), b"x")
+        records.write(one)
+    assert records.ended(found) == {one.digest: one for one in states}
     assert [one.score for one in states] == [0.5, 0.25, None]
-    assert not [name for name, _ in record.store.storage.list() if name.endswith(".safetensors")]
-    assert list(record.finished(found[1:2])) == [found[1].digest], "others' files are left alone"
+    assert not [name for name, _ in records.store.storage.list() if name.endswith(".safetensors")]
+    assert list(records.ended(found[1:2])) == [found[1].digest], "others' files are left alone"
     (tmp_path / "sweeps/one/trials" / f"{found[0].digest}.json").write_text("{")
     with fails(RunError, f"{found[0].digest}.json", "delete it"):
-        record.finished(found)
+        records.ended(found)
 
 
 def test_results_have_a_row_for_every_trial(tmp_path):
-    record, (asked, found) = Record(Store(str(tmp_path)), "one"), points("heads.teacher=softmax,sinkhorn", "seed=0")
-    done = [ended(found[0], objective=0.5, modularity=0.5, mean_neighbors=60.0), ended(found[1], "failed", reason="no")]
-    table = write_results(record, asked, found, {one.digest: one for one in done})
+    records = SweepRecords(Store(str(tmp_path)), "one")
+    asked, found = points("heads.teacher=softmax,sinkhorn", "seed=0")
+    records.write(ended(found[0], objective=0.5, modularity=0.5, mean_neighbors=60.0))
+    records.write(ended(found[1], "failed", reason="no"))
+    table = records.write_results(asked, found)
     assert table.select(
         ["trial", "state", "heads.teacher", "seed", "objective", "reason", "epochs", "acc"]
     ).to_pylist() == [
@@ -122,34 +119,34 @@ def test_results_have_a_row_for_every_trial(tmp_path):
         {"trial": 1, "state": "failed", "heads.teacher": "sinkhorn", "seed": 0, "objective": None, "reason": "no"}
         | {"epochs": 12, "acc": None},
     ]
-    assert record.store.storage.read_table("sweeps/one/results.parquet").equals(table)
+    assert records.store.storage.read_table("sweeps/one/results.parquet").equals(table)
 
 
-class Reporter:
+class TuneTrial:
     """A trial as Tune hands it to callbacks."""
 
-    def __init__(self, index):
-        self.config = {"index": index}
+    def __init__(self, index, **last):
+        self.config, self.last_result = {"index": index}, last
 
 
-def test_the_keeper_writes_what_ends_and_never_twice(tmp_path):
-    record, (_, found) = Record(Store(str(tmp_path)), "one"), points("heads.ce_weight=0,1,2")
-    before = {found[0].digest: ended(found[0], objective=0.5)}
-    checks = []
-    keeper = Keeper(found, before, record, Progress(), lambda: checks.append(1))
-    for epoch in (12, 36, 12):  # its process was lost after 36 and started again
-        keeper.on_trial_result(1, [], Reporter(1), {"epoch": epoch, "score": 0.1, "mean_loss": 2.0, "pid": 7})
-    keeper.on_trial_complete(1, [], Reporter(1))
-    keeper.on_trial_result(1, [], Reporter(0), {"epoch": 12, "score": 0.1, "mean_loss": 2.0})
-    keeper.on_trial_complete(1, [], Reporter(0))
-    last = {"state": "complete", "figures": {"objective": 0.7}, "seconds": 3.0, "epoch": 100, "score": 0.7}
-    keeper.on_trial_result(1, [], Reporter(2), last)
-    keeper.on_trial_complete(1, [], Reporter(2))
-    names = {name for name, _ in record.store.storage.list("sweeps/one/trials")}
-    assert names == {f"sweeps/one/trials/{trial.digest}.json" for trial in found[1:]}
-    content = json.loads(record.store.storage.read_bytes(f"sweeps/one/trials/{found[1].digest}.json"))
-    assert content["state"] == "stopped"
-    assert content["rungs"] == [{"epoch": epoch, "score": 0.1, "mean_loss": 2.0} for epoch in (12, 36)]
+RUNGS = [{"epoch": epoch, "score": 0.1, "mean_loss": 2.0} for epoch in (12, 36)]
+
+
+def test_a_trial_that_ends_is_written_once(tmp_path):
+    records, (_, found) = SweepRecords(Store(str(tmp_path)), "one"), points("heads.ce_weight=0,1,2")
+    before, checks = {found[0].digest: ended(found[0], objective=0.5)}, []
+    recorder = Recorder(found, before, records, Progress(), lambda: checks.append(1))
+    recorder.on_trial_result(1, [], TuneTrial(1), RUNGS[0] | {"rungs": RUNGS[:1], "pid": 7})
+    recorder.on_trial_complete(1, [], TuneTrial(1, **RUNGS[1], rungs=RUNGS, done=True, pid=7))
+    recorder.on_trial_result(1, [], TuneTrial(0), RUNGS[0])  # a replay
+    recorder.on_trial_complete(1, [], TuneTrial(0, epoch=100, score=0.5))
+    last = {"state": "complete", "figures": {"objective": 0.7}, "seconds": 3.0, "epoch": 100, "rungs": RUNGS}
+    recorder.on_trial_complete(1, [], TuneTrial(2, **last))
+    written = records.ended(found)
+    assert written.keys() == {trial.digest for trial in found[1:]}
+    stopped, complete = (written[trial.digest] for trial in found[1:])
+    assert (stopped.state, stopped.rungs, stopped.score) == ("stopped", RUNGS, 0.1)
+    assert (complete.state, complete.figures, complete.seconds) == ("complete", {"objective": 0.7}, 3.0)
     assert len(checks) == 2
 
 
@@ -159,8 +156,8 @@ def test_a_lock_that_was_lost_ends_the_sweep_with_its_own_error(tmp_path):
     def lost():
         raise RunError("taken over")
 
-    keeper = Keeper(found, {}, Record(Store(str(tmp_path)), "one"), Progress(), lost)
+    recorder = Recorder(found, {}, SweepRecords(Store(str(tmp_path)), "one"), Progress(), lost)
     with fails(RunError, "taken over"):
-        keeper.on_trial_complete(1, [], Reporter(0))
-    assert isinstance(keeper.fault, RunError)
+        recorder.on_trial_complete(1, [], TuneTrial(0, rungs=RUNGS))
+    assert isinstance(recorder.error, RunError)
     assert not list(tmp_path.rglob("*.json"))
