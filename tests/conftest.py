@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -65,6 +66,32 @@ def ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def icce(monkeypatch, capsys):
+    """`icce WORDS` as its console script calls it; (exit status, standard output, standard error)."""
+
+    def call(*words):
+        from icce_ray.cli.main import main
+
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["icce", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err, err
+        return end.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def no_ray(monkeypatch):
+    """What the test tries is refused before Ray starts and without a request to a model hub."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray was started"))
 
 
 @pytest.fixture(scope="session")

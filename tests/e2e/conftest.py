@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from icce_ray.cli.main import main
-
 
 @pytest.fixture(scope="session")
 def first_demo(tmp_path_factory):
@@ -27,18 +25,7 @@ def first_demo(tmp_path_factory):
 
 
 @pytest.fixture
-def icce(cluster, monkeypatch, capsys):
-    """`icce WORDS` as its console script calls it; (exit status, standard output, standard error)."""
-
-    def call(*words):
-        capsys.readouterr()
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["icce", *map(str, words)])
-            patch.setenv("COLUMNS", "120")
-            with pytest.raises(SystemExit) as end:
-                main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err, err
-        return end.value.code, out, err
-
-    return call
+def icce(cluster, monkeypatch, icce):
+    """`icce WORDS` on the Ray of this process."""
+    monkeypatch.setenv("COLUMNS", "120")
+    return icce

@@ -1,11 +1,10 @@
 """`icce export` as a command: the table, and errors as one message."""
 
-import sys
+import functools
 
 import pyarrow as pa
 import pytest
 
-from icce_ray.cli.main import main
 from icce_ray.store import Store
 from tests.forms import write
 from tests.labelled_runs import labelled, run_of
@@ -15,24 +14,18 @@ PNG = encode(scene(), "PNG")
 
 
 @pytest.fixture
-def icce(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["icce", "export", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        return stopped.value.code, *capsys.readouterr()
-
-    return call
+def export(icce):
+    return functools.partial(icce, "export")
 
 
-def test_a_run_becomes_a_table(icce, tmp_path):
+def test_a_run_becomes_a_table(export, tmp_path):
     store, out = Store(str(tmp_path / "run")), tmp_path / "out.csv"
     table = {"image_id": [0], "uri": ["a.png"], "key": ["a.png"], "label": [1], "confidence": [0.5]}
     file = store.storage.write_table(Store.part("predictions", 0), pa.table(table))
     store.commit("predict", [file], fingerprint="x", summary={"class_sizes": [0, 1]}, seconds=0)
-    assert icce(store.root, "--out", out)[:2] == (0, f"1 images: {out}\n")
+    assert export(store.root, "--out", out)[:2] == (0, f"1 images: {out}\n")
     assert out.read_text() == '"uri","key","label","confidence"\n"a.png","a.png",1,0.5\n'
-    assert icce(store.root, "--out", out)[0] == 1
+    assert export(store.root, "--out", out)[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -44,29 +37,29 @@ def test_a_run_becomes_a_table(icce, tmp_path):
         ([], 1, "stage predict of"),
     ],
 )
-def test_an_error_is_one_message(icce, tmp_path, options, status, says):
-    found, shown, message = icce(tmp_path / "run", "--out", tmp_path / "out", "--quiet", *options)
+def test_an_error_is_one_message(export, tmp_path, options, status, says):
+    found, shown, message = export(tmp_path / "run", "--out", tmp_path / "out", "--quiet", *options)
     assert (found, shown) == (status, "")
     assert message.startswith("error: ")
     assert says in message
     assert not list(tmp_path.iterdir())
 
 
-def test_images_that_are_gone_are_an_exit_status(icce, tmp_path):
+def test_images_that_are_gone_are_an_exit_status(export, tmp_path):
     write("files", [("a.png", PNG), ("b.png", PNG)], tmp_path / "photos")
     run = labelled(run_of(tmp_path / "run", str(tmp_path / "photos")), [1, 0], classes=2)
     options = [run.root, "--format", "webdataset", "--shard-mb", "1", "--quiet", "--out"]
-    assert icce(*options, tmp_path / "all") == (0, "", "")
+    assert export(*options, tmp_path / "all") == (0, "", "")
     (tmp_path / "photos" / "b.png").unlink()
-    status, shown, message = icce(*options, tmp_path / "out")
+    status, shown, message = export(*options, tmp_path / "out")
     assert (status, shown) == (3, "")
     left_out = "left out: 1 images that cannot be read any more (1 unreadable); "
     assert message == f"{left_out}{tmp_path}/out/unreadable.csv names them\n"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["shard-000000.tar", "unreadable.csv"]
 
 
-def test_help_fits_a_screen_with_an_example(icce):
-    status, shown, _ = icce("--help")
+def test_help_fits_a_screen_with_an_example(export):
+    status, shown, _ = export("--help")
     assert status == 0
     assert "Example: icce export runs/photos" in shown
     assert len(shown.splitlines()) <= 40

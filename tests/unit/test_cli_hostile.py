@@ -1,10 +1,8 @@
 """Every command with names that are markup, pictures, orders to a terminal or no text: one line, and a known status."""
 
 import os
-import sys
 
 import pytest
-import ray
 
 from icce_ray.cli import main as cli
 from icce_ray.terminal import visible
@@ -58,27 +56,19 @@ def test_every_command_is_tried():
 @pytest.mark.parametrize(
     ("command", "arguments"), [(name, one) for name, several in ARGUMENTS.items() for one in several]
 )
-def test_a_name_gets_one_message_and_no_trace(monkeypatch, capsys, tmp_path, command, arguments):
-    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was started"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+@pytest.mark.usefixtures("no_ray")
+def test_a_name_gets_one_message_and_no_trace(monkeypatch, icce, tmp_path, command, arguments):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(b"listed, never read")
     for name in NAMES:
-        monkeypatch.setattr(sys, "argv", ["icce", command, *(part.replace("NAME", name) for part in arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, message = capsys.readouterr()
-        assert stopped.value.code in KNOWN, (name, out, message)
+        status, out, message = icce(command, *(part.replace("NAME", name) for part in arguments))
+        assert status in KNOWN, (name, out, message)
         assert message.replace("\n", "").isprintable(), name
-        assert "Traceback" not in message
 
 
 @pytest.mark.parametrize("name", NAMES[:5])
-def test_a_path_is_shown_as_it_is(monkeypatch, capsys, tmp_path, name):
+def test_a_path_is_shown_as_it_is(monkeypatch, icce, tmp_path, name):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["icce", "status", name])
-    with pytest.raises(SystemExit):
-        cli.main()
-    message = capsys.readouterr().err
+    _, _, message = icce("status", name)
     assert visible(name) in message or "UTF-8" in message or "\n" in name

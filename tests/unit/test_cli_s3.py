@@ -1,9 +1,6 @@
 """What `icce run` says of a bucket that will not serve: key, secret, bucket, prefix or permission, and soon."""
 
-import sys
-
 import pytest
-import ray
 
 from icce_ray.cli import main as cli
 from tests.servers.radosgw import read_only
@@ -12,14 +9,7 @@ from tests.servers.s3 import SECRET_KEY, forget_clients
 READER, READER_SECRET = "guestkey", "guestsecret"
 
 
-@pytest.fixture(autouse=True)
-def without_ray(monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-    def init(*args, **kwargs):
-        raise AssertionError("Ray was started")
-
-    monkeypatch.setattr(ray, "init", init)
+pytestmark = pytest.mark.usefixtures("no_ray")
 
 
 @pytest.fixture
@@ -35,18 +25,13 @@ def places(radosgw, tmp_path):
 
 
 @pytest.fixture
-def refused(monkeypatch, capsys):
+def refused(icce):
     """Calls `icce run SOURCE --out OUT`, which must refuse and show no secret; gives the message."""
 
     def call(source, out):
         forget_clients()
-        monkeypatch.setattr(
-            sys, "argv", ["icce", "run", str(source), "-k", "2", "--out", str(out), "--backbone", "hog"]
-        )
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        assert stopped.value.code == cli.EXIT_ERROR
-        message = capsys.readouterr().err
+        status, _, message = icce("run", source, "-k", "2", "--out", out, "--backbone", "hog")
+        assert status == cli.EXIT_ERROR
         assert message.count("error: ") == 1
         assert SECRET_KEY not in message
         assert READER_SECRET not in message

@@ -1,10 +1,9 @@
 """`icce sweep` and its table, and sweeps in `icce status`."""
 
-import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from icce_ray.cli.main import app, main
+from icce_ray.cli.main import app
 from icce_ray.cli.sweep import sweeps_of, trials_table
 from icce_ray.stages.sweep.records import FIGURES
 from icce_ray.store import Store
@@ -55,12 +54,9 @@ def test_without_labels_and_with_trials_that_did_not_end():
     assert "Best by modularity: none" in shown(trials_table(results(rows[2]), ["seed"], labelled=False))
 
 
-def test_a_wrong_question_starts_nothing(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("sys.argv", ["icce", "sweep", str(tmp_path / "run"), "--param", "embed.backbone=hog,x"])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 2
-    assert "all trials of a sweep share one embedding" in " ".join(capsys.readouterr().err.split())
+def test_a_setting_that_trials_share_starts_nothing(icce, tmp_path):
+    status, _, error = icce("sweep", tmp_path / "run", "--param", "embed.backbone=hog,x")
+    assert (status, "share one embedding" in error) == (2, True), error
     assert not list(tmp_path.iterdir())
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import signal
-import sys
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,7 +21,7 @@ ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 @pytest.fixture
-def icce(monkeypatch, capsys, tmp_path):
+def interrupted(icce, monkeypatch, tmp_path):
     """Calls `icce run` in a place where every stage but one has nothing to do, and that one does `act`."""
     (tmp_path / "photos").mkdir()
     for index in range(4):
@@ -37,11 +36,8 @@ def icce(monkeypatch, capsys, tmp_path):
         for name in pipeline.STAGES:
             monkeypatch.setitem(pipeline.STAGES, name, lambda *_: ([], dict(EMBEDDED)))
         monkeypatch.setitem(pipeline.STAGES, stage, lambda *_: act() or ([], {}))
-        words = ["icce", "run", "photos", "-k", "2", "--backbone", "hog", "--out", "a run", *arguments]
-        monkeypatch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return stopped.value.code, capsys.readouterr().err.splitlines()[-1]
+        status, _, err = icce("run", "photos", "-k", "2", "--backbone", "hog", "--out", "a run", *arguments)
+        return status, err.splitlines()[-1]
 
     return call
 
@@ -56,10 +52,10 @@ def twice(number):
 
 @pytest.mark.parametrize("number", ENDS)
 @pytest.mark.parametrize("stage", list(pipeline.STAGES))
-def test_an_interrupt_says_where_the_run_stands_and_how_to_go_on(icce, stage, number):
+def test_an_interrupt_says_where_the_run_stands_and_how_to_go_on(interrupted, stage, number):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     try:
-        status, line = icce(stage, lambda: twice(number), "--redo", "embed", "--take-over")
+        status, line = interrupted(stage, lambda: twice(number), "--redo", "embed", "--take-over")
     finally:
         for one, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
             signal.signal(one, handler)
@@ -70,12 +66,12 @@ def test_an_interrupt_says_where_the_run_stands_and_how_to_go_on(icce, stage, nu
 
 
 @pytest.mark.parametrize("stage", list(pipeline.STAGES))
-def test_a_lost_lock_ends_every_stage(icce, stage):
+def test_a_lost_lock_ends_every_stage(interrupted, stage):
     def lose():
         with RunLock("a run", command="another", take_over=True):
             threading.Event().wait(60)
 
-    status, line = icce(stage, lose)
+    status, line = interrupted(stage, lose)
     assert status == cli.EXIT_ERROR
     assert "taken from this process" in line
     assert "`another`" in line

@@ -1,5 +1,6 @@
 """`icce plan` as a person and a program see it."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -11,20 +12,12 @@ from icce_ray.cli import plan as module
 
 
 @pytest.fixture
-def icce(monkeypatch, capsys):
-    """Calls the entry point; gives exit status, standard output, standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["icce", "plan", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return stopped.value.code, *capsys.readouterr()
-
-    return call
+def icce_plan(icce):
+    return functools.partial(icce, "plan")
 
 
-def test_a_table_for_people_is_markdown(icce):
-    status, out, _ = icce("--images", 10**9, "--gpus", 8, "--gpu-price", 2.5)
+def test_a_table_for_people_is_markdown(icce_plan):
+    status, out, _ = icce_plan("--images", 10**9, "--gpus", 8, "--gpu-price", 2.5)
     assert status == 0
     rows = [line for line in out.splitlines() if line.startswith("|")]
     assert len({row.count("|") for row in rows}) == 1
@@ -39,8 +32,8 @@ def test_a_table_for_people_is_markdown(icce):
     assert "see 2,000,000 images (heads.max_images)" in out
 
 
-def test_plain_values_for_programs(icce):
-    status, out, _ = icce("--images", 5000, "--model", "hog", "-k", 10, "--cpus", 4, "--heads", 7, "--json")
+def test_plain_values_for_programs(icce_plan):
+    status, out, _ = icce_plan("--images", 5000, "--model", "hog", "-k", 10, "--cpus", 4, "--heads", 7, "--json")
     plan = json.loads(out)
     assert status == 0
     assert (plan["images"], plan["sample"], plan["dim"], plan["machines"]["cpus"]) == (5000, 5000, 372, 4)
@@ -51,12 +44,12 @@ def test_plain_values_for_programs(icce):
     assert plan["rates"]["decode"]["measured"]["command"]
 
 
-def test_settings_come_from_file_and_command_line(icce, tmp_path):
+def test_settings_come_from_file_and_command_line(icce_plan, tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text("clusters: 12\nheads: {epochs: 100}\n")
 
     def heads(*arguments):
-        out = icce("--images", 10**6, "--cpus", 8, "--json", *arguments)[1]
+        out = icce_plan("--images", 10**6, "--cpus", 8, "--json", *arguments)[1]
         stages = {stage["stage"]: stage for stage in json.loads(out)["stages"]}
         return next(part["seconds"] for part in stages["heads"]["parts"] if part["name"] == "train")
 
@@ -77,8 +70,8 @@ def test_settings_come_from_file_and_command_line(icce, tmp_path):
         (["--images", 3], "3 images cannot fill 1000 clusters"),
     ],
 )
-def test_errors_are_one_message(icce, arguments, words):
-    status, out, err = icce(*arguments)
+def test_errors_are_one_message(icce_plan, arguments, words):
+    status, out, err = icce_plan(*arguments)
     assert (status, out) == (cli.EXIT_USAGE, "")
     assert err.startswith("error: ")
     assert words in err
