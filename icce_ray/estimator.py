@@ -19,7 +19,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.alarms import Alarm, CollapseWarning, cluster_sizes, head_alarms
 from icce_ray.core.cluster_count import choose_clusters, in_reach
 from icce_ray.core.consensus import METHODS, consensus
@@ -269,8 +269,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
             k_max=scaled(k_max, len(rows), len(features)),
             recipe=self._recipe(),
             seed=seed,
-            graph_partitioner=metis_graph,
-            hypergraph_partitioner=mtkahypar_hypergraph,
+            partitioners=PARTITIONERS,
         ).threshold
 
     def _recipe(self) -> Recipe:
@@ -287,8 +286,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
                 found = consensus(
                     self.head_labels_,
                     self.n_clusters_,
-                    graph_partitioner=metis_graph,
-                    hypergraph_partitioner=mtkahypar_hypergraph,
+                    PARTITIONERS,
                     methods=self.consensus_methods,
                     seed=seed,
                 )

@@ -90,7 +90,7 @@ def _set_axis(figure: go.Figure, row: int, table: Table, param: str) -> None:
     values = table[param]
     if not _numeric(values):
         names = [_short(value) for value in dict.fromkeys(values)]
-        kind = {"type": "category", "categoryorder": "array", "categoryarray": names}
+        kind: dict[str, Any] = {"type": "category", "categoryorder": "array", "categoryarray": names}
     else:
         kind = {"type": "log" if 0 < LOG_FACTOR * min(values) < max(values) else "linear"}
     figure.update_xaxes(title_text=param, row=row, col=1, **kind)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from icce_ray.core.consensus.ensemble import consensus
-from icce_ray.core.consensus.partitioning import GraphPartitioner, HypergraphPartitioner
+from icce_ray.core.consensus.partitioning import Partitioners
 from icce_ray.core.neighbors import Neighbors, narrow
 from icce_ray.core.recipe import Execution, Precision, Recipe
 from icce_ray.core.search import mine
@@ -79,8 +79,7 @@ def choose_threshold(
     k_max: int,
     recipe: Recipe,
     seed: int,
-    graph_partitioner: GraphPartitioner,
-    hypergraph_partitioner: HypergraphPartitioner,
+    partitioners: Partitioners,
     precision: Precision = "auto",
     on_epoch: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Evidence:
@@ -92,8 +91,7 @@ def choose_threshold(
         k_min, k_max: limits of the lists for so many images (`scaled` to the sample).
         recipe: of the training that is to come.
         seed: of the pilot.
-        graph_partitioner: cuts the graph of MCLA.
-        hypergraph_partitioner: not used by MCLA.
+        partitioners: for MCLA.
         precision: of the products.
         on_epoch: called with epochs done and their number.
 
@@ -118,8 +116,7 @@ def choose_threshold(
     label = consensus(
         labels,
         n_clusters,
-        graph_partitioner=graph_partitioner,
-        hypergraph_partitioner=hypergraph_partitioner,
+        partitioners,
         methods=("mcla",),
         seed=seed,
     ).label

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from icce_ray.backbones.shape import CPU_SLICE
-from icce_ray.core.consensus import cspa, hbgf, hgpa, overlaps
+from icce_ray.core.consensus import graphs, mcla
 from icce_ray.core.consensus.ensemble import MAX_VOTES
 from icce_ray.core.consensus.rows import HEADS_PER_ARRAY, IMAGES_PER_SHARD
 from icce_ray.core.cost import HeadCost, grid_flops
@@ -145,12 +145,12 @@ def _consensus(job: Job) -> StagePlan:
     """Each method that serves the size, then votes; no two rows of labels are taken as equal."""
     n, heads, wanted = float(job.n), job.settings.heads.heads, job.settings.consensus.methods
     labels, blocks = n * heads, math.ceil(heads / HEADS_PER_ARRAY)
-    pairs = min(float(heads * job.clusters) ** 2, overlaps.MAX_EDGES)
+    pairs = min(float(heads * job.clusters) ** 2, mcla.MAX_EDGES)
     work = {  # at two tolerances but for HGPA
         "mcla": (labels * heads, blocks * (blocks + 1) // 2, math.inf),
-        "cspa": (2 * n * n, 1, cspa.MAX_ROWS * heads),
-        "hgpa": (labels * job.clusters, 1, hgpa.MAX_PINS),
-        "hbgf": (2 * labels, 1, hbgf.MAX_EDGES),
+        "cspa": (2 * n * n, 1, graphs.MAX_CSPA_ROWS * heads),
+        "hgpa": (labels * job.clusters, 1, graphs.MAX_HGPA_PINS),
+        "hbgf": (2 * labels, 1, graphs.MAX_HBGF_EDGES),
     }
     methods = [[job.cpu(name, work[name][0], name, work[name][1])] for name in wanted if labels <= work[name][2]]
     if not methods:

@@ -16,11 +16,11 @@ import pyarrow as pa
 import ray
 from pydantic import FiniteFloat
 
-from icce_ray.adapters.partition import mtkahypar_hypergraph
-from icce_ray.adapters.partition_apart import metis_graph_apart
+from icce_ray.adapters.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.core.alarms import Alarm
 from icce_ray.core.consensus.clusters import check_problem, collapse
-from icce_ray.core.consensus.ensemble import IMBALANCES, MAX_VOTES, best_method, candidate, check_rows
+from icce_ray.core.consensus.ensemble import IMBALANCES, MAX_VOTES, best_method, candidate
+from icce_ray.core.consensus.graphs import check_rows
 from icce_ray.core.consensus.partitioning import ConsensusSizeError
 from icce_ray.core.consensus.rows import alarms_of, best_meta_clusters, refine
 from icce_ray.core.consensus.tally import agreeing
@@ -126,13 +126,15 @@ def _score(store: Store, path: str) -> float:
 def _mcla(settings: Settings, store: Store, shards: Shards) -> tuple[float | None, str]:
     """MCLA's candidate, written by a task a shard; its ANMI, or None and why it refused."""
     try:
-        label, found = best_meta_clusters(shards, settings.clusters, metis_graph_apart, settings.seed, IMBALANCES)
+        label, counted = best_meta_clusters(
+            shards, settings.clusters, PARTITIONERS_BESIDE_RAY.graph, settings.seed, IMBALANCES
+        )
     except ConsensusSizeError as reason:
         return None, str(reason)
     pairs = enumerate(zip(label, shards.index, strict=True))
     ray.get([_write_candidate.remote(store.root, "mcla", number, *pair) for number, pair in pairs])
-    _finish_candidate(store, "mcla", found.anmi)
-    return found.anmi, ""
+    _finish_candidate(store, "mcla", counted.anmi)
+    return counted.anmi, ""
 
 
 def _all_of(shards: Shards) -> Sequence[Any]:
@@ -150,18 +152,12 @@ def _cut_rows(root: str, method: str, clusters: int, seed: int, shards: int, *ar
     pairs = zip(counts, labels, strict=True)
     images = [np.ones(len(rows), np.int64) if count is None else count for count, rows in pairs]
     try:
-        label, score = candidate(
-            collapse(np.concatenate(labels), np.concatenate(images)),
-            clusters,
-            method,
-            graph_partitioner=metis_graph_apart,
-            hypergraph_partitioner=mtkahypar_hypergraph,
-            seed=seed,
-        )
+        distinct = collapse(np.concatenate(labels), np.concatenate(images))
+        label, score = candidate(distinct, clusters, method, PARTITIONERS_BESIDE_RAY, seed)
     except ConsensusSizeError as reason:
         return None, str(reason)
     ends = np.cumsum([len(rows) for rows in labels])
-    for number, (of_shard, rows) in enumerate(zip(np.split(label, ends[:-1]), index, strict=True)):
+    for number, (of_shard, rows) in enumerate(zip(np.split(label[distinct.index], ends[:-1]), index, strict=True)):
         _store_candidate(root, method, number, of_shard, rows)
     _finish_candidate(Store(root), method, score)
     return score, ""

@@ -16,8 +16,8 @@ import ray
 
 from icce_ray.core.consensus import mcla, tally, votes
 from icce_ray.core.consensus.clusters import check_labels, collapse, head_offsets, row_keys
-from icce_ray.core.consensus.overlaps import Overlaps, all_pairs, cluster_graph, overlaps
-from icce_ray.core.consensus.partitioning import GraphPartitioner
+from icce_ray.core.consensus.mcla import Overlaps, all_pairs, cluster_graph, overlaps
+from icce_ray.core.consensus.partitioning import Partitioner
 from icce_ray.core.consensus.rows import HEADS_PER_ARRAY, IMAGES_PER_SHARD
 from icce_ray.core.consensus.tally import Split, Tally
 from icce_ray.core.metrics import pair_counts
@@ -61,7 +61,7 @@ class Shards:
         return ray.get(_distinct.remote(*self.keys))
 
     def meta_clusters(
-        self, n_clusters: int, partition: GraphPartitioner, seed: int, imbalances: Sequence[float]
+        self, n_clusters: int, partition: Partitioner, seed: int, imbalances: Sequence[float]
     ) -> list[np.ndarray]:
         """One table for each pair of heads, a task for the pairs of two blocks of heads; one graph, a task a cut."""
         mcla.check_clusters(int(self.present.sum()), n_clusters)
@@ -90,7 +90,7 @@ class Shards:
         """One task a block of heads."""
         self.begins("labels against heads")
         parts = [self._of_heads(_tally, block, n_clusters, label) for block in range(len(self.arrays))]
-        return tally.side_by_side(ray.get(parts))
+        return tally.concatenate_tallies(ray.get(parts))
 
     def vote(self, label: Label, n_clusters: int) -> Label:
         """One task a block of heads for the ballots, then one a shard for the votes."""
@@ -111,11 +111,11 @@ class Shards:
             halves += ray.get(columns)
         return [reference for reference, _ in divided], halves
 
-    def division_moments(self, label: Label, chosen: np.ndarray, found: Tally) -> np.ndarray:
+    def division_moments(self, label: Label, chosen: np.ndarray, counted: Tally) -> np.ndarray:
         """One task a shard."""
         self.begins("labels that heads divide")
         each = zip(label, self.counts, self.columns, strict=True)
-        clusters = ray.put(found.split_cluster)
+        clusters = ray.put(counted.split_cluster)
         parts = [_division.remote(chosen, clusters, of, counts, *columns) for of, counts, columns in each]
         return np.sum(ray.get(parts), axis=0)
 
@@ -193,13 +193,13 @@ def _graph(present: np.ndarray, *pieces: Overlaps) -> Any:
 
 
 @ray.remote(num_cpus=1)
-def _cut(graph: Any, partition: GraphPartitioner, n_clusters: int, seed: int, imbalance: float) -> np.ndarray:
+def _cut(graph: Any, partition: Partitioner, n_clusters: int, seed: int, imbalance: float) -> np.ndarray:
     return mcla.meta_clusters(graph, n_clusters, partition, seed, imbalance=imbalance)
 
 
 @ray.remote(num_cpus=1)
 def _assign(offsets: np.ndarray, meta: np.ndarray, n_clusters: int, *columns: np.ndarray) -> np.ndarray:
-    return mcla.assign(np.concatenate(columns).T, offsets, meta, n_clusters)[0]
+    return mcla.assign(np.concatenate(columns).T, offsets, meta, n_clusters)
 
 
 @ray.remote(num_cpus=1)
@@ -215,7 +215,7 @@ def _ballots(sizes: np.ndarray, n_clusters: int, n_heads: int, *arrays: Any) -> 
 @ray.remote(num_cpus=1)
 def _vote(offsets: np.ndarray, blocks: int, *arrays: Any) -> np.ndarray:
     labels = np.concatenate(arrays[blocks:]).T
-    return votes.vote(labels, votes.joined(arrays[:blocks]), offsets)
+    return votes.vote(labels, votes.concatenate_ballots(arrays[:blocks]), offsets)
 
 
 @ray.remote(num_cpus=1)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import METHODS, consensus
 from icce_ray.core.metrics import accuracy, anmi, head_contingency
 
@@ -74,14 +74,13 @@ ENSEMBLES = [
 
 def ours(labels: NDArray[np.int32], k: int) -> dict[str, tuple[NDArray[np.int32], float]]:
     """Labels and seconds of each method, and of the whole consensus as "kept"."""
-    tools = {"graph_partitioner": metis_graph, "hypergraph_partitioner": mtkahypar_hypergraph}
     found = {}
     for method in METHODS:
         start = time.perf_counter()
-        label = consensus(labels, k, methods=(method,), max_votes=0, **tools).label
+        label = consensus(labels, k, PARTITIONERS, methods=(method,), max_votes=0).label
         found[method] = (label, time.perf_counter() - start)
     start = time.perf_counter()
-    found["kept"] = (consensus(labels, k, **tools).label, time.perf_counter() - start)
+    found["kept"] = (consensus(labels, k, PARTITIONERS).label, time.perf_counter() - start)
     return found
 
 

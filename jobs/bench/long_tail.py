@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import consensus
 from icce_ray.core.metrics import accuracy
 from icce_ray.core.neighbors import default_k_max, narrow
@@ -52,8 +52,7 @@ LOOSE = "consensus of imbalance 4 too"
 
 def label(labels: np.ndarray, seed: int, **options: Any) -> np.ndarray:
     """Consensus by the methods that METIS serves; Mt-KaHyPar's was never kept."""
-    tools = {"graph_partitioner": metis_graph, "hypergraph_partitioner": mtkahypar_hypergraph}
-    return consensus(labels, CLUSTERS, methods=("cspa", "mcla", "hbgf"), seed=seed, **tools, **options).label
+    return consensus(labels, CLUSTERS, PARTITIONERS, methods=("cspa", "mcla", "hbgf"), seed=seed, **options).label
 
 
 def measured(imbalance: float, seed: int) -> dict[str, list[float]]:

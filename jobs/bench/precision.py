@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import consensus
 from icce_ray.core.metrics import scores
 from icce_ray.core.neighbors import Neighbors, default_k_max
@@ -82,9 +82,8 @@ def _training(
     found = consensus(
         labels,
         CLUSTERS,
+        PARTITIONERS,
         methods=("mcla", "hbgf"),
-        graph_partitioner=metis_graph,
-        hypergraph_partitioner=mtkahypar_hypergraph,
     )
     heads = float(np.mean([scores(head, truth)["acc"] for head in labels.T]))
     acc = scores(found.label, truth)["acc"]

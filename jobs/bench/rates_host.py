@@ -18,7 +18,7 @@ from rates_device import least
 from scipy import sparse
 
 from icce_ray import pipeline
-from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.adapters.partition import PARTITIONERS, metis_graph
 from icce_ray.backbones import load_backbone
 from icce_ray.core.consensus import consensus
 from icce_ray.core.sampling import uniform_rows
@@ -30,7 +30,6 @@ from icce_ray.stages.features import list_column
 from icce_ray.store import Store
 
 DIM = 2048
-TOOLS = {"graph_partitioner": metis_graph, "hypergraph_partitioner": mtkahypar_hypergraph}
 
 
 def photograph(seed: int, width: int = 500, height: int = 375) -> Image.Image:
@@ -94,14 +93,14 @@ def ensembles() -> dict[str, float]:
     made = large.make()[0]
     candidate = _seconds(made, large.k, "mcla")
     found["mcla"] = large.n * large.n_heads**2 / candidate
-    votes = consensus(made, large.k, methods=("mcla",), **TOOLS).votes + 1  # the last one is not kept
+    votes = consensus(made, large.k, PARTITIONERS, methods=("mcla",)).votes + 1  # the last one is not kept
     voting = max(_seconds(made, large.k, "mcla", max_votes=20) - candidate, 1e-2)
     return found | {"votes": votes * large.n * large.n_heads / voting, "cut": _cut()}
 
 
 def _seconds(labels: Any, clusters: int, method: str, max_votes: int = 0) -> float:
     """One method, and so many votes at most."""
-    return least(lambda: consensus(labels, clusters, methods=(method,), max_votes=max_votes, **TOOLS), passes=1)
+    return least(lambda: consensus(labels, clusters, PARTITIONERS, methods=(method,), max_votes=max_votes), passes=1)
 
 
 def _cut() -> float:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import consensus
 from icce_ray.core.linear import LinearGrid, best_point, holdout_rows
 from icce_ray.core.metrics import scores
@@ -96,8 +96,7 @@ def _trial(
     trainer = HeadTrainer(features, lists, n_clusters=clusters, recipe=Recipe(**values), seed=0)
     losses = [trainer.run_epoch() for _ in range(trainer.recipe.epochs)]
     labels = trainer.labels(features).numpy()
-    tools = {"graph_partitioner": metis_graph, "hypergraph_partitioner": mtkahypar_hypergraph}
-    found = consensus(labels, clusters, methods=("mcla", "hbgf"), **tools)
+    found = consensus(labels, clusters, PARTITIONERS, methods=("mcla", "hbgf"))
     label = torch.from_numpy(found.label)
     pairs = list(combinations(labels.T, 2))
     train, held = holdout_rows(len(features), 0.1, 0)

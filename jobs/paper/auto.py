@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.neighbors import default_k_max, narrow
 from icce_ray.core.pilot import Evidence, choose_threshold
 from icce_ray.core.search import mine
@@ -59,8 +59,7 @@ def pilot(on: FeatureSet, seed: int) -> Evidence:
         k_max=default_k_max(len(on.features), on.n_clusters, base.k_min),
         recipe=base.recipe,
         seed=seed,
-        graph_partitioner=metis_graph,
-        hypergraph_partitioner=mtkahypar_hypergraph,
+        partitioners=PARTITIONERS,
         precision=base.precision,
     )
 

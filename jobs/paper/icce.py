@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import Consensus, consensus
 from icce_ray.core.linear import LinearGrid, best_point, holdout_rows
 from icce_ray.core.neighbors import Neighbors
@@ -82,13 +82,7 @@ def train(
 
 def agree(head_labels: NDArray[np.int32], n_clusters: int, seed: int) -> Consensus:
     """Consensus of int32[n, H], all methods (paper 3.2)."""
-    return consensus(
-        head_labels,
-        n_clusters,
-        graph_partitioner=metis_graph,
-        hypergraph_partitioner=mtkahypar_hypergraph,
-        seed=seed,
-    )
+    return consensus(head_labels, n_clusters, PARTITIONERS, seed=seed)
 
 
 def stage_one(trained: Trained) -> Fitted:

@@ -6,8 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from icce_ray.adapters.partition import mtkahypar_hypergraph
-from icce_ray.adapters.partition_apart import metis_graph_apart
+from icce_ray.adapters.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.core.consensus import consensus as in_memory
 from icce_ray.progress import Progress
 from icce_ray.settings import load
@@ -66,8 +65,7 @@ CASES = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow(3)) for case in FU
 @pytest.mark.parametrize(("name", "shards"), CASES)
 def test_shards_give_the_labels_of_one_place(name, shards, tmp_path, monkeypatch):
     labels, k, methods = PROBLEMS[name]
-    tools = {"graph_partitioner": metis_graph_apart, "hypergraph_partitioner": mtkahypar_hypergraph}
-    whole = in_memory(labels, k, methods=methods, **tools)
+    whole = in_memory(labels, k, PARTITIONERS_BESIDE_RAY, methods=methods)
     settings, store = run_of(tmp_path, labels, k, len(labels) // 4, methods)
     if shards > 1:
         monkeypatch.setattr(ensemble, "IMAGES_PER_SHARD", len(labels) // shards)
@@ -93,9 +91,8 @@ def test_the_problems_are_what_they_are_called(monkeypatch):
     """Else the test above would compare less than it says."""
     splits = []
     split = ensemble.tally.apply_split
-    monkeypatch.setattr("icce_ray.core.consensus.rows.apply_split", lambda *given: splits.append(1) or split(*given))
-    tools = {"graph_partitioner": metis_graph_apart, "hypergraph_partitioner": mtkahypar_hypergraph}
-    found = {name: in_memory(*given[:2], methods=given[2], **tools) for name, given in PROBLEMS.items()}
+    monkeypatch.setattr(ensemble.tally, "apply_split", lambda *given: splits.append(1) or split(*given))
+    found = {name: in_memory(*given[:2], PARTITIONERS_BESIDE_RAY, methods=given[2]) for name, given in PROBLEMS.items()}
     assert found["votes"].votes > 0
     assert found["votes"].method == "mcla"
     assert splits

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
-from icce_ray.core.consensus import METHODS, consensus, head_offsets
+from icce_ray.adapters.partition import PARTITIONERS
+from icce_ray.core.consensus import METHODS, consensus
+from icce_ray.core.consensus.clusters import head_offsets
 from icce_ray.core.consensus.votes import ballots, vote
 from icce_ray.core.metrics import accuracy, head_contingency
-
-PARTITIONERS = {"graph_partitioner": metis_graph, "hypergraph_partitioner": mtkahypar_hypergraph}
 
 
 def classes(rng, n, k, unequal):
@@ -39,7 +38,7 @@ def heads(rng, truth, k, n_heads, flip, change="none"):
 def test_every_method_recovers_one_clustering_exactly(k, unequal):
     rng = np.random.default_rng(k)
     truth = classes(rng, 500, k, unequal)
-    found = consensus(heads(rng, truth, k, 5, 0.0), k, **PARTITIONERS)
+    found = consensus(heads(rng, truth, k, 5, 0.0), k, PARTITIONERS)
     for method in METHODS:
         assert accuracy(found.candidates[method], truth) == 1.0
         assert found.scores[method] == pytest.approx(1.0)
@@ -53,7 +52,7 @@ def test_noisy_heads_make_a_good_consensus(k, flip, change):
     rng = np.random.default_rng(0)
     truth = classes(rng, 600, k, unequal=False)
     labels = heads(rng, truth, k, 15, flip, change)
-    found = consensus(labels, k, **PARTITIONERS)
+    found = consensus(labels, k, PARTITIONERS)
     best_head = max(accuracy(head, truth) for head in labels.T)
     assert accuracy(found.label, truth) > 0.97 > best_head
     assert np.unique(found.label).size == k
@@ -70,13 +69,13 @@ def test_heads_with_different_numbers_of_clusters():
     labels[:, :4] //= 2  # four heads see three clusters
     halved = rng.random((600, 4)) < 0.5
     labels[:, 4:8] = labels[:, 4:8] * 2 + halved  # four see twelve
-    found = consensus(labels, 6, **PARTITIONERS)
+    found = consensus(labels, 6, PARTITIONERS)
     assert accuracy(found.label, truth) > 0.97
 
 
 def test_every_method_uses_all_clusters_even_of_hopeless_heads():
     labels = np.random.default_rng(2).integers(0, 8, (400, 5))
-    found = consensus(labels, 8, **PARTITIONERS)
+    found = consensus(labels, 8, PARTITIONERS)
     assert all(np.unique(label).size == 8 for label in found.candidates.values())
 
 

@@ -18,7 +18,7 @@ LESS_THAN = 20
 PROGRAMS = {
     "Add a consensus method": """
 import numpy as np
-from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import consensus
 from icce_ray.core.metrics import accuracy
 
@@ -26,12 +26,11 @@ rng = np.random.default_rng(0)
 truth = np.repeat(np.arange(5), 60)
 wrong = rng.random((300, 8)) < 0.2
 labels = np.where(wrong, rng.integers(0, 5, (300, 8)), np.stack([rng.permutation(5)[truth] for _ in range(8)], 1))
-cuts = {"graph_partitioner": metis_graph, "hypergraph_partitioner": mtkahypar_hypergraph}
-found = consensus(labels, 5, methods=["qmi"], **cuts)
+found = consensus(labels, 5, PARTITIONERS, methods=["qmi"])
 assert found.method == "qmi" and list(found.scores) == ["qmi"], found
 assert accuracy(truth, found.candidates["qmi"]) > 0.95, found.scores
-assert (found.label == consensus(labels, 5, methods=["qmi"], **cuts).label).all()
-assert set(consensus(labels, 5, **cuts).scores) == {"cspa", "hgpa", "mcla", "hbgf", "qmi"}
+assert (found.label == consensus(labels, 5, PARTITIONERS, methods=["qmi"]).label).all()
+assert set(consensus(labels, 5, PARTITIONERS).scores) == {"cspa", "hgpa", "mcla", "hbgf", "qmi"}
 assert settings(consensus={"methods": ["qmi"]}).consensus.methods == ("qmi",)
 """,
     "Add a backbone": """

@@ -18,40 +18,22 @@ def head_offsets(head_sizes: ArrayLike) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(np.asarray(head_sizes, dtype=np.int64))])
 
 
-def check_labels(labels: ArrayLike, head_sizes: ArrayLike | None = None) -> NDArray[np.int64]:
-    """Validate head labels and return the sizes of the heads.
-
-    Args:
-        labels: int[N, H], N >= 1, H >= 1.
-        head_sizes: int[H], clusters of each head; by default the largest label of each column plus one, which
-            a shard alone cannot know.
-
-    Returns:
-        int64[H].
+def check_labels(labels: ArrayLike) -> NDArray[np.int64]:
+    """The sizes of the heads, int64[H]: the largest label of each column plus one.
 
     Raises:
-        ValueError: wrong shape or dtype, negative labels or labels beyond `head_sizes`.
+        ValueError: not integers of shape [N, H] with N, H >= 1, or negative labels.
     """
     labels = np.asarray(labels)
     if labels.ndim != 2 or 0 in labels.shape or labels.dtype.kind not in "iu":
         raise ValueError(f"head labels have shape {labels.shape}, dtype {labels.dtype}; give integers of shape [N, H]")
-    lowest, needed = int(labels.min()), labels.max(axis=0).astype(np.int64) + 1
-    if lowest < 0:
-        raise ValueError(f"head labels go down to {lowest}; every image needs a label >= 0 from every head")
-    if head_sizes is None:
-        return needed
-    sizes = np.asarray(head_sizes, dtype=np.int64)
-    if sizes.shape != needed.shape or (sizes < needed).any():
-        raise ValueError(f"head sizes {sizes.tolist()} do not cover the labels, which need {needed.tolist()}")
-    return sizes
+    if labels.min() < 0:
+        raise ValueError(f"head labels go down to {labels.min()}; every image needs a label >= 0 from every head")
+    return labels.max(axis=0).astype(np.int64) + 1
 
 
 def check_problem(n_images: int, n_clusters: int) -> None:
-    """Refuse what no method can serve: fewer than two clusters, or fewer images than clusters.
-
-    Raises:
-        ConsensusSizeError: with the value, the limit and the remedy.
-    """
+    """Raise ConsensusSizeError for fewer than two clusters, or fewer images than clusters."""
     if n_clusters < 2:
         raise ConsensusSizeError(f"{n_clusters} consensus clusters asked for; at least 2 are needed")
     if n_images < n_clusters:
@@ -62,26 +44,25 @@ def check_problem(n_images: int, n_clusters: int) -> None:
 
 
 def incidence(labels: NDArray[np.integer], offsets: NDArray[np.int64]) -> sparse.csr_matrix:
-    """Membership of images in the clusters of all heads: float64 csr [N, C] of ones, H a row."""
+    """Membership of images in the clusters of all heads: float64 csr [N, C] of ones, H per row."""
     n_images, n_heads = labels.shape
     columns = (labels + offsets[:-1]).ravel()
     starts = np.arange(n_images + 1, dtype=np.int64) * n_heads
     return sparse.csr_matrix((np.ones(columns.size), columns, starts), shape=(n_images, int(offsets[-1])))
 
 
-def bipartite(members: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Graph of images and clusters: csr [N + C, N + C] from incidence [N, C], images first."""
-    return sparse.csr_matrix(sparse.block_array([[None, members], [members.T, None]], format="csr"))
+def present(labels: NDArray[np.integer], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which head clusters have images: bool[C] from int[N, H]."""
+    seen = np.zeros(int(offsets[-1]), dtype=bool)
+    for start, column in zip(offsets[:-1].tolist(), labels.T, strict=True):
+        seen[start + np.unique(column).astype(np.int64)] = True
+    return seen
 
 
 def first_largest(values: sparse.csr_matrix) -> tuple[NDArray[np.int32], NDArray[np.generic]]:
     """Column of the largest stored value of each row, the lowest of equals, and that value.
 
-    Args:
-        values: csr [n, m], columns in any order within a row.
-
-    Returns:
-        int32[n], -1 for rows without an entry; values' dtype [n], 0 there.
+    `values` is csr [n, m], columns in any order within a row. Rows without an entry have column -1 and value 0.
     """
     lengths = np.diff(values.indptr)
     filled = np.flatnonzero(lengths > 0)
@@ -129,26 +110,14 @@ def row_keys(labels: NDArray[np.integer]) -> NDArray[np.int64]:
     return keys
 
 
-def collapse(
-    labels: NDArray[np.integer], counts: NDArray[np.int64] | None = None, head_sizes: ArrayLike | None = None
-) -> Collapsed:
-    """Merge identical rows; collapsing the concatenated results of shards collapses the whole.
+def collapse(labels: NDArray[np.integer], counts: NDArray[np.int64] | None = None) -> Collapsed:
+    """Merge identical rows of int[N, H], each of `counts` int64[N] images (one by default).
 
     Rows are compared by a 64-bit hash, which is many times faster than sorting rows, and the result is checked
-    against the input, so it is exact. The order of the rows depends on their content only.
-
-    Args:
-        labels: int[N, H].
-        counts: int64[N], images behind each row; one each by default.
-        head_sizes: int[H], see `check_labels`.
-
-    Returns:
-        The distinct rows with their multiplicities.
-
-    Raises:
-        ValueError: as `check_labels`.
+    against the input, so it is exact. The order of the rows depends on their content only, so that collapsing the
+    concatenated results of shards collapses the whole. Raises ValueError as `check_labels`.
     """
-    sizes = check_labels(labels, head_sizes)
+    sizes = check_labels(labels)
     _, first, index = np.unique(row_keys(labels), return_index=True, return_inverse=True)
     rows = labels[first]
     if not np.array_equal(rows[index], labels):  # two rows with one hash: about 1 in 10^7 for a million rows

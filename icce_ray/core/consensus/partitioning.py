@@ -1,6 +1,6 @@
 """What the consensus methods ask of a partitioner, and the one case that needs none."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,56 +12,33 @@ class ConsensusSizeError(ValueError):
     """A problem too large, too small or too degenerate for a method; says value, limit and remedy."""
 
 
-class GraphPartitioner(Protocol):
-    """Cuts a weighted graph into parts of about equal vertex weight with little weight between them."""
+class Partitioner(Protocol):
+    """Cuts a graph or a hypergraph into parts of about equal vertex weight, with little weight between them.
+
+    `edges` is the symmetric matrix of a graph, float csr [n, n], whose diagonal is ignored; or the hyperedges, csr
+    [E, n] with an entry for each vertex of a hyperedge, all of weight one. `vertex_weights` are int[n] >= 0, and
+    `imbalance` is how far, relatively, a part may exceed the mean weight (0.05: by 5 %). Returns the part of each
+    vertex, int32[n] in [0, n_parts): the same seed and input give the same parts.
+    """
 
     def __call__(
         self,
-        weights: sparse.csr_matrix,
+        edges: sparse.csr_matrix,
         vertex_weights: NDArray[np.int64],
         n_parts: int,
         seed: int,
         *,
         imbalance: float,
     ) -> NDArray[np.int32]:
-        """Part of each vertex, int32[n] in [0, n_parts).
-
-        Args:
-            weights: float csr [n, n], symmetric; the diagonal is ignored.
-            vertex_weights: int[n] >= 0.
-            n_parts: number of parts.
-            seed: same seed and input, same parts.
-            imbalance: how far, relatively, a part may exceed the mean weight (0.05: by 5 %).
-        """
+        """Cut it."""
         ...
 
 
-class HypergraphPartitioner(Protocol):
-    """Cuts a hypergraph into parts of about equal vertex weight, splitting few hyperedges into few pieces."""
+class Partitioners(NamedTuple):
+    """What cuts the graphs of CSPA, MCLA and HBGF, and what cuts the hypergraph of HGPA."""
 
-    def __call__(
-        self,
-        indptr: NDArray[np.int64],
-        indices: NDArray[np.int64],
-        edge_weights: NDArray[np.int64],
-        vertex_weights: NDArray[np.int64],
-        n_parts: int,
-        seed: int,
-        *,
-        imbalance: float,
-    ) -> NDArray[np.int32]:
-        """Part of each vertex, int32[n] in [0, n_parts).
-
-        Args:
-            indptr: int[E + 1]; hyperedge e holds the vertices `indices[indptr[e]:indptr[e + 1]]`.
-            indices: int[pins], vertex numbers in [0, n).
-            edge_weights: int[E] > 0.
-            vertex_weights: int[n] > 0.
-            n_parts: number of parts.
-            seed: same seed and input, same parts.
-            imbalance: how far, relatively, a part may exceed the mean weight (0.05: by 5 %).
-        """
-        ...
+    graph: Partitioner
+    hypergraph: Partitioner
 
 
 def zero_cut(graph: sparse.csr_matrix, n_parts: int) -> NDArray[np.int32] | None:
@@ -77,14 +54,11 @@ def zero_cut(graph: sparse.csr_matrix, n_parts: int) -> NDArray[np.int32] | None
     Returns:
         int32[n], -1 for isolated vertices, numbered by first appearance; or None.
     """
-    present = np.diff(graph.indptr) > 0
-    if present.all():
-        n_components, label = connected_components(graph, directed=False)
-        return label.astype(np.int32) if n_components == n_parts else None
-    kept = np.flatnonzero(present)
-    n_components, label = connected_components(graph[kept][:, kept], directed=False)
+    present = np.flatnonzero(np.diff(graph.indptr) > 0)
+    whole = present.size == graph.indptr.size - 1
+    n_components, label = connected_components(graph if whole else graph[present][:, present], directed=False)
     if n_components != n_parts:
         return None
-    parts = np.full(present.size, -1, dtype=np.int32)
-    parts[kept] = label
+    parts = np.full(graph.indptr.size - 1, -1, dtype=np.int32)
+    parts[present] = label
     return parts

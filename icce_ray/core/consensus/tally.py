@@ -56,7 +56,7 @@ def tally(tables: Sequence[sparse.csr_matrix]) -> Tally:
     )
 
 
-def side_by_side(parts: Iterable[Tally]) -> Tally:
+def concatenate_tallies(parts: Iterable[Tally]) -> Tally:
     """Tallies of one labelling with several sets of heads as one, the heads in this order."""
     parts = list(parts)
     return Tally(
@@ -76,20 +76,14 @@ def improves(after: Tally, before: Tally) -> bool:
 def agreeing(
     labels: NDArray[np.integer], label: NDArray[np.integer], mapping: Sequence[NDArray[np.int32]]
 ) -> NDArray[np.int64]:
-    """Number of heads whose cluster stands for the image's consensus label.
+    """Number of heads whose cluster stands for the image's consensus label, int64[N] in [0, H].
 
-    Args:
-        labels: int[N, H], a shard.
-        label: int[N], its consensus labels.
-        mapping: of the `Tally` of all shards.
-
-    Returns:
-        int64[N] in [0, H].
+    `labels` int[N, H] and `label` int[N] are of one shard, `mapping` of the `Tally` of all.
     """
-    found = np.zeros(labels.shape[0], dtype=np.int64)
+    agreed = np.zeros(labels.shape[0], dtype=np.int64)
     for of_head, column in zip(mapping, labels.T, strict=True):
-        found += of_head[column] == label
-    return found
+        agreed += of_head[column] == label
+    return agreed
 
 
 def division_moments(
@@ -101,15 +95,9 @@ def division_moments(
 ) -> NDArray[np.float64]:
     """For how many images of a label two heads both have the cluster that divides it most evenly.
 
-    Args:
-        labels: int[N, H], a shard.
-        label: int[N], its consensus labels.
-        chosen: int[L], the labels asked for.
-        split_cluster: int32[H, K] of the `Tally` of all shards.
-        counts: int64[N], how many images each row stands for; one each by default.
-
-    Returns:
-        float64[L, H, H], to be summed over shards; the diagonal counts the images of one head's cluster.
+    `labels` int[N, H] and `label` int[N] are of one shard, `chosen` int[L] the labels asked for, `split_cluster` of the
+    `Tally` of all shards, `counts` int64[N] the images of each row. Returns float64[L, H, H], to be summed over shards;
+    the diagonal counts the images of one head's cluster.
     """
     place = np.full(split_cluster.shape[1], -1)
     place[chosen] = np.arange(len(chosen))
@@ -133,9 +121,7 @@ class Split(NamedTuple):
 def most_even_split(table: sparse.csr_matrix, sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """How evenly one head can divide each label: int64[K] images of the smaller half, int32[K] the cluster.
 
-    Args:
-        table: int64 csr [K_h, K], or some of its columns.
-        sizes: int64[K], sums of the columns.
+    `table` is int64 csr [K_h, K], and `sizes` int64[K] are the sums of its columns.
     """
     by_label = sparse.csr_matrix(table.T)
     size = np.repeat(sizes, np.diff(by_label.indptr))
@@ -144,22 +130,19 @@ def most_even_split(table: sparse.csr_matrix, sizes: NDArray[np.int64]) -> tuple
     return images.astype(np.int64), np.maximum(cluster, 0)
 
 
-def split_for_unused(found: Tally) -> Split | None:
+def split_for_unused(counted: Tally) -> Split | None:
     """How to fill one label that no image has: divide a label where a head divides it most evenly.
 
-    A partitioner may leave a part empty, and in MCLA a meta-cluster may win no image.
-
-    Returns:
-        The split, of equals that of the first head, cluster and label; None if all labels are in use or no head
-        divides any label.
+    A partitioner may leave a part empty, and in MCLA a meta-cluster may win no image. Of equal splits it is that of the
+    first head, cluster and label; None if all labels are in use or no head divides any label.
     """
-    unused = np.flatnonzero(found.sizes == 0)
-    if unused.size == 0 or not found.split.any():
+    unused = np.flatnonzero(counted.sizes == 0)
+    if unused.size == 0 or not counted.split.any():
         return None
-    heads, labels = np.nonzero(found.split == found.split.max())
-    first = np.lexsort((labels, found.split_cluster[heads, labels], heads))[0]
+    heads, labels = np.nonzero(counted.split == counted.split.max())
+    first = np.lexsort((labels, counted.split_cluster[heads, labels], heads))[0]
     head, label = int(heads[first]), int(labels[first])
-    return Split(head, int(found.split_cluster[head, label]), label, int(unused[0]))
+    return Split(head, int(counted.split_cluster[head, label]), label, int(unused[0]))
 
 
 def apply_split(
@@ -169,18 +152,10 @@ def apply_split(
     head_sizes: NDArray[np.int64],
     counts: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Divide a label in a shard.
+    """Divide a label in a shard of head labels int[N, H], each row of `counts` int64[N] images (one by default).
 
-    Args:
-        labels: int[N, H].
-        label: int32[N].
-        split: what to divide.
-        head_sizes: int[H], clusters of each head.
-        counts: int64[N], how many images each row stands for; one each by default.
-
-    Returns:
-        int32[N], the labels after it; int64[C, 2], images of each head cluster that have the divided label then and
-        that have the one filled, to be summed over shards for `after_split`.
+    Returns the labels int32[N] after it; and int64[C, 2], the images of each head cluster that have the divided label
+    then and that have the one filled, to be summed over shards for `after_split`.
     """
     rows = np.flatnonzero(label == split.label)
     moved = labels[rows, split.head] == split.cluster
@@ -196,20 +171,16 @@ def apply_split(
     return label, np.concatenate(columns).astype(np.int64)
 
 
-def after_split(found: Tally, split: Split, columns: NDArray[np.int64], offsets: NDArray[np.int64]) -> Tally:
+def after_split(counted: Tally, split: Split, columns: NDArray[np.int64], offsets: NDArray[np.int64]) -> Tally:
     """The tally brought up to date in all that further splits depend on: sizes and splits, not the scores.
 
-    Args:
-        found: before the split.
-        split: the split.
-        columns: int64[C, 2] of `apply_split`, summed over all shards.
-        offsets: int64[H + 1] of `head_offsets`.
+    `counted` is before the split, and `columns` int64[C, 2] are those of `apply_split`, summed over all shards.
     """
     both = [split.label, split.unused]
-    images, clusters, sizes = found.split.copy(), found.split_cluster.copy(), found.sizes.copy()
+    images, clusters, sizes = counted.split.copy(), counted.split_cluster.copy(), counted.sizes.copy()
     sizes[both] = columns[: offsets[1]].sum(axis=0)
     halves = np.minimum(columns, sizes[both] - columns)
     for head, (start, stop) in enumerate(itertools.pairwise(offsets)):
         clusters[head, both] = halves[start:stop].argmax(axis=0)
         images[head, both] = halves[start:stop].max(axis=0)
-    return Tally(sizes, found.nmi, found.mapping, images, clusters)
+    return Tally(sizes, counted.nmi, counted.mapping, images, clusters)

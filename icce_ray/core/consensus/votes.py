@@ -2,7 +2,7 @@
 
 With K labels and H heads an image has H K weights to add. Almost all of them say only that a head cluster and a label
 never meet: that is one number for the label and the head. So an image's sum starts from a sum that all images share,
-and adds what its clusters have seen; and of that first the largest only, which settles most images.
+and adds what its clusters have seen; and of that first the largest only, which decides most images.
 """
 
 from collections.abc import Sequence
@@ -45,14 +45,10 @@ def ballots(tables: Sequence[sparse.csr_matrix], n_heads: int) -> Ballots:
     information, `d NMI_h / d p(a, k) = [ log p(a,k)/p(k) + I / (2 Hk) log p(k) ] / sqrt(Ha Hk)` up to what is
     the same for all k. The factor 1 / sqrt(Hk), the same for all heads, is left out. I is convex in the labelling for
     a fixed p(k), so that following the derivative of I goes uphill; the entropy terms follow only to first order,
-    hence the check in `refine`.
+    hence the check in `rows.refine`.
 
-    Args:
-        tables: int64 csr [K_h, K] of some heads with the labelling, all images (`metrics.head_contingency`).
-        n_heads: H, how many heads vote in all.
-
-    Returns:
-        All weights zero if the consensus has one label; of a head with one cluster as well.
+    `tables` are int64 csr [K_h, K] of some of the `n_heads` heads with the labelling, for all images
+    (`metrics.head_contingency`). All weights are zero if the consensus has one label; of a head with one cluster too.
     """
     sizes = margins(tables[0])[1]
     total, of_labels = int(sizes.sum()), entropy(sizes)
@@ -98,28 +94,22 @@ def _top(gains: sparse.csr_matrix) -> tuple[sparse.csr_matrix, NDArray[np.float6
     return sparse.csr_matrix((gains.data[kept], gains.indices[kept], starts), shape=gains.shape), rest
 
 
-def joined(parts: Sequence[Ballots]) -> Ballots:
+def concatenate_ballots(parts: Sequence[Ballots]) -> Ballots:
     """Ballots of several sets of heads as one, the heads in this order."""
     if len(parts) == 1:
         return parts[0]
-    return Ballots(
-        base=np.sum([part.base for part in parts], axis=0),
-        gains=sparse.csr_matrix(sparse.vstack([part.gains for part in parts], format="csr")),
-        largest=sparse.csr_matrix(sparse.vstack([part.largest for part in parts], format="csr")),
-        rest=np.concatenate([part.rest for part in parts]),
+    gains, largest = (
+        sparse.csr_matrix(sparse.vstack(tables, format="csr"))
+        for tables in ([part.gains for part in parts], [part.largest for part in parts])
     )
+    base = np.sum([part.base for part in parts], axis=0)
+    return Ballots(base, gains, largest, np.concatenate([part.rest for part in parts]))
 
 
 def vote(labels: NDArray[np.integer], cast: Ballots, offsets: NDArray[np.int64]) -> NDArray[np.int32]:
-    """The label with the largest sum of the weights of the image's head clusters.
+    """The label with the largest sum of the weights of the image's head clusters, the first of equals.
 
-    Args:
-        labels: int[N, H], a shard of any size.
-        cast: the ballots of all H heads.
-        offsets: int64[H + 1] of `head_offsets`.
-
-    Returns:
-        int32[N] in [0, K), the first of equals.
+    `labels` int[N, H] are a shard of any size, `cast` the ballots of all H heads. Returns int32[N] in [0, K).
     """
     n_labels = cast.base.size
     label = np.empty(labels.shape[0], dtype=np.int32)
@@ -132,12 +122,12 @@ def vote(labels: NDArray[np.integer], cast: Ballots, offsets: NDArray[np.int64])
         if dense is not None:
             label[block] = (members @ dense + cast.base).argmax(axis=1)
             continue
-        found, settled = _by_largest(members, cast)
-        open_rows, step_open = np.flatnonzero(~settled), max(1, _BLOCK_ENTRIES // n_labels)
-        for first in range(0, open_rows.size, step_open):
-            rows = open_rows[first : first + step_open]
-            found[rows] = ((members[rows] @ cast.gains).toarray() + cast.base).argmax(axis=1)
-        label[block] = found
+        leader, certain = _by_largest(members, cast)
+        uncertain, few_rows = np.flatnonzero(~certain), max(1, _BLOCK_ENTRIES // n_labels)
+        for first in range(0, uncertain.size, few_rows):
+            rows = uncertain[first : first + few_rows]
+            leader[rows] = ((members[rows] @ cast.gains).toarray() + cast.base).argmax(axis=1)
+        label[block] = leader
     return label
 
 

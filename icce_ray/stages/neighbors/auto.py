@@ -13,8 +13,7 @@ from typing import Any
 import ray
 import torch
 
-from icce_ray.adapters.partition import mtkahypar_hypergraph
-from icce_ray.adapters.partition_apart import metis_graph_apart
+from icce_ray.adapters.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.core.neighbors import default_k_max
 from icce_ray.core.pilot import choose_threshold, pilot_rows, scaled
 from icce_ray.core.recipe import Recipe
@@ -102,8 +101,7 @@ def _threshold(values: dict[str, Any], rows: FeatureRows, device: str, threads: 
         k_max=scaled(k_max, len(features), len(rows)),
         recipe=Recipe(**settings.heads.recipe()),
         seed=settings.seed,
-        graph_partitioner=metis_graph_apart,
-        hypergraph_partitioner=mtkahypar_hypergraph,
+        partitioners=PARTITIONERS_BESIDE_RAY,
         precision=settings.heads.precision,
     )
     return dataclasses.asdict(evidence) | {"images": len(features)}

@@ -13,8 +13,7 @@ import ray
 import torch
 from torch import Tensor
 
-from icce_ray.adapters.partition import mtkahypar_hypergraph
-from icce_ray.adapters.partition_apart import metis_graph_apart
+from icce_ray.adapters.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.core.consensus import Consensus, consensus
 from icce_ray.core.metrics import scores
 from icce_ray.core.neighbors import Neighbors, narrow
@@ -121,8 +120,8 @@ class TrialRun:
         return np.ascontiguousarray(np.concatenate(blocks))
 
     def _consensus(self, labels: np.ndarray, methods: tuple[str, ...]) -> Consensus:
-        tools = {"graph_partitioner": metis_graph_apart, "hypergraph_partitioner": mtkahypar_hypergraph}
-        return consensus(labels, self.settings.clusters, methods=methods, seed=self.settings.seed, **tools)
+        clusters, seed = self.settings.clusters, self.settings.seed
+        return consensus(labels, clusters, PARTITIONERS_BESIDE_RAY, methods=methods, seed=seed)
 
     def _score(self, label: np.ndarray) -> float:
         """The objective of one labelling: ACC where the truth is known, else modularity."""

@@ -1,10 +1,12 @@
 """The partitioners: valid parts, the obvious cut, the same parts for the same seed, silence."""
 
+import sys
+
 import numpy as np
 import pytest
 from scipy import sparse
 
-from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.adapters.partition import metis_graph, metis_graph_apart, mtkahypar_hypergraph
 from tests.failures import fails
 
 
@@ -26,7 +28,9 @@ def hypergraph(seed=0, n=60):
     edges.append(np.array([0, n - 1]))
     edges.insert(3, np.array([], dtype=int))
     indptr = np.concatenate([[0], np.cumsum([edge.size for edge in edges])])
-    return indptr, np.concatenate(edges), np.ones(len(edges), dtype=int), np.ones(n, dtype=int), half
+    pins = np.concatenate(edges)
+    members = sparse.csr_matrix((np.ones(pins.size), pins, indptr), shape=(len(edges), n))
+    return members, np.ones(n, dtype=int), half
 
 
 def same_partition(parts, half):
@@ -63,8 +67,8 @@ def test_the_same_seed_gives_the_same_parts(n_parts):
     for seed in (0, 7, 2**40):
         first = metis_graph(graph, np.ones(60, dtype=int), n_parts, seed)
         np.testing.assert_array_equal(first, metis_graph(graph, np.ones(60, dtype=int), n_parts, seed))
-        first = mtkahypar_hypergraph(*problem, n_parts, seed, threads=2)
-        np.testing.assert_array_equal(first, mtkahypar_hypergraph(*problem, n_parts, seed, threads=1))
+        first = mtkahypar_hypergraph(*problem, n_parts, seed)
+        np.testing.assert_array_equal(first, mtkahypar_hypergraph(*problem, n_parts, seed))
 
 
 def test_parts_balance_vertex_weights_not_vertices():
@@ -81,10 +85,8 @@ def test_one_part_and_no_edges():
     *problem, _ = hypergraph()
     assert not metis_graph(graph, np.ones(60, dtype=int), 1, 0).any()
     assert not mtkahypar_hypergraph(*problem, 1, 0).any()
-    empty, none = sparse.csr_matrix((4, 4)), np.zeros(0, dtype=int)
-    np.testing.assert_array_equal(metis_graph(empty, np.ones(4, dtype=int), 2, 0), [0, 1, 0, 1])
-    dealt = mtkahypar_hypergraph(np.array([0, 0]), none, np.ones(1, dtype=int), np.ones(4, dtype=int), 2, 0)
-    np.testing.assert_array_equal(dealt, [0, 1, 0, 1])
+    for cut in (metis_graph, mtkahypar_hypergraph):
+        np.testing.assert_array_equal(cut(sparse.csr_matrix((4, 4)), np.ones(4, dtype=int), 2, 0), [0, 1, 0, 1])
 
 
 def test_nothing_is_printed(capfd):
@@ -102,7 +104,7 @@ ONES = np.ones(60, dtype=int)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda g: metis_graph(g, np.ones(5, dtype=int), 2, 0), "one weight a vertex"),
+        (lambda g: metis_graph(g, np.ones(5, dtype=int), 2, 0), "one weight per vertex"),
         (lambda g: metis_graph(g, ONES, 61, 0), "cannot be cut into 61 parts"),
         (lambda g: metis_graph(g, ONES, 0, 0), "cannot be cut into 0 parts"),
         (lambda g: metis_graph(g, -ONES, 2, 0), "vertex weights go from -1"),
@@ -119,27 +121,32 @@ def test_metis_refuses_what_it_would_misread(call, message):
         call(two_communities()[0])
 
 
-@pytest.mark.parametrize(
-    ("position", "value", "message"),
-    [
-        (0, np.array([0, 5]), "hyperedges need as many weights|indptr must rise"),
-        (1, np.full(602, 99), "pins span|indptr must rise"),
-        (2, np.zeros(32, dtype=int), "weights > 0"),
-        (3, np.zeros(60, dtype=int), "not all zero"),
-    ],
-)
-def test_mtkahypar_refuses_what_it_would_misread(position, value, message):
-    problem = list(hypergraph()[:4])
-    problem[position] = value
-    with pytest.raises(ValueError, match=message):
-        mtkahypar_hypergraph(*problem, 2, 0)
+def test_mtkahypar_refuses_what_it_would_misread():
+    edges, vertices, _ = hypergraph()
+    with fails(ValueError, "not all zero"):
+        mtkahypar_hypergraph(edges, 0 * vertices, 2, 0)
+    with fails(ValueError, "60 vertices", "shape (59,)"):
+        mtkahypar_hypergraph(edges, vertices[1:], 2, 0)
+    foreign = edges.copy()
+    foreign.indices[0] = 99
+    with pytest.raises(ValueError, match="ind"):
+        mtkahypar_hypergraph(foreign, vertices, 2, 0)
 
 
-def test_mtkahypar_refuses_falling_starts_and_foreign_pins():
-    indptr, indices, edges, vertices, _ = hypergraph()
-    with fails(ValueError, "pins span"):
-        mtkahypar_hypergraph(indptr, indices + 1, edges, vertices, 2, 0)
-    falling = indptr.copy()
-    falling[2] = 0
-    with fails(ValueError, "indptr must rise"):
-        mtkahypar_hypergraph(falling, indices, edges, vertices, 2, 0)
+@pytest.mark.parametrize(("n_parts", "seed", "imbalance"), [(2, 0, 0.05), (7, 3, 0.5), (60, 1, 0.05)])
+def test_metis_in_a_process_of_its_own_gives_the_same_parts(n_parts, seed, imbalance):
+    graph, _ = two_communities(scale=0.37)
+    apart = metis_graph_apart(graph, ONES, n_parts, seed, imbalance=imbalance)
+    assert apart.dtype == np.int32
+    assert apart.tolist() == metis_graph(graph, ONES, n_parts, seed, imbalance=imbalance).tolist()
+
+
+def test_metis_in_a_process_of_its_own_has_the_same_errors(monkeypatch):
+    graph, _ = two_communities()
+    with fails(ValueError, "60 vertices cannot be cut into 61 parts; ask for 1 to 60"):
+        metis_graph_apart(graph, ONES, 61, 0)
+    with fails(ValueError, "not symmetric"):
+        metis_graph_apart(sparse.csr_matrix(sparse.triu(graph)), ONES, 3, 0)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with fails(RuntimeError, "METIS ended with status 1 on 60 vertices"):
+        metis_graph_apart(graph, ONES, 3, 0)

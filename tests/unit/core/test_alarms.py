@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.datasets import make_blobs
 
-from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.alarms import (
     LEAST_AGREEMENT,
     MOST_DIVIDED,
@@ -17,8 +17,8 @@ from icce_ray.core.alarms import (
     head_alarms,
     shared_division,
 )
-from icce_ray.core.consensus import collapse, consensus
-from icce_ray.core.consensus.ensemble import settle
+from icce_ray.core.consensus import consensus
+from icce_ray.core.consensus.clusters import collapse
 from icce_ray.core.consensus.rows import LocalRows, alarms_of
 from icce_ray.core.consensus.tally import division_moments
 from icce_ray.core.recipe import Recipe
@@ -27,7 +27,6 @@ from icce_ray.core.training import HeadTrainer
 
 SMALL = {"heads": 4, "hidden": 16, "bottleneck": 8, "epochs": 30, "batch_size": 64}
 SMALL |= {"learning_rate": 0.03, "warmup_epochs": 2, "teacher_momentum": 0.9}
-TOOLS = {"graph_partitioner": metis_graph, "hypergraph_partitioner": mtkahypar_hypergraph}
 
 
 def trained(n_clusters=8, **switches):
@@ -48,7 +47,7 @@ def names(alarms):
 def test_a_healthy_training_raises_none():
     losses, labels = trained()
     assert head_alarms(losses, cluster_sizes(labels, 8)) == []
-    found = consensus(labels, 8, methods=("mcla",), **TOOLS)
+    found = consensus(labels, 8, PARTITIONERS, methods=("mcla",))
     assert found.alarms == []
 
 
@@ -100,7 +99,7 @@ def test_cluster_sizes():
 
 def test_heads_that_guess_disagree():
     labels = np.random.default_rng(0).integers(0, 6, (900, 12)).astype(np.int32)
-    found = consensus(labels, 6, methods=("mcla",), **TOOLS)
+    found = consensus(labels, 6, PARTITIONERS, methods=("mcla",))
     assert found.agreement.mean() < LEAST_AGREEMENT
     (alarm,) = found.alarms
     assert alarm.name == "disagreement"
@@ -109,7 +108,7 @@ def test_heads_that_guess_disagree():
 
 def test_a_label_without_images():
     labels = np.repeat([[0, 1], [1, 0]], 5, axis=0)  # two rows cannot make three labels
-    found = consensus(labels, 3, methods=("cspa",), **TOOLS)
+    found = consensus(labels, 3, PARTITIONERS, methods=("cspa",))
     assert names(found.alarms) == ["empty_labels"]
     assert "1 of 3 labels have no image" in found.alarms[0].text
 
@@ -125,13 +124,22 @@ def noisy_heads(truth, n_clusters, n_heads=10, noise=0.1, seed=0):
     ).astype(np.int32)
 
 
+def alarms_for(labels, label):
+    """Alarms of a labelling int[N] of the images of head labels int[N, H], K = 6, all heads agreeing enough."""
+    rows = collapse(labels)
+    of_rows = np.empty(rows.counts.size, np.int32)
+    of_rows[rows.index] = label
+    local = LocalRows(rows)
+    return alarms_of(local, of_rows, local.tally(of_rows, 6), 0.9)
+
+
 def test_two_classes_in_one_label():
     truth = np.repeat(np.arange(6), 100)
-    rows = collapse(noisy_heads(truth, 6))
-    merged = settle(rows, np.where(truth == 5, 4, truth).astype(np.int32), 6, max_votes=0)
-    assert names(merged.alarms) == ["empty_labels", "merged_labels"]
-    assert merged.alarms[1].text.startswith("label 4 look")
-    assert settle(rows, truth.astype(np.int32), 6, max_votes=0).alarms == []
+    labels = noisy_heads(truth, 6)
+    merged = alarms_for(labels, np.where(truth == 5, 4, truth))
+    assert names(merged) == ["empty_labels", "merged_labels"]
+    assert merged[1].text.startswith("label 4 look")
+    assert alarms_for(labels, truth) == []
 
 
 def test_a_class_that_heads_cut_up_each_in_its_own_way_is_one():
@@ -143,8 +151,7 @@ def test_a_class_that_heads_cut_up_each_in_its_own_way_is_one():
     rows = collapse(labels)
     found = LocalRows(rows).tally(np.where(rows.labels[:, 1] == 5, 0, rows.labels[:, 1]).astype(np.int32), 6)
     assert divided(found.sizes, found.split).tolist() == [0]
-    settled = settle(rows, truth.astype(np.int32), 6, max_votes=0)
-    assert names(settled.alarms) == ["empty_labels"]
+    assert names(alarms_for(labels, truth)) == ["empty_labels"]
 
 
 @pytest.mark.parametrize("share", [0.5, 0.3])

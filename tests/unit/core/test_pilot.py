@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.neighbors import Neighbors, narrow
 from icce_ray.core.pilot import (
     FLOOR,
@@ -27,7 +27,7 @@ RECIPE = Recipe(
     heads=8, hidden=64, bottleneck=32, epochs=30, warmup_epochs=3, batch_size=128, learning_rate=4e-3,
     teacher_momentum=0.97,
 )  # fmt: skip
-TOOLS = {"graph_partitioner": metis_graph, "hypergraph_partitioner": mtkahypar_hypergraph}
+TOOLS = {"partitioners": PARTITIONERS}
 
 
 @pytest.fixture(scope="module")

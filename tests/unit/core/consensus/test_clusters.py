@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from icce_ray.core.consensus import (
-    ConsensusSizeError,
-    check_labels,
-    collapse,
-    head_offsets,
-)
-from icce_ray.core.consensus.clusters import check_problem, first_largest
-from icce_ray.core.consensus.partitioning import zero_cut
+from icce_ray.core.consensus.clusters import check_labels, check_problem, collapse, first_largest, head_offsets
+from icce_ray.core.consensus.partitioning import ConsensusSizeError, zero_cut
 from tests.failures import fails
 
 SIZES = np.array([3, 5, 2, 4])
@@ -52,9 +46,9 @@ def test_collapsed_rows_stand_for_all_images(dtype):
 @pytest.mark.parametrize("shards", [2, 7])
 def test_collapsing_collapsed_shards_collapses_the_whole(shards):
     labels = head_labels()[np.random.default_rng(1).integers(0, 15, 60)]
-    parts = [collapse(part, head_sizes=SIZES) for part in np.array_split(labels, shards)]
-    merged = collapse(np.concatenate([p.labels for p in parts]), np.concatenate([p.counts for p in parts]), SIZES)
-    whole = collapse(labels, head_sizes=SIZES)
+    parts = [collapse(part) for part in np.array_split(labels, shards)]
+    merged = collapse(np.concatenate([p.labels for p in parts]), np.concatenate([p.counts for p in parts]))
+    whole = collapse(labels)
     np.testing.assert_array_equal(merged.labels, whole.labels)
     np.testing.assert_array_equal(merged.counts, whole.counts)
 
@@ -71,25 +65,23 @@ def test_rows_with_equal_hashes_are_told_apart(monkeypatch):
     np.testing.assert_array_equal(rows.counts, [2, 1])
 
 
-def test_sizes_default_to_the_largest_labels():
+def test_sizes_are_those_of_the_largest_labels():
     np.testing.assert_array_equal(check_labels(np.array([[0, 4], [2, 1]])), [3, 5])
     np.testing.assert_array_equal(head_offsets([3, 5]), [0, 3, 8])
 
 
 @pytest.mark.parametrize(
-    ("labels", "sizes", "message"),
+    ("labels", "message"),
     [
-        (np.zeros((0, 3), int), None, "shape [N, H]"),
-        (np.zeros(3, int), None, "shape [N, H]"),
-        (np.zeros((2, 2)), None, "float64"),
-        (np.array([[0, -1]]), None, "go down to -1"),
-        (np.array([[0, 4]]), [1, 4], "do not cover"),
-        (np.array([[0, 4]]), [1], "do not cover"),
+        (np.zeros((0, 3), int), "shape [N, H]"),
+        (np.zeros(3, int), "shape [N, H]"),
+        (np.zeros((2, 2)), "float64"),
+        (np.array([[0, -1]]), "go down to -1"),
     ],
 )
-def test_malformed_labels_are_refused(labels, sizes, message):
+def test_malformed_labels_are_refused(labels, message):
     with fails(ValueError, message):
-        check_labels(labels, sizes)
+        check_labels(labels)
 
 
 def test_impossible_problems_are_refused():

@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 
-from icce_ray.adapters.partition import metis_graph, mtkahypar_hypergraph
+from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import METHODS, ConsensusSizeError, consensus
 from icce_ray.core.metrics import anmi, head_contingency
 from tests.failures import fails
-
-PARTITIONERS = {"graph_partitioner": metis_graph, "hypergraph_partitioner": mtkahypar_hypergraph}
 
 
 def noisy(n=300, n_heads=8, k=4, seed=0):
@@ -24,7 +22,7 @@ def score(labels, label, k=4):
 
 def test_the_best_candidate_is_kept_and_never_made_worse():
     labels, _ = noisy()
-    found = consensus(labels, 4, **PARTITIONERS)
+    found = consensus(labels, 4, PARTITIONERS)
     assert tuple(found.scores) == METHODS
     assert found.method == max(found.scores, key=lambda m: found.scores[m])
     for method, label in found.candidates.items():
@@ -40,21 +38,21 @@ def test_the_best_candidate_is_kept_and_never_made_worse():
 
 def test_more_balance_tolerances_never_lower_a_score():
     labels, _ = noisy(seed=1)
-    one = consensus(labels, 4, imbalances=(0.05,), **PARTITIONERS)
-    two = consensus(labels, 4, imbalances=(0.05, 0.5), **PARTITIONERS)
+    one = consensus(labels, 4, PARTITIONERS, imbalances=(0.05,))
+    two = consensus(labels, 4, PARTITIONERS, imbalances=(0.05, 0.5))
     assert all(two.scores[m] >= one.scores[m] for m in METHODS)
 
 
 def test_the_same_seed_gives_the_same_consensus():
     labels, _ = noisy(seed=2)
-    first, second = (consensus(labels, 4, seed=5, **PARTITIONERS) for _ in range(2))
+    first, second = (consensus(labels, 4, PARTITIONERS, seed=5) for _ in range(2))
     np.testing.assert_array_equal(first.label, second.label)
     assert first.scores == second.scores
 
 
 def test_ties_go_to_the_first_method():
     labels = np.repeat(np.arange(3), 5)[:, None].repeat(4, axis=1)
-    assert consensus(labels, 3, methods=("hbgf", "mcla"), **PARTITIONERS).method == "hbgf"
+    assert consensus(labels, 3, PARTITIONERS, methods=("hbgf", "mcla")).method == "hbgf"
 
 
 def test_a_refusing_method_is_named_and_the_others_go_on(monkeypatch):
@@ -64,20 +62,20 @@ def test_a_refusing_method_is_named_and_the_others_go_on(monkeypatch):
         raise ConsensusSizeError("too large; use less")
 
     monkeypatch.setattr("icce_ray.core.consensus.ensemble.cspa", refusing)
-    found = consensus(labels, 4, **PARTITIONERS)
+    found = consensus(labels, 4, PARTITIONERS)
     assert found.refused == {"cspa": "too large; use less"}
     assert "cspa" not in found.scores
     with fails(ConsensusSizeError, "every method", "too large"):
-        consensus(labels, 4, methods=("cspa",), **PARTITIONERS)
+        consensus(labels, 4, PARTITIONERS, methods=("cspa",))
 
 
 def test_unknown_methods_and_impossible_sizes_are_errors():
     labels, _ = noisy()
     with fails(ValueError, "at least one of"):
-        consensus(labels, 4, methods=("mcla", "vote"), **PARTITIONERS)
+        consensus(labels, 4, PARTITIONERS, methods=("mcla", "vote"))
     with fails(ValueError, "at least one of"):
-        consensus(labels, 4, methods=(), **PARTITIONERS)
+        consensus(labels, 4, PARTITIONERS, methods=())
     with fails(ConsensusSizeError, "at least 2"):
-        consensus(labels, 1, **PARTITIONERS)
+        consensus(labels, 1, PARTITIONERS)
     with fails(ConsensusSizeError, "300 images", "301"):
-        consensus(labels, 301, **PARTITIONERS)
+        consensus(labels, 301, PARTITIONERS)

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from icce_ray.core.consensus import collapse, head_offsets
-from icce_ray.core.consensus.overlaps import all_pairs, cluster_graph, overlaps
-from icce_ray.core.consensus.rows import present
+from icce_ray.core.consensus.clusters import collapse, head_offsets, present
+from icce_ray.core.consensus.mcla import all_pairs, cluster_graph, overlaps
 
 SIZES = np.array([3, 5, 2, 4])
 OFFSETS = head_offsets(SIZES)
@@ -45,7 +44,7 @@ def test_blocks_of_heads_in_any_order_make_the_same_graph():
 
 def test_distinct_rows_with_their_counts_make_the_graph_of_all_images():
     labels = head_labels()[np.random.default_rng(1).integers(0, 15, 60)]
-    rows = collapse(labels, head_sizes=SIZES)
+    rows = collapse(labels)
     found = overlaps(columns(rows.labels), PAIRS, OFFSETS, rows.counts)
     for one, other in zip(found, overlaps(columns(labels), PAIRS, OFFSETS), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from icce_ray.core.consensus import collapse, head_offsets
+from icce_ray.core.consensus.clusters import collapse, head_offsets
 from icce_ray.core.consensus.rows import LocalRows, use_all
 from icce_ray.core.consensus.tally import (
     Split,
     after_split,
     agreeing,
     apply_split,
+    concatenate_tallies,
     improves,
-    side_by_side,
     split_for_unused,
     tally,
 )
@@ -40,7 +40,7 @@ def test_map_and_agreement_are_those_of_plain_loops():
 def test_heads_apart_are_the_tally_of_all():
     labels, label = problem()
     tables = head_contingency(labels, label, [3] * 5, 4)
-    whole, apart = tally(tables), side_by_side([tally(tables[:2]), tally(tables[2:])])
+    whole, apart = tally(tables), concatenate_tallies([tally(tables[:2]), tally(tables[2:])])
     assert whole.anmi == apart.anmi == anmi(tables)
     for name in ("sizes", "split", "split_cluster"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(apart, name))

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from icce_ray.core.consensus import collapse, head_offsets
+from icce_ray.core.consensus.clusters import collapse, head_offsets
 from icce_ray.core.consensus.rows import LocalRows, refine
-from icce_ray.core.consensus.votes import ballots, joined, vote
+from icce_ray.core.consensus.votes import ballots, concatenate_ballots, vote
 from icce_ray.core.metrics import accuracy, anmi, entropy, head_contingency
 
 OFFSETS = head_offsets([3] * 5)
@@ -55,7 +55,7 @@ def test_a_vote_over_shards_is_the_vote_of_the_whole(shards, monkeypatch):
 def test_ballots_of_heads_apart_are_those_of_all():
     labels, label = problem()
     tables = head_contingency(labels, label, [3] * 5, 3)
-    whole, apart = ballots(tables, 5), joined([ballots(tables[:2], 5), ballots(tables[2:], 5)])
+    whole, apart = ballots(tables, 5), concatenate_ballots([ballots(tables[:2], 5), ballots(tables[2:], 5)])
     np.testing.assert_array_equal(apart.base, whole.base)
     np.testing.assert_array_equal(apart.rest, whole.rest)
     np.testing.assert_array_equal(weights_of(apart), weights_of(whole))
