@@ -15,7 +15,7 @@ from typing import Any
 
 from icce_ray.core.cluster_count import in_reach
 from icce_ray.io.locations import check_writable
-from icce_ray.io.sources import Source, SourceSpec, find_source, found_source
+from icce_ray.io.sources import Source, SourceSpec, find_source, found_source, open_source
 from icce_ray.lock import RunLock
 from icce_ray.progress import RunProgress
 from icce_ray.settings import ListSettings, ResourceSettings, Settings, SettingsError
@@ -121,9 +121,9 @@ def predict_source(
         if marker is None:
             with connected(), display.stage("predict") as progress:
                 started = time.monotonic()
-                spec = found_source(source, listed.summary)
+                opened = open_source(found_source(source, listed.summary))
                 available = resources(limits, log=progress.log)
-                files, summary = predict.run_source(run_store, spec, out_store, limits, available, progress)
+                files, summary = predict.run_source(run_store, opened, out_store, limits, available, progress)
                 seconds = time.monotonic() - started
                 lock.check()
                 marker = out_store.commit("predict", files, fingerprint=digest, summary=summary, seconds=seconds)
@@ -345,5 +345,5 @@ def _check_budget(marker: Marker | None, budget: float) -> None:
         raise RejectBudgetError(
             f"{summary['rejected']} of {summary['images']} inputs ({share:.1%}) were rejected, the budget is "
             f"{budget:.1%}: {summary['rejected_by_reason']}. Every stage asked for is complete for the others. "
-            "Mend the source, or accept it with --set embed.reject_budget=SHARE"
+            "Fix the source, or accept it with --set embed.reject_budget=SHARE"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -36,12 +35,11 @@ def run(
         first += len(table)
         size_total += pc.call_function("sum", [table["size"]]).as_py() or 0
         progress.update(first)
-    found = {name: value for name, value in asdict(source.spec).items() if name != "location"}
     summary = {
         "images": first,
         "bytes": size_total,
         "left_out": dict(source.left_out),
-        "source": found,
+        "source": {name: getattr(source.spec, name) for name in ("format", "column", "key_column")},
         "digest": source.digest(),
     }
     return files, summary

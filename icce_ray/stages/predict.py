@@ -9,15 +9,16 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from icce_ray.io.sources import FeatureSource, Source, SourceSpec
+from icce_ray.io.sources import FeatureSource, Source
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
+from icce_ray.stages import stream
 from icce_ray.stages.cluster import Resources, room_for, run_bounded
-from icce_ray.stages.embed import through_backbone
+from icce_ray.stages.embed import described_input
 from icce_ray.stages.features import OK, matrix
 from icce_ray.stages.labelling import Labeller
-from icce_ray.stages.shards import described, grouped, write_chunk
+from icce_ray.stages.shards import described, grouped
 from icce_ray.store import ARTIFACTS, RunError, Store
 
 ARTIFACT = ARTIFACTS["predict"]
@@ -53,38 +54,27 @@ def run(
 
 def run_source(
     run_store: Store,
-    source: SourceSpec,
+    source: Source,
     out: Store,
     limits: ResourceSettings,
     resources: Resources,
     progress: Progress,
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Label the images listed in `out`'s manifest with the classifier of `run_store`, straight from the source."""
-    labeller = Labeller(run_store.root, device="cpu")
-    found, counts = through_backbone(
-        source,
-        out,
-        EmbedSettings.model_validate(labeller.description["embed"]),
-        limits,
-        resources,
-        progress,
-        write=write_predictions,
-        artifacts=(ARTIFACT, REJECTS),
-        labeller=run_store.root,
+    description = Labeller(run_store.root, device="cpu").description
+    embed = EmbedSettings.model_validate(description["embed"])
+    images = stream.Stream(
+        source=source,
+        root=out.root,
+        embed=embed,
+        image_size=described_input(source, embed).image_size,
+        accepted=ARTIFACT,
+        rejected=REJECTS,
+        classifier=run_store.root,
     )
-    labelled = [info for info in found if info.path.startswith(f"{ARTIFACT}/")]
-    return found, counts | _summary(out, labelled, labeller.description["classes"])
-
-
-def write_predictions(table: pa.Table, *, root: str) -> pa.Table:
-    """Task: predictions and rejects of one chunk, rejects first."""
-    return write_chunk(
-        table,
-        root=root,
-        ok_artifact=ARTIFACT,
-        reject_artifact=REJECTS,
-        dropped=("chunk", "chunk_rows", "reason", "detail"),
-    )
+    files, counts = stream.run(images, limits, resources, progress)
+    labelled = [info for info in files if info.path.startswith(f"{ARTIFACT}/")]
+    return files, counts | _summary(out, labelled, description["classes"])
 
 
 def check_source(source: Source, run_store: Store) -> None:

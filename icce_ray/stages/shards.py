@@ -17,40 +17,30 @@ from icce_ray.store import RunError, Store
 T = TypeVar("T")
 
 
-def write_chunk(
-    table: pa.Table, *, root: str, ok_artifact: str, reject_artifact: str, dropped: tuple[str, ...]
-) -> pa.Table:
+def write_chunk(table: pa.Table, *, root: str, accepted: str, rejected: str) -> pa.Table:
     """Write accepted and rejected rows of each chunk; returns its row of counts and files for the driver.
 
-    A chunk of which rows are missing is an error: its shard would look complete without them.
+    Rejects are written first: the accepted shard, which a chunk always has, says that the chunk is done. A chunk of
+    which rows are missing is an error: its shard would look complete without them.
     """
-    written = []
+    storage, written = Store(root).storage, []
     for chunk in table["chunk"].unique().to_pylist():
         rows = table.filter(pc.field("chunk") == chunk)
         if len(rows) != rows["chunk_rows"][0].as_py():
             raise RunError(f"chunk {chunk} came with {len(rows)} of {rows['chunk_rows'][0]} images; report this")
-        written.append(_write_one(rows, chunk, root, ok_artifact, reject_artifact, dropped))
+        ok = rows.filter(pc.field("reason").is_null()).drop_columns(["chunk", "chunk_rows", "reason", "detail"])
+        bad = rows.filter(pc.field("reason").is_valid()).select(["image_id", "uri", "key", "reason", "detail"])
+        files = [storage.write_table(Store.part(rejected, chunk), bad)] if len(bad) else []
+        files.append(storage.write_table(Store.part(accepted, chunk), ok))
+        columns = {name: [getattr(info, name) for info in files] for name in ("path", "rows", "bytes", "sha256")}
+        written.append({"ok": len(ok), "rejected": len(bad), **columns})
     return pa.Table.from_pylist(written)
 
 
-def _write_one(
-    table: pa.Table, chunk: int, root: str, ok_artifact: str, reject_artifact: str, dropped: tuple[str, ...]
-) -> dict[str, Any]:
-    storage = Store(root).storage
-    ok = table.filter(pc.field("reason").is_null()).drop_columns(list(dropped))
-    bad = table.filter(pc.field("reason").is_valid()).select(["image_id", "uri", "key", "reason", "detail"])
-    files = []
-    if len(bad):
-        files.append(storage.write_table(Store.part(reject_artifact, chunk), bad))
-    files.append(storage.write_table(Store.part(ok_artifact, chunk), ok))
-    return {
-        "ok": len(ok),
-        "rejected": len(bad),
-        "path": [info.path for info in files],
-        "rows": [info.rows for info in files],
-        "bytes": [info.bytes for info in files],
-        "sha256": [info.sha256 for info in files],
-    }
+def files_of(row: dict[str, Any]) -> list[FileInfo]:
+    """The files that a row of `write_chunk` names."""
+    columns = zip(row["path"], row["rows"], row["bytes"], row["sha256"], strict=True)
+    return [FileInfo(path=path, rows=int(rows), bytes=int(size), sha256=digest) for path, rows, size, digest in columns]
 
 
 def grouped(shards: Sequence[T], tasks: int, most: int = 16) -> list[Sequence[T]]:
@@ -62,12 +52,6 @@ def grouped(shards: Sequence[T], tasks: int, most: int = 16) -> list[Sequence[T]
     return [shards[start : start + size] for start in range(0, len(shards), size)]
 
 
-def files_of(row: dict[str, Any]) -> list[FileInfo]:
-    """The files that a row of `write_chunk` tells of."""
-    columns = zip(row["path"], row["rows"], row["bytes"], row["sha256"], strict=True)
-    return [FileInfo(path=path, rows=int(rows), bytes=int(size), sha256=digest) for path, rows, size, digest in columns]
-
-
 @ray.remote(num_cpus=0.25)
 def _describe(root: str, path: str) -> FileInfo:
     return Store(root).storage.describe(path)
@@ -77,14 +61,14 @@ def described(store: Store, artifacts: list[str], known: set[str]) -> list[FileI
     """Files of earlier, killed attempts: there already, so hashed by reading them."""
     paths = [name for artifact in artifacts for name, _ in store.storage.list(artifact)]
     paths = [path for path in paths if path.endswith(".parquet") and path not in known]
-    found: list[FileInfo] = []
+    files: list[FileInfo] = []
     run_bounded(
-        lambda index: _describe.remote(store.root, paths[index]), range(len(paths)), limit=32, on_result=found.append
+        lambda index: _describe.remote(store.root, paths[index]), range(len(paths)), limit=32, on_result=files.append
     )
-    return found
+    return files
 
 
-def rejects(store: Store, paths: list[str], most: int = 20) -> tuple[Counter[str], list[dict[str, Any]]]:
+def count_rejects(store: Store, paths: list[str], most: int = 20) -> tuple[Counter[str], list[dict[str, Any]]]:
     """Rejects by reason, and the first few of them by image_id."""
     reasons: Counter[str] = Counter()
     first: list[dict[str, Any]] = []

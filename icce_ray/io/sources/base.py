@@ -45,16 +45,18 @@ class SourceSpec:
         format: one of `detect.FORMATS`; `auto` looks at what lies there.
         column: of Parquet files, the column of images, URIs or features; None takes the one that can only be meant.
         key_column: of Parquet files, the column that names each image; None takes a usual name, else the row number.
+        dim: of features, the numbers in a row; None until somebody has looked.
     """
 
     location: str
     format: str = "auto"
     column: str | None = None
     key_column: str | None = None
+    dim: int | None = None
 
 
 class Source(ABC):
-    """Images of one kind of source; `open_source(source.spec)` opens it again in another process.
+    """Images of one kind of source. It pickles as its `spec`, so that a worker has it without another look.
 
     Attributes:
         spec: with the format and the columns that were found, so that opening it again looks at nothing.
@@ -65,6 +67,9 @@ class Source(ABC):
         self.spec = spec
         self.left_out: Counter[str] = Counter()
         self._digest = hashlib.sha256()
+
+    def __reduce__(self) -> tuple[type[Source], tuple[SourceSpec]]:
+        return type(self), (self.spec,)
 
     @abstractmethod
     def files(self) -> Iterator[tuple[str, int | None]]:

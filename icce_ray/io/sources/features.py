@@ -46,9 +46,12 @@ class FeatureFiles(ContainerSource, FeatureSource):
     """
 
     def __init__(self, spec: SourceSpec) -> None:
-        """Reads the start of the first file. Raises SourceError if it holds no features."""
+        """Reads the start of the first file unless `spec` has `dim`. Raises SourceError if it holds no features."""
         super().__init__(spec)
         self.endings = (".npy",) if spec.column is None else (".parquet",)
+        if spec.dim is not None:
+            self.dim = spec.dim
+            return
         container = self._first()
         if container is None and spec.column is None:
             self.endings = (".parquet",)
@@ -58,14 +61,16 @@ class FeatureFiles(ContainerSource, FeatureSource):
         name = self.name_of(container)
         if name.lower().endswith(".npy"):
             self.endings = (".npy",)
-            self.dim = self._npy(container)[1].dim
+            file, npy = self._npy(container)
+            file.close()
+            self.dim = npy.dim
+            self.spec = replace(spec, dim=npy.dim)
             return
         self.endings = (".parquet",)
         with columns.opened(self, container) as parquet:
             schema = parquet.schema_arrow
             column = columns.the_column(spec, name, schema, columns.is_features, columns.FEATURE_NAMES)
-            self.spec = replace(spec, column=column)
-            dim = self._width(parquet, name)
+            dim = _width(parquet, name, column)
         if dim is None:
             raise SourceError(f"{name}: column {column!r} holds no features in any row; the first file must have some")
         if not 1 <= dim <= _MOST_DIM:
@@ -74,6 +79,7 @@ class FeatureFiles(ContainerSource, FeatureSource):
                 "another column with --set list.column=NAME"
             )
         self.dim = dim
+        self.spec = replace(spec, column=column, dim=dim)
 
     def _first(self) -> str | None:
         found: Found | None = next(self.found(Counter()), None)
@@ -106,7 +112,7 @@ class FeatureFiles(ContainerSource, FeatureSource):
             return
         with columns.opened(self, container) as parquet:
             columns.check_column(name, parquet.schema_arrow, self.spec.column, columns.is_features)
-            self._check_dim(name, self._width(parquet, name))
+            self._check_dim(name, _width(parquet, name, self.spec.column))
             yield from columns.listed(self, container, parquet, keys)
 
     def _check_dim(self, name: str, dim: int | None) -> None:
@@ -115,19 +121,6 @@ class FeatureFiles(ContainerSource, FeatureSource):
                 f"{name} in {self.spec.location!r} has {dim} numbers a row, the first file {self.dim}; features of one "
                 "source must come from one model"
             )
-
-    def _width(self, parquet: pq.ParquetFile, name: str) -> int | None:
-        """Numbers in the first row that is not null, None without one."""
-        column = self.spec.column or ""
-        kind = parquet.schema_arrow.field(column).type
-        if pa.types.is_fixed_size_list(kind):
-            return kind.list_size
-        with closing(columns.batches(parquet, name, [column], rows=64)) as batches:
-            for _, batch in batches:
-                lengths = batch.column(column).value_lengths().drop_null()
-                if len(lengths):
-                    return lengths[0].as_py()
-        return None
 
     def spans(self, rows: pa.Table) -> list[tuple[int, int]]:
         """Rows of one file together."""
@@ -196,6 +189,19 @@ class FeatureFiles(ContainerSource, FeatureSource):
         except SourceError:
             file.close()
             raise
+
+
+def _width(parquet: pq.ParquetFile, name: str, column: str) -> int | None:
+    """Numbers in the first row that is not null, None without one."""
+    kind = parquet.schema_arrow.field(column).type
+    if pa.types.is_fixed_size_list(kind):
+        return kind.list_size
+    with closing(columns.batches(parquet, name, [column], rows=64)) as batches:
+        for _, batch in batches:
+            lengths = batch.column(column).value_lengths().drop_null()
+            if len(lengths):
+                return lengths[0].as_py()
+    return None
 
 
 def _header(file: StoreFile, name: str) -> Npy:

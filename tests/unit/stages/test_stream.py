@@ -1,0 +1,81 @@
+"""What the stream makes of errors in tasks, of features beyond float16, and of chunks without a good image."""
+
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from ray.exceptions import RayTaskError, UserCodeException
+
+from icce_ray.io.locations import UnavailableError
+from icce_ray.io.sources import SourceSpec, open_source
+from icce_ray.settings import EmbedSettings
+from icce_ray.stages.features import list_column
+from icce_ray.stages.shards import write_chunk
+from icce_ray.stages.stream import Stream, TaskError, _Embedder, _errors_for_the_driver
+from icce_ray.store import RunError, Store
+from tests.failures import fails
+
+MESSAGE = "bucket/x did not answer;\nthe same command resumes"
+
+
+def test_an_error_of_ours_reaches_the_driver_with_its_own_words():
+    with pytest.raises(TaskError) as caught, _errors_for_the_driver():
+        raise UnavailableError(MESSAGE)
+    task = RayTaskError("_read", "a traceback", caught.value)
+    cause = pickle.loads(pickle.dumps(task)).cause  # noqa: S301 - as Ray sends it
+    assert isinstance(cause, RunError)
+    assert str(cause) == MESSAGE
+
+
+def test_any_other_is_a_fault_of_the_program():
+    with fails(UserCodeException, "KeyError", "a fault") as caught, _errors_for_the_driver():
+        raise KeyError("a fault")
+    assert not isinstance(caught.value, RunError)
+
+
+def stream(root, source="features.npy"):
+    """Of features, which need no backbone."""
+    spec = SourceSpec(source, format="features", dim=2)
+    names = {"accepted": "ok", "rejected": "bad"}
+    return Stream(source=open_source(spec), root=root, embed=EmbedSettings(), image_size=0, **names)
+
+
+def chunk_of(features):
+    """A chunk as the reading task gives it."""
+    rows, nothing = len(features), pa.nulls(len(features), pa.string())
+    numbers, names = pa.array(range(rows), pa.int64()), pa.array([f"{row}" for row in range(rows)])
+    table = {"chunk": pa.array([0] * rows, pa.int64()), "chunk_rows": pa.array([rows] * rows, pa.int64())}
+    table |= {"image_id": numbers, "uri": names, "key": names, "reason": nothing, "detail": nothing}
+    return pa.table(table | {"features": list_column(np.array(features, np.float32))})
+
+
+@pytest.mark.parametrize(
+    ("scale", "reason", "fact"), [(1e6, "nonfinite_feature", "divide"), (1e-9, "zero_feature", "multiply")]
+)
+def test_features_that_float16_cannot_hold_are_rejects_that_say_what_helps(scale, reason, fact, tmp_path):
+    embedder = _Embedder(stream=stream(str(tmp_path)), device="cpu", sharers=1)
+    done = embedder(chunk_of([[1.0, 2.0], [scale, 2 * scale]]))
+    assert done["reason"].to_pylist() == [None, reason]
+    assert fact in done["detail"][1].as_py()
+    assert done["features"].to_pylist() == [[1.0, 2.0], [0.0, 0.0]]
+
+
+def test_a_shard_without_rows_has_the_columns_of_any_other(tmp_path):
+    embedder = _Embedder(stream=stream(str(tmp_path)), device="cpu", sharers=1)
+    schemas = []
+    for name, features in (("some", [[1.0, 2.0], [0.0, 0.0]]), ("none", [[0.0, 0.0]])):
+        root = str(tmp_path / name)
+        write_chunk(embedder(chunk_of(features)), root=root, accepted="ok", rejected="bad")
+        table = Store(root).storage.read_table("ok/part-000000.parquet")
+        schemas.append(table.schema)
+        assert len(table) == len(features) - 1
+        assert Store(root).storage.read_table("bad/part-000000.parquet")["reason"].to_pylist() == ["zero_feature"]
+    assert schemas[0].equals(schemas[1])
+    assert schemas[0].names == ["image_id", "uri", "key", "features"]
+
+
+def test_a_chunk_that_came_in_part_is_an_error(tmp_path):
+    table = chunk_of([[1.0, 2.0], [3.0, 4.0]])
+    with fails(RunError, "chunk 0", "1 of 2"):
+        write_chunk(table.slice(0, 1), root=str(tmp_path), accepted="ok", rejected="bad")
