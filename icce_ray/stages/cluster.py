@@ -1,4 +1,4 @@
-"""Ray itself: what the cluster has, and bounded work over numbered parts."""
+"""Ray itself: what the cluster has, and bounded work over numbered shards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -15,7 +15,9 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import ResourceSettings
-from icce_ray.store import RunError
+from icce_ray.store import RunError, Store
+
+T = TypeVar("T")
 
 #: A laptop's cluster gets at least this many logical CPUs: Ray's own helpers hold fractions of one, and a pipeline
 #: of several operators must never wait for a CPU that another of its operators holds.
@@ -207,3 +209,28 @@ def _drain(pending: set[Any], on_result: Callable[[Any], None]) -> set[Any]:
     for reference in ready:
         on_result(ray.get(reference))
     return set(rest)
+
+
+def grouped(shards: Sequence[T], tasks: int, most: int = 16) -> list[Sequence[T]]:
+    """Shards for each task: several, so that what a task loads serves them all, but at least four tasks a worker.
+
+    `tasks` run side by side; `most` limits what a task that was killed repeats.
+    """
+    size = max(1, min(most, len(shards) // (4 * tasks)))
+    return [shards[start : start + size] for start in range(0, len(shards), size)]
+
+
+@ray.remote(num_cpus=0.25)
+def _describe(root: str, path: str) -> FileInfo:
+    return Store(root).storage.describe(path)
+
+
+def described(store: Store, artifacts: list[str], known: set[str]) -> list[FileInfo]:
+    """Files of earlier, killed attempts: there already, so hashed by reading them."""
+    paths = [name for artifact in artifacts for name, _ in store.storage.list(artifact)]
+    paths = [path for path in paths if path.endswith(".parquet") and path not in known]
+    files: list[FileInfo] = []
+    run_bounded(
+        lambda index: _describe.remote(store.root, paths[index]), range(len(paths)), limit=32, on_result=files.append
+    )
+    return files

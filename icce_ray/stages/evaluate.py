@@ -18,10 +18,9 @@ import ray
 from icce_ray.core.metrics import confusions, contingency, scores, table_scores
 from icce_ray.progress import Progress
 from icce_ray.stages import consensus
-from icce_ray.stages.cluster import Resources, room_for, run_bounded
+from icce_ray.stages.cluster import Resources, grouped, room_for, run_bounded
 from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors import known
-from icce_ray.stages.shards import grouped
 from icce_ray.stages.truth import class_names, classes_at, labels_for, places_for, read_truth, shared_name
 from icce_ray.store import ARTIFACTS, RunError, Store
 

@@ -14,11 +14,10 @@ from icce_ray.core.alarms import cluster_sizes, head_alarms
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
-from icce_ray.stages.cluster import Resources, await_capacity, room_for, run_bounded
+from icce_ray.stages.cluster import Resources, await_capacity, grouped, room_for, run_bounded
 from icce_ray.stages.features import FeatureRows, matrix
 from icce_ray.stages.head_worker import HEADS, LOSSES, train
 from icce_ray.stages.remote_progress import log_alarms, remote_progress
-from icce_ray.stages.shards import grouped
 from icce_ray.store import HEAD_LABELS, Store
 
 

@@ -14,11 +14,10 @@ from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
 from icce_ray.stages import stream
-from icce_ray.stages.cluster import Resources, room_for, run_bounded
+from icce_ray.stages.cluster import Resources, described, grouped, room_for, run_bounded
 from icce_ray.stages.embed import described_input
 from icce_ray.stages.features import OK, matrix
 from icce_ray.stages.labelling import Labeller
-from icce_ray.stages.shards import described, grouped
 from icce_ray.store import ARTIFACTS, RunError, Store
 
 ARTIFACT = ARTIFACTS["predict"]

@@ -17,9 +17,8 @@ from icce_ray.core.sampling import uniform_rows
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
-from icce_ray.stages.cluster import Resources, room_for, run_files
+from icce_ray.stages.cluster import Resources, described, room_for, run_files
 from icce_ray.stages.features import FeatureRows
-from icce_ray.stages.shards import described
 from icce_ray.store import ARTIFACTS, RunError, Store
 
 ARTIFACT = ARTIFACTS["sample"]

@@ -9,65 +9,21 @@ reaches the driver.
 from __future__ import annotations
 
 import contextlib
-import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-import pyarrow as pa
-from ray.exceptions import RayTaskError, UserCodeException
+from ray.exceptions import RayTaskError
 
-from icce_ray.core.recipe import product_precision
-from icce_ray.io.decode import Reject, decode
-from icce_ray.io.sources import FeatureSource, Source
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
-from icce_ray.settings import EmbedSettings, ResourceSettings
-from icce_ray.stages.cluster import Resources, others_cluster, threads_here
-from icce_ray.stages.features import list_column, matrix
-from icce_ray.stages.shards import count_rejects, described, files_of, write_chunk
-from icce_ray.store import ARTIFACTS, RunError, Store
+from icce_ray.settings import ResourceSettings
+from icce_ray.stages.chunks import Embedder, Stream, TaskError, read, write
+from icce_ray.stages.cluster import Resources, described, others_cluster
+from icce_ray.store import RunError, Store
 
-READ_THREADS = 8  # a task waits for storage most of the time; Pillow releases the interpreter's lock as well
 MAX_CPU_ACTORS = 4  # of a node; each holds the weights
-
-_NONFINITE = (
-    "the feature has a number that is not finite, or beyond 65504, the largest of float16; divide all features, later "
-    "ones for icce predict too, by one number, or by their lengths"
-)
-_ZERO = (
-    "the feature is zero in float16: a picture without structure, or all numbers below 6e-8; multiply all features, "
-    "later ones for icce predict too, by one number"
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stream:
-    """What every task and actor of one pass over the images has to know.
-
-    Attributes:
-        source: of the images, as it was listed.
-        root: of the run or prediction that holds the manifest and gets the shards.
-        embed: how images are read and embedded.
-        image_size: side of what the backbone takes; 0 for a source of features, which needs no backbone.
-        accepted: artifact of the rows with a result.
-        rejected: artifact of the rows with a reason.
-        classifier: root of the run that labels the features; None writes the features themselves.
-    """
-
-    source: Source
-    root: str
-    embed: EmbedSettings
-    image_size: int
-    accepted: str
-    rejected: str
-    classifier: str | None = None
-
-
-class TaskError(RunError, UserCodeException):
-    """An error of a task whose message the user should see, as Ray Data passes it on to the driver."""
 
 
 class Pool(NamedTuple):
@@ -113,12 +69,12 @@ def run(
     files: list[FileInfo] = []
     rejected = 0
     for row in _written(stream, missing, limits, resources) if missing else ():
-        files += files_of(row)
+        files += _files_of(row)
         rejected += row["rejected"]
         finished += row["ok"] + row["rejected"]
         progress.update(finished, rejected=rejected)
     files += described(store, [stream.accepted, stream.rejected], {info.path for info in files})
-    reasons, first = count_rejects(store, [info.path for info in files if info.path.startswith(stream.rejected)])
+    reasons, first = _count_rejects(store, [info.path for info in files if info.path.startswith(stream.rejected)])
     summary = {
         "images": sum(counts),
         "ok": sum(info.rows or 0 for info in files if info.path.startswith(stream.accepted)),
@@ -137,7 +93,7 @@ def run(
 def _written(
     stream: Stream, chunks: Sequence[int], limits: ResourceSettings, resources: Resources
 ) -> Iterator[dict[str, Any]]:
-    """The row that `write_chunk` returns for each chunk, as they are done."""
+    """The row that `chunks.write` returns for each chunk, as they are done."""
     import ray.data  # here and below: workers of other stages import this module's neighbours, and this takes a second
 
     gpu = resources.device == "cuda"
@@ -146,14 +102,14 @@ def _written(
         dataset = (
             ray.data.range(len(chunks), override_num_blocks=len(chunks))
             .map_batches(
-                cast(Any, _read),
+                cast(Any, read),
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=0.5,
                 fn_kwargs={"chunks": np.asarray(chunks), "stream": stream},
             )
             .map_batches(
-                _Embedder,
+                Embedder,
                 batch_size=limits.embed_batch,
                 batch_format="pyarrow",
                 zero_copy_batch=True,
@@ -169,7 +125,7 @@ def _written(
                 fn_constructor_kwargs={"stream": stream, "device": resources.device, "sharers": pool.sharers},
             )
             .map_batches(
-                cast(Any, _write),
+                cast(Any, write),
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=0.25,
@@ -205,145 +161,19 @@ def _ray_data_context() -> Iterator[None]:
             setattr(context, name, value)
 
 
-@contextlib.contextmanager
-def _errors_for_the_driver() -> Iterator[None]:
-    """Errors of this package, which say what to do, as TaskError; any other as a fault of the program."""
-    try:
-        yield
-    except Exception as error:
-        ours = type(error).__module__.startswith("icce_ray.")
-        raise TaskError(str(error)) if ours else UserCodeException(f"{type(error).__name__}: {error}") from error
+def _files_of(row: dict[str, Any]) -> list[FileInfo]:
+    """The files that a row of `chunks.write` names."""
+    columns = zip(row["path"], row["rows"], row["bytes"], row["sha256"], strict=True)
+    return [FileInfo(path=path, rows=int(rows), bytes=int(size), sha256=digest) for path, rows, size, digest in columns]
 
 
-def _read(batch: pa.Table, *, chunks: np.ndarray, stream: Stream) -> pa.Table:
-    """Task: one chunk of the manifest with its pictures.
-
-    Columns chunk, chunk_rows, image_id, uri, key, reason, detail and pixels, or features of a source that has them.
-    """
-    with _errors_for_the_driver():
-        if batch.num_rows != 1:
-            raise RuntimeError(f"{batch.num_rows} chunks came as one block; chunks must stay apart")
-        chunk = int(chunks[batch["id"][0].as_py()])
-        rows = Store(stream.root).storage.read_table(Store.part(ARTIFACTS["list"], chunk))
-        if isinstance(stream.source, FeatureSource):
-            reasons = details = pa.nulls(len(rows), pa.string())
-            name, values = "features", list_column(stream.source.features(rows))
-        else:
-            pixels, reasons, details = zip(*_pictures(rows, stream), strict=True)
-            name, values = "pixels", pa.array(pixels, pa.binary(stream.image_size**2 * 3))
-    return pa.table(
-        {
-            "chunk": pa.repeat(pa.scalar(chunk, pa.int64()), len(rows)),
-            "chunk_rows": pa.repeat(pa.scalar(len(rows), pa.int64()), len(rows)),
-            **{column: rows[column] for column in ("image_id", "uri", "key")},
-            "reason": pa.array(reasons, pa.string()),
-            "detail": pa.array(details, pa.string()),
-            name: values,
-        }
-    )
-
-
-Picture = tuple[bytes | None, str | None, str | None]
-
-
-def _pictures(rows: pa.Table, stream: Stream) -> Iterator[Picture]:
-    """(pixels, reason, detail) of each image, the first or the others None; several are read at a time."""
-    embed = stream.embed
-
-    def picture(data: bytes | Reject) -> Picture:
-        try:
-            if isinstance(data, Reject):
-                raise data
-            pixels = decode(data, size=stream.image_size, resize=embed.resize, max_pixels=embed.max_pixels)
-            return pixels.tobytes(), None, None
-        except Reject as reject:
-            return None, reject.reason, reject.detail
-
-    def pictures(span: Iterator[bytes | Reject]) -> list[Picture]:
-        return [picture(data) for data in span]
-
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        spans = stream.source.read_spans(rows, max_bytes=embed.max_bytes)
-        yield from itertools.chain.from_iterable(pool.map(pictures, spans))
-
-
-class _Embedder:
-    """Actor: a batch of pictures to features, and through a run's classifier to labels where the stream has one.
-
-    Called by two threads at a time on a GPU, so a call changes nothing here.
-    """
-
-    def __init__(self, *, stream: Stream, device: str, sharers: int) -> None:
-        import torch  # here and below: the tasks of this module never need it, and importing it takes seconds
-
-        from icce_ray.backbones import load_backbone
-        from icce_ray.stages.labelling import Labeller
-
-        torch.set_num_threads(threads_here(sharers))
-        self.labeller = Labeller(stream.classifier, device=device) if stream.classifier else None
-        self.backbone = None
-        if stream.image_size:
-            self.backbone = load_backbone(
-                stream.embed.backbone,
-                features=stream.embed.feature_kind,
-                n_last_blocks=stream.embed.n_last_blocks,
-                image_size=stream.embed.image_size,
-                device=device,
-                dtype=product_precision(stream.embed.precision, device),
-            )
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        with _errors_for_the_driver():
-            main, blocks = self._features(table)
-            table = _reject_bad_features(table, main, blocks)
-            if self.labeller is not None:
-                label, confidence = self.labeller(main, blocks)
-                return table.append_column("label", pa.array(label)).append_column("confidence", pa.array(confidence))
-            table = table.append_column("features", list_column(main))
-            return table.append_column("cls_blocks", list_column(blocks)) if blocks.shape[1] else table
-
-    def _features(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        """float16 [n, D] and [n, D_blocks], zero where there is no picture; beyond float16 is inf: a reject later."""
-        if self.backbone is None:
-            with np.errstate(over="ignore"):
-                return matrix(table["features"]).astype(np.float16), np.zeros((len(table), 0), np.float16)
-        good = np.flatnonzero(table["reason"].is_null().to_numpy(zero_copy_only=False))
-        main = np.zeros((len(table), self.backbone.dim), np.float16)
-        blocks = np.zeros((len(table), self.backbone.block_dim), np.float16)
-        if len(good):
-            features = self.backbone.embed(_pixels(table["pixels"].combine_chunks().take(pa.array(good))))
-            with np.errstate(over="ignore"):
-                main[good] = features.main
-                if features.cls_blocks is not None:
-                    blocks[good] = features.cls_blocks
-        return main, blocks
-
-
-def _pixels(column: pa.FixedSizeBinaryArray) -> np.ndarray:
-    """uint8[n, S, S, 3] of a column of raw pictures, without a copy."""
-    width = column.type.byte_width
-    side = round((width / 3) ** 0.5)
-    flat = np.frombuffer(column.buffers()[1], np.uint8)[column.offset * width :]
-    return flat[: len(column) * width].reshape(len(column), side, side, 3)
-
-
-def _reject_bad_features(table: pa.Table, main: np.ndarray, blocks: np.ndarray) -> pa.Table:
-    """The table without its input; rows whose features have no direction become rejects, and zero in place."""
-    reasons, details = table["reason"].to_pylist(), table["detail"].to_pylist()
-    finite = np.isfinite(main).all(1) & np.isfinite(blocks).all(1)
-    for row in np.flatnonzero(~finite):
-        reasons[row], details[row] = "nonfinite_feature", _NONFINITE
-    for row in np.flatnonzero(~main.any(1)):
-        if reasons[row] is None:
-            reasons[row], details[row] = "zero_feature", _ZERO
-    main[~finite] = 0
-    blocks[~finite] = 0
-    table = table.select(["chunk", "chunk_rows", "image_id", "uri", "key"])
-    table = table.append_column("reason", pa.array(reasons, pa.string()))
-    return table.append_column("detail", pa.array(details, pa.string()))
-
-
-def _write(table: pa.Table, *, stream: Stream) -> pa.Table:
-    """Task: the shards of the chunks of one block; their rows of counts and files for the driver."""
-    with _errors_for_the_driver():
-        return write_chunk(table, root=stream.root, accepted=stream.accepted, rejected=stream.rejected)
+def _count_rejects(store: Store, paths: list[str], most: int = 20) -> tuple[Counter[str], list[dict[str, Any]]]:
+    """Rejects by reason, and the first few of them by image_id."""
+    reasons: Counter[str] = Counter()
+    first: list[dict[str, Any]] = []
+    for path in sorted(paths):
+        table = store.storage.read_table(path)
+        reasons.update(table["reason"].to_pylist())
+        if len(first) < most:
+            first += table.slice(0, most - len(first)).to_pylist()
+    return reasons, first

@@ -18,14 +18,13 @@ from icce_ray.core import neighbors as core
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
-from icce_ray.stages.cluster import Resources, run_files
+from icce_ray.stages.cluster import Resources, described, run_files
 from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors import files
 from icce_ray.stages.neighbors.auto import known, resolved
 from icce_ray.stages.neighbors.files import ARTIFACT, load
 from icce_ray.stages.neighbors.index import ShardedIndex
 from icce_ray.stages.neighbors.recall import check_recall
-from icce_ray.stages.shards import described
 from icce_ray.stages.truth import truth_of_rows
 from icce_ray.store import RunError, Store
 

@@ -6,7 +6,7 @@ import pytest
 
 from icce_ray.settings import ResourceSettings
 from icce_ray.stages import cluster
-from icce_ray.stages.cluster import Resources, of_nodes, resources, room_for, run_bounded
+from icce_ray.stages.cluster import Resources, grouped, of_nodes, resources, room_for, run_bounded
 from icce_ray.stages.stream import Pool, pool_of
 from icce_ray.store import RunError
 from tests.failures import fails
@@ -133,3 +133,13 @@ def test_tasks_under_way_grow_with_the_cluster(monkeypatch):
     run_bounded(lambda index: index, range(20), limit=limit, on_result=results.append)
     assert sorted(results) == list(range(20))
     assert (most[0], max(most)) == (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("shards", "tasks", "sizes"),
+    [(0, 4, []), (3, 4, [1, 1, 1]), (16, 4, [1] * 16), (33, 4, [2] * 16 + [1]), (10_000, 4, [16] * 625)],
+)
+def test_groups_hold_every_shard_once_in_order(shards, tasks, sizes):
+    groups = grouped(list(range(shards)), tasks)
+    assert [len(group) for group in groups] == sizes
+    assert [shard for group in groups for shard in group] == list(range(shards))

@@ -10,9 +10,8 @@ from ray.exceptions import RayTaskError, UserCodeException
 from icce_ray.io.locations import UnavailableError
 from icce_ray.io.sources import SourceSpec, open_source
 from icce_ray.settings import EmbedSettings
+from icce_ray.stages.chunks import Embedder, Stream, TaskError, errors_for_the_driver, write
 from icce_ray.stages.features import list_column
-from icce_ray.stages.shards import write_chunk
-from icce_ray.stages.stream import Stream, TaskError, _Embedder, _errors_for_the_driver
 from icce_ray.store import RunError, Store
 from tests.failures import fails
 
@@ -20,7 +19,7 @@ MESSAGE = "bucket/x did not answer;\nthe same command resumes"
 
 
 def test_an_error_of_ours_reaches_the_driver_with_its_own_words():
-    with pytest.raises(TaskError) as caught, _errors_for_the_driver():
+    with pytest.raises(TaskError) as caught, errors_for_the_driver():
         raise UnavailableError(MESSAGE)
     task = RayTaskError("_read", "a traceback", caught.value)
     cause = pickle.loads(pickle.dumps(task)).cause  # noqa: S301 - as Ray sends it
@@ -29,7 +28,7 @@ def test_an_error_of_ours_reaches_the_driver_with_its_own_words():
 
 
 def test_any_other_is_a_fault_of_the_program():
-    with fails(UserCodeException, "KeyError", "a fault") as caught, _errors_for_the_driver():
+    with fails(UserCodeException, "KeyError", "a fault") as caught, errors_for_the_driver():
         raise KeyError("a fault")
     assert not isinstance(caught.value, RunError)
 
@@ -54,7 +53,7 @@ def chunk_of(features):
     ("scale", "reason", "fact"), [(1e6, "nonfinite_feature", "divide"), (1e-9, "zero_feature", "multiply")]
 )
 def test_features_that_float16_cannot_hold_are_rejects_that_say_what_helps(scale, reason, fact, tmp_path):
-    embedder = _Embedder(stream=stream(str(tmp_path)), device="cpu", sharers=1)
+    embedder = Embedder(stream=stream(str(tmp_path)), device="cpu", sharers=1)
     done = embedder(chunk_of([[1.0, 2.0], [scale, 2 * scale]]))
     assert done["reason"].to_pylist() == [None, reason]
     assert fact in done["detail"][1].as_py()
@@ -62,11 +61,11 @@ def test_features_that_float16_cannot_hold_are_rejects_that_say_what_helps(scale
 
 
 def test_a_shard_without_rows_has_the_columns_of_any_other(tmp_path):
-    embedder = _Embedder(stream=stream(str(tmp_path)), device="cpu", sharers=1)
+    embedder = Embedder(stream=stream(str(tmp_path)), device="cpu", sharers=1)
     schemas = []
     for name, features in (("some", [[1.0, 2.0], [0.0, 0.0]]), ("none", [[0.0, 0.0]])):
         root = str(tmp_path / name)
-        write_chunk(embedder(chunk_of(features)), root=root, accepted="ok", rejected="bad")
+        write(embedder(chunk_of(features)), stream=stream(root))
         table = Store(root).storage.read_table("ok/part-000000.parquet")
         schemas.append(table.schema)
         assert len(table) == len(features) - 1
@@ -78,4 +77,4 @@ def test_a_shard_without_rows_has_the_columns_of_any_other(tmp_path):
 def test_a_chunk_that_came_in_part_is_an_error(tmp_path):
     table = chunk_of([[1.0, 2.0], [3.0, 4.0]])
     with fails(RunError, "chunk 0", "1 of 2"):
-        write_chunk(table.slice(0, 1), root=str(tmp_path), accepted="ok", rejected="bad")
+        write(table.slice(0, 1), stream=stream(str(tmp_path)))
