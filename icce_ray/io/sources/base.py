@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -112,13 +113,12 @@ class Source(ABC):
 
 
 class FeatureSource(Source):
-    """Features computed elsewhere, one row an image. Its images have no bytes.
+    """Features computed elsewhere, one row per image. Its images have no bytes."""
 
-    Attributes:
-        dim: numbers a row.
-    """
-
-    dim: int
+    @property
+    def dim(self) -> int:
+        """Numbers in a row."""
+        return self.spec.dim or 0
 
     @abstractmethod
     def features(self, rows: pa.Table) -> np.ndarray:
@@ -131,16 +131,7 @@ class FeatureSource(Source):
 
 def tables_of(rows: Iterable[Row]) -> Iterator[pa.Table]:
     """Rows of a listing as tables of `LISTED`."""
-    waiting: list[Row] = []
-    for row in rows:
-        waiting.append(row)
-        if len(waiting) == TABLE_ROWS:
-            yield _table(waiting)
-            waiting = []
-    if waiting:
-        yield _table(waiting)
-
-
-def _table(rows: list[Row]) -> pa.Table:
-    columns = zip(*rows, strict=True)
-    return pa.table([pa.array(column, field.type) for column, field in zip(columns, LISTED, strict=True)], LISTED)
+    coming = iter(rows)
+    while some := list(islice(coming, TABLE_ROWS)):
+        columns = zip(*some, strict=True)
+        yield pa.table([pa.array(column, field.type) for column, field in zip(columns, LISTED, strict=True)], LISTED)

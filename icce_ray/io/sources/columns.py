@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,10 +19,8 @@ from icce_ray.io.headers import HeaderError, parsing
 from icce_ray.io.sources.base import LISTED, TABLE_ROWS, SourceError, SourceSpec
 from icce_ray.io.sources.containers import ContainerSource, StoreFile
 
-#: Usual names of a column that names the row, of one that holds URIs, and of one that holds features.
+#: Usual names of a column that names the row.
 KEY_NAMES = ("key", "__key__", "id", "image_id", "path", "file_name", "filename", "uri", "url")
-URI_NAMES = ("uri", "url", "path", "file", "file_name", "image", "image_path")
-FEATURE_NAMES = ("features", "embedding", "embeddings", "feature", "image_embedding")
 
 # Bytes asked for at a time while a column is streamed: of keys, and of images or features.
 _SMALL, _BUFFER = 1 << 20, 4 << 20
@@ -26,15 +28,107 @@ _SMALL, _BUFFER = 1 << 20, 4 << 20
 _ROWS_PER_BYTE = 1000
 
 
+class ParquetRows(ContainerSource):
+    """The rows of Parquet files, of which one column is meant; `usual` are names that it often has.
+
+    `uri` is the file's path and the row's number, `key` as `keys` says, else the row's number.
+    """
+
+    endings = (".parquet",)
+    usual: Sequence[str] = ()
+    lacks = "the Parquet files have no rows"
+
+    def __init__(self, spec: SourceSpec) -> None:
+        """Looks for the column where `spec` names none. Raises SourceError if none or several could be meant."""
+        super().__init__(spec)
+        if spec.column is None:
+            self.find_column()
+
+    @staticmethod
+    @abstractmethod
+    def fits(kind: pa.DataType) -> bool:
+        """Whether a column of this type can be the one."""
+
+    def find_column(self) -> None:
+        """Take the only column of the first file that can be meant."""
+        container = self.first()
+        with self.opened(container) as parquet:
+            schema = parquet.schema_arrow
+        found = candidates(schema, self.fits, self.usual)
+        if len(found) != 1:
+            problem = f"several columns could be meant ({', '.join(found)})" if found else "no column fits"
+            raise SourceError(
+                f"{self.name_of(container)} in {self.spec.location!r}: {problem}; give --set list.column=NAME; it has "
+                f"{columns_of(schema)}"
+            )
+        self.spec = replace(self.spec, column=found[0])
+
+    @property
+    def column(self) -> str:
+        """The column that is meant."""
+        return self.spec.column or ""
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Columns that name the rows, the first that is not null counting, as the first file has them.
+
+        `spec.key_column` alone, else the `path` of a struct (as `column.path`) and one of `KEY_NAMES`.
+        """
+        container = self.first()
+        name = self.name_of(container)
+        with self.opened(container) as parquet:
+            schema = parquet.schema_arrow
+        check_column(name, schema, self.column, self.fits)
+        key = the_key_column(self.spec, name, schema, besides=self.column)
+        has_path = self.spec.key_column is None and has_field(schema.field(self.column).type, "path")
+        return [f"{self.column}.path"] * has_path + ([] if key is None else [key])
+
+    def listing(self) -> Iterator[pa.Table]:
+        """One row a row; reads the keys only, of several files at a time."""
+        _ = self.keys  # before several threads ask
+        return super().listing()
+
+    def tables(self, container: str) -> Generator[pa.Table]:
+        """Rows of one file, named by its columns `keys`."""
+        name = self.name_of(container)
+        with self.opened(container) as parquet:
+            self.check(name, parquet)
+            for key in self.keys:
+                check_column(name, parquet.schema_arrow, _parent(parquet.schema_arrow, key), lambda _: True)
+            if self.keys:
+                for first, batch in batches(parquet, name, self.keys):
+                    keys = [text_column(batch, key, name, first) for key in self.keys]
+                    yield numbered(name, container, first, len(batch), keys)
+            else:
+                yield from numbered_rows(name, container, parquet.metadata.num_rows)
+
+    def check(self, name: str, parquet: pq.ParquetFile) -> None:
+        """Raise SourceError for a file, other than the first perhaps, without the column."""
+        check_column(name, parquet.schema_arrow, self.column, self.fits)
+
+    def opened(self, container: str) -> pq.ParquetFile:
+        """A file, for its columns of small values. Raises SourceError, naming it, if it cannot be read."""
+        where = f"{self.name_of(container)} in {self.spec.location!r}"
+        try:
+            file = self.open(container, least=1 << 16, most=1 << 16)
+        except Reject as reject:
+            raise SourceError(f"{where} cannot be read: {reject}") from reject
+        try:
+            return parquet_of(file, buffer=_SMALL)
+        except HeaderError as error:
+            file.close()
+            raise SourceError(
+                f"{where} is no whole Parquet file ({file.size} bytes): {error}; write it again or take it out"
+            ) from error
+
+
+# -- columns -----------------------------------------------------------------------------------------------------
+
+
 def is_image(kind: pa.DataType) -> bool:
     """Bytes, or a struct with `bytes` as Hugging Face datasets write it."""
-    if types.is_struct(kind):
-        index = kind.get_field_index("bytes")
-        return index >= 0 and _is_binary(kind.field(index).type)
-    return _is_binary(kind)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
+    if has_field(kind, "bytes"):
+        kind = kind.field(kind.get_field_index("bytes")).type
     return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
 
 
@@ -51,39 +145,23 @@ def is_features(kind: pa.DataType) -> bool:
     return is_list and types.is_floating(kind.value_type)
 
 
-def is_key(kind: pa.DataType) -> bool:
-    """A string or an integer."""
-    return is_text(kind) or types.is_integer(kind)
+def has_field(kind: pa.DataType, name: str) -> bool:
+    """Whether it is a struct with that field."""
+    return types.is_struct(kind) and kind.get_field_index(name) >= 0
 
 
-def candidates(schema: pa.Schema, fits: Callable[[pa.DataType], bool], names: Sequence[str] = ()) -> list[str]:
-    """Columns of a fitting type; the first of the usual `names` alone if it is there."""
+def candidates(schema: pa.Schema, fits: Callable[[pa.DataType], bool], usual: Sequence[str] = ()) -> list[str]:
+    """Columns of a fitting type; the first of the `usual` names alone if it is there."""
     fitting = [field.name for field in schema if fits(field.type)]
-    usual = [name for name in names if name in fitting]
-    return usual[:1] or fitting
-
-
-def the_column(
-    spec: SourceSpec, file: str, schema: pa.Schema, fits: Callable[[pa.DataType], bool], names: Sequence[str] = ()
-) -> str:
-    """`spec.column` if the file has it with a fitting type, else the only candidate. Raises SourceError."""
-    found = candidates(schema, fits, names) if spec.column is None else [spec.column]
-    if spec.column is not None:
-        check_column(file, schema, spec.column, fits)
-    if len(found) == 1:
-        return found[0]
-    problem = f"several columns could be meant ({', '.join(found)})" if found else "no column fits"
-    raise SourceError(
-        f"{file} in {spec.location!r}: {problem}; give --set list.column=NAME; it has {columns_of(schema)}"
-    )
+    return [name for name in usual if name in fitting][:1] or fitting
 
 
 def check_column(file: str, schema: pa.Schema, column: str, fits: Callable[[pa.DataType], bool]) -> None:
     """Raises SourceError unless the file has the column once, with a fitting type."""
-    indices = schema.get_all_field_indices(column)
-    if len(indices) != 1:
+    count = len(schema.get_all_field_indices(column))
+    if count != 1:
         raise SourceError(
-            f"{file} has column {column!r} {len(indices)} times; every file of a source needs it once "
+            f"{file} has column {column!r} {count} times; every file of a source needs it once "
             f"(--set list.column=NAME chooses another); this one has {columns_of(schema)}"
         )
     if not fits(schema.field(column).type):
@@ -102,8 +180,9 @@ def columns_of(schema: pa.Schema) -> str:
 def the_key_column(spec: SourceSpec, file: str, schema: pa.Schema, besides: str = "") -> str | None:
     """`spec.key_column` if the file has it, else a usual name other than `besides`, else None. Raises SourceError."""
     if spec.key_column is None:
-        names = (name for name in KEY_NAMES if name != besides and len(schema.get_all_field_indices(name)) == 1)
-        return next((name for name in names if is_key(schema.field(name).type)), None)
+        names = [name for name in KEY_NAMES if name != besides and len(schema.get_all_field_indices(name)) == 1]
+        kinds = {name: schema.field(name).type for name in names}
+        return next((name for name, kind in kinds.items() if is_text(kind) or types.is_integer(kind)), None)
     indices = schema.get_all_field_indices(spec.key_column)
     if len(indices) != 1 or types.is_nested(schema.field(spec.key_column).type):
         raise SourceError(
@@ -113,51 +192,7 @@ def the_key_column(spec: SourceSpec, file: str, schema: pa.Schema, besides: str 
     return spec.key_column
 
 
-def as_text(array: pa.Array) -> pa.Array:
-    """Values of any scalar type as strings; of strings that are no UTF-8, as many writers leave, as names of files.
-
-    Raises ArrowInvalid for a column of bytes that are no UTF-8.
-    """
-    if types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    raw = array.cast(pa.large_binary()) if is_text(array.type) else array
-    try:
-        text = raw.cast(pa.string())
-    except pa.ArrowInvalid:
-        if raw is array:
-            raise
-    else:
-        if (
-            raw is array
-            or not pc.call_function(
-                "any", [pc.call_function("match_substring", [text], pc.MatchSubstringOptions("\\x"))]
-            ).as_py()
-        ):
-            return text
-    return pa.array([None if name is None else to_text(name) for name in as_bytes(array)], pa.string())
-
-
-def as_bytes(array: pa.Array) -> list[bytes | None]:
-    """Bytes of strings, whether they are UTF-8 or not; nothing else in Arrow looks at them."""
-    if types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    return array.cast(pa.large_binary()).to_pylist()
-
-
-def numbered(name: str, container: str, first: int, count: int, keys: Sequence[pa.Array] = ()) -> pa.Table:
-    """A table of `LISTED` for rows `first`, `first + 1`, ... of a file; the first of `keys` that is not null counts."""
-    position = pa.array(range(first, first + count), pa.int64())
-    number = position.cast(pa.string())
-    return pa.table(
-        {
-            "uri": pc.call_function("binary_join_element_wise", [name, number, "/"]),
-            "key": pc.call_function("coalesce", [*keys, number]),
-            "size": pa.nulls(count, pa.int64()),
-            "container": pa.repeat(pa.scalar(container), count),
-            "position": position,
-        },
-        LISTED,
-    )
+# -- values ------------------------------------------------------------------------------------------------------
 
 
 def parquet_of(file: StoreFile, metadata: pq.FileMetaData | None = None, *, buffer: int = _BUFFER) -> pq.ParquetFile:
@@ -168,27 +203,25 @@ def parquet_of(file: StoreFile, metadata: pq.FileMetaData | None = None, *, buff
     with parsing():
         parquet = pq.ParquetFile(file, metadata=metadata, pre_buffer=False, buffer_size=buffer)
         _ = [name.encode() for name in parquet.schema_arrow.names]
-        found = parquet.metadata
-        groups = [found.row_group(group).num_rows for group in range(found.num_row_groups)]
-        if min(groups, default=0) < 0 or sum(groups) != found.num_rows or sum(groups) > _ROWS_PER_BYTE * file.size:
-            raise ValueError(f"its footer announces {found.num_rows} rows")
+        footer = parquet.metadata
+        groups = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+        if min(groups, default=0) < 0 or sum(groups) != footer.num_rows or sum(groups) > _ROWS_PER_BYTE * file.size:
+            raise ValueError(f"its footer announces {footer.num_rows} rows")
         return parquet
 
 
-def opened(source: ContainerSource, container: str) -> pq.ParquetFile:
-    """A container as Parquet, for listing. Raises SourceError, naming it, if it is none or cannot be read."""
-    name = source.name_of(container)
-    file = source.open(container, least=1 << 16, most=1 << 16)
-    if isinstance(file, Reject):
-        raise SourceError(f"{name} in {source.spec.location!r} cannot be read: {file}")
-    try:
-        return parquet_of(file, buffer=_SMALL)
-    except HeaderError as error:
-        file.close()
-        raise SourceError(
-            f"{name} in {source.spec.location!r} is no whole Parquet file ({file.size} bytes): {error}; write it again "
-            "or take it out"
-        ) from error
+def streamed(
+    parquet: pq.ParquetFile, columns: list[str], *, rows: int, row_groups: list[int] | None
+) -> Generator[pa.RecordBatch]:
+    """Batches of columns. Raises HeaderError for damaged content."""
+    with parsing():
+        coming = parquet.iter_batches(rows, row_groups=row_groups, columns=columns, use_threads=False)
+    while True:
+        with parsing():
+            batch = next(coming, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def batches(
@@ -209,37 +242,34 @@ def batches(
         raise SourceError(f"{name}: rows from {first} on cannot be read: {error}; write the file again") from error
 
 
-def streamed(
-    parquet: pq.ParquetFile, columns: list[str], *, rows: int, row_groups: list[int] | None
-) -> Generator[pa.RecordBatch]:
-    """Batches of columns. Raises HeaderError for damaged content."""
-    with parsing():
-        coming = parquet.iter_batches(rows, row_groups=row_groups, columns=columns, use_threads=False)
-    while True:
-        with parsing():
-            batch = next(coming, None)
-        if batch is None:
-            return
-        yield batch
+def numbered(name: str, container: str, first: int, count: int, keys: Sequence[pa.Array] = ()) -> pa.Table:
+    """A table of `LISTED` for rows `first`, `first + 1`, ... of a file; the first of `keys` that is not null counts."""
+    position = pa.array(range(first, first + count), pa.int64())
+    number = position.cast(pa.string())
+    return pa.table(
+        {
+            "uri": pc.call_function("binary_join_element_wise", [name, number, "/"]),
+            "key": pc.call_function("coalesce", [*keys, number]),
+            "size": pa.nulls(count, pa.int64()),
+            "container": pa.repeat(pa.scalar(container), count),
+            "position": position,
+        },
+        LISTED,
+    )
 
 
-def listed(source: ContainerSource, container: str, parquet: pq.ParquetFile, keys: list[str]) -> Iterator[pa.Table]:
-    """Tables of `LISTED` of one file, its keys from the columns `keys` (`a.b` is a field of a struct)."""
-    name, rows = source.name_of(container), parquet.metadata.num_rows
-    for key in keys:
-        check_column(name, parquet.schema_arrow, _parent(parquet.schema_arrow, key), lambda _: True)
-    if not keys:
-        for first in range(0, rows, TABLE_ROWS):
-            yield numbered(name, container, first, min(TABLE_ROWS, rows - first))
-        return
-    for first, batch in batches(parquet, name, keys):
-        yield numbered(name, container, first, len(batch), [text_column(batch, key, name, first) for key in keys])
+def numbered_rows(name: str, container: str, rows: int) -> Iterator[pa.Table]:
+    """`numbered` for all rows of a file that have no keys."""
+    for first in range(0, rows, TABLE_ROWS):
+        yield numbered(name, container, first, min(TABLE_ROWS, rows - first))
 
 
 def text_column(batch: pa.RecordBatch, column: str, name: str, first: int) -> pa.Array:
-    """A column as strings; `first` is the number of the first row, for the SourceError if they are none."""
+    """A column, or `parent.field` of a struct, as strings; SourceError, naming rows from `first` on, if it has none."""
+    parent = _parent(batch.schema, column)
+    values = batch.column(parent)
     try:
-        return as_text(_column(batch, column))
+        return as_text(values if parent == column else field_of(values, column.removeprefix(f"{parent}.")))
     except pa.ArrowException as error:
         raise SourceError(
             f"{name}: column {column!r} holds no text in rows {first} to {first + len(batch) - 1}: {error}; give "
@@ -247,15 +277,34 @@ def text_column(batch: pa.RecordBatch, column: str, name: str, first: int) -> pa
         ) from error
 
 
+def as_text(array: pa.Array) -> pa.Array:
+    """Values of any scalar type as strings; of strings that are no UTF-8, as many writers leave, as names of files.
+
+    Raises ArrowInvalid for a column of bytes that are no UTF-8.
+    """
+    if not is_text(array.type):
+        return (array.dictionary_decode() if types.is_dictionary(array.type) else array).cast(pa.string())
+    with suppress(pa.ArrowInvalid):  # of strings that are no UTF-8
+        text = _raw(array).cast(pa.string())
+        escaped = pc.call_function("match_substring", [text], pc.MatchSubstringOptions("\\x"))
+        if not pc.call_function("any", [escaped]).as_py():
+            return text
+    return pa.array([None if name is None else to_text(name) for name in as_bytes(array)], pa.string())
+
+
+def as_bytes(array: pa.Array) -> list[bytes | None]:
+    """Bytes of strings, whether they are UTF-8 or not."""
+    return _raw(array).to_pylist()
+
+
+def _raw(array: pa.Array) -> pa.Array:
+    """Strings as binary: nothing else in Arrow looks at whether they are UTF-8."""
+    return (array.dictionary_decode() if types.is_dictionary(array.type) else array).cast(pa.large_binary())
+
+
 def field_of(structs: pa.Array, field: str) -> pa.Array:
     """A field of a struct array; null where the struct is."""
     return pc.call_function("struct_field", [structs], pc.StructFieldOptions([field]))
-
-
-def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
-    parent = _parent(batch.schema, name)
-    column = batch.column(parent)
-    return column if parent == name else field_of(column, name.removeprefix(f"{parent}."))
 
 
 def _parent(schema: pa.Schema, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,7 +38,22 @@ class ContainerSource(Source):
     """
 
     endings: tuple[str, ...]
+    #: What is missing where there are files and no images, for the error.
+    lacks: str
     _is_file = False
+
+    @abstractmethod
+    def tables(self, container: str) -> Generator[pa.Table]:
+        """The images of one file, in the tables of a `listing`; runs in a thread."""
+
+    def listing(self) -> Iterator[pa.Table]:
+        """Several files at a time; see `Source.listing`."""
+        count = 0
+        for table in one_ahead(self.tables(container) for container, _ in self.containers()):
+            count += len(table)
+            yield table
+        if not count:
+            raise self.nothing(self.lacks)
 
     def files(self) -> Iterator[Found]:
         """The containers; see `Source.files`. A source that is one file is listed under its own name."""
@@ -45,13 +61,22 @@ class ContainerSource(Source):
 
     def containers(self) -> Iterator[Found]:
         """(container, bytes), each counted into the digest. Raises SourceError at the end if there was none."""
-        found = 0
+        count = 0
         for container, size in self.found(self.left_out):
             self.seen(self.name_of(container), size)
-            found += 1
+            count += 1
             yield container, size
-        if not found:
+        if not count:
             raise self.nothing("no such file")
+
+    def first(self) -> str:
+        """The container with the first name. Raises SourceError if there is none."""
+        left_out: Counter[str] = Counter()
+        found = next(self.found(left_out), None)
+        if found is None:
+            self.left_out.update(left_out)
+            raise self.nothing("no such file")
+        return found[0]
 
     def found(self, left_out: Counter[str]) -> Iterator[Found]:
         """(container, bytes) in the order of their names, without a trace in the digest."""
@@ -69,11 +94,14 @@ class ContainerSource(Source):
         """What a container is called in uris and messages."""
         return container or resolve(self.spec.location)[1].rsplit("/", 1)[-1]
 
-    def open(self, container: str, *, least: int = 0, most: int = 0) -> StoreFile | Reject:
-        """The container's bytes; see `StoreFile` for `least` and `most`, which do not count on local disk."""
+    def open(self, container: str, *, least: int = 0, most: int = 0) -> StoreFile:
+        """The container's bytes; see `StoreFile` for `least` and `most`, which do not count on local disk.
+
+        Raises Reject if it is missing, forbidden or no regular file.
+        """
         file = open_file(self.spec.location, container)
         if isinstance(file, Reject):
-            return file
+            raise file
         if is_local(resolve(self.spec.location)[0]):
             return StoreFile(file, least=min(least, 1 << 14), most=min(most, 1 << 14), whole=False)
         return StoreFile(file, least=least, most=most, whole=True)

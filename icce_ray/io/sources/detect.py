@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 from icce_ray.io.locations import refuse_secrets, resolve, retried
 from icce_ray.io.s3 import check_access, is_s3
 from icce_ray.io.sources.base import Source, SourceError, SourceSpec
-from icce_ray.io.sources.features import FeatureFiles
+from icce_ray.io.sources.features import feature_files
 from icce_ray.io.sources.folder import IMAGE_EXTENSIONS, FolderSource
 from icce_ray.io.sources.parquet import ParquetSource, parquet_format
 from icce_ray.io.sources.uris import UriList
@@ -27,7 +27,7 @@ _OPEN: dict[str, Callable[[SourceSpec], Source]] = {
     "webdataset": TarSource,
     "parquet": ParquetSource,
     "uris": UriList,
-    "features": FeatureFiles,
+    "features": feature_files,
 }
 FORMATS = ("auto", *_OPEN, "img2dataset")
 _ENDINGS = {

@@ -1,8 +1,9 @@
-"""Features computed elsewhere: .npy files, or a column of lists in Parquet files, one row an image."""
+"""Features computed elsewhere: .npy files, or a column of lists in Parquet files, one row per image."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -12,115 +13,45 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.lib import format as npy_format
 
 from icce_ray.documents import shown
 from icce_ray.io.decode import Reject
 from icce_ray.io.headers import Bounded, HeaderError, parsing
 from icce_ray.io.sources import columns
-from icce_ray.io.sources.base import TABLE_ROWS, FeatureSource, SourceError, SourceSpec
-from icce_ray.io.sources.containers import ContainerSource, Found, StoreFile, one_ahead
+from icce_ray.io.sources.base import FeatureSource, SourceError, SourceSpec
+from icce_ray.io.sources.containers import ContainerSource, StoreFile
 
+#: Usual names of a column of features.
+NAMES = ("features", "embedding", "embeddings", "feature", "image_embedding")
 #: Bytes of an .npy file read at a time.
 _SPAN = 32 << 20
 #: Numbers a row, at most: a file of a few bytes can announce any number.
 _MOST_DIM = 1 << 20
 
 
-class Npy(NamedTuple):
-    """What the header of an .npy file of features says."""
+def feature_files(spec: SourceSpec) -> FeatureFiles:
+    """The source of features at a location; unless `spec` has `dim`, the start of the first file is read for it.
 
-    rows: int
-    dim: int
-    dtype: np.dtype
-    offset: int
+    A folder that holds both is read as .npy, as clip-retrieval leaves its metadata in Parquet beside them. Raises
+    SourceError where there are no features.
+    """
+    if spec.column is None:
+        npy = NpyFeatures(spec)
+        if spec.dim is not None:
+            return npy
+        first = next(npy.found(Counter()), None)
+        if first is not None and npy.name_of(first[0]).lower().endswith(".npy"):
+            with npy.array(first[0]) as array:
+                return NpyFeatures(replace(spec, dim=array.dim))
+    source = ParquetFeatures(spec)
+    return source if spec.dim is not None else ParquetFeatures(replace(source.spec, dim=source.first_width()))
 
 
 class FeatureFiles(ContainerSource, FeatureSource):
-    """Rows of .npy files [N, D], or of a Parquet column of lists of D floats; the same D in all files.
+    """Files of rows with the same width D in all of them; `uri` is the file and the row's number."""
 
-    A folder that holds both is read as .npy (as clip-retrieval leaves its metadata beside them). `uri` is the file and
-    the row, `key` the row's name as in `ParquetSource`, of .npy files the row's number in its file.
-
-    Attributes:
-        dim: D, of the first file.
-    """
-
-    def __init__(self, spec: SourceSpec) -> None:
-        """Reads the start of the first file unless `spec` has `dim`. Raises SourceError if it holds no features."""
-        super().__init__(spec)
-        self.endings = (".npy",) if spec.column is None else (".parquet",)
-        if spec.dim is not None:
-            self.dim = spec.dim
-            return
-        container = self._first()
-        if container is None and spec.column is None:
-            self.endings = (".parquet",)
-            container = self._first()
-        if container is None:
-            raise self.nothing("no such file")
-        name = self.name_of(container)
-        if name.lower().endswith(".npy"):
-            self.endings = (".npy",)
-            file, npy = self._npy(container)
-            file.close()
-            self.dim = npy.dim
-            self.spec = replace(spec, dim=npy.dim)
-            return
-        self.endings = (".parquet",)
-        with columns.opened(self, container) as parquet:
-            schema = parquet.schema_arrow
-            column = columns.the_column(spec, name, schema, columns.is_features, columns.FEATURE_NAMES)
-            dim = _width(parquet, name, column)
-        if dim is None:
-            raise SourceError(f"{name}: column {column!r} holds no features in any row; the first file must have some")
-        if not 1 <= dim <= _MOST_DIM:
-            raise SourceError(
-                f"{name}: column {column!r} holds lists of {dim} numbers; a feature has 1 to {_MOST_DIM:,}; give "
-                "another column with --set list.column=NAME"
-            )
-        self.dim = dim
-        self.spec = replace(spec, column=column, dim=dim)
-
-    def _first(self) -> str | None:
-        found: Found | None = next(self.found(Counter()), None)
-        return None if found is None else found[0]
-
-    def listing(self) -> Iterator[pa.Table]:
-        """One row a row. Raises SourceError for a file of another width, type or order."""
-        count = 0
-        keys = [] if self.spec.column is None else self._keys()
-        for table in one_ahead(self._tables(container, keys) for container, _ in self.containers()):
-            count += len(table)
-            yield table
-        if not count:
-            raise self.nothing("the files have no rows")
-
-    def _keys(self) -> list[str]:
-        container = self._first() or ""
-        with columns.opened(self, container) as parquet:
-            key = columns.the_key_column(self.spec, self.name_of(container), parquet.schema_arrow)
-        return [] if key is None else [key]
-
-    def _tables(self, container: str, keys: list[str]) -> Generator[pa.Table]:
-        name = self.name_of(container)
-        if self.spec.column is None:
-            file, npy = self._npy(container)
-            file.close()
-            self._check_dim(name, npy.dim)
-            for first in range(0, npy.rows, TABLE_ROWS):
-                yield columns.numbered(name, container, first, min(TABLE_ROWS, npy.rows - first))
-            return
-        with columns.opened(self, container) as parquet:
-            columns.check_column(name, parquet.schema_arrow, self.spec.column, columns.is_features)
-            self._check_dim(name, _width(parquet, name, self.spec.column))
-            yield from columns.listed(self, container, parquet, keys)
-
-    def _check_dim(self, name: str, dim: int | None) -> None:
-        if dim not in (None, self.dim):
-            raise SourceError(
-                f"{name} in {self.spec.location!r} has {dim} numbers a row, the first file {self.dim}; features of one "
-                "source must come from one model"
-            )
+    lacks = "the files have no rows"
 
     def spans(self, rows: pa.Table) -> list[tuple[int, int]]:
         """Rows of one file together."""
@@ -135,79 +66,89 @@ class FeatureFiles(ContainerSource, FeatureSource):
         """
         result = np.empty((len(rows), self.dim), np.float32)
         for begin, end in self.spans(rows):
-            container = rows["container"][begin].as_py()
             positions = rows["position"].slice(begin, end - begin).to_numpy()
-            read = self._read_npy if self.spec.column is None else self._read_parquet
-            read(container, positions, result[begin:end])
+            with np.errstate(over="ignore"):  # beyond float32 is infinite, which is for the reader of features to see
+                self.read_rows(rows["container"][begin].as_py(), positions, result[begin:end])
         return result
 
-    def _read_npy(self, container: str, positions: np.ndarray, result: np.ndarray) -> None:
-        file, npy = self._npy(container)
+    @abstractmethod
+    def read_rows(self, container: str, positions: np.ndarray, result: np.ndarray) -> None:
+        """Fill `result`, float32 [n, dim], with rows `positions`, int64 [n], of one file."""
+
+    def check_dim(self, name: str, dim: int | None) -> None:
+        """Raise SourceError for a file of another width than the first."""
+        if dim not in (None, self.dim):
+            raise SourceError(
+                f"{name} in {self.spec.location!r} has {dim} numbers a row, the first file {self.dim}; features of one "
+                "source must come from one model"
+            )
+
+
+def _check_rows(name: str, positions: np.ndarray, rows: int) -> None:
+    if len(positions) and (positions.min() < 0 or positions.max() >= rows):
+        raise SourceError(f"{name} has {rows} rows; row {positions.max()} was listed: the file has changed since")
+
+
+# -- .npy --------------------------------------------------------------------------------------------------------
+
+
+class NpyFeatures(FeatureFiles):
+    """Rows of .npy files [N, D]; `key` is the row's number in its file."""
+
+    endings = (".npy",)
+
+    def tables(self, container: str) -> Generator[pa.Table]:
+        """One row a row."""
         name = self.name_of(container)
-        with file:
-            self._check_dim(name, npy.dim)
-            self._check_rows(name, positions, npy.rows)
-            width = npy.dim * npy.dtype.itemsize
+        with self.array(container) as array:
+            self.check_dim(name, array.dim)
+        yield from columns.numbered_rows(name, container, array.rows)
+
+    def read_rows(self, container: str, positions: np.ndarray, result: np.ndarray) -> None:
+        """Rows that follow each other come with one request."""
+        name = self.name_of(container)
+        with self.array(container) as array:
+            self.check_dim(name, array.dim)
+            _check_rows(name, positions, array.rows)
+            width = array.dim * array.dtype.itemsize
             for begin, end in _runs(positions, max(1, _SPAN // width)):
-                data = file.read_at(npy.offset + int(positions[begin]) * width, (end - begin) * width)
+                data = array.file.read_at(array.offset + int(positions[begin]) * width, (end - begin) * width)
                 if len(data) != (end - begin) * width:
                     raise SourceError(f"{name} ends early: {len(data)} of {(end - begin) * width} bytes are there")
-                with np.errstate(
-                    over="ignore"
-                ):  # beyond float32 is infinite, which is for the reader of features to see
-                    result[begin:end] = np.frombuffer(data, npy.dtype).reshape(end - begin, npy.dim)
+                result[begin:end] = np.frombuffer(data, array.dtype).reshape(end - begin, array.dim)
 
-    def _read_parquet(self, container: str, positions: np.ndarray, result: np.ndarray) -> None:
-        name, column = self.name_of(container), self.spec.column or ""
-        with columns.opened(self, container) as parquet:
-            columns.check_column(name, parquet.schema_arrow, column, columns.is_features)
-            self._check_rows(name, positions, parquet.metadata.num_rows)
-            ends = np.cumsum([parquet.metadata.row_group(g).num_rows for g in range(parquet.metadata.num_row_groups)])
-            groups = np.unique(np.searchsorted(ends, positions, side="right"))
-            for group in groups.tolist():
-                begin = int(ends[group - 1]) if group else 0
-                with closing(columns.batches(parquet, name, [column], row_groups=[group])) as batches:
-                    for first, batch in batches:
-                        low = begin + first
-                        wanted = np.flatnonzero((positions >= low) & (positions < low + len(batch)))
-                        if len(wanted):
-                            taken = batch.column(column).take(pa.array(positions[wanted] - low))
-                            result[wanted] = _matrix(taken, self.dim, f"{name}, rows from {low} on")
-
-    def _check_rows(self, name: str, positions: np.ndarray, rows: int) -> None:
-        if len(positions) and (positions.min() < 0 or positions.max() >= rows):
-            raise SourceError(f"{name} has {rows} rows; row {positions.max()} was listed: the file has changed since")
-
-    def _npy(self, container: str) -> tuple[StoreFile, Npy]:
+    def array(self, container: str) -> Npy:
         """The open file and what its header says. Raises SourceError for arrays that are no features."""
         name = f"{self.name_of(container)} in {self.spec.location!r}"
-        file = self.open(container, least=1 << 12, most=1 << 12)
-        if isinstance(file, Reject):
-            raise SourceError(f"{name} cannot be read: {file}")
         try:
-            return file, _header(file, name)
+            file = self.open(container, least=1 << 12, most=1 << 12)
+        except Reject as reject:
+            raise SourceError(f"{name} cannot be read: {reject}") from reject
+        try:
+            return _npy(file, name)
         except SourceError:
             file.close()
             raise
 
 
-def _width(parquet: pq.ParquetFile, name: str, column: str) -> int | None:
-    """Numbers in the first row that is not null, None without one."""
-    kind = parquet.schema_arrow.field(column).type
-    if pa.types.is_fixed_size_list(kind):
-        return kind.list_size
-    with closing(columns.batches(parquet, name, [column], rows=64)) as batches:
-        for _, batch in batches:
-            lengths = batch.column(column).value_lengths().drop_null()
-            if len(lengths):
-                return lengths[0].as_py()
-    return None
+class Npy(NamedTuple):
+    """An open .npy file of features; a context that closes it."""
+
+    file: StoreFile
+    rows: int
+    dim: int
+    dtype: np.dtype
+    offset: int
+
+    def __enter__(self) -> Npy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
 
 
-def _header(file: StoreFile, name: str) -> Npy:
+def _npy(file: StoreFile, name: str) -> Npy:
     # Only the header is parsed, as a literal: arrays of objects, which would need pickle, end here.
-    from numpy.lib import format as npy_format
-
     readers = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
     try:
         with parsing():
@@ -231,7 +172,7 @@ def _header(file: StoreFile, name: str) -> Npy:
         raise SourceError(
             f"{name} is cut: {file.size - offset} bytes of data, {list(shape)} {dtype} needs {needed}; write it again"
         )
-    return Npy(shape[0], shape[1], dtype, offset)
+    return Npy(file, shape[0], shape[1], dtype, offset)
 
 
 def _runs(positions: np.ndarray, longest: int) -> Iterator[tuple[int, int]]:
@@ -242,6 +183,69 @@ def _runs(positions: np.ndarray, longest: int) -> Iterator[tuple[int, int]]:
             yield start, min(start + longest, end)
 
 
+# -- Parquet -----------------------------------------------------------------------------------------------------
+
+
+class ParquetFeatures(columns.ParquetRows, FeatureFiles):
+    """Rows of a Parquet column of lists of D floats."""
+
+    usual = NAMES
+    fits = staticmethod(columns.is_features)
+
+    def check(self, name: str, parquet: pq.ParquetFile) -> None:
+        """The column, and as many numbers in its first row as in all of them."""
+        super().check(name, parquet)
+        self.check_dim(name, _width(parquet, name, self.column))
+
+    def first_width(self) -> int:
+        """Numbers a row of the first file. Raises SourceError if it has none, or too many."""
+        container = self.first()
+        name = self.name_of(container)
+        with self.opened(container) as parquet:
+            super().check(name, parquet)
+            dim = _width(parquet, name, self.column)
+        if dim is None:
+            raise SourceError(
+                f"{name}: column {self.column!r} holds no features in any row; the first file must have some"
+            )
+        if not 1 <= dim <= _MOST_DIM:
+            raise SourceError(
+                f"{name}: column {self.column!r} holds lists of {dim} numbers; a feature has 1 to {_MOST_DIM:,}; give "
+                "another column with --set list.column=NAME"
+            )
+        return dim
+
+    def read_rows(self, container: str, positions: np.ndarray, result: np.ndarray) -> None:
+        """Row groups that hold any of the rows are read whole, in batches."""
+        name = self.name_of(container)
+        with self.opened(container) as parquet:
+            super().check(name, parquet)
+            _check_rows(name, positions, parquet.metadata.num_rows)
+            ends = np.cumsum([parquet.metadata.row_group(g).num_rows for g in range(parquet.metadata.num_row_groups)])
+            for group in np.unique(np.searchsorted(ends, positions, side="right")).tolist():
+                begin = int(ends[group - 1]) if group else 0
+                with closing(columns.batches(parquet, name, [self.column], row_groups=[group])) as batches:
+                    for first, batch in batches:
+                        low = begin + first
+                        wanted = np.flatnonzero((positions >= low) & (positions < low + len(batch)))
+                        if len(wanted):
+                            taken = batch.column(self.column).take(pa.array(positions[wanted] - low))
+                            result[wanted] = _matrix(taken, self.dim, f"{name}, rows from {low} on")
+
+
+def _width(parquet: pq.ParquetFile, name: str, column: str) -> int | None:
+    """Numbers in the first row that is not null, None without one."""
+    kind = parquet.schema_arrow.field(column).type
+    if pa.types.is_fixed_size_list(kind):
+        return kind.list_size
+    with closing(columns.batches(parquet, name, [column], rows=64)) as batches:
+        for _, batch in batches:
+            lengths = batch.column(column).value_lengths().drop_null()
+            if len(lengths):
+                return lengths[0].as_py()
+    return None
+
+
 def _matrix(lists: pa.Array, dim: int, where: str) -> np.ndarray:
     """A list array [n] as float32 [n, dim], null rows NaN. Raises SourceError for a row of another length."""
     lengths = lists.value_lengths().drop_null().to_numpy()
@@ -250,6 +254,5 @@ def _matrix(lists: pa.Array, dim: int, where: str) -> np.ndarray:
         raise SourceError(f"{where}: a row of {wrong} numbers; all rows of a source have the same, here {dim}")
     result = np.full((len(lists), dim), np.nan, np.float32)
     valid = lists.is_valid().to_numpy(zero_copy_only=False)
-    with np.errstate(over="ignore"):
-        result[valid] = lists.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+    result[valid] = lists.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
     return result

@@ -8,7 +8,6 @@ import posixpath
 import re
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import replace
 from functools import cached_property
 from urllib.parse import unquote, urlsplit
 
@@ -18,10 +17,8 @@ from icce_ray.io.decode import Reject
 from icce_ray.io.filenames import to_text
 from icce_ray.io.locations import UnavailableError, is_local, resolve
 from icce_ray.io.sources import columns
-from icce_ray.io.sources.base import TABLE_ROWS, Row, SourceError, SourceSpec, tables_of
-from icce_ray.io.sources.containers import ContainerSource, one_ahead
+from icce_ray.io.sources.base import Row, SourceError, tables_of
 from icce_ray.io.sources.fetch import fetch
-from icce_ray.io.sources.parquet import first_file
 from icce_ray.io.uris import LocationError, refuse_secrets, s3_location
 
 #: What an entry with `://` may start with.
@@ -36,7 +33,7 @@ _WEB_PATIENCE = 5.0
 _FOREIGN = "a list from the web names no files of this machine; download the list and give it as a file"
 
 
-class UriList(ContainerSource):
+class UriList(columns.ParquetRows):
     """Images in the order of a list. `uri` and `key` are the entry as it stands there, `size` is not known.
 
     A text file holds one entry a line, in UTF-8; white space around it and blank lines do not count, every other
@@ -47,41 +44,33 @@ class UriList(ContainerSource):
     is read.
     """
 
-    endings = (".parquet",)
+    usual = ("uri", "url", "path", "file", "file_name", "image", "image_path")
+    fits = staticmethod(columns.is_text)
+    lacks = "the list has no entries"
 
-    def __init__(self, spec: SourceSpec) -> None:
-        """Looks for the column of a Parquet list where `spec` names none. Raises SourceError if it cannot be told."""
-        super().__init__(spec)
-        if spec.column is None and not spec.location.partition("?")[0].lower().endswith((".txt", ".lst")):
-            container = first_file(self)
-            name = self.name_of(container)
-            if not name.lower().endswith(self.endings):
-                return  # a text file with another ending
-            with columns.opened(self, container) as parquet:
-                schema = parquet.schema_arrow
-            column = columns.the_column(spec, name, schema, columns.is_text, columns.URI_NAMES)
-            self.spec = replace(spec, column=column)
+    def find_column(self) -> None:
+        """That of a Parquet list; a text file has none, whatever its ending."""
+        is_text = self.spec.location.partition("?")[0].lower().endswith((".txt", ".lst"))
+        if not is_text and self.name_of(self.first()).lower().endswith(self.endings):
+            super().find_column()
 
-    def listing(self) -> Iterator[pa.Table]:
-        """One row an entry, streamed. Raises SourceError for an entry that cannot be one; it names the line."""
-        return tables_of(self._rows())
+    @cached_property
+    def keys(self) -> list[str]:
+        """`spec.key_column`: an entry names itself."""
+        return [] if self.spec.key_column is None else [self.spec.key_column]
 
-    def _rows(self) -> Iterator[Row]:
-        entries = self._lines if self.spec.column is None else self._parquet_rows
-        count = 0
-        for rows in one_ahead(entries(container) for container, _ in self.containers()):
-            count += len(rows)
-            yield from rows
-        if not count:
-            raise self.nothing("the list has no entries")
+    def tables(self, container: str) -> Generator[pa.Table]:
+        """One row an entry. Raises SourceError for an entry that cannot be one; it names the line."""
+        yield from tables_of(self._lines(container) if self.spec.column is None else self._rows(container))
 
-    def _lines(self, container: str) -> Generator[list[Row]]:
+    def _lines(self, container: str) -> Iterator[Row]:
         name = self.name_of(container)
-        file = self.open(container, least=_READ_AHEAD, most=_READ_AHEAD)
-        if isinstance(file, Reject):
-            raise SourceError(f"the list {name} in {self.spec.location!r} cannot be read: {file}")
+        try:
+            file = self.open(container, least=_READ_AHEAD, most=_READ_AHEAD)
+        except Reject as reject:
+            raise SourceError(f"the list {name} in {self.spec.location!r} cannot be read: {reject}") from reject
         with file, io.BufferedReader(file, 1 << 16) as lines:
-            number, rows = 0, []
+            number = 0
             while line := lines.readline(_LONGEST + 1):
                 number += 1
                 where = f"line {number} of {name}"
@@ -89,38 +78,28 @@ class UriList(ContainerSource):
                 if entry:
                     self._check(entry, where)
                     uri = _uri(entry)
-                    rows.append((uri, uri, None, None, None))
-                if len(rows) == TABLE_ROWS:
-                    yield rows
-                    rows = []
-            yield rows
+                    yield uri, uri, None, None, None
 
-    def _parquet_rows(self, container: str) -> Generator[list[Row]]:
-        name, column = self.name_of(container), self.spec.column or ""
-        folder = posixpath.dirname(container)
-        with columns.opened(self, container) as parquet:
-            columns.check_column(name, parquet.schema_arrow, column, columns.is_text)
-            key_column = self.spec.key_column
-            if key_column is not None:
-                columns.the_key_column(self.spec, name, parquet.schema_arrow)
-            wanted = [column] if key_column in (None, column) else [column, key_column]
-            with closing(columns.batches(parquet, name, wanted)) as batches:
+    def _rows(self, container: str) -> Iterator[Row]:
+        name, folder = self.name_of(container), posixpath.dirname(container)
+        with self.opened(container) as parquet:
+            self.check(name, parquet)
+            columns.the_key_column(self.spec, name, parquet.schema_arrow)
+            with closing(columns.batches(parquet, name, [*dict.fromkeys([self.column, *self.keys])])) as batches:
                 for first, batch in batches:
-                    entries = columns.as_bytes(batch.column(column))
                     keys: list[str | None] = [None] * len(batch)
-                    if key_column is not None:
-                        keys = columns.text_column(batch, key_column, name, first).to_pylist()
-                    rows: list[Row] = []
+                    for column in self.keys:
+                        keys = columns.text_column(batch, column, name, first).to_pylist()
+                    entries = columns.as_bytes(batch.column(self.column))
                     for row, (data, key) in enumerate(zip(entries, keys, strict=True), first):
                         if not data:
-                            rows.append((f"{name}/{row}", key or f"{name}/{row}", None, container, row))
+                            yield f"{name}/{row}", key or f"{name}/{row}", None, container, row
                             continue
                         where = f"row {row} of {name}"
                         entry = _decoded(data, where)
                         self._check(entry, where)
                         uri = _uri(entry) if _is_absolute(entry) else posixpath.join(folder, _uri(entry))
-                        rows.append((uri, key or _uri(entry), None, None, None))
-                    yield rows
+                        yield uri, key or _uri(entry), None, None, None
 
     def _check(self, entry: str, where: str) -> None:
         """Raises SourceError for an entry that no store can have; without the entry, which may hold a secret."""
@@ -182,7 +161,7 @@ class UriList(ContainerSource):
         location, mark, query = self.spec.location.partition("?")
         if "://" not in location:
             location, mark, query = resolve(self.spec.location)[1], "", ""
-        is_file = location.lower().endswith((".txt", ".lst")) or first_file(self) == ""
+        is_file = location.lower().endswith((".txt", ".lst")) or self.first() == ""
         return (location.rpartition("/")[0] or "/" if is_file else location) + mark + query
 
 

@@ -6,16 +6,17 @@ import tarfile
 from collections import Counter
 from collections.abc import Generator, Iterator
 from itertools import repeat
-from typing import NamedTuple
+from threading import Lock
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from icce_ray.io.decode import Reject
 from icce_ray.io.filenames import to_text
 from icce_ray.io.headers import Bounded, HeaderError, parsing
 from icce_ray.io.locations import StorageError
-from icce_ray.io.sources.base import TABLE_ROWS, Row, tables_of
-from icce_ray.io.sources.containers import ContainerSource, StoreFile, one_ahead
+from icce_ray.io.sources.base import Row, SourceSpec, tables_of
+from icce_ray.io.sources.containers import ContainerSource, StoreFile
 from icce_ray.io.sources.fetch import too_large
 from icce_ray.io.sources.folder import IMAGE_EXTENSIONS
 
@@ -37,12 +38,6 @@ class _DamagedError(Exception):
         self.position = position
 
 
-class _Chunk(NamedTuple):
-    rows: list[Row]
-    images: int
-    left_out: Counter[str]
-
-
 class TarSource(ContainerSource):
     """Every member of every tar with an image's ending, tar after tar by name, members in the order of the file.
 
@@ -53,51 +48,46 @@ class TarSource(ContainerSource):
     """
 
     endings = (".tar",)
+    lacks = "no member with an image's ending"
+
+    def __init__(self, spec: SourceSpec) -> None:
+        """Looks at nothing."""
+        super().__init__(spec)
+        self._counting = Lock()
 
     def listing(self) -> Iterator[pa.Table]:
         """One row a member; reads headers only, of several tars at a time."""
-        return tables_of(self._rows())
-
-    def _rows(self) -> Iterator[Row]:
         images, damaged = 0, None
-        for chunk in one_ahead(self._chunks(container) for container, _ in self.containers()):
-            images += chunk.images
-            self.left_out.update(chunk.left_out)
-            if len(chunk.rows) > chunk.images and damaged is None:
-                damaged = chunk.rows[-1]
-            yield from chunk.rows
-        if not images:
-            raise self.nothing("no member with an image's ending" if damaged is None else self._why(damaged))
+        for table in super().listing():
+            images += len(table) - table["size"].null_count
+            if damaged is None and table["size"].null_count:
+                damaged = table.filter(pc.field("size").is_null()).slice(0, 1)
+            yield table
+        if not images and damaged is not None:
+            raise self.nothing(f"{damaged['uri'][0]}: {next(self.read(damaged, max_bytes=0))}")
 
-    def _chunks(self, container: str) -> Generator[_Chunk]:
-        """Rows of one tar, some thousand at a time; runs in a thread."""
-        name = self.name_of(container)
-        rows: list[Row] = []
+    def tables(self, container: str) -> Generator[pa.Table]:
+        """The members of one tar, and the tar itself where it is damaged."""
         left_out: Counter[str] = Counter()
-        file = self.open(container, least=_LEAST, most=_MOST)
-        if isinstance(file, Reject):
-            yield _Chunk([(name, name, None, container, 0)], 0, left_out)
-            return
-        with file:
-            try:
-                for count, member in enumerate(_headers(file), 1):
+        yield from tables_of(self._rows(container, left_out))
+        with self._counting:
+            self.left_out.update(left_out)
+
+    def _rows(self, container: str, left_out: Counter[str]) -> Iterator[Row]:
+        name = self.name_of(container)
+        try:
+            with self.open(container, least=_LEAST, most=_MOST) as file:
+                for member in _headers(file):
                     kind = _left_out(member)
                     if kind is None:
                         key = to_text(member.name)
-                        rows.append((f"{name}/{key}", key, member.size, container, member.offset_data))
+                        yield f"{name}/{key}", key, member.size, container, member.offset_data
                     elif kind:
                         left_out[kind] += 1
-                    if count % TABLE_ROWS == 0:
-                        yield _Chunk(rows, len(rows), left_out)
-                        rows, left_out = [], Counter()
-            except _DamagedError as error:
-                yield _Chunk([*rows, (name, name, None, container, error.position)], len(rows), left_out)
-            else:
-                yield _Chunk(rows, len(rows), left_out)
-
-    def _why(self, row: Row) -> str:
-        file = self.open(row[3] or "")
-        return f"{row[0]}: {file if isinstance(file, Reject) else _damage(file, row[4] or 0)}"
+        except Reject:
+            yield name, name, None, container, 0
+        except _DamagedError as error:
+            yield name, name, None, container, error.position
 
     def spans(self, rows: pa.Table) -> list[tuple[int, int]]:
         """Members that lie close together in one tar, up to 16 MiB; a larger member alone."""
@@ -120,24 +110,21 @@ class TarSource(ContainerSource):
 
     def _read_span(self, rows: pa.Table, max_bytes: int) -> Iterator[bytes | Reject]:
         positions, sizes = rows["position"].to_pylist(), rows["size"].to_pylist()
-        file = self.open(rows["container"][0].as_py())
-        if isinstance(file, Reject):
-            yield from repeat(file, len(rows))
-            return
-        with file:
-            if sizes[0] is None:
-                yield _damage(file, positions[0])
-                return
-            wanted = [size <= max_bytes for size in sizes]
-            start = positions[0]
-            try:
-                # Members that are too large are over before anything is read: alone, as larger than a span.
-                block = file.read_at(start, positions[-1] + sizes[-1] - start) if any(wanted) else b""
-            except StorageError:
-                raise
-            except OSError as error:
-                yield from repeat(Reject("unreadable", f"{type(error).__name__}: {error}"[:300]), len(rows))
-                return
+        start = positions[0]
+        try:
+            with self.open(rows["container"][0].as_py()) as file:
+                if sizes[0] is None:
+                    yield _damage(file, start)
+                    return
+                wanted = any(size <= max_bytes for size in sizes)  # one that is too large is alone, larger than a span
+                block = file.read_at(start, positions[-1] + sizes[-1] - start) if wanted else b""
+        except Reject as reject:
+            yield from repeat(reject, len(rows))
+        except StorageError:
+            raise
+        except OSError as error:
+            yield from repeat(Reject("unreadable", f"{type(error).__name__}: {error}"[:300]), len(rows))
+        else:
             for position, size in zip(positions, sizes, strict=True):
                 data = block[position - start : position - start + size]
                 if size > max_bytes:

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from icce_ray.io.sources import SourceError, SourceSpec, open_source
 from icce_ray.io.sources import features as module
 from icce_ray.io.sources.base import LISTED
-from icce_ray.io.sources.features import FeatureFiles
+from icce_ray.io.sources.features import feature_files
 from tests.failures import fails
 
 
 def source_of(location, **options):
-    return FeatureFiles(SourceSpec(str(location), "features", **options))
+    return feature_files(SourceSpec(str(location), "features", **options))
 
 
 def listed(source):
