@@ -15,6 +15,7 @@ from icce_ray.export.endings import HEAD, ending_of
 from icce_ray.export.images import RunImages
 from icce_ray.export.names import safe_name
 from icce_ray.io.decode import Reject
+from icce_ray.io.filenames import to_bytes
 from icce_ray.io.user_tables import without_formulas
 from icce_ray.progress import Progress
 from icce_ray.store import ARTIFACTS, Marker, RunError, Store
@@ -39,7 +40,8 @@ class Sample:
     @property
     def file_name(self) -> str:
         """Unlike that of any other image, also without its ending: the number, and what the key's last part says."""
-        last = self.key.replace("\\", "/").rpartition("/")[2]
+        name = to_bytes(self.key).decode("utf-8", "surrogateescape")  # its backslashes are none of `to_text`
+        last = name.replace("\\", "/").rpartition("/")[2]
         stem = safe_name(last.rsplit(".", 1)[0].replace(".", "_"))
         return f"{self.number}-{stem}{self.ending}" if stem else f"{self.number}{self.ending}"
 

@@ -146,6 +146,14 @@ def decode_whole(data: bytes, *, longest: int, max_pixels: int) -> np.ndarray:
     return _decoded(data, max_pixels, 2 * longest, whole)
 
 
+def thumbnail(data: bytes, *, longest: int, max_pixels: int, quality: int = 60) -> bytes:
+    """`decode_whole` as a WebP file; nothing of `data` but its pixels goes along."""
+    sink = io.BytesIO()
+    pixels = decode_whole(data, longest=longest, max_pixels=max_pixels)
+    Image.fromarray(pixels).save(sink, "WEBP", quality=quality, method=2)
+    return sink.getvalue()
+
+
 def _decoded(data: bytes, max_pixels: int, enough: int, finish: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     """What `finish` makes of the upright picture; a JPEG may come smaller, with both sides `enough` at least."""
     with _pillow_quiet:

@@ -1,10 +1,11 @@
 """Headers of files from outside: whatever a library raises over bytes that it cannot parse is one error.
 
-tarfile, NumPy, Arrow and safetensors raise more than they say, as tests/unit/adapters/test_headers.py shows.
+tarfile, NumPy, Arrow and safetensors raise more than they say.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import struct
 import tarfile
@@ -21,9 +22,8 @@ from icce_ray.io.locations import StorageError, is_transient
 _LIBRARY_ERRORS = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, EOFError),
     *(SyntaxError, MemoryError, RecursionError, struct.error, tokenize.TokenError),
-    *(tarfile.TarError, pa.ArrowException, SafetensorError),
+    *(tarfile.TarError, csv.Error, pa.ArrowException, SafetensorError),
 )
-
 
 #: Bytes of a header, at most: NumPy's have a hundred, tar's a name's length or what `xattr` holds.
 MOST = 1 << 20

@@ -14,6 +14,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from icce_ray.documents import shown
+from icce_ray.io.headers import HeaderError, parsing
 from icce_ray.io.locations import StorageError, resolve, retried
 
 #: How spreadsheets tell a formula (OWASP, "CSV Injection"), behind any apostrophes that were there before.
@@ -49,21 +50,19 @@ def read_user_table(what: str, location: str, needs: Sequence[str], one_of: Sequ
     format, text that is not UTF-8, a missing column, one that is there twice.
     """
     who = f"{what} {shown(location, 300, plain=True)}"
+    filesystem, path = resolve(location)
     try:
-        filesystem, path = resolve(location)
-        data = _content(who, filesystem, path)
-        if path.lower().endswith(".csv"):
-            table = _of_csv(data, lambda names: _wanted(who, names, needs, one_of))
-        else:
-            file = pq.ParquetFile(pa.BufferReader(data))
-            table = file.read(_wanted(who, file.schema_arrow.names, needs, one_of))
-        table = pa.table({name: _plain(table[name]) for name in table.column_names})
-        table.validate(full=True)
-    except StorageError:
-        raise
-    except (pa.ArrowException, csv.Error, UnicodeDecodeError, OSError) as error:
-        reason = shown(" ".join(str(error).split()), 300, plain=True)
-        raise StorageError(f"{who} is neither CSV in UTF-8 (by its name) nor Parquet: {reason}") from error
+        with parsing():
+            data = _content(who, filesystem, path)
+            if path.lower().endswith(".csv"):
+                table = _of_csv(data, lambda names: _wanted(who, names, needs, one_of))
+            else:
+                file = pq.ParquetFile(pa.BufferReader(data))
+                table = file.read(_wanted(who, file.schema_arrow.names, needs, one_of))
+            table = pa.table({name: _plain(table[name]) for name in table.column_names})
+            table.validate(full=True)
+    except HeaderError as error:
+        raise StorageError(f"{who} is neither CSV in UTF-8 (by its name) nor Parquet: {error}") from error
     return table
 
 

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icce_ray.export.images import RunImages
-from icce_ray.io.decode import Reject
-from icce_ray.io.thumbnails import thumbnail
+from icce_ray.io.decode import Reject, thumbnail
 from icce_ray.progress import Progress
 from icce_ray.report.picks import Picks
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from icce_ray.export.formats import FORMATS, export_predictions
+from icce_ray.export.samples import Sample
 from icce_ray.io.filenames import to_bytes, to_text
 from icce_ray.io.user_tables import read_user_table
 from icce_ray.progress import Progress
@@ -122,3 +123,15 @@ def test_the_page_shows_every_name_as_text(tmp_path_factory, names):
     texts = [to_text(name) for name in found]
     cut = {text if len(text) <= LONGEST_NAME else f"{text[:half]}…{text[-half:]}" for text in texts}
     assert {tile["uri"] for tile in tiles} == cut
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        (r"caf\xe9s.jpg", "7-caf_s.jpg"),  # one byte of Latin-1, no folder "caf"
+        (r"C:\photos\b.jpg", "7-b.jpg"),
+        (r"a/\x5cxe9.jpg", "7-xe9.jpg"),  # a backslash of the name itself
+    ],
+)
+def test_the_backslash_of_a_byte_in_a_key_is_no_separator(key, name):
+    assert Sample("7", key, key, 0, 1.0, b"", ".jpg").file_name == name

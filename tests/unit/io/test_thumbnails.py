@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icce_ray.io.decode import Reject, decode_whole
-from icce_ray.io.thumbnails import thumbnail
+from icce_ray.io.decode import Reject, decode_whole, thumbnail
 from tests.failures import fails
 from tests.pictures import encode, scene
 
