@@ -27,7 +27,7 @@ from icce_ray.stages.connection import connected
 from icce_ray.stages.embed import described_input
 from icce_ray.stages.tracking import TrackedRun, check_trackers, tracked
 from icce_ray.stages.truth import read_truth
-from icce_ray.store import ARTIFACTS, REPORT, Marker, RejectBudgetError, RunError, Store, check_files, fingerprint
+from icce_ray.store import Marker, RejectBudgetError, RunError, Store, artifacts, check_files, fingerprint
 
 STAGES = {
     "embed": embed.run,
@@ -63,10 +63,10 @@ def run(
         _prepare(settings, source, store, redo, display, lock)
         todo = _todo(store, wanted)
         if todo:
-            check_files(store, *list(ARTIFACTS)[: list(ARTIFACTS).index(todo[0])])
+            check_files(store, *artifacts.stages_before(todo[0]))
             store.metrics()
-            store.storage.delete(REPORT)  # of what is about to change
-            display.plan([one for one in list(ARTIFACTS)[: list(ARTIFACTS).index(last)] if one not in todo], todo)
+            store.storage.delete(artifacts.REPORT)  # of what is about to change
+            display.plan([one for one in artifacts.stages_before(last) if one not in todo], todo)
             with connected(), tracked(settings, store, display, check=lock.check, redo=redo) as tracking:
                 device = None
                 for stage in todo:
@@ -75,7 +75,7 @@ def run(
                     _run_stage(stage, settings, store, available, tracking, lock)
         else:
             display.log("run", f"nothing to do: {first} to {last} of {store.root} are complete")
-        if store.marker("predict") is not None and not store.storage.exists(REPORT):
+        if store.marker("predict") is not None and not store.storage.exists(artifacts.REPORT):
             _report(store, display, lock)
     _check_budget(store.marker("embed"), settings.embed.reject_budget)
     return store.metrics()
@@ -147,7 +147,7 @@ def evaluate_run(
     settings = store.settings()
     check_trackers(settings)
     store.require("embed")
-    check_files(store, *ARTIFACTS)
+    check_files(store, *artifacts.STAGES)
     store.metrics()
     read_truth(labels)
     if predictions is not None:
@@ -161,7 +161,7 @@ def evaluate_run(
         store.record("evaluation", figures)
         with tracked(settings, store, display, check=lock.check) as tracking:
             tracking.log_evaluation(figures)
-        if store.storage.exists(REPORT):
+        if store.storage.exists(artifacts.REPORT):
             _report(store, display, lock)
     return figures
 
@@ -256,7 +256,7 @@ def _prepare(
 ) -> None:
     """What can be found wrong before work starts; binds the run to the settings and lists the source."""
     if redo is not None:  # before it deletes anything
-        check_files(store, *list(ARTIFACTS)[: list(ARTIFACTS).index(redo)])
+        check_files(store, *artifacts.stages_before(redo))
     listed = store.marker("list") if redo != "list" else None
     if listed is not None:  # before `redo` deletes anything
         _check_clusters(settings, listed)
@@ -291,7 +291,7 @@ def _check_clusters(settings: Settings, listed: Marker) -> None:
 def _list(source: Source, store: Store, display: RunProgress, rows: int, digest: str, lock: RunLock) -> Marker:
     with display.stage("list") as progress:
         started = time.monotonic()
-        store.storage.delete_tree(ARTIFACTS["list"])
+        store.storage.delete_tree(artifacts.MANIFEST.path)
         files, summary = listing.run(source, store, progress, rows_per_shard=rows)
         left_out = ", ".join(f"{count:,} {kind}" for kind, count in summary["left_out"].items()) or "nothing"
         progress.log(f"{summary['images']:,} images ({summary['source']['format']}); left out: {left_out}")
@@ -302,7 +302,7 @@ def _list(source: Source, store: Store, display: RunProgress, rows: int, digest:
 def _between(first: str, last: str, redo: str | None) -> list[str]:
     """Stages from `first` to `last`. Raises SettingsError unless both exist, in this order, and `redo` too."""
     order = list(STAGES)
-    for option, name, known in (("from", first, order), ("until", last, order), ("redo", redo, [*ARTIFACTS])):
+    for option, name, known in (("from", first, order), ("until", last, order), ("redo", redo, [*artifacts.STAGES])):
         if name is not None and name not in known:
             hint = did_you_mean(name, known)
             raise SettingsError(f"--{option} {name}: there is no such stage; {hint}stages are {', '.join(known)}")

@@ -7,7 +7,8 @@ from icce_ray.io.sources import SourceSpec, find_source
 from icce_ray.progress import Progress
 from icce_ray.settings import load
 from icce_ray.stages import listing
-from icce_ray.store import ARTIFACTS, Store
+from icce_ray.store import Store
+from icce_ray.store.artifacts import PREDICTIONS
 
 
 def run_of(root, location, *overrides):
@@ -41,7 +42,7 @@ def labelled(store, labels, *, classes):
         )
         confidence = 0.7 + 0.01 * table["image_id"].to_numpy()
         table = table.append_column("confidence", pa.array(confidence.astype(np.float32)))
-        files.append(store.storage.write_table(Store.part(ARTIFACTS["predict"], shard), table))
+        files.append(store.storage.write_table(PREDICTIONS.part(shard), table))
     sizes = np.bincount([label for label in labels if label is not None], minlength=classes).tolist()
     store.commit("predict", files, fingerprint="x", summary={"class_sizes": sizes}, seconds=0)
     return store

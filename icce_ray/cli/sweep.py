@@ -97,7 +97,7 @@ def _number(value: Any, how: str, factor: float = 1) -> str:
 
 def sweeps_of(store: Store) -> dict[str, int]:
     """The sweeps of a run by name, and how many trials of each have ended."""
-    from icce_ray.store import SWEEPS
+    from icce_ray.store.artifacts import SWEEPS
 
     counts: dict[str, int] = {}
     for path, _ in store.storage.list(SWEEPS):

@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
-from icce_ray.store import ARTIFACTS, Store
+from icce_ray.store import Store
+from icce_ray.store.artifacts import STAGES
 from icce_ray.terminal import Terminal
 
 
@@ -38,13 +39,13 @@ def stages_table(store: Store) -> Table:
     table = Table("stage", "state", "finished (UTC)", title=store.root, title_justify="left")
     for name in ("seconds", "files", "rows", "bytes"):
         table.add_column(name, justify="right")
-    for stage, artifact in ARTIFACTS.items():
+    for stage, declared in STAGES.items():
         marker = store.marker(stage)
         if marker is None:
-            begun = len(store.storage.list(artifact))
+            begun = len(store.storage.list(declared.folder))
             table.add_row(stage, f"{begun} files, not complete" if begun else "not begun")
             continue
-        rows = sum(info.rows or 0 for info in marker.files if f"{artifact}/" in info.path)
+        rows = sum(info.rows or 0 for info in marker.files if f"{declared.folder}/" in info.path)
         size = sum(info.bytes for info in marker.files)
         finished = marker.finished.partition("+")[0].replace("T", " ")
         table.add_row(

@@ -10,7 +10,8 @@ from icce_ray.export.webdataset import SHARD_BYTES, SHARD_IMAGES, write_webdatas
 from icce_ray.export.whole import free_target, whole
 from icce_ray.progress import Progress
 from icce_ray.spelling import did_you_mean
-from icce_ray.store import ARTIFACTS, RunError, Store, UsageError, check_files
+from icce_ray.store import RunError, Store, UsageError, check_files
+from icce_ray.store.artifacts import PREDICTIONS
 
 TABLES = ("csv", "parquet")
 LINKING = ("imagefolder", "fiftyone")
@@ -45,7 +46,7 @@ def export_predictions(
     check_files(store, "list", "predict")
     classes = len(marker.summary["class_sizes"])
     known = read_names(names, classes) if names is not None else None
-    total = sum(info.rows or 0 for info in marker.rows_of(f"{ARTIFACTS['predict']}/part-"))
+    total = sum(info.rows or 0 for info in PREDICTIONS.files(marker.files))
     if not total:
         raise RunError(f"{store.root} has no predictions to export: every input was rejected")
     progress.begin(total, unit="images")

@@ -18,7 +18,8 @@ from icce_ray.io.decode import Reject
 from icce_ray.io.filenames import to_bytes
 from icce_ray.io.user_tables import without_formulas
 from icce_ray.progress import Progress
-from icce_ray.store import ARTIFACTS, Marker, RunError, Store
+from icce_ray.store import Marker, RunError, Store
+from icce_ray.store.artifacts import PREDICTIONS
 
 FIELDS = ("image_id", "uri", "key", "label", "confidence")
 #: File in an export that names the images it had to leave out.
@@ -75,7 +76,7 @@ def samples(
     if link and not images.can_link:
         raise RunError("--link: links lead to files of a local folder, which the source is not; export without it")
     width = max(6, len(str(len(images) - 1)))
-    for info in marker.rows_of(f"{ARTIFACTS['predict']}/part-"):
+    for info in PREDICTIONS.files(marker.files):
         table = store.storage.read_table(info.path, FIELDS).sort_by("image_id")
         ids = table["image_id"].to_numpy()
         for row, (_, data) in zip(_rows(table), images.link(ids) if link else images.read(ids), strict=True):

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from icce_ray.io.user_tables import column_without_formulas
 from icce_ray.progress import Progress
-from icce_ray.store import ARTIFACTS, Marker, Store
+from icce_ray.store import Marker, Store
+from icce_ray.store.artifacts import PREDICTIONS
 
 FIELDS = ("uri", "key", "label", "confidence")
 
@@ -26,7 +27,7 @@ def write_table(
     One shard of the predictions is in memory at a time; there must be one at least.
     """
     kind: Any = pq.ParquetWriter if form == "parquet" else pa_csv.CSVWriter
-    files = marker.rows_of(f"{ARTIFACTS['predict']}/part-")
+    files = PREDICTIONS.files(marker.files)
     tables = (_named(store.storage.read_table(info.path, FIELDS), names) for info in files)
     if form == "csv":
         tables = map(_without_formulas, tables)

@@ -7,7 +7,8 @@ from typing import Any
 
 from icce_ray.report.scores import headline
 from icce_ray.settings import Settings
-from icce_ray.store import ARTIFACTS, Marker, Store
+from icce_ray.store import Marker, Store
+from icce_ray.store.artifacts import REJECTS, STAGES
 
 #: Rejects of each reason that are named, and shards that are looked through for them.
 EXAMPLES, LOOKED_THROUGH = 5, 200
@@ -75,7 +76,7 @@ class StageRow:
 
 def stage_rows(store: Store) -> list[StageRow]:
     """State, seconds, throughput and bytes of every stage."""
-    return [_stage_row(stage, store.marker(stage), store) for stage in ARTIFACTS]
+    return [_stage_row(stage, store.marker(stage), store) for stage in STAGES]
 
 
 def _stage_row(stage: str, marker: Marker | None, store: Store) -> StageRow:
@@ -104,7 +105,7 @@ def rejects(store: Store) -> list[RejectRow]:
         return []
     by_reason: dict[str, int] = marker.summary["rejected_by_reason"]
     examples: dict[str, list[tuple[str, str]]] = {reason: [] for reason in by_reason}
-    files = [info for info in marker.rows_of(f"{ARTIFACTS['embed']}/status=reject/") if info.rows]
+    files = [info for info in REJECTS.files(marker.files) if info.rows]
     for info in files[:LOOKED_THROUGH]:
         table = store.storage.read_table(info.path, ["uri", "reason", "detail"]).slice(0, 1000)
         for row in table.to_pylist():

@@ -13,7 +13,8 @@ from icce_ray.report.charts import Chart
 from icce_ray.report.facts import summary_of
 from icce_ray.report.heads import Classes
 from icce_ray.report.picks import Labelled
-from icce_ray.store import ARTIFACTS, SWEEPS, RunError, Store
+from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import CLASSIFIER_GRID, HEAD_LOSSES, NEIGHBORS, SWEEPS
 from icce_ray.store.seals import opened_yaml
 
 #: Pairs of neighbours that the curve of thresholds counts at most, and points of it.
@@ -27,7 +28,7 @@ def of_training(store: Store) -> Iterator[Chart]:
     marker = store.marker("heads")
     if marker is None:
         return
-    table = store.storage.read_table(f"{ARTIFACTS['heads']}/losses.parquet")
+    table = store.storage.read_table(HEAD_LOSSES.path)
     heads = marker.summary["heads"]
     epochs = table["epoch"].to_numpy().reshape(-1, heads)[:, 0]
     temi, cross = (table[name].to_numpy().reshape(-1, heads) for name in ("temi", "cross_entropy"))
@@ -44,7 +45,7 @@ def of_neighbors(store: Store) -> Iterator[Chart]:
     lowest = float(told["threshold"])
     edges = np.append(np.linspace(lowest, 1.0, POINTS), np.inf)
     above, images, lengths = np.zeros(POINTS), 0, []
-    for info in _some(marker.rows_of(f"{ARTIFACTS['neighbors']}/part-"), told["mean_neighbors"]):
+    for info in _some(NEIGHBORS.files(marker.files), told["mean_neighbors"]):
         column = store.storage.read_table(info.path, ["similarities"])["similarities"].combine_chunks()
         similarities = column.flatten().to_numpy()
         above += np.histogram(similarities[similarities >= lowest], edges)[0]
@@ -90,7 +91,7 @@ def of_classifier(store: Store) -> Iterator[Chart]:
     """The grid of the classifier."""
     told = summary_of(store, "classifier")
     if told:
-        table = store.storage.read_table(f"{ARTIFACTS['classifier']}/grid.parquet")
+        table = store.storage.read_table(CLASSIFIER_GRID.path)
         yield charts.grid(table.to_pydict(), (told["input"], told["learning_rate"]))
 
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from icce_ray.core.metrics import head_contingency, nmi, pair_counts
-from icce_ray.store import ARTIFACTS, HEAD_LABELS, Store
+from icce_ray.store import Store
+from icce_ray.store.artifacts import CONSENSUS, HEAD_LABELS
 
 #: Images whose head labels are compared in pairs of heads, at most.
 COMPARED = 50_000
@@ -38,8 +39,8 @@ def classes_of(store: Store) -> Classes | None:
     consensus, heads = store.marker("consensus"), store.marker("heads")
     if consensus is None or heads is None:
         return None
-    files = consensus.rows_of(f"{ARTIFACTS['consensus']}/part-")
-    head_files = heads.rows_of(f"{HEAD_LABELS}/part-")  # the same rows: both are written in blocks of the features
+    files = CONSENSUS.files(consensus.files)
+    head_files = HEAD_LABELS.files(heads.files)  # the same rows: both are written in blocks of the features
     n_classes = len(consensus.summary["cluster_sizes"])
     step = max(1, sum(info.rows or 0 for info in files) // COMPARED)
     tables: list[sparse.csr_matrix] = []

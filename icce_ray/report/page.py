@@ -24,7 +24,8 @@ from icce_ray.report.heads import Classes, classes_of
 from icce_ray.report.picks import KINDS, Labelled, Picks, labelled, pick
 from icce_ray.report.thumbs import MOST_OF_A_KIND, in_turn, side, thumbnails
 from icce_ray.settings import Settings
-from icce_ray.store import ARTIFACTS, REPORT, RunError, Store, check_files
+from icce_ray.store import RunError, Store, check_files
+from icce_ray.store.artifacts import REPORT, STAGES
 
 
 def write_report(store: Store, progress: Progress, *, names: str | None = None) -> str:
@@ -46,7 +47,7 @@ def checked(store: Store) -> Settings:
         raise RunError(f"{store.root} is the output of `icce predict`; give the run, whose report shows its classes")
     settings = store.settings()
     store.require("embed")
-    check_files(store, *ARTIFACTS)
+    check_files(store, *STAGES)
     return settings
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icce_ray.io.storage import FileInfo
-from icce_ray.store import ARTIFACTS, Store
+from icce_ray.store import Store
+from icce_ray.store.artifacts import CONSENSUS, PREDICTIONS
 
 #: Kinds of picks, in the order in which a page that is nearly full takes them.
 KINDS = ("typical", "least certain", "random")
@@ -54,12 +55,11 @@ class Picks:
 
 def labelled(store: Store) -> Labelled | None:
     """The classifier's labels, or the consensus of a run that has no classifier yet; None before that."""
-    for stage, share, sizes in (("predict", "confidence", "class_sizes"), ("consensus", "agreement", "cluster_sizes")):
-        marker = store.marker(stage)
+    for table, share, sizes in ((PREDICTIONS, "confidence", "class_sizes"), (CONSENSUS, "agreement", "cluster_sizes")):
+        marker = store.marker(table.stage)
         if marker is not None:
-            artifact = ARTIFACTS[stage]
-            files = tuple(marker.rows_of(f"{artifact}/part-"))
-            return Labelled(artifact, share, files, np.asarray(marker.summary[sizes], np.int64))
+            files = tuple(table.files(marker.files))
+            return Labelled(table.path, share, files, np.asarray(marker.summary[sizes], np.int64))
     return None
 
 

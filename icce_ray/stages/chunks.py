@@ -19,7 +19,8 @@ from icce_ray.io.sources import FeatureSource, Source
 from icce_ray.settings import EmbedSettings
 from icce_ray.stages.cluster import threads_here
 from icce_ray.stages.features import list_column, matrix
-from icce_ray.store import ARTIFACTS, RunError, Store
+from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import MANIFEST, Table
 
 READ_THREADS = 8  # a task waits for storage most of the time; Pillow releases the interpreter's lock as well
 
@@ -42,8 +43,8 @@ class Stream:
         root: of the run or prediction that holds the manifest and gets the shards.
         embed: how images are read and embedded.
         image_size: side of what the backbone takes; 0 for a source of features, which needs no backbone.
-        accepted: artifact of the rows with a result.
-        rejected: artifact of the rows with a reason.
+        accepted: table of the rows with a result.
+        rejected: table of the rows with a reason.
         classifier: root of the run that labels the features; None writes the features themselves.
     """
 
@@ -51,8 +52,8 @@ class Stream:
     root: str
     embed: EmbedSettings
     image_size: int
-    accepted: str
-    rejected: str
+    accepted: Table
+    rejected: Table
     classifier: str | None = None
 
 
@@ -79,7 +80,7 @@ def read(batch: pa.Table, *, chunks: np.ndarray, stream: Stream) -> pa.Table:
         if batch.num_rows != 1:
             raise RuntimeError(f"{batch.num_rows} chunks came as one block; chunks must stay apart")
         chunk = int(chunks[batch["id"][0].as_py()])
-        rows = Store(stream.root).storage.read_table(Store.part(ARTIFACTS["list"], chunk))
+        rows = Store(stream.root).storage.read_table(MANIFEST.part(chunk))
         if isinstance(stream.source, FeatureSource):
             reasons = details = pa.nulls(len(rows), pa.string())
             name, values = "features", list_column(stream.source.features(rows))
@@ -211,9 +212,9 @@ def write(table: pa.Table, *, stream: Stream) -> pa.Table:
         if len(rows) != rows["chunk_rows"][0].as_py():
             raise RunError(f"chunk {chunk} came with {len(rows)} of {rows['chunk_rows'][0]} images; report this")
         ok = rows.filter(pc.field("reason").is_null()).drop_columns(["chunk", "chunk_rows", "reason", "detail"])
-        bad = rows.filter(pc.field("reason").is_valid()).select(["image_id", "uri", "key", "reason", "detail"])
-        files = [storage.write_table(Store.part(stream.rejected, chunk), bad)] if len(bad) else []
-        files.append(storage.write_table(Store.part(stream.accepted, chunk), ok))
+        bad = rows.filter(pc.field("reason").is_valid()).select(list(stream.rejected.columns))
+        files = [stream.rejected.write(storage, bad, chunk)] if len(bad) else []
+        files.append(stream.accepted.write(storage, ok, chunk))
         columns = {name: [getattr(info, name) for info in files] for name in ("path", "rows", "bytes", "sha256")}
         written.append({"ok": len(ok), "rejected": len(bad), **columns})
     return pa.Table.from_pylist(written)

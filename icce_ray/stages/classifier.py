@@ -20,11 +20,10 @@ from icce_ray.settings import Settings
 from icce_ray.stages import consensus
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.features import FeatureRows
-from icce_ray.stages.labelling import DESCRIPTION, WEIGHTS, classifier_inputs, wide
+from icce_ray.stages.labelling import classifier_inputs, wide
 from icce_ray.stages.remote_progress import Report, flush, remote_progress
 from icce_ray.store import Store
-
-GRID = "classifier/grid.parquet"
+from icce_ray.store.artifacts import CLASSIFIER_DESCRIPTION, CLASSIFIER_GRID, CLASSIFIER_WEIGHTS
 
 
 def run(
@@ -70,11 +69,11 @@ def _train(
     }
     storage = store.storage
     table = pa.Table.from_pylist([vars(point) for point in fitted.points])
-    storage.write_bytes(DESCRIPTION, json.dumps(description, indent=1).encode())
+    storage.write_bytes(CLASSIFIER_DESCRIPTION.path, json.dumps(description, indent=1).encode())
     files = [
-        save_tensors(storage, WEIGHTS, {"weight": chosen.weight, "bias": chosen.bias}),
-        storage.write_table(GRID, table),
-        storage.describe(DESCRIPTION),
+        save_tensors(storage, CLASSIFIER_WEIGHTS.path, {"weight": chosen.weight, "bias": chosen.bias}),
+        CLASSIFIER_GRID.write(storage, table),
+        storage.describe(CLASSIFIER_DESCRIPTION.path),
     ]
     summary = {key: description[key] for key in ("input", "learning_rate", "heldout_accuracy", "heldout_images")}
     return files, summary | {"classifiers": len(fitted.points)}

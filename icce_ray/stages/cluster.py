@@ -16,6 +16,7 @@ from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import ResourceSettings
 from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import Table
 
 T = TypeVar("T")
 
@@ -225,10 +226,10 @@ def _describe(root: str, path: str) -> FileInfo:
     return Store(root).storage.describe(path)
 
 
-def described(store: Store, artifacts: list[str], known: set[str]) -> list[FileInfo]:
+def described(store: Store, tables: list[Table], known: set[str]) -> list[FileInfo]:
     """Files of earlier, killed attempts: there already, so hashed by reading them."""
-    paths = [name for artifact in artifacts for name, _ in store.storage.list(artifact)]
-    paths = [path for path in paths if path.endswith(".parquet") and path not in known]
+    there = [(table, path) for table in tables for path, _ in store.storage.list(table.path)]
+    paths = [path for table, path in there if table.holds(path) and path not in known]
     files: list[FileInfo] = []
     run_bounded(
         lambda index: _describe.remote(store.root, paths[index]), range(len(paths)), limit=32, on_result=files.append

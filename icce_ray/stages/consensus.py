@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-from pydantic import FiniteFloat
 
 from icce_ray.adapters.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.core.alarms import Alarm
@@ -24,7 +23,6 @@ from icce_ray.core.consensus.graphs import check_rows
 from icce_ray.core.consensus.partitioning import ConsensusSizeError
 from icce_ray.core.consensus.rows import alarms_of, best_meta_clusters, refine
 from icce_ray.core.consensus.tally import agreeing
-from icce_ray.documents import DocumentError, shaped
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
@@ -32,11 +30,16 @@ from icce_ray.stages.cluster import Resources
 from icce_ray.stages.ensemble import Label, Shards
 from icce_ray.stages.features import FeatureRows, matrix
 from icce_ray.stages.remote_progress import log_alarms
-from icce_ray.store import ARTIFACTS, HEAD_LABELS, RunError, Store
-
-ARTIFACT = ARTIFACTS["consensus"]
-SCORES = "consensus/scores.json"
-CANDIDATES = "consensus/candidates"
+from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import (
+    CANDIDATES,
+    CONSENSUS,
+    CONSENSUS_SCORES,
+    HEAD_LABELS,
+    Document,
+    candidate_labels,
+    candidate_score,
+)
 
 
 def run(
@@ -55,9 +58,9 @@ def run(
     steps.ends(f"{method} kept: ANMI {kept['anmi']:.4f}, mean agreement {kept['mean_agreement']:.1%}")
     kept["alarms"] = log_alarms(alarms, progress)
     summary = {"method": method, "scores": scores, "refused": refused} | kept
-    store.storage.write_bytes(SCORES, json.dumps(summary, indent=1).encode())
+    store.storage.write_bytes(CONSENSUS_SCORES.path, json.dumps(summary, indent=1).encode())
     store.storage.delete_tree(CANDIDATES)
-    return [*files, store.storage.describe(SCORES)], summary
+    return [*files, store.storage.describe(CONSENSUS_SCORES.path)], summary
 
 
 class _Steps:
@@ -93,8 +96,8 @@ def _candidates(
         steps.ends(f"{method} refused: {reason}" if score is None else "")
 
     for method in methods:
-        if store.storage.exists(f"{CANDIDATES}/{method}.json"):
-            tell(method, _score(store, f"{CANDIDATES}/{method}.json"))
+        if store.storage.exists(candidate_score(method).path):
+            tell(method, _score(store, candidate_score(method)))
     missing = [method for method in methods if method not in scores]
     cuts = {}
     rows = shards.distinct() if set(missing) - {"mcla"} else 0
@@ -115,12 +118,9 @@ def _candidates(
     return {method: scores[method] for method in methods if method in scores}, refused
 
 
-def _score(store: Store, path: str) -> float:
+def _score(store: Store, document: Document) -> float:
     """The ANMI of a candidate that an earlier driver finished."""
-    try:
-        return shaped(dict[str, FiniteFloat], store.document(path))["anmi"]
-    except (DocumentError, KeyError) as error:
-        raise RunError(f"{store.storage.uri(path)} is damaged ({error}); {store.remedy(path)}") from error
+    return store.document(document)["anmi"]
 
 
 def _mcla(settings: Settings, store: Store, shards: Shards) -> tuple[float | None, str]:
@@ -171,18 +171,18 @@ def _write_candidate(root: str, method: str, number: int, label: np.ndarray, ind
 def _store_candidate(root: str, method: str, number: int, label: np.ndarray, index: np.ndarray | None) -> None:
     """Labels of the images of one shard, from those of its rows."""
     table = pa.table({"label": label if index is None else label[index]})
-    Store(root).storage.write_table(Store.part(f"{CANDIDATES}/{method}", number), table)
+    candidate_labels(method).write(Store(root).storage, table, number)
 
 
 def _finish_candidate(store: Store, method: str, score: float) -> None:
     """What says that the labels of all shards are there."""
-    store.storage.write_bytes(f"{CANDIDATES}/{method}.json", json.dumps({"anmi": score}).encode())
+    store.storage.write_bytes(candidate_score(method).path, json.dumps({"anmi": score}).encode())
 
 
 @ray.remote(num_cpus=0.5)
 def _read_candidate(root: str, method: str, number: int, index: np.ndarray | None) -> np.ndarray:
     """Labels of the rows of one shard: images of one row have one label, so any of them serves."""
-    label = Store(root).storage.read_table(Store.part(f"{CANDIDATES}/{method}", number))["label"].to_numpy()
+    label = Store(root).storage.read_table(candidate_labels(method).part(number))["label"].to_numpy()
     if index is None:
         return label
     rows = np.empty(int(index.max()) + 1, dtype=np.int32)
@@ -232,17 +232,17 @@ def _write(
         table = rows.table(start, stop, ["image_id", "uri", "key"])
         table = table.append_column("label", pa.array(label[start - first : stop - first]))
         table = table.append_column("agreement", pa.array(share[start - first : stop - first]))
-        files.append(Store(rows.root).storage.write_table(Store.part(ARTIFACT, number), table))
+        files.append(CONSENSUS.write(Store(rows.root).storage, table, number))
     return files, int(agreed.sum())
 
 
 def head_labels(store: Store) -> np.ndarray:
     """Labels of all images under all heads, int32[N, H], in the order of image_id."""
-    files = store.require("heads").rows_of(HEAD_LABELS)
+    files = HEAD_LABELS.files(store.require("heads").files)
     return np.concatenate([matrix(store.storage.read_table(info.path, ["labels"])["labels"]) for info in files])
 
 
 def labels(store: Store) -> np.ndarray:
     """The consensus label of all images, int32[N], in the order of image_id."""
-    files = store.require("consensus").rows_of(f"{ARTIFACT}/part-")
+    files = CONSENSUS.files(store.require("consensus").files)
     return np.concatenate([store.storage.read_table(info.path, ["label"])["label"].to_numpy() for info in files])

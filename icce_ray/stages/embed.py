@@ -11,8 +11,8 @@ from icce_ray.progress import Progress
 from icce_ray.settings import EmbedSettings, Settings
 from icce_ray.stages import stream
 from icce_ray.stages.cluster import Resources
-from icce_ray.stages.features import OK, REJECT
 from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import FEATURES, REJECTS
 
 
 def run(
@@ -26,8 +26,8 @@ def run(
         root=store.root,
         embed=settings.embed,
         image_size=info.image_size,
-        accepted=OK,
-        rejected=REJECT,
+        accepted=FEATURES,
+        rejected=REJECTS,
     )
     files, summary = stream.run(images, settings.resources, resources, progress)
     layout = {name: list(span) for name, span in info.layout.items()}
@@ -53,6 +53,6 @@ def check_enough(store: Store, clusters: int) -> None:
     if summary["ok"] < clusters:
         raise RunError(
             f"clusters = {clusters}, but only {summary['ok']} of {summary['images']} images could be embedded "
-            f"(rejected: {summary['rejected_by_reason']}; `detail` in {store.storage.uri(REJECT)} says what helps); "
-            "fix those, give more images, or ask for fewer clusters"
+            f"(rejected: {summary['rejected_by_reason']}; `detail` in {store.storage.uri(REJECTS.path)} says "
+            "what helps); fix those, give more images, or ask for fewer clusters"
         )

@@ -23,7 +23,8 @@ from icce_ray.core.consensus.tally import Split, Tally
 from icce_ray.core.metrics import pair_counts
 from icce_ray.io.storage import FileInfo
 from icce_ray.stages.features import matrix
-from icce_ray.store import HEAD_LABELS, Store
+from icce_ray.store import Store
+from icce_ray.store.artifacts import HEAD_LABELS
 
 #: Rows are counted once for all images behind them if that leaves fewer than this share of them.
 WORTH_COLLAPSING = 0.8
@@ -38,7 +39,7 @@ class Shards:
     def __init__(self, store: Store, begins: Callable[[str], None]) -> None:
         self.begins = begins
         heads = store.require("heads")
-        files = heads.rows_of(f"{HEAD_LABELS}/part-")
+        files = HEAD_LABELS.files(heads.files)
         self.parts = shards_of(files)
         self.arrays = blocks_of(heads.summary["heads"])
         begins(f"{len(self.parts)} shards of head labels")

@@ -22,7 +22,8 @@ from icce_ray.stages.cluster import Resources, grouped, room_for, run_bounded
 from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors import known
 from icce_ray.stages.truth import class_names, classes_at, labels_for, places_for, read_truth, shared_name
-from icce_ray.store import ARTIFACTS, RunError, Store
+from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import PREDICTIONS
 
 Figures = dict[str, Any]
 NAMES = ["image_id", "uri", "key"]
@@ -96,7 +97,7 @@ class _Shards:
     def of(cls, store: Store) -> _Shards:
         """Predictions of a run or of an `icce predict` output, or the images of a run that has none."""
         marker = store.marker("predict")
-        files = marker.rows_of(f"{ARTIFACTS['predict']}/") if marker else list(FeatureRows.of(store).files)
+        files = PREDICTIONS.files(marker.files) if marker else list(FeatureRows.of(store).files)
         classes = len(marker.summary["class_sizes"]) if marker else 0
         images = sum(info.rows or 0 for info in files)
         return cls(store.root, [info.path for info in files], images, classes, store.sampled())

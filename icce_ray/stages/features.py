@@ -9,9 +9,7 @@ import pyarrow as pa
 
 from icce_ray.io.storage import FileInfo
 from icce_ray.store import Store
-
-OK = "features/status=ok"
-REJECT = "features/status=reject"
+from icce_ray.store.artifacts import FEATURES, SAMPLE
 
 
 @dataclass(frozen=True)
@@ -24,16 +22,12 @@ class FeatureRows:
     @classmethod
     def of(cls, store: Store) -> FeatureRows:
         """Rows of a run whose features are complete."""
-        return cls(store.root, tuple(store.require("embed").rows_of(OK)))
+        return cls(store.root, tuple(FEATURES.files(store.require("embed").files)))
 
     @classmethod
     def training(cls, store: Store) -> FeatureRows:
         """Rows that neighbours, heads, consensus and classifier are made from: the sample, or all (stage `sample`)."""
-        return (
-            cls(store.root, tuple(store.require("sample").rows_of("sample/part-")))
-            if store.sampled()
-            else cls.of(store)
-        )
+        return cls(store.root, tuple(SAMPLE.files(store.require("sample").files))) if store.sampled() else cls.of(store)
 
     def __len__(self) -> int:
         return sum(info.rows or 0 for info in self.files)

@@ -17,11 +17,10 @@ from icce_ray.stages import neighbors
 from icce_ray.stages.cluster import threads_here
 from icce_ray.stages.features import FeatureRows, list_column
 from icce_ray.stages.remote_progress import Report, flush, loss_figures
-from icce_ray.store import HEAD_LABELS, Store, checkpoint_of
+from icce_ray.store import Store
+from icce_ray.store.artifacts import HEAD_LABELS, HEAD_LOSSES, HEAD_WEIGHTS, checkpoint_of
 
 CHECKPOINT = checkpoint_of("heads")
-HEADS = "heads/heads.safetensors"
-LOSSES = "heads/losses.parquet"
 
 
 def train(config: dict[str, Any]) -> None:
@@ -84,13 +83,13 @@ def _finish(store: Store, rows: FeatureRows, trainer: HeadTrainer, history: np.n
     """Write losses, weights and labels; the features are still in memory, so labels cost one forward pass."""
     rank, size, teacher = trainer.workers.rank, trainer.workers.size, trainer.gather_teacher()
     if rank == 0:
-        store.storage.write_table(LOSSES, _losses(history))
+        HEAD_LOSSES.write(store.storage, _losses(history))
         inputs = {"input.mean": trainer.mean, "input.std": trainer.std}
-        save_tensors(store.storage, HEADS, teacher.stacked() | inputs)
+        save_tensors(store.storage, HEAD_WEIGHTS.path, teacher.stacked() | inputs)
     for index, (start, stop) in list(enumerate(rows.blocks()))[rank::size]:
         labels = trainer.labels(trainer.features[start:stop], teacher).cpu().numpy()
         part = rows.table(start, stop, ["image_id", "key"]).append_column("labels", list_column(labels))
-        store.storage.write_table(Store.part(HEAD_LABELS, index), part)
+        HEAD_LABELS.write(store.storage, part, index)
 
 
 def _losses(history: np.ndarray) -> pa.Table:

@@ -16,9 +16,10 @@ from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources, await_capacity, grouped, room_for, run_bounded
 from icce_ray.stages.features import FeatureRows, matrix
-from icce_ray.stages.head_worker import HEADS, LOSSES, train
+from icce_ray.stages.head_worker import train
 from icce_ray.stages.remote_progress import log_alarms, remote_progress
-from icce_ray.store import HEAD_LABELS, Store
+from icce_ray.store import Store
+from icce_ray.store.artifacts import HEAD_LABELS, HEAD_LOSSES, HEAD_WEIGHTS
 
 
 def run(
@@ -57,13 +58,13 @@ def run(
             run_config=RunConfig(name="heads", storage_path=notes, failure_config=FailureConfig(max_failures=3)),
         )
         trainer.fit()
-    names = [HEADS, LOSSES, *(name for name, _ in store.storage.list(HEAD_LABELS))]
-    files = [store.storage.describe(name) for name in names]
-    losses = store.storage.read_table(LOSSES)
+    labels = [path for path, _ in store.storage.list(HEAD_LABELS.path)]
+    files = [store.storage.describe(path) for path in (HEAD_WEIGHTS.path, HEAD_LOSSES.path, *labels)]
+    losses = store.storage.read_table(HEAD_LOSSES.path)
     summary = summary_of(losses)
     best = summary["best_head"]
     progress.log(f"best of {summary['heads']} heads is {best}: TEMI loss {summary['temi'][best]:.4f}")
-    sizes = _cluster_sizes(store, names[2:], settings.clusters)
+    sizes = _cluster_sizes(store, labels, settings.clusters)
     alarms = head_alarms(losses["temi"].to_numpy().reshape(-1, summary["heads"]), sizes)
     summary["alarms"] = log_alarms(alarms, progress)
     return files, summary

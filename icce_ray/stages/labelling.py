@@ -8,9 +8,7 @@ import torch
 from icce_ray.core.linear import LinearClassifier
 from icce_ray.io.weights import load_tensors
 from icce_ray.store import Store, check_content
-
-WEIGHTS = "classifier/classifier.safetensors"
-DESCRIPTION = "classifier/classifier.json"
+from icce_ray.store.artifacts import CLASSIFIER_DESCRIPTION, CLASSIFIER_WEIGHTS
 
 
 def wide(main: np.ndarray, blocks: np.ndarray | None) -> np.ndarray:
@@ -42,9 +40,9 @@ class Labeller:
 
     def __init__(self, root: str, *, device: str) -> None:
         store = Store(root)
-        check_content(store, "classifier", WEIGHTS, DESCRIPTION)
-        weights = load_tensors(store.storage, WEIGHTS)
-        self.description = store.document(DESCRIPTION)
+        check_content(store, "classifier", CLASSIFIER_WEIGHTS.path, CLASSIFIER_DESCRIPTION.path)
+        weights = load_tensors(store.storage, CLASSIFIER_WEIGHTS.path)
+        self.description = store.document(CLASSIFIER_DESCRIPTION)
         self.classifier = LinearClassifier(weights["weight"].to(device), weights["bias"].to(device))
         self.columns = np.concatenate([np.arange(*part) for part in self.description["columns"]])
         self.device = device

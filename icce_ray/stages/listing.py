@@ -13,9 +13,8 @@ from icce_ray.io.sources import Source
 from icce_ray.io.sources.base import LISTED
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
-from icce_ray.store import ARTIFACTS, RunError, Store
-
-SCHEMA = pa.schema([pa.field("image_id", pa.int64()), *LISTED])
+from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import MANIFEST
 
 
 def run(
@@ -30,8 +29,8 @@ def run(
     files, first, size_total = [], 0, 0
     progress.begin(0, unit="images")
     for chunk, table in enumerate(_shards(source.listing(), rows_per_shard)):
-        numbered = table.add_column(0, SCHEMA.field(0), pa.array(range(first, first + len(table)), pa.int64()))
-        files.append(store.storage.write_table(Store.part(ARTIFACTS["list"], chunk), numbered.cast(SCHEMA)))
+        numbered = table.add_column(0, "image_id", pa.array(range(first, first + len(table)), pa.int64()))
+        files.append(MANIFEST.write(store.storage, numbered, chunk))
         first += len(table)
         size_total += pc.call_function("sum", [table["size"]]).as_py() or 0
         progress.update(first)

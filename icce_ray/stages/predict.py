@@ -16,20 +16,18 @@ from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
 from icce_ray.stages import stream
 from icce_ray.stages.cluster import Resources, described, grouped, room_for, run_bounded
 from icce_ray.stages.embed import described_input
-from icce_ray.stages.features import OK, matrix
+from icce_ray.stages.features import matrix
 from icce_ray.stages.labelling import Labeller
-from icce_ray.store import ARTIFACTS, RunError, Store
-
-ARTIFACT = ARTIFACTS["predict"]
-REJECTS = "rejects"
+from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import FEATURES, PREDICTION_REJECTS, PREDICTIONS
 
 
 def run(
     settings: Settings, store: Store, resources: Resources, progress: Progress
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Label the run's own images from their stored features, shard by shard: all of them, whatever the sample."""
-    files = store.require("embed").rows_of(OK)
-    done = store.parts(ARTIFACT, of=len(files))
+    files = FEATURES.files(store.require("embed").files)
+    done = store.parts(PREDICTIONS, of=len(files))
     missing = [index for index in range(len(files)) if index not in done]
     finished = sum(files[index].rows or 0 for index in done)
     progress.begin(sum(info.rows or 0 for info in files), done=finished, unit="images")
@@ -47,7 +45,7 @@ def run(
         progress.update(finished)
 
     run_bounded(submit, range(len(groups)), limit=room_for(0.5), on_result=on_result)
-    found += described(store, [ARTIFACT], {info.path for info in found})
+    found += described(store, [PREDICTIONS], {info.path for info in found})
     return found, _summary(store, found, settings.clusters)
 
 
@@ -67,13 +65,12 @@ def run_source(
         root=out.root,
         embed=embed,
         image_size=described_input(source, embed).image_size,
-        accepted=ARTIFACT,
-        rejected=REJECTS,
+        accepted=PREDICTIONS,
+        rejected=PREDICTION_REJECTS,
         classifier=run_store.root,
     )
     files, counts = stream.run(images, limits, resources, progress)
-    labelled = [info for info in files if info.path.startswith(f"{ARTIFACT}/")]
-    return files, counts | _summary(out, labelled, description["classes"])
+    return files, counts | _summary(out, PREDICTIONS.files(files), description["classes"])
 
 
 def check_source(source: Source, run_store: Store) -> None:
@@ -104,7 +101,7 @@ def _label_shards(root: str, shards: list[tuple[int, str]], device: str) -> list
         label, confidence = labeller(matrix(table["features"]), blocks)
         part = table.select(["image_id", "uri", "key"]).append_column("label", pa.array(label))
         part = part.append_column("confidence", pa.array(confidence))
-        written.append(storage.write_table(Store.part(ARTIFACT, index), part))
+        written.append(PREDICTIONS.write(storage, part, index))
     return written
 
 

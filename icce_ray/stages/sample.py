@@ -19,9 +19,9 @@ from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources, described, room_for, run_files
 from icce_ray.stages.features import FeatureRows
-from icce_ray.store import ARTIFACTS, RunError, Store
+from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import NEIGHBORS, SAMPLE
 
-ARTIFACT = ARTIFACTS["sample"]
 #: Images a shard of the sample: whatever the shards of the features are, the sample's are the same.
 ROWS_PER_SHARD = 8192
 
@@ -38,12 +38,12 @@ def run(
     summary = {"images": size, "of": len(rows), "seed": seed}
     if size == len(rows):
         return [], summary
-    if store.parts(ARTIFACTS["neighbors"]):
+    if store.parts(NEIGHBORS):
         raise RunError(
             f"{store.root} has neighbours of all its {len(rows):,} images, from a version of icce-ray without samples, "
             f"but heads.max_images = {size:,}; give --redo sample, which repeats the stages from there on"
         )
-    done = store.parts(ARTIFACT, of=-(-size // ROWS_PER_SHARD))
+    done = store.parts(SAMPLE, of=-(-size // ROWS_PER_SHARD))
     missing = [index for index in range(-(-size // ROWS_PER_SHARD)) if index not in done]
     finished = sum(min(ROWS_PER_SHARD, size - index * ROWS_PER_SHARD) for index in done)
     progress.begin(size, done=finished, unit="images")
@@ -59,7 +59,7 @@ def run(
             progress=progress,
         )
     progress.log(f"{size:,} of {len(rows):,} images drawn (seed {seed}); the classifier will label all")
-    return found + described(store, [ARTIFACT], {info.path for info in found}), summary
+    return found + described(store, [SAMPLE], {info.path for info in found}), summary
 
 
 @ray.remote(num_cpus=0.5)
@@ -71,7 +71,7 @@ def _choose(n_rows: int, size: int, seed: int) -> np.ndarray:
 def _copy(rows: FeatureRows, chosen: np.ndarray, index: int) -> FileInfo:
     """Shard `index` of the sample."""
     wanted = chosen[index * ROWS_PER_SHARD : (index + 1) * ROWS_PER_SHARD]
-    return Store(rows.root).storage.write_table(Store.part(ARTIFACT, index), drawn(rows, wanted))
+    return SAMPLE.write(Store(rows.root).storage, drawn(rows, wanted), index)
 
 
 def drawn(rows: FeatureRows, wanted: np.ndarray) -> pa.Table:

@@ -74,10 +74,10 @@ def run(
         finished += row["ok"] + row["rejected"]
         progress.update(finished, rejected=rejected)
     files += described(store, [stream.accepted, stream.rejected], {info.path for info in files})
-    reasons, first = _count_rejects(store, [info.path for info in files if info.path.startswith(stream.rejected)])
+    reasons, first = _count_rejects(store, [info.path for info in stream.rejected.files(files)])
     summary = {
         "images": sum(counts),
-        "ok": sum(info.rows or 0 for info in files if info.path.startswith(stream.accepted)),
+        "ok": sum(info.rows or 0 for info in stream.accepted.files(files)),
         "rejected": sum(reasons.values()),
         "rejected_by_reason": dict(reasons),
         "first_rejects": first,
@@ -85,7 +85,7 @@ def run(
     if summary["ok"] + summary["rejected"] != summary["images"]:
         raise RunError(
             f"{summary['images']} inputs, but {summary['ok']} ok and {summary['rejected']} rejected: {store.root} has "
-            f"shards of other inputs; {store.remedy(stream.accepted)}"
+            f"shards of other inputs; {store.remedy(stream.accepted.path)}"
         )
     return files, summary
 
@@ -171,7 +171,7 @@ def _count_rejects(store: Store, paths: list[str], most: int = 20) -> tuple[Coun
     """Rejects by reason, and the first few of them by image_id."""
     reasons: Counter[str] = Counter()
     first: list[dict[str, Any]] = []
-    for path in sorted(paths):
+    for path in paths:
         table = store.storage.read_table(path)
         reasons.update(table["reason"].to_pylist())
         if len(first) < most:

@@ -13,9 +13,9 @@ from typing import Any
 from icce_ray.adapters.tracking import StepLog, Tracker, TrackingError, make_sink, missing_packages, read_lines, scalars
 from icce_ray.progress import Progress, RunProgress
 from icce_ray.settings import Settings, SettingsError
-from icce_ray.stages.head_worker import LOSSES
 from icce_ray.stages.remote_progress import loss_figures
-from icce_ray.store import ARTIFACTS, METRIC_LINES, TENSORBOARD, Marker, RunError, Store
+from icce_ray.store import Marker, RunError, Store
+from icce_ray.store.artifacts import HEAD_LOSSES, METRIC_LINES, STAGES, TENSORBOARD
 
 EVALUATION = "evaluation"
 #: Of summaries: what describes, and is no figure.
@@ -47,7 +47,7 @@ class TrackedRun:
 
     def log_complete(self, stage: str) -> None:
         """The figures of a stage that is complete, unless they were told."""
-        if stage not in ARTIFACTS or self.tracker.told(stage, "summary"):
+        if stage not in STAGES or self.tracker.told(stage, "summary"):
             return
         marker = self.store.marker(stage)
         if marker is None:
@@ -67,7 +67,7 @@ class TrackedRun:
 
     def _log_epochs(self, moment: float) -> None:
         """Epochs of which no report came: their board was lost, or the driver was."""
-        losses = self.store.storage.read_table(LOSSES)
+        losses = self.store.storage.read_table(HEAD_LOSSES.path)
         epochs = int(losses["epoch"].to_numpy().max()) + 1
         temi, cross_entropy = (losses[name].to_numpy().reshape(epochs, -1) for name in ("temi", "cross_entropy"))
         for epoch in range(epochs):
@@ -109,7 +109,7 @@ def tracked(
     with _as_run_errors(), tracker:
         found = TrackedRun(store, tracker, display)
         if not folder:
-            for stage in ARTIFACTS:
+            for stage in STAGES:
                 found.log_complete(stage)
         yield found
 
@@ -125,7 +125,7 @@ def _as_run_errors() -> Iterator[None]:
 def _done_again(store: Store, redo: str | None) -> list[str]:
     """Stages of which earlier lines are not true any more: they are repeated, or were deleted to be."""
     ended = {line.stage for line in read_lines(store.storage, METRIC_LINES) if line.event == "summary"}
-    stages = list(ARTIFACTS)
+    stages = list(STAGES)
     gone = [stage for stage in stages if stage == redo or (stage in ended and store.marker(stage) is None)]
     return [*stages[stages.index(gone[0]) :], EVALUATION] if gone else []
 

@@ -1,43 +1,16 @@
-"""The run on storage: the only place that knows artifact names, completion markers and fingerprints.
+"""The run on storage: its artifacts, completion markers, fingerprints, and the settings it is bound to.
 
 A run is a directory at a URI. Every stage writes its files, each whole or not at all, and last its marker,
-`<artifact>/_manifest.json`: a stage is complete when the marker stands. `run.yaml` holds the settings the run was
+`<folder>/_manifest.json`: a stage is complete when the marker stands. `run.yaml` holds the settings the run was
 started with; the same directory never serves two.
 """
 
 from __future__ import annotations
 
-from icce_ray.store.fingerprints import fingerprint
-from icce_ray.store.intact import check_content, check_files
-from icce_ray.store.markers import Marker, RejectBudgetError, RunError, UsageError
-from icce_ray.store.names import (
-    ARTIFACTS,
-    FURTHER_ARTIFACTS,
-    HEAD_LABELS,
-    MARKER,
-    METRIC_LINES,
-    METRICS_FILE,
-    PREDICTION_FILE,
-    REPORT,
-    RUN_FILE,
-    SWEEPS,
-    TENSORBOARD,
-    checkpoint_of,
-)
-from icce_ray.store.run import Store
+from icce_ray.store.markers import Marker, RejectBudgetError, RunError, UsageError, fingerprint
+from icce_ray.store.run import Store, check_content, check_files
 
 __all__ = [
-    "ARTIFACTS",
-    "FURTHER_ARTIFACTS",
-    "HEAD_LABELS",
-    "MARKER",
-    "METRICS_FILE",
-    "METRIC_LINES",
-    "PREDICTION_FILE",
-    "REPORT",
-    "RUN_FILE",
-    "SWEEPS",
-    "TENSORBOARD",
     "Marker",
     "RejectBudgetError",
     "RunError",
@@ -45,6 +18,5 @@ __all__ = [
     "UsageError",
     "check_content",
     "check_files",
-    "checkpoint_of",
     "fingerprint",
 ]

@@ -1,7 +1,9 @@
-"""What says that a stage is complete, and the errors of runs."""
+"""What says that a stage is complete, what its result depends on, and the errors of runs."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -10,9 +12,10 @@ from pydantic import AfterValidator, ConfigDict, Field
 from icce_ray.documents import DocumentError, Moment, shaped, shown
 from icce_ray.io.locations import child
 from icce_ray.io.storage import FileInfo
-from icce_ray.store.names import ARTIFACTS
+from icce_ray.settings import Settings
+from icce_ray.store.artifacts import STAGES, in_order
+from icce_ray.store.figures import check_figures
 from icce_ray.store.seals import opened_json, sealed_json
-from icce_ray.store.shapes import check_figures
 
 
 class RunError(RuntimeError):
@@ -37,7 +40,7 @@ class Summary(dict[str, Any]):
         )
 
 
-def _known(info: FileInfo) -> FileInfo:
+def _possible(info: FileInfo) -> FileInfo:
     child(info.path)  # ValueError for a path that leads out of the run
     if not (info.rows is None or 0 <= info.rows < 2**62) or not 0 <= info.bytes < 2**62:
         raise ValueError("rows and bytes are counts")
@@ -48,13 +51,13 @@ def _known(info: FileInfo) -> FileInfo:
 
 @dataclass(frozen=True)
 class Marker:
-    """What `_manifest.json` says of a complete stage."""
+    """What `_manifest.json` says of a complete stage; `files` are in the order of `artifacts.in_order`."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     stage: str
     fingerprint: str
-    files: list[Annotated[FileInfo, AfterValidator(_known)]]
+    files: list[Annotated[FileInfo, AfterValidator(_possible)]]
     summary: dict[str, Any]
     seconds: Annotated[float, Field(ge=0.0)]
     finished: Moment
@@ -63,15 +66,43 @@ class Marker:
     def read(cls, data: bytes) -> Marker:
         """From the file's content. Raises DocumentError for one that is damaged or of another version."""
         marker = shaped(cls, opened_json(data))
-        if marker.stage not in ARTIFACTS:
+        if marker.stage not in STAGES:
             raise DocumentError(f"stage = {shown(marker.stage)}: no stage of this version")
         check_figures(marker.stage, marker.summary)
-        return replace(marker, summary=Summary(marker.summary))
+        return replace(marker, files=in_order(marker.files), summary=Summary(marker.summary))
 
     def data(self) -> bytes:
         """The file's content, with a checksum of itself."""
         return sealed_json(asdict(self))
 
-    def rows_of(self, prefix: str) -> list[FileInfo]:
-        """The files below a directory of the artifact, in the order of their names."""
-        return sorted((info for info in self.files if info.path.startswith(prefix)), key=lambda info: info.path)
+
+# -- fingerprints --------------------------------------------------------------------------------------------------
+
+
+def fingerprint(settings: Settings, stage: str) -> str:
+    """Digest of all settings that the stage's result depends on, those of the stages before it included."""
+    values = settings.defining()
+    digest = hashlib.sha256()
+    for name, declared in STAGES.items():
+        own = {key: _value(values, key) for key in declared.settings}
+        digest.update(json.dumps(own, sort_keys=True).encode())
+        if name == stage:
+            return digest.hexdigest()[:16]
+    raise ValueError(f"unknown stage {stage!r}; stages are {', '.join(STAGES)}")
+
+
+def _value(values: dict[str, Any], name: str) -> Any:
+    """The setting of a dotted name."""
+    for part in name.split("."):
+        values = values[part]
+    return values
+
+
+def differences(before: Any, now: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """(dotted name, old, new) of all leaves that differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        different = []
+        for key in now | before:
+            different += differences(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else key)
+        return different
+    return [] if before == now else [(prefix, before, now)]

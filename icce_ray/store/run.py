@@ -1,36 +1,38 @@
-"""One run's directory: names of shards, markers, the settings it is bound to, and its figures."""
+"""One run's directory: its shards and markers, the settings it is bound to, and its figures."""
 
 from __future__ import annotations
 
 import datetime
 import importlib.metadata
 import platform
-import re
 from collections.abc import Iterable
 from typing import Any
 
 from icce_ray.documents import DocumentError, parse_json, shaped, shown
 from icce_ray.io.storage import FileInfo, Storage
 from icce_ray.settings import EmbedSettings, Settings, SettingsError, load
-from icce_ray.store.fingerprints import DEPENDS, differences, fingerprint
-from icce_ray.store.markers import Marker, RunError
-from icce_ray.store.names import (
-    ARTIFACTS,
-    FURTHER_ARTIFACTS,
+from icce_ray.store.artifacts import (
+    MANIFEST,
     MARKER,
     METRICS_FILE,
     PREDICTION_FILE,
     REPORT,
     RUN_FILE,
+    STAGES,
     SWEEPS,
+    Document,
+    Table,
     checkpoint_of,
+    folders_of,
+    in_order,
+    shard_number,
     stage_of,
+    stages_before,
 )
+from icce_ray.store.figures import check_figures
+from icce_ray.store.markers import Marker, RunError, differences, fingerprint
 from icce_ray.store.seals import opened_json, opened_yaml, sealed_json, sealed_yaml
-from icce_ray.store.shapes import check_figures
 from icce_ray.version import __version__
-
-_PART = re.compile(r"part-([0-9]{6,9})\.parquet")
 
 
 class Store:
@@ -44,32 +46,25 @@ class Store:
         """The run's directory or URI."""
         return self.storage.root
 
-    # -- names -------------------------------------------------------------------------------------------------
+    def parts(self, table: Table, *, of: int | None = None) -> set[int]:
+        """Numbers of the shards of a table that are there, complete or not as a set.
 
-    @staticmethod
-    def part(artifact: str, index: int) -> str:
-        """Name of one Parquet shard, e.g. `features/status=ok/part-000012.parquet`."""
-        return f"{artifact}/part-{index:06d}.parquet"
-
-    def parts(self, artifact: str, *, of: int | None = None) -> set[int]:
-        """Numbers of the shards of an artifact that are there, complete or not as a set.
-
-        Raises RunError for one that cannot be of an artifact of `of` shards.
+        Raises RunError for one that cannot be of a table of `of` shards.
         """
-        names = (name.removeprefix(f"{artifact}/") for name, _ in self.storage.list(artifact))
-        found = {int(match[1]) for name in names if (match := _PART.fullmatch(name))}
-        if of is not None and found and max(found) >= of:
-            path = self.part(artifact, max(found))
+        paths = (path for path, _ in self.storage.list(table.path) if table.holds(path))
+        numbers = {number for path in paths if (number := shard_number(path)) is not None}
+        if of is not None and numbers and max(numbers) >= of:
+            path = table.part(max(numbers))
             raise RunError(
-                f"{self.storage.uri(path)} is of another run: here {artifact} has {of} shards; {self.remedy(path)}"
+                f"{self.storage.uri(path)} is of another run: here {table.path} has {of} shards; {self.remedy(path)}"
             )
-        return found
+        return numbers
 
     # -- markers -----------------------------------------------------------------------------------------------
 
     def marker(self, stage: str) -> Marker | None:
         """The marker of a complete stage, None if it is not complete. Raises RunError if it cannot be read."""
-        path = f"{ARTIFACTS[stage]}/{MARKER}"
+        path = marker_path(stage)
         try:
             marker = Marker.read(self.storage.read_bytes(path))
             if marker.stage != stage:
@@ -88,7 +83,7 @@ class Store:
         if marker is None:
             command = "icce predict" if self.holds_prediction() else "icce run"
             raise RunError(
-                f"stage {stage} of {self.root} is not complete: {ARTIFACTS[stage]}/{MARKER} is missing; "
+                f"stage {stage} of {self.root} is not complete: {marker_path(stage)} is missing; "
                 f"run the same `{command}` command again to finish it"
             )
         return marker
@@ -97,20 +92,19 @@ class Store:
         self, stage: str, files: Iterable[FileInfo], *, fingerprint: str, summary: dict[str, Any], seconds: float
     ) -> Marker:
         """Write the marker of a stage whose files all stand: from here on it is complete, and needs no checkpoint."""
-        ordered = sorted(files, key=lambda info: info.path)
-        marker = Marker(stage, fingerprint, ordered, summary, round(seconds, 3), _now())
-        self.storage.write_bytes(f"{ARTIFACTS[stage]}/{MARKER}", marker.data())
+        marker = Marker(stage, fingerprint, in_order(files), summary, round(seconds, 3), _now())
+        self.storage.write_bytes(marker_path(stage), marker.data())
         self.storage.delete(checkpoint_of(stage))
         return marker
 
     def discard_from(self, stage: str) -> None:
         """Delete the artifacts of a stage and of all after it, markers first."""
-        stages = list(ARTIFACTS)[list(ARTIFACTS).index(stage) :]
+        stages = list(STAGES)[list(STAGES).index(stage) :]
         for later in reversed(stages):
-            self.storage.delete(f"{ARTIFACTS[later]}/{MARKER}")
+            self.storage.delete(marker_path(later))
         for later in reversed(stages):
-            for artifact in (ARTIFACTS[later], *FURTHER_ARTIFACTS.get(later, ())):
-                self.storage.delete_tree(artifact)
+            for folder in folders_of(later):
+                self.storage.delete_tree(folder)
 
     def remedy(self, path: str) -> str:
         """What to do about a file of the run that is damaged or missing."""
@@ -122,11 +116,12 @@ class Store:
         again = f"--redo {stage}" if stage else "--redo STAGE"
         return f"{again} with the command of the run repeats it from there on"
 
-    def document(self, path: str) -> dict[str, Any]:
-        """A JSON object of the run. Raises RunError for anything else, FileNotFoundError if it is not there."""
+    def document(self, document: Document) -> dict[str, Any]:
+        """Content of a JSON file. Raises RunError for other content, FileNotFoundError if it is not there."""
         try:
-            return shaped(dict[str, Any], parse_json(self.storage.read_bytes(path)))
+            return shaped(document.type, parse_json(self.storage.read_bytes(document.path)))
         except DocumentError as error:
+            path = document.path
             raise RunError(f"{self.storage.uri(path)} is damaged ({error}); {self.remedy(path)}") from error
 
     def sampled(self) -> bool:
@@ -142,8 +137,8 @@ class Store:
         With `redo`, artifacts from that stage on are deleted and only what earlier stages depend on must agree.
         Raises RunError that names every setting that differs, or what else lies there.
         """
-        if redo is not None and redo not in ARTIFACTS:
-            raise RunError(f"--redo {redo}: there is no such stage; stages are {', '.join(ARTIFACTS)}")
+        if redo is not None and redo not in STAGES:
+            raise RunError(f"--redo {redo}: there is no such stage; stages are {', '.join(STAGES)}")
         if not self.storage.exists(RUN_FILE):
             self._check_free()
             self._write_run_file(settings)
@@ -151,8 +146,7 @@ class Store:
         before = self.settings()
         found = differences(before.defining(), settings.defining())
         if redo is not None:
-            kept = list(ARTIFACTS)[: list(ARTIFACTS).index(redo)]
-            bound = {name for stage in kept for name in DEPENDS[stage]}
+            bound = {name for stage in stages_before(redo) for name in STAGES[stage].settings}
             found = [item for item in found if any(f"{item[0]}.".startswith(f"{name}.") for name in bound)]
         if found:
             lines = "\n".join(f"  {name}: {old!r} in the run, {new!r} now" for name, old, new in found)
@@ -179,13 +173,13 @@ class Store:
 
     def abandon(self) -> None:
         """Undo `claim` of a directory in which no stage has begun."""
-        self.storage.delete_tree(ARTIFACTS["list"])
+        self.storage.delete_tree(MANIFEST.path)
         self.storage.delete(RUN_FILE)
 
     def _check_free(self) -> None:
         """Raise RunError if names that stages write are taken: they may be somebody's data."""
-        artifacts = [*ARTIFACTS.values(), *(name for names in FURTHER_ARTIFACTS.values() for name in names)]
-        taken = [name for name in artifacts if self.storage.exists(name) or self.storage.list(name)]
+        folders = [folder for stage in STAGES for folder in folders_of(stage)]
+        taken = [name for name in folders if self.storage.exists(name) or self.storage.list(name)]
         if taken:
             raise RunError(
                 f"{self.root} is not a run ({RUN_FILE} is missing), but holds {', '.join(taken)}, which a run "
@@ -254,7 +248,7 @@ class Store:
             "icce_ray": __version__,
             "created": _now(),
             "settings": settings.model_dump(mode="json"),
-            "fingerprints": {stage: fingerprint(settings, stage) for stage in ARTIFACTS},
+            "fingerprints": {stage: fingerprint(settings, stage) for stage in STAGES},
             "versions": {"python": platform.python_version()} | {name: _installed(name) for name in packages},
         }
         self.storage.write_bytes(RUN_FILE, sealed_yaml(content))
@@ -294,3 +288,40 @@ def _installed(package: str) -> str | None:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def marker_path(stage: str) -> str:
+    """Where the marker of a stage stands."""
+    return f"{STAGES[stage].folder}/{MARKER}"
+
+
+def check_files(store: Store, *stages: str) -> None:
+    """Raise RunError if a file of these stages, where complete, is missing or has another length than it had.
+
+    One listing a folder, and nothing is read: whatever was cut or exchanged is named before work starts.
+    """
+    for stage in stages:
+        marker = store.marker(stage)
+        written = {} if marker is None else {info.path: info.bytes for info in marker.files}
+        folders = {path.split("/", maxsplit=1)[0] for path in written}
+        there = {path: size for folder in folders for path, size in store.storage.list(folder)}
+        wrong = [path for path, size in written.items() if there.get(path) != size]
+        if wrong:
+            state = f"has {there[wrong[0]]:,} bytes" if wrong[0] in there else "is missing"
+            more = f" (and {len(wrong) - 1} more files)" if len(wrong) > 1 else ""
+            raise RunError(
+                f"{store.storage.uri(wrong[0])} {state}; stage {stage} wrote {written[wrong[0]]:,}{more}; "
+                f"{store.remedy(wrong[0])}"
+            )
+
+
+def check_content(store: Store, stage: str, *paths: str) -> None:
+    """Raise RunError unless the stage is complete and these files of it hold what it wrote; they are read."""
+    written = {info.path: info for info in store.require(stage).files}
+    for path in paths:
+        try:
+            same = store.storage.describe(path) == written.get(path)
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise RunError(f"{store.storage.uri(path)} is not what stage {stage} wrote; {store.remedy(path)}")

@@ -47,8 +47,9 @@ STEP_NAMES = list(dict.fromkeys(STEPS.values()))
 
 def write_run(root: str, images: int, clusters: int, heads: int, seed: int = 0) -> np.ndarray:
     """Features (names only) and head labels of a run whose stages up to `heads` are complete; true classes int[N]."""
-    from icce_ray.stages.features import OK, list_column
-    from icce_ray.store import HEAD_LABELS, Store
+    from icce_ray.stages.features import list_column
+    from icce_ray.store import Store
+    from icce_ray.store.artifacts import FEATURES, HEAD_LABELS
 
     store, files, truth = Store(root), {"embed": [], "heads": []}, []
     rng = np.random.default_rng(seed)
@@ -67,9 +68,9 @@ def write_run(root: str, images: int, clusters: int, heads: int, seed: int = 0) 
         image_ids = np.arange(first, first + true.size)
         keys = pa.array([f"{image:08d}.jpg" for image in image_ids])
         table = pa.table({"image_id": image_ids, "uri": keys, "key": keys})
-        files["embed"].append(store.storage.write_table(Store.part(OK, number), table))
+        files["embed"].append(store.storage.write_table(FEATURES.part(number), table))
         table = pa.table({"image_id": image_ids, "key": keys, "labels": list_column(labels)})
-        files["heads"].append(store.storage.write_table(Store.part(HEAD_LABELS, number), table))
+        files["heads"].append(store.storage.write_table(HEAD_LABELS.part(number), table))
         truth.append(true)
     for stage, summary in {"embed": {}, "heads": {"heads": heads}}.items():
         store.commit(stage, files[stage], fingerprint="synthetic", summary=summary, seconds=0.0)

@@ -32,9 +32,10 @@ from icce_ray.stages import consensus, listing
 from icce_ray.stages.classifier import fit_grid
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.connection import connected
-from icce_ray.stages.features import OK, FeatureRows, list_column, matrix
-from icce_ray.stages.labelling import DESCRIPTION, WEIGHTS, Labeller
-from icce_ray.store import ARTIFACTS, Store
+from icce_ray.stages.features import FeatureRows, list_column, matrix
+from icce_ray.stages.labelling import Labeller
+from icce_ray.store import Store
+from icce_ray.store.artifacts import CLASSIFIER_DESCRIPTION, CLASSIFIER_WEIGHTS, FEATURES, MANIFEST, PREDICTIONS
 
 DIM, CLUSTERS, HEADS, CLASS, ROWS = 384, 100, 10, 100, 4096
 PICTURES, SIDE = 64, 64
@@ -87,13 +88,13 @@ def _embed(root: Path) -> None:
     """What a task and an actor of the stage do with each chunk: read, decode, HOG, write."""
     store, backbone = Store(str(root / "run")), load_backbone("hog", features="hog")
     source = find_source(SourceSpec(str(root / "images")))
-    for chunk in sorted(store.parts(ARTIFACTS["list"])):
-        rows = store.storage.read_table(Store.part(ARTIFACTS["list"], chunk))
+    for chunk in sorted(store.parts(MANIFEST)):
+        rows = store.storage.read_table(MANIFEST.part(chunk))
         read = source.read(rows, max_bytes=2**20)
         pictures = [decode(_bytes(one), size=backbone.image_size, resize="squash", max_pixels=2**20) for one in read]
         blocks = [backbone.embed(np.stack(pictures[i : i + 64])).main for i in range(0, len(pictures), 64)]
         table = rows.select(["image_id", "uri", "key"]).append_column("features", list_column(np.concatenate(blocks)))
-        store.storage.write_table(Store.part(OK, chunk), table)
+        store.storage.write_table(FEATURES.part(chunk), table)
 
 
 def _bytes(read: object) -> bytes:
@@ -116,7 +117,7 @@ def _features(root: Path, count: int) -> None:
         features = (centres[ids % len(centres)] + 0.7 * noise).astype(np.float16)
         names = pa.array([f"{index:08d}.jpg" for index in ids])
         columns = {"image_id": ids, "uri": names, "key": names, "features": list_column(features)}
-        files.append(store.storage.write_table(Store.part(OK, chunk), pa.table(columns)))
+        files.append(store.storage.write_table(FEATURES.part(chunk), pa.table(columns)))
     store.commit("embed", files, fingerprint="synthetic", summary={}, seconds=0.0)
 
 
@@ -153,21 +154,25 @@ def _classified(root: Path, count: int) -> None:
     _features(root, count)
     store = Store(str(root))
     weights = {"weight": torch.randn(CLUSTERS, DIM), "bias": torch.zeros(CLUSTERS)}
-    store.storage.write_bytes(DESCRIPTION, json.dumps({"columns": [[0, DIM]]}).encode())
+    store.storage.write_bytes(CLASSIFIER_DESCRIPTION.path, json.dumps({"columns": [[0, DIM]]}).encode())
     store.commit(
-        "classifier", [save_tensors(store.storage, WEIGHTS, weights)], fingerprint="-", summary={}, seconds=0.0
+        "classifier",
+        [save_tensors(store.storage, CLASSIFIER_WEIGHTS.path, weights)],
+        fingerprint="-",
+        summary={},
+        seconds=0.0,
     )
 
 
 def _predict(root: Path) -> None:
     """What tasks of the stage do: label the stored features, shard by shard."""
     store, labeller = Store(str(root)), Labeller(str(root), device="cpu")
-    for shard, info in enumerate(store.require("embed").rows_of(OK)):
+    for shard, info in enumerate(FEATURES.files(store.require("embed").files)):
         table = store.storage.read_table(info.path)
         label, confidence = labeller(matrix(table["features"]), None)
         part = table.select(["image_id", "uri", "key"]).append_column("label", pa.array(label))
         part = part.append_column("confidence", pa.array(confidence))
-        store.storage.write_table(Store.part(ARTIFACTS["predict"], shard), part)
+        store.storage.write_table(PREDICTIONS.part(shard), part)
 
 
 # -- consensus ---------------------------------------------------------------------------------------------------------

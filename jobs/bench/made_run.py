@@ -22,7 +22,17 @@ from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings, load
 from icce_ray.stages import listing
-from icce_ray.store import ARTIFACTS, HEAD_LABELS, Store, fingerprint
+from icce_ray.store import Store, fingerprint
+from icce_ray.store.artifacts import (
+    CLASSIFIER_GRID,
+    CONSENSUS,
+    HEAD_LABELS,
+    HEAD_LOSSES,
+    NEIGHBORS,
+    PREDICTIONS,
+    REJECTS,
+    Table,
+)
 
 SHARD = 4096
 REASONS = ("truncated", "not_an_image", "too_many_pixels")
@@ -101,10 +111,10 @@ def _commit(store: Store, settings: Settings, stage: str, files: list[FileInfo],
     store.record(stage, summary)
 
 
-def _parts(store: Store, artifact: str, columns: dict[str, Any]) -> list[FileInfo]:
+def _parts(store: Store, artifact: Table, columns: dict[str, Any]) -> list[FileInfo]:
     table = pa.table(columns)
     return [
-        store.storage.write_table(Store.part(artifact, index), table.slice(first, SHARD).combine_chunks())
+        store.storage.write_table(artifact.part(index), table.slice(first, SHARD).combine_chunks())
         for index, first in enumerate(range(0, max(1, len(table)), SHARD))
     ]
 
@@ -114,7 +124,7 @@ def _embed(store: Store, settings: Settings, table: pa.Table, bad: np.ndarray) -
     told = {"reason": pa.array(reasons, pa.string()), "detail": pa.array([f"made up, {row}" for row in bad.tolist()])}
     rows = table.take(pa.array(bad))
     names = {name: rows[name] for name in ("image_id", "uri", "key")}
-    files = _parts(store, f"{ARTIFACTS['embed']}/status=reject", names | told)
+    files = _parts(store, REJECTS, names | told)
     summary = {
         "images": len(table),
         "ok": len(table) - len(bad),
@@ -144,7 +154,7 @@ def _neighbors(
         columns = {"image_id": pa.array(good[first:last]), "key": table["key"].take(pa.array(good[first:last]))}
         columns["neighbor_ids"] = pa.LargeListArray.from_arrays(within, ids)
         columns["similarities"] = pa.LargeListArray.from_arrays(within, similarities)
-        files.append(store.storage.write_table(Store.part(ARTIFACTS["neighbors"], index), pa.table(columns)))
+        files.append(store.storage.write_table(NEIGHBORS.part(index), pa.table(columns)))
     summary = {
         "images": len(good),
         "pairs": int(counts.sum()),
@@ -172,7 +182,7 @@ def _heads(
     grid = {"epoch": np.repeat(np.arange(epochs), heads), "head": np.tile(np.arange(heads), epochs)}
     falling = (-2 * (1 - np.exp(-np.arange(epochs) / 20)))[:, None] + random.normal(0, 0.05, (epochs, heads))
     losses = {"temi": falling.ravel().astype(np.float32), "cross_entropy": (3 + falling).ravel().astype(np.float32)}
-    files = [store.storage.write_table(f"{ARTIFACTS['heads']}/losses.parquet", pa.table(grid | losses))]
+    files = [store.storage.write_table(HEAD_LOSSES.path, pa.table(grid | losses))]
     for index, first in enumerate(range(0, len(good), SHARD)):
         mine = label[first : first + SHARD]
         # One image of five goes to the next class: heads confuse some classes more than others.
@@ -181,7 +191,7 @@ def _heads(
         rows = pa.array(good[first : first + SHARD])
         columns = {"image_id": rows, "key": table["key"].take(rows)}
         columns["labels"] = pa.FixedSizeListArray.from_arrays(pa.array(labels.ravel()), heads)
-        files.append(store.storage.write_table(Store.part(HEAD_LABELS, index), pa.table(columns)))
+        files.append(store.storage.write_table(HEAD_LABELS.part(index), pa.table(columns)))
     told = [{"name": "made_up", "value": 0.0, "limit": 1.0, "text": text} for text in alarms]
     last = falling[-1].tolist()
     summary = {"epochs": epochs, "heads": heads, "best_head": int(np.argmin(falling[-1])), "temi": last}
@@ -196,14 +206,14 @@ def _labels(
     agreement = random.beta(8, 2, len(good)).astype(np.float32)
     confidence = random.beta(20, 1, len(good)).astype(np.float32)
     sizes = np.bincount(label, minlength=clusters)
-    files = _parts(store, ARTIFACTS["consensus"], names | {"agreement": pa.array(agreement)})
+    files = _parts(store, CONSENSUS, names | {"agreement": pa.array(agreement)})
     told = {"method": "hbgf", "scores": {"hbgf": 0.8}, "refused": {}, "anmi": 0.8, "votes": 1, "alarms": []}
     told |= {"mean_agreement": float(agreement.mean()), "cluster_sizes": sizes.tolist()}
     _commit(store, settings, "consensus", files, told | {"empty_clusters": int((sizes == 0).sum())})
     rates = list(settings.classifier.learning_rates)
     grid = {"input": ["hog"] * len(rates), "learning_rate": rates, "accuracy": np.linspace(0.5, 0.9, len(rates))}
-    file = store.storage.write_table(f"{ARTIFACTS['classifier']}/grid.parquet", pa.table(grid | {"loss": rates}))
+    file = store.storage.write_table(CLASSIFIER_GRID.path, pa.table(grid | {"loss": rates}))
     _commit(store, settings, "classifier", [file], {"input": "hog", "learning_rate": rates[-1]})
-    files = _parts(store, ARTIFACTS["predict"], names | {"confidence": pa.array(confidence)})
+    files = _parts(store, PREDICTIONS, names | {"confidence": pa.array(confidence)})
     told = {"labelled": len(good), "class_sizes": sizes.tolist(), "mean_confidence": float(confidence.mean())}
     _commit(store, settings, "predict", files, told)

@@ -25,9 +25,9 @@ from icce_ray.core.sampling import uniform_rows
 from icce_ray.io.decode import decode
 from icce_ray.io.storage import Storage
 from icce_ray.settings import load
-from icce_ray.stages import listing
 from icce_ray.stages.features import list_column
 from icce_ray.store import Store
+from icce_ray.store.artifacts import MANIFEST
 
 DIM = 2048
 
@@ -65,7 +65,7 @@ def tables(folder: str) -> dict[str, float]:
     whole = names.append_column("features", list_column(values))
     lists = {"image_id": range(rows), "uri": keys, "key": keys, "size": [100_000 + 7 * (i % 999) for i in range(rows)]}
     empty = {"container": [None] * rows, "position": [None] * rows}
-    manifest = pa.table(lists | empty, schema=listing.SCHEMA)
+    manifest = pa.table(lists | empty, schema=MANIFEST.schema())
     found = {
         "id_bytes": storage.write_table("names.parquet", names).bytes / rows,
         "manifest_bytes": storage.write_table("manifest.parquet", manifest).bytes / rows,

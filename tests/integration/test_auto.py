@@ -10,9 +10,9 @@ import pytest
 from icce_ray import ICCE, pipeline
 from icce_ray.settings.sweep import Sweep
 from icce_ray.stages.neighbors import known
-from icce_ray.stages.neighbors.auto import CLUSTERS_EVIDENCE, THRESHOLD_EVIDENCE
 from icce_ray.stages.verify import violations
-from icce_ray.store import MARKER, RunError, Store
+from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import CLUSTERS_EVIDENCE, MARKER, NEIGHBORS, THRESHOLD_EVIDENCE
 from tests.failures import fails
 
 from .test_run import features, neighbor_lists, settings_of
@@ -36,7 +36,7 @@ def copy(searched, tmp_path):
 
 
 def evidence(store, name):
-    return json.loads(store.storage.read_bytes(name))
+    return json.loads(store.storage.read_bytes(name.path))
 
 
 def test_both_numbers_are_found_before_the_search_and_every_stage_takes_them(searched):
@@ -52,7 +52,7 @@ def test_both_numbers_are_found_before_the_search_and_every_stage_takes_them(sea
     assert metrics["neighbors"]["mean_neighbors"] == pytest.approx(point["mean_neighbors"])  # the sample was all images
     lists, least = neighbor_lists(store)["similarities"], store.settings().neighbors.k_min
     assert np.concatenate([row[least:] for row in lists]).min() >= thresholds["threshold"]
-    assert {CLUSTERS_EVIDENCE, THRESHOLD_EVIDENCE} <= {info.path for info in store.require("neighbors").files}
+    assert {CLUSTERS_EVIDENCE.path, THRESHOLD_EVIDENCE.path} <= {info.path for info in store.require("neighbors").files}
     assert list(violations(store)) == []
 
 
@@ -67,14 +67,14 @@ def test_the_estimator_finds_the_same_numbers(searched):
 
 
 def test_a_run_that_was_killed_keeps_its_numbers(copy):
-    found = {name: evidence(copy, name) for name in (CLUSTERS_EVIDENCE, THRESHOLD_EVIDENCE)}
+    found = {name.path: evidence(copy, name) for name in (CLUSTERS_EVIDENCE, THRESHOLD_EVIDENCE)}
     copy.storage.delete(f"neighbors/{MARKER}")
-    copy.storage.delete(Store.part("neighbors", 1))
+    copy.storage.delete(NEIGHBORS.part(1))
     for name, kept in found.items():  # a second pilot would write its own
         copy.storage.write_bytes(name, json.dumps(kept | {"planted": True}).encode())
     again = pipeline.run(copy.settings(), last="neighbors", verbose=False)["neighbors"]
-    assert again["clusters"] == found[CLUSTERS_EVIDENCE]["clusters"]
-    assert again["threshold"] == found[THRESHOLD_EVIDENCE]["threshold"]
+    assert again["clusters"] == found[CLUSTERS_EVIDENCE.path]["clusters"]
+    assert again["threshold"] == found[THRESHOLD_EVIDENCE.path]["threshold"]
     assert all(evidence(copy, name)["planted"] for name in found)
 
 

@@ -12,8 +12,9 @@ from icce_ray.progress import Progress
 from icce_ray.settings import load
 from icce_ray.stages import consensus, ensemble
 from icce_ray.stages.cluster import Resources
-from icce_ray.stages.features import OK, list_column
-from icce_ray.store import HEAD_LABELS, Store
+from icce_ray.stages.features import list_column
+from icce_ray.store import Store
+from icce_ray.store.artifacts import CONSENSUS, FEATURES, HEAD_LABELS, shard_path
 
 ALONE = Resources(device="cpu", gpus=0, nodes=1, cores=2)
 
@@ -39,9 +40,9 @@ def run_of(folder, labels, k, rows_per_part, methods):
     for number, (start, stop) in enumerate(itertools.pairwise(edges)):
         names = [f"{image:05d}.png" for image in range(start, stop)]
         table = pa.table({"image_id": pa.array(range(start, stop), pa.int64()), "uri": names, "key": names})
-        files["embed"].append(store.storage.write_table(Store.part(OK, number), table))
+        files["embed"].append(store.storage.write_table(FEATURES.part(number), table))
         table = table.append_column("labels", list_column(labels[start:stop]))
-        files["heads"].append(store.storage.write_table(Store.part(HEAD_LABELS, number), table))
+        files["heads"].append(store.storage.write_table(HEAD_LABELS.part(number), table))
     for stage, summary in {"embed": {}, "heads": {"heads": labels.shape[1]}}.items():
         store.commit(stage, files[stage], fingerprint="", summary=summary, seconds=0.0)
     values = {"source": str(folder), "out": str(folder), "clusters": k, "consensus": {"methods": methods}}
@@ -73,7 +74,7 @@ def test_shards_give_the_labels_of_one_place(name, shards, tmp_path, monkeypatch
     files, summary = consensus.run(settings, store, ALONE, Progress())
     store.commit("consensus", files, fingerprint="", summary=summary, seconds=0.0)
     np.testing.assert_array_equal(consensus.labels(store), whole.label)
-    parts = [store.storage.read_table(info.path) for info in store.require("consensus").rows_of("consensus/part-")]
+    parts = [store.storage.read_table(info.path) for info in CONSENSUS.files(store.require("consensus").files)]
     assert [len(part) for part in parts] == [len(labels) // 4] * 4 + [0]
     table = pa.concat_tables(parts)
     np.testing.assert_array_equal(table["agreement"].to_numpy(), whole.agreement)
@@ -108,7 +109,7 @@ def test_a_candidate_that_is_there_is_not_computed_again(tmp_path, monkeypatch):
     whole, planted = consensus.run(settings, store, ALONE, Progress())[1], labels[:, 0]
     for number, start in enumerate((0, 800)):
         table = pa.table({"label": planted[start : start + 800]})
-        store.storage.write_table(Store.part("consensus/candidates/hbgf", number), table)
+        store.storage.write_table(shard_path("consensus/candidates/hbgf", number), table)
     store.storage.write_bytes("consensus/candidates/hbgf.json", b'{"anmi": 0.99}')
     summary = consensus.run(settings, store, ALONE, Progress())[1]
     assert summary["scores"] == whole["scores"] | {"hbgf": 0.99}

@@ -11,6 +11,7 @@ from icce_ray import pipeline
 from icce_ray.io.filenames import to_bytes
 from icce_ray.stages.verify import violations
 from icce_ray.store import Store
+from icce_ray.store.artifacts import FEATURES, REJECTS
 
 from .conftest import tiny, write_digits
 
@@ -57,7 +58,7 @@ def embedded(source, tmp_path_factory):
 
 
 def rows(store, kind):
-    files = store.require("embed").rows_of(f"features/status={kind}")
+    files = {"ok": FEATURES, "reject": REJECTS}[kind].files(store.require("embed").files)
     return pa.concat_tables([store.storage.read_table(info.path, None) for info in files]).to_pylist()
 
 

@@ -10,7 +10,8 @@ import pytest
 from icce_ray import pipeline
 from icce_ray.adapters.tracking import read_lines
 from icce_ray.stages.verify import violations
-from icce_ray.store import ARTIFACTS, MARKER, Store, checkpoint_of
+from icce_ray.store import Store
+from icce_ray.store.artifacts import FEATURES, MARKER, STAGES, checkpoint_of
 from tests.barriers import barrier
 
 from .conftest import IMAGES, SHARDED, tiny, without_heads
@@ -43,7 +44,7 @@ KEPT = ("manifest", "features", "neighbors", "predictions")
 
 
 def at(store, stage, point):
-    glob, passes = POINTS[stage].get(point, (f"{ARTIFACTS[stage]}/{MARKER}", 0))
+    glob, passes = POINTS[stage].get(point, (f"{STAGES[stage].folder}/{MARKER}", 0))
     return barrier(store, glob, passes=passes)
 
 
@@ -85,7 +86,7 @@ def test_an_embedding_goes_on_after_the_end_of_its_driver_and_all_of_its_ray(dig
     """As on a laptop, where the driver's Ray is its own."""
     settings = tiny(digits[0], tmp_path / "run", **SHARDED)
     store = kill_at([("embed", "middle")], settings, tmp_path, ends)
-    assert len(store.parts(OK)) == 5
+    assert len(store.parts(FEATURES)) == 5
     pipeline.run(settings, last="embed", verbose=False)
     assert rows(store, OK) == rows(finished, OK)
     assert list(violations(store)) == []
@@ -107,6 +108,6 @@ def test_a_run_goes_on_after_every_point_of_a_kill(settings, points, finished, t
     lines = read_lines(store.storage, "metrics.jsonl")
     told = [line.step for line in lines if (line.stage, line.event) == ("heads", "step")]
     assert sorted(told) == list(range(1, settings.heads.epochs + 1)), "every epoch is tracked, none twice"
-    assert [line.stage for line in lines if line.event == "summary"] == list(ARTIFACTS)
+    assert [line.stage for line in lines if line.event == "summary"] == list(STAGES)
     assert not [name for name, _ in store.storage.list() if name.endswith(".tmp") or name == "lock.json"]
     assert_no_secret(store, (tmp_path / "log.txt").read_bytes())

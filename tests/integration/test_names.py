@@ -11,7 +11,8 @@ from icce_ray.io.filenames import to_bytes
 from icce_ray.io.user_tables import read_user_table
 from icce_ray.progress import Progress
 from icce_ray.stages.verify import violations
-from icce_ray.store import REPORT, Store
+from icce_ray.store import Store
+from icce_ray.store.artifacts import REPORT
 from tests.integration.conftest import tiny
 from tests.names import HOSTILE, is_hidden, written
 

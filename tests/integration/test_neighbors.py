@@ -14,6 +14,7 @@ from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors import index
 from icce_ray.stages.verify import violations
 from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import NEIGHBORS
 from tests.failures import fails
 from tests.patches import THRESHOLD, photo_patches
 
@@ -78,7 +79,7 @@ def test_inverted_lists_say_which_recall_they_reach(mined):
     few = settings(2, search="ivf", ivf_lists=64, ivf_probes=1, recall=1.0, recall_queries=200)
     with fails(RunError, "neighbors.search = ivf is 0.", "1 of 64", "1.0", "neighbors.search=torch") as told:
         pipeline.run(few, redo="neighbors", last="neighbors", verbose=False)
-    assert not store.parts("neighbors")
+    assert not store.parts(NEIGHBORS)
     enough = int(re.search(r"neighbors\.ivf_probes to (\d+), which finds 1\.0000", str(told.value))[1])
     assert 1 < enough <= 64
     summary = pipeline.run(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from icce_ray.store import Store, checkpoint_of
+from icce_ray.store import Store
+from icce_ray.store.artifacts import checkpoint_of
 from tests.barriers import barrier
 from tests.processes import wait_for
 

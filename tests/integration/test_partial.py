@@ -5,7 +5,8 @@ import pytest
 
 from icce_ray import pipeline
 from icce_ray.report.scores import headline
-from icce_ray.store import ARTIFACTS, MARKER, RunError
+from icce_ray.store import RunError
+from icce_ray.store.artifacts import MARKER, STAGES
 from tests.failures import fails
 
 from .conftest import tiny, write_digits
@@ -13,7 +14,7 @@ from .conftest import tiny, write_digits
 
 def test_heads_without_a_consensus_can_be_evaluated_and_shown(copy, digits):
     for stage in ("predict", "classifier", "consensus"):
-        copy.storage.delete(f"{ARTIFACTS[stage]}/{MARKER}")
+        copy.storage.delete(f"{STAGES[stage].folder}/{MARKER}")
     figures = pipeline.evaluate_run(copy.root, str(digits[1]), verbose=False)
     assert [name for name, _ in headline(copy.settings(), copy, figures)] == [
         f"mean of {copy.settings().heads.heads} heads",

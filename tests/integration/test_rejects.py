@@ -10,6 +10,7 @@ from icce_ray import pipeline
 from icce_ray.cli import main as cli
 from icce_ray.stages.verify import violations
 from icce_ray.store import Store
+from icce_ray.store.artifacts import FEATURES
 from tests.hostile import MAX_PIXELS, contents
 
 from .conftest import tiny, write_digits
@@ -75,7 +76,7 @@ def test_the_five_are_named_with_reasons(rejected):
     paths = [info.path for info in store.require("embed").files if "status=reject" in info.path]
     on_disk = [row for path in paths for row in pq.ParquetFile(f"{store.root}/{path}").read().to_pylist()]
     assert {row["uri"]: row["reason"] for row in on_disk} == BAD
-    assert [info.rows for info in store.require("embed").rows_of("features/status=ok")] == [6, 6, 6, 2, 0]
+    assert [info.rows for info in FEATURES.files(store.require("embed").files)] == [6, 6, 6, 2, 0]
     assert list(violations(store)) == []
 
 

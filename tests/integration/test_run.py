@@ -15,7 +15,8 @@ from sklearn.metrics import adjusted_rand_score, confusion_matrix, normalized_mu
 from icce_ray import ICCE, pipeline
 from icce_ray.core.alarms import cluster_sizes, head_alarms
 from icce_ray.stages.verify import violations
-from icce_ray.store import ARTIFACTS, RunError, Store
+from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import STAGES
 from tests.failures import fails
 
 from .conftest import CLUSTERS, IMAGES, TINY, tiny, write_digits
@@ -114,13 +115,13 @@ def test_markers_name_every_file_with_rows_and_checksums(finished):
     assert content["settings"] == settings_of(finished).model_dump(mode="json")
     assert content["versions"]["ray"]
     metrics = finished.metrics()
-    for stage, artifact in ARTIFACTS.items():
+    for stage, declared in STAGES.items():
         marker = finished.marker(stage)
         assert marker.fingerprint == content["fingerprints"][stage]
         for info in marker.files:
             assert finished.storage.describe(info.path) == info
-        data = {info.path for info in marker.files if info.path.startswith(artifact)}
-        assert data == {path for path in stamps(finished, artifact) if not path.endswith("_manifest.json")}
+        data = {info.path for info in marker.files if info.path.startswith(declared.folder)}
+        assert data == {path for path in stamps(finished, declared.folder) if not path.endswith("_manifest.json")}
         if stage != "list":
             assert metrics[stage] == marker.summary | {"seconds": marker.seconds}
     assert metrics["embed"]["images"] == metrics["embed"]["ok"] + metrics["embed"]["rejected"] == IMAGES
@@ -200,7 +201,7 @@ def test_until_and_then_the_rest(finished, copy):
     copy.discard_from("consensus")
     settings = settings_of(copy)
     pipeline.run(settings, last="consensus", verbose=False)
-    assert [stage for stage in ARTIFACTS if not copy.marker(stage)] == ["classifier", "predict"]
+    assert [stage for stage in STAGES if not copy.marker(stage)] == ["classifier", "predict"]
     with fails(RunError, "stage classifier", copy.root):
         pipeline.run(settings, first="predict", verbose=False)
     before = stamps(copy, "features", "consensus")

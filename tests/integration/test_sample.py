@@ -15,9 +15,11 @@ from icce_ray.report.scores import headline
 from icce_ray.settings import load
 from icce_ray.stages import sample
 from icce_ray.stages.cluster import resources
-from icce_ray.stages.features import OK, list_column
+from icce_ray.stages.features import list_column
 from icce_ray.stages.verify import violations
-from icce_ray.store import MARKER, RUN_FILE, RunError, Store
+from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import FEATURES, MARKER, NEIGHBORS, PREDICTIONS, RUN_FILE
+from icce_ray.store.artifacts import SAMPLE as SAMPLE_TABLE
 from tests.failures import fails
 
 IMAGES, SAMPLE, CLASSES, DIM, SEED = 50_000, 5_000, 10, 32, 3
@@ -133,7 +135,7 @@ def test_predictions_go_on_shard_by_shard(sampled, tmp_path):
     store = Store(str(shutil.copytree(sampled[0].root, tmp_path / "run")))
     labels, summary = column(store, "predictions", "label"), store.metrics()["predict"]
     before = stamps(store)
-    lost = [f"predictions/{MARKER}", *(Store.part("predictions", index) for index in (0, 5, 12))]
+    lost = [f"predictions/{MARKER}", *(PREDICTIONS.part(index) for index in (0, 5, 12))]
     for path in lost:
         store.storage.delete(path)
     pipeline.run(store.settings(), verbose=False)
@@ -162,7 +164,7 @@ def embedded(root, edges):
     store = Store(str(root))
     spans = zip([0, *edges], [*edges, len(ids)], strict=True)
     files = [
-        store.storage.write_table(Store.part(OK, index), table.slice(start, stop - start))
+        store.storage.write_table(FEATURES.part(index), table.slice(start, stop - start))
         for index, (start, stop) in enumerate(spans)
     ]
     store.commit("embed", files, fingerprint="", summary={}, seconds=0)
@@ -210,10 +212,10 @@ def test_where_all_images_may_be_used_nothing_is_drawn(tmp_path):
 
 def test_neighbours_of_all_images_are_not_mixed_with_a_sample(tmp_path):
     store, table = embedded(tmp_path / "run", [])
-    store.storage.write_table(Store.part("neighbors", 0), table)
+    store.storage.write_table(NEIGHBORS.part(0), table)
     with fails(RunError, "25,714 images", "--redo sample"):
         drawn_by(store, 1000)
-    assert not store.parts("sample")
+    assert not store.parts(SAMPLE_TABLE)
 
 
 def test_a_complete_run_of_a_version_without_samples_only_gets_its_marker(copy):

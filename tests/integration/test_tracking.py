@@ -11,7 +11,8 @@ from icce_ray.progress import RunProgress
 from icce_ray.settings import SettingsError
 from icce_ray.stages.tracking import tracked
 from icce_ray.stages.verify import violations
-from icce_ray.store import ARTIFACTS, RunError
+from icce_ray.store import RunError
+from icce_ray.store.artifacts import STAGES
 from tests.failures import fails
 from tests.tensorboard_events import curves
 
@@ -58,7 +59,7 @@ def test_every_epoch_is_told_with_its_losses_and_rates(finished):
 
 def test_every_stage_ends_with_its_figures(finished):
     summaries = {line.stage: dict(line.figures) for line in lines_of(finished) if line.event == "summary"}
-    assert list(summaries) == list(ARTIFACTS)
+    assert list(summaries) == list(STAGES)
     metrics = finished.metrics()
     assert summaries["consensus"] == scalars(metrics["consensus"])
     assert {"anmi", "mean_agreement", "alarms", "seconds", "scores/mcla"} <= set(summaries["consensus"])

@@ -13,6 +13,7 @@ from icce_ray.backbones import load_backbone
 from icce_ray.io.decode import decode
 from icce_ray.stages.verify import violations
 from icce_ray.store import Store
+from icce_ray.store.artifacts import FEATURES, PREDICTIONS
 
 from .conftest import tiny, write_digits
 
@@ -61,7 +62,7 @@ def run(tmp_path_factory):
 
 
 def shards(store):
-    paths = [info.path for info in store.require("embed").rows_of("features/status=ok")]
+    paths = [info.path for info in FEATURES.files(store.require("embed").files)]
     return [pq.ParquetFile(f"{store.root}/{path}").read() for path in paths]
 
 
@@ -96,7 +97,10 @@ def test_the_grid_has_every_input_and_the_winner_predicts(run):
     out = Store(f"{store.root}-predicted")
     pipeline.predict_source(store.root, str(images), out.root, verbose=False)
     own, new = (
-        [one.storage.read_table(info.path)["label"].to_pylist() for info in one.require("predict").rows_of("predict")]
+        [
+            one.storage.read_table(info.path)["label"].to_pylist()
+            for info in PREDICTIONS.files(one.require("predict").files)
+        ]
         for one in (store, out)
     )
     assert own == new

@@ -10,7 +10,8 @@ import pytest
 
 from icce_ray import pipeline
 from icce_ray.io.weights import load_tensors
-from icce_ray.store import Store, checkpoint_of
+from icce_ray.store import Store
+from icce_ray.store.artifacts import checkpoint_of
 from tests.barriers import barrier
 from tests.processes import descendants, name_of, wait_for
 

@@ -42,7 +42,7 @@ LAYERS = {
     "settings": Layer(names("core.recipe io.uris documents spelling"), packages=names("pydantic")),
     "store": Layer(
         names("documents settings version io.locations io.storage"),
-        packages=names("pydantic typing_extensions yaml"),
+        packages=names("pydantic pyarrow typing_extensions yaml"),
     ),
     "lock": Layer(
         names("documents store io.conditional adapters.process io.s3 io.storage"),

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from icce_ray.store import Store
+from icce_ray.store.artifacts import PREDICTIONS
 from tests.forms import write
 from tests.labelled_runs import labelled, run_of
 from tests.pictures import encode, scene
@@ -21,7 +22,7 @@ def export(icce):
 def test_a_run_becomes_a_table(export, tmp_path):
     store, out = Store(str(tmp_path / "run")), tmp_path / "out.csv"
     table = {"image_id": [0], "uri": ["a.png"], "key": ["a.png"], "label": [1], "confidence": [0.5]}
-    file = store.storage.write_table(Store.part("predictions", 0), pa.table(table))
+    file = store.storage.write_table(PREDICTIONS.part(0), pa.table(table))
     store.commit("predict", [file], fingerprint="x", summary={"class_sizes": [0, 1]}, seconds=0)
     assert export(store.root, "--out", out)[:2] == (0, f"1 images: {out}\n")
     assert out.read_text() == '"uri","key","label","confidence"\n"a.png","a.png",1,0.5\n'

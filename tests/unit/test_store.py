@@ -3,28 +3,33 @@
 import json
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from icce_ray.documents import DocumentError
 from icce_ray.io.storage import Storage, StorageError
 from icce_ray.settings import load
-from icce_ray.store import (
-    ARTIFACTS,
-    FURTHER_ARTIFACTS,
+from icce_ray.stages.features import FeatureRows, list_column
+from icce_ray.store import RunError, Store, check_content, check_files, fingerprint
+from icce_ray.store.artifacts import (
+    FEATURES,
+    HEAD_LABELS,
     MARKER,
+    NEIGHBORS,
     RUN_FILE,
-    RunError,
-    Store,
-    check_content,
-    check_files,
+    Document,
     checkpoint_of,
-    fingerprint,
+    folders_of,
+    shard_number,
 )
+from icce_ray.store.artifacts import STAGES as DECLARED
 from icce_ray.store.seals import opened_json, opened_yaml, sealed_json, sealed_yaml
 from tests.failures import fails
 
-STAGES = list(ARTIFACTS)
+STAGES = list(DECLARED)
 
 
 def settings_for(store, *overrides, **values):
@@ -39,9 +44,9 @@ def store(tmp_path):
 def complete(store, settings, stages=STAGES):
     """Every stage with one file and its marker."""
     for stage in stages:
-        for artifact in (ARTIFACTS[stage], *FURTHER_ARTIFACTS.get(stage, ())):
+        for artifact in folders_of(stage):
             store.storage.write_bytes(f"{artifact}/data.bin", stage.encode())
-        info = store.storage.describe(f"{ARTIFACTS[stage]}/data.bin")
+        info = store.storage.describe(f"{DECLARED[stage].folder}/data.bin")
         store.commit(stage, [info], fingerprint=fingerprint(settings, stage), summary={}, seconds=0)
 
 
@@ -58,7 +63,7 @@ def test_claim_is_true_once_and_keeps_the_settings(store):
     assert not store.claim(settings)
     assert Store(store.root).settings() == settings
     content = store.run_file()
-    assert content["fingerprints"] == {stage: fingerprint(settings, stage) for stage in ARTIFACTS}
+    assert content["fingerprints"] == {stage: fingerprint(settings, stage) for stage in STAGES}
     assert {"python", "ray", "torch", "mtkahypar"} <= set(content["versions"])
 
 
@@ -84,7 +89,7 @@ def test_redo_deletes_from_its_stage_on_and_takes_new_settings(store):
     complete(store, settings)
     changed = settings_for(store, "consensus.methods=[mcla]")
     assert not store.claim(changed, redo="consensus")
-    assert [stage for stage in ARTIFACTS if store.marker(stage)] == STAGES[: STAGES.index("consensus")]
+    assert [stage for stage in STAGES if store.marker(stage)] == STAGES[: STAGES.index("consensus")]
     assert store.settings() == changed
 
 
@@ -183,7 +188,6 @@ def test_markers_round_trip(store):
     assert found == written
     assert [info.path for info in found.files] == ["heads/a.bin", "heads/b.bin"]
     assert (found.fingerprint, found.summary, found.seconds) == ("f0", {"best_head": 3}, 1.235)
-    assert [info.path for info in found.rows_of("heads/b")] == ["heads/b.bin"]
     with fails(RunError, "stage embed", "features/_manifest.json", "icce run"):
         store.require("embed")
 
@@ -304,7 +308,9 @@ def test_what_to_do_about_a_damaged_file_depends_on_its_stage(store, path, remed
     store.storage.write_bytes(path, b"x")
     assert remedy in store.remedy(path)
     with fails(StorageError if path.endswith("parquet") else RunError, store.storage.uri(path), remedy):
-        store.storage.read_table(path) if path.endswith("parquet") else store.document(path)
+        store.storage.read_table(path) if path.endswith("parquet") else store.document(
+            Document(stage="heads", path=path)
+        )
 
 
 def test_of_a_prediction_another_place_is_the_remedy(store):
@@ -319,7 +325,7 @@ def test_discard_deletes_from_its_stage_on_and_nothing_else(store, stage):
     complete(store, settings)
     kept = STAGES[: STAGES.index(stage)]
     store.discard_from(stage)
-    left = {artifact for one in kept for artifact in (ARTIFACTS[one], *FURTHER_ARTIFACTS.get(one, ()))}
+    left = {artifact for one in kept for artifact in folders_of(one)}
     assert {name.split("/")[0] for name in names(store)} == left | {RUN_FILE}
 
 
@@ -334,14 +340,52 @@ def test_discard_deletes_markers_before_files(store, monkeypatch):
 
 
 def test_parts_are_numbers_of_shards(store):
-    others = ("neighbors/other.parquet", "neighbors/x", "neighbors/part-00000x.parquet")
-    for name in (Store.part("neighbors", 0), Store.part("neighbors", 12), *others):
+    others = (
+        "neighbors/other.parquet",
+        "neighbors/x",
+        "neighbors/part-00000x.parquet",
+        "neighbors/part-0000003.parquet",
+    )
+    for name in (NEIGHBORS.part(0), NEIGHBORS.part(12), "neighbors/part-0000003.parquet", *others):
         _write(store, name)
-    assert Store.part("neighbors", 12) == "neighbors/part-000012.parquet"
-    assert store.parts("neighbors") == store.parts("neighbors", of=13) == {0, 12}
-    with fails(RunError, Store.part("neighbors", 12), "12 shards", "--redo neighbors"):
-        store.parts("neighbors", of=12)
-    assert store.parts("features") == set()
+    assert NEIGHBORS.part(12) == "neighbors/part-000012.parquet"
+    assert store.parts(NEIGHBORS) == store.parts(NEIGHBORS, of=13) == {0, 12}
+    with fails(RunError, NEIGHBORS.part(12), "12 shards", "--redo neighbors"):
+        store.parts(NEIGHBORS, of=12)
+    assert store.parts(FEATURES) == set()
+    assert [
+        NEIGHBORS.holds(path) for path in (NEIGHBORS.part(3), FEATURES.part(3), "neighbors", "part-000003.parquet")
+    ] == [True, False, False, False]
+
+
+def test_shards_beyond_a_million_are_read_in_the_order_of_their_numbers(store):
+    numbers = [0, 99_999, 100_000, 100_001, 999_999, 1_000_000, 1_000_001, 10_000_000]
+    files = [store.storage.write_table(FEATURES.part(n), pa.table({"image_id": [n]})) for n in reversed(numbers)]
+    assert FEATURES.part(1_000_001) == "features/status=ok/part-1000001.parquet"
+    assert [shard_number(FEATURES.part(number)) for number in numbers] == numbers
+    assert store.parts(FEATURES) == set(numbers)
+    store.commit("embed", files, fingerprint="f", summary={}, seconds=0)
+    assert FeatureRows.of(store).image_ids().tolist() == numbers
+    path = store.storage.full_path(f"features/{MARKER}")
+    content = json.loads(Path(path).read_text())
+    del content["sha256"]
+    content["files"].sort(key=lambda info: info["path"])  # as versions before this one wrote them
+    Path(path).write_text(json.dumps(content))
+    assert FeatureRows.of(store).image_ids().tolist() == numbers
+    with fails(RunError, "part-10000000", "1000002 shards"):
+        store.parts(FEATURES, of=1_000_002)
+
+
+def test_a_table_of_other_columns_than_declared_is_not_written(store):
+    right = pa.table({"image_id": pa.array([1]), "key": ["a"], "labels": list_column(np.zeros((1, 3), np.int32))})
+    assert HEAD_LABELS.write(store.storage, right, 7).path == "head_labels/part-000007.parquet"
+    for wrong in (right.drop_columns("key"), right.append_column("more", pa.array([1])), right.select([1, 0, 2])):
+        with fails(TypeError, "head_labels/part-000008.parquet", "labels"):
+            HEAD_LABELS.write(store.storage, wrong, 8)
+    with fails(TypeError, "int64"):
+        labels = list_column(np.zeros((1, 3), np.int64))
+        HEAD_LABELS.write(store.storage, right.set_column(2, "labels", labels), 8)
+    assert names(store) == ["head_labels/part-000007.parquet"]
 
 
 # -- fingerprints ----------------------------------------------------------------------------------------------

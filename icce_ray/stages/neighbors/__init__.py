@@ -22,11 +22,12 @@ from icce_ray.stages.cluster import Resources, described, run_files
 from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors import files
 from icce_ray.stages.neighbors.auto import known, resolved
-from icce_ray.stages.neighbors.files import ARTIFACT, load
+from icce_ray.stages.neighbors.files import load
 from icce_ray.stages.neighbors.index import ShardedIndex
 from icce_ray.stages.neighbors.recall import check_recall
 from icce_ray.stages.truth import truth_of_rows
 from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import NEIGHBORS
 
 __all__ = ["known", "limits_of", "load", "run"]
 
@@ -43,7 +44,7 @@ def run(
     settings, evidence = resolved(settings, store, rows, resources, progress)
     size = settings.neighbors.rows_per_shard
     blocks = [(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
-    done = store.parts(ARTIFACT, of=len(blocks))
+    done = store.parts(NEIGHBORS, of=len(blocks))
     missing = [index for index in range(len(blocks)) if index not in done]
     finished = sum(stop - start for index, (start, stop) in enumerate(blocks) if index in done)
     progress.begin(len(rows), done=finished, unit="images")
@@ -59,7 +60,7 @@ def run(
         if isinstance(error.cause, (RunError, ValueError)):  # what a task says of its input, without its trace
             raise RunError(str(error.cause)) from error
         raise
-    found += described(store, [ARTIFACT], {info.path for info in found})
+    found += described(store, [NEIGHBORS], {info.path for info in found})
     counts = files.counted(store, found, limits["k_min"])
     progress.log(
         f"{counts['mean_neighbors']:.1f} neighbours on average ({counts['smallest']:,} to {counts['largest']:,}); "

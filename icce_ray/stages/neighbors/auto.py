@@ -22,10 +22,8 @@ from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors.count import count_clusters, sampled
-from icce_ray.store import ARTIFACTS, Store
-
-CLUSTERS_EVIDENCE = f"{ARTIFACTS['neighbors']}/clusters.json"
-THRESHOLD_EVIDENCE = f"{ARTIFACTS['neighbors']}/threshold.json"
+from icce_ray.store import Store
+from icce_ray.store.artifacts import CLUSTERS_EVIDENCE, THRESHOLD_EVIDENCE, Document
 
 
 def resolved(
@@ -45,7 +43,7 @@ def resolved(
             + ")"
         )
         settings = _with_numbers(settings, found)
-        files.append(CLUSTERS_EVIDENCE)
+        files.append(CLUSTERS_EVIDENCE.path)
     if settings.neighbors.threshold == "auto" and settings.neighbors.mode == "adaptive":
         found = _kept(store, THRESHOLD_EVIDENCE, lambda: _threshold_of(settings, rows, resources, progress))
         point = min(found["curve"], key=lambda point: abs(point["threshold"] - found["threshold"]))
@@ -54,7 +52,7 @@ def resolved(
             f"the image's class, {found['floor']:.1%} are asked for"
         )
         settings = _with_numbers(settings, found)
-        files.append(THRESHOLD_EVIDENCE)
+        files.append(THRESHOLD_EVIDENCE.path)
     return settings, files
 
 
@@ -73,10 +71,10 @@ def _with_numbers(settings: Settings, found: dict[str, Any]) -> Settings:
     return settings
 
 
-def _kept(store: Store, evidence: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _kept(store: Store, evidence: Document, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What is found now, or was in a run that was killed since."""
-    if not store.storage.exists(evidence):
-        store.storage.write_bytes(evidence, json.dumps(find(), indent=1).encode())
+    if not store.storage.exists(evidence.path):
+        store.storage.write_bytes(evidence.path, json.dumps(find(), indent=1).encode())
     return store.document(evidence)
 
 

@@ -13,9 +13,9 @@ from icce_ray.core import neighbors as core
 from icce_ray.io.storage import FileInfo
 from icce_ray.stages.cluster import run_bounded
 from icce_ray.stages.features import FeatureRows
-from icce_ray.store import ARTIFACTS, RunError, Store
+from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import NEIGHBORS
 
-ARTIFACT = ARTIFACTS["neighbors"]
 #: Files a task counts, and such tasks at a time.
 _FILES, _TASKS = 16, 32
 
@@ -37,7 +37,7 @@ def write_merged(
     similarities = pa.LargeListArray.from_arrays(offsets, pa.array(merged.similarities.numpy()))
     table = rows.table(start, start + len(offsets) - 1, ["image_id", "key"])
     table = table.append_column("neighbor_ids", neighbor_ids).append_column("similarities", similarities)
-    return Store(root).storage.write_table(Store.part(ARTIFACT, index), table)
+    return NEIGHBORS.write(Store(root).storage, table, index)
 
 
 def as_lists(shards: Any) -> list[core.Neighbors]:
@@ -100,7 +100,7 @@ def load(root: str, rows: FeatureRows, similarities: bool = False) -> core.Neigh
     values = torch.empty(len(ids) if similarities else 0)
     columns = ["neighbor_ids", "similarities"] if similarities else ["neighbor_ids"]
     row = pair = 0
-    for info in marker.rows_of(f"{ARTIFACT}/part-"):
+    for info in NEIGHBORS.files(marker.files):
         table = store.storage.read_table(info.path, columns)
         ends = torch.from_numpy(_offsets(table)[1:] + pair)
         last = int(ends[-1])

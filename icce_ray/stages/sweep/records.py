@@ -19,8 +19,9 @@ from icce_ray.adapters.plots import Series, sweep_plot
 from icce_ray.documents import DocumentError, shaped
 from icce_ray.settings import Settings
 from icce_ray.settings.sweep import NAME, TRIAL_SETTINGS, Sweep, Trial, short
-from icce_ray.store import SWEEPS, RunError, Store, fingerprint
-from icce_ray.store.fingerprints import differences
+from icce_ray.store import RunError, Store, fingerprint
+from icce_ray.store.artifacts import SWEEPS
+from icce_ray.store.markers import differences
 from icce_ray.store.seals import opened_json, opened_yaml, sealed_json, sealed_yaml
 
 #: Figures of a trial that are columns of `results.parquet`, in this order; null where a trial has none.

@@ -8,7 +8,6 @@ import numpy as np
 
 from icce_ray.settings import Settings
 from icce_ray.stages.neighbors import known
-from icce_ray.stages.predict import REJECTS
 from icce_ray.stages.verify.files import (
     check_files,
     check_markers,
@@ -30,9 +29,10 @@ from icce_ray.stages.verify.results import (
     check_scores,
 )
 from icce_ray.stages.verify.sample import check_sample
-from icce_ray.store import ARTIFACTS, PREDICTION_FILE, RUN_FILE, Marker, RunError, Store, fingerprint
+from icce_ray.store import Marker, RunError, Store, fingerprint
+from icce_ray.store.artifacts import CONSENSUS, PREDICTION_FILE, PREDICTIONS, RUN_FILE, STAGES, folders_of
 
-__all__ = ["violations"]
+__all__ = ["LABELLED", "violations"]
 
 
 def violations(store: Store) -> Iterator[str]:
@@ -67,10 +67,10 @@ def _of_run(store: Store, settings: Settings) -> Iterator[str]:
         )
         return
     markers: dict[str, Marker] = {}
-    expected = {stage: fingerprint(settings, stage) for stage in ARTIFACTS}
+    expected = {stage: fingerprint(settings, stage) for stage in STAGES}
     first = [
         *check_run_file(store, settings),
-        *check_markers(store, list(ARTIFACTS), expected, markers),
+        *check_markers(store, list(STAGES), expected, markers),
         *check_files(store, markers),
         *check_metrics(store, markers),
     ]
@@ -104,12 +104,13 @@ def _results(
     if "heads" in markers:
         yield from check_heads(store, markers["embed"], settings)
         yield from check_head_labels(store, markers["heads"], learned[0], settings, of)
-    for artifact, (stage, _, _) in LABELLED.items():
+    for artifact in (CONSENSUS, PREDICTIONS):
+        stage = artifact.stage
         if stage in markers:
             seen = [np.empty(0, np.int64)]
             yield from check_labels(store, artifact, markers[stage], manifest, settings.clusters, seen)
             expected = (ids, "features") if stage == "predict" else (learned[0], of)
-            yield from same_ids(artifact, np.concatenate(seen), *expected)
+            yield from same_ids(artifact.path, np.concatenate(seen), *expected)
     if "consensus" in markers:
         yield from check_scores(store, markers["consensus"])
     if "classifier" in markers:
@@ -124,7 +125,7 @@ def _of_prediction(store: Store) -> Iterator[str]:
         return
     markers: dict[str, Marker] = {}
     stages = ["list", "predict"]
-    artifacts = {"list": (ARTIFACTS["list"],), "predict": (ARTIFACTS["predict"], REJECTS)}
+    artifacts = {stage: folders_of(stage, prediction=True) for stage in stages}
     first = [
         *check_seal(store, PREDICTION_FILE),
         *check_markers(store, stages, dict.fromkeys(stages, purpose["classifier"]), markers),

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from icce_ray.documents import DocumentError
 from icce_ray.io.locations import StorageError
 from icce_ray.settings import Settings
-from icce_ray.store import ARTIFACTS, FURTHER_ARTIFACTS, METRICS_FILE, RUN_FILE, Marker, RunError, Store, fingerprint
+from icce_ray.store import Marker, RunError, Store, fingerprint
+from icce_ray.store.artifacts import METRICS_FILE, RUN_FILE, STAGES, folders_of
 from icce_ray.store.seals import opened_yaml
-from icce_ray.store.shapes import REQUIRED
 
 
 def check_markers(
@@ -31,7 +31,7 @@ def check_markers(
         markers[stage] = marker
         if marker.fingerprint != expected[stage]:
             yield f"{stage}: its marker has fingerprint {marker.fingerprint}, the settings give {expected[stage]}"
-        lacking = [name for name in REQUIRED.get(stage, ()) if name not in marker.summary]
+        lacking = [name for name in STAGES[stage].figures if name not in marker.summary]
         if lacking:
             yield f"{stage}: its marker says nothing of {', '.join(lacking)}"
         if missing:
@@ -41,7 +41,7 @@ def check_markers(
 def other_stages(store: Store) -> list[str]:
     """Stages that either run.yaml or this version knows, and not the other."""
     noted = store.run_file().get("fingerprints")
-    return [] if not isinstance(noted, dict) else sorted(set(noted) ^ set(ARTIFACTS))
+    return [] if not isinstance(noted, dict) else sorted(set(noted) ^ set(STAGES))
 
 
 def check_run_file(store: Store, settings: Settings) -> Iterator[str]:
@@ -49,7 +49,7 @@ def check_run_file(store: Store, settings: Settings) -> Iterator[str]:
     yield from check_seal(store, RUN_FILE)
     noted = store.run_file().get("fingerprints")
     noted = noted if isinstance(noted, dict) else {}
-    for stage in ARTIFACTS:
+    for stage in STAGES:
         expected = fingerprint(settings, stage)
         if noted.get(stage) != expected:
             yield f"{RUN_FILE}: notes fingerprint {noted.get(stage)} for stage {stage}, its settings give {expected}"
@@ -89,7 +89,7 @@ def check_files(
     a listing leaves out) and checkpoints.
     """
     for stage, marker in markers.items():
-        own = artifacts[stage] if artifacts else (ARTIFACTS[stage], *FURTHER_ARTIFACTS.get(stage, ()))
+        own = artifacts[stage] if artifacts else folders_of(stage)
         times = Counter(info.path for info in marker.files)
         for path, count in times.items():
             if count > 1:

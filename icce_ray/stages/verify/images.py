@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from icce_ray.stages.features import OK, REJECT
 from icce_ray.stages.verify.reading import NAMES, Manifest, Unfit, columns, is_matrix, rows
 from icce_ray.store import Marker, Store
+from icce_ray.store.artifacts import FEATURES, REJECTS
 
 
 def check_manifest(manifest: Manifest, marker: Marker) -> Iterator[str]:
@@ -39,7 +39,7 @@ def check_features(store: Store, marker: Marker, manifest: Manifest, ids: list[n
     refused: list[np.ndarray] = [np.empty(0, np.int64)]
     reasons: Counter[str] = Counter()
     whole = usable = True
-    for info in marker.rows_of(f"{REJECT}/"):
+    for info in REJECTS.files(marker.files):
         try:
             table = columns(store, "embed", info.path, image_id=pa.types.is_int64, reason=pa.types.is_string)
         except Unfit as error:
@@ -49,7 +49,7 @@ def check_features(store: Store, marker: Marker, manifest: Manifest, ids: list[n
         reasons.update(table["reason"].to_pylist())
         refused.append(table["image_id"].to_numpy())
         yield from check_names("embed", info.path, table, manifest)
-    for info in marker.rows_of(f"{OK}/"):
+    for info in FEATURES.files(marker.files):
         try:
             table = _shard(store, info.path, summary)
         except Unfit as error:

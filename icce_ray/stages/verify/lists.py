@@ -11,7 +11,8 @@ import pyarrow as pa
 from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.verify.images import same_ids
 from icce_ray.stages.verify.reading import Unfit, columns, is_lists
-from icce_ray.store import ARTIFACTS, Marker, Store
+from icce_ray.store import Marker, Store
+from icce_ray.store.artifacts import NEIGHBORS
 
 #: Pairs whose similarity is computed again, spread over all files; and how far it may be off: a search in half
 #: precision has been seen to be off by 5e-4.
@@ -23,7 +24,7 @@ def check_lists(store: Store, marker: Marker, ids: np.ndarray, mode: str, of: st
     seen = [np.empty(0, np.int64)]
     sample: list[tuple[str, np.ndarray]] = []
     generator = np.random.default_rng(0)
-    files = marker.rows_of(f"{ARTIFACTS['neighbors']}/part-")  # beside them may stand how the threshold was found
+    files = NEIGHBORS.files(marker.files)
     share = -(-PAIRS // max(1, len(files)))
     for info in files:
         try:

@@ -8,19 +8,19 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from icce_ray.stages.predict import ARTIFACT, REJECTS
 from icce_ray.stages.verify.images import check_counts, check_names, wrong_ids
 from icce_ray.stages.verify.reading import Manifest, Unfit, columns
 from icce_ray.stages.verify.results import check_labels
 from icce_ray.store import Marker, Store
+from icce_ray.store.artifacts import PREDICTION_REJECTS, PREDICTIONS
 
 
 def check_predictions(store: Store, marker: Marker, manifest: Manifest) -> Iterator[str]:
     """Labels as in a run, for as many classes as the marker counts; rejects beside them."""
     accepted, refused = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     reasons: Counter[str] = Counter()
-    lines = list(check_labels(store, ARTIFACT, marker, manifest, len(marker.summary["class_sizes"]), accepted))
-    for info in marker.rows_of(f"{REJECTS}/"):
+    lines = list(check_labels(store, PREDICTIONS, marker, manifest, len(marker.summary["class_sizes"]), accepted))
+    for info in PREDICTION_REJECTS.files(marker.files):
         try:
             table = columns(store, "predict", info.path, image_id=pa.types.is_int64, reason=pa.types.is_string)
         except Unfit as error:

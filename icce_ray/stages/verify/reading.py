@@ -12,7 +12,8 @@ import pyarrow as pa
 from icce_ray.documents import parse_json
 from icce_ray.io.locations import StorageError
 from icce_ray.stages.features import matrix
-from icce_ray.store import ARTIFACTS, Marker, Store
+from icce_ray.store import Marker, Store
+from icce_ray.store.artifacts import MANIFEST
 
 #: What names an image beside its id; in the manifest and wherever people read results.
 NAMES = ("uri", "key")
@@ -83,7 +84,7 @@ class Manifest:
 
     def __init__(self, store: Store, marker: Marker) -> None:
         self._store = store
-        self._files = marker.rows_of(f"{ARTIFACTS['list']}/part-")
+        self._files = MANIFEST.files(marker.files)
         self._ends = np.cumsum([info.rows or 0 for info in self._files])
         self._held: tuple[int, pa.Table] | None = None
 

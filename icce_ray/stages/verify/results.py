@@ -10,11 +10,20 @@ import pyarrow as pa
 
 from icce_ray.io.weights import load_tensors
 from icce_ray.settings import Settings
-from icce_ray.stages import consensus, heads
-from icce_ray.stages.labelling import DESCRIPTION, WEIGHTS
 from icce_ray.stages.verify.images import check_names, same_ids
 from icce_ray.stages.verify.reading import Manifest, Unfit, columns, document, fit, is_matrix, rows
-from icce_ray.store import HEAD_LABELS, Marker, Store
+from icce_ray.store import Marker, Store
+from icce_ray.store.artifacts import (
+    CLASSIFIER_DESCRIPTION,
+    CLASSIFIER_WEIGHTS,
+    CONSENSUS_SCORES,
+    HEAD_LABELS,
+    HEAD_LOSSES,
+    HEAD_WEIGHTS,
+    Table,
+)
+
+DESCRIPTION = CLASSIFIER_DESCRIPTION.path
 
 #: Artifacts of one label an image: their stage, the share that comes with it, and the marker's figure of class sizes.
 LABELLED = {
@@ -27,30 +36,31 @@ _ROUNDING = 1e-5  # a float32 probability may come out a little above one
 def check_head_labels(store: Store, marker: Marker, ids: np.ndarray, settings: Settings, of: str) -> Iterator[str]:
     """A label in range from every head for every image of `of`, whose ids are `ids`."""
     seen = [np.empty(0, np.int64)]
-    for info in marker.rows_of(f"{HEAD_LABELS}/"):
+    for info in HEAD_LABELS.files(marker.files):
         try:
             table = columns(
-                store, HEAD_LABELS, info.path, image_id=pa.types.is_int64, labels=is_matrix(pa.types.is_int32)
+                store, "head_labels", info.path, image_id=pa.types.is_int64, labels=is_matrix(pa.types.is_int32)
             )
         except Unfit as error:
             yield str(error)
             return
         seen.append(table["image_id"].to_numpy())
         if table["labels"].type.list_size != settings.heads.heads:
-            yield f"{HEAD_LABELS}: {info.path} has {table['labels'].type.list_size} labels, not {settings.heads.heads}"
+            yield f"head_labels: {info.path} has {table['labels'].type.list_size} labels, not {settings.heads.heads}"
         elif len(table):
-            yield from _in_range(HEAD_LABELS, info.path, rows(table["labels"]), settings.clusters)
-    yield from same_ids(HEAD_LABELS, np.concatenate(seen), ids, of)
+            yield from _in_range("head_labels", info.path, rows(table["labels"]), settings.clusters)
+    yield from same_ids("head_labels", np.concatenate(seen), ids, of)
 
 
 def check_labels(
-    store: Store, artifact: str, marker: Marker, manifest: Manifest, clusters: int, seen: list[np.ndarray]
+    store: Store, of: Table, marker: Marker, manifest: Manifest, clusters: int, seen: list[np.ndarray]
 ) -> Iterator[str]:
     """A label in range, a share in [0, 1] and the manifest's names in each row; puts the image_ids into `seen`."""
-    stage, share, figure = LABELLED[artifact]
+    artifact = of.path
+    stage, share, figure = LABELLED[of.path]
     sizes = np.zeros(clusters, np.int64)
     found: list[str] = []
-    for info in marker.rows_of(f"{artifact}/part-"):
+    for info in of.files(marker.files):
         kinds = {"image_id": pa.types.is_int64, "label": pa.types.is_int32, share: pa.types.is_floating}
         try:
             table = columns(store, artifact, info.path, **kinds)
@@ -89,18 +99,18 @@ def check_heads(store: Store, embedded: Marker, settings: Settings) -> Iterator[
         "input.mean": (dim,),
         "input.std": (dim,),
     }
-    yield from _tensors(store, "heads", heads.HEADS, expected)
+    yield from _tensors(store, "heads", HEAD_WEIGHTS.path, expected)
     kinds = {"epoch": pa.types.is_integer, "head": pa.types.is_integer}
     kinds |= dict.fromkeys(("temi", "cross_entropy"), pa.types.is_floating)
     try:
-        losses = columns(store, "heads", heads.LOSSES, **kinds)
+        losses = columns(store, "heads", HEAD_LOSSES.path, **kinds)
     except Unfit as error:
         yield str(error)
         return
     if len(losses) != settings.heads.epochs * count:
-        yield f"heads: {heads.LOSSES} has {len(losses)} rows, not {settings.heads.epochs} epochs of {count} heads"
+        yield f"heads: {HEAD_LOSSES.path} has {len(losses)} rows, not {settings.heads.epochs} epochs of {count} heads"
     if not all(np.isfinite(losses[name].to_numpy()).all() for name in ("temi", "cross_entropy")):
-        yield f"heads: {heads.LOSSES} has losses that are not finite"
+        yield f"heads: {HEAD_LOSSES.path} has losses that are not finite"
 
 
 def check_classifier(store: Store, embedded: Marker, clusters: int) -> Iterator[str]:
@@ -120,18 +130,20 @@ def check_classifier(store: Store, embedded: Marker, clusters: int) -> Iterator[
         yield f"classifier: {DESCRIPTION} reads columns {spans} of features of width {width}"
         return
     inputs = sum(stop - start for start, stop in spans)
-    yield from _tensors(store, "classifier", WEIGHTS, {"weight": (clusters, inputs), "bias": (clusters,)})
+    yield from _tensors(
+        store, "classifier", CLASSIFIER_WEIGHTS.path, {"weight": (clusters, inputs), "bias": (clusters,)}
+    )
 
 
 def check_scores(store: Store, marker: Marker) -> Iterator[str]:
     """scores.json holds the figures of the marker."""
     try:
-        scores = document(store, "consensus", consensus.SCORES)
+        scores = document(store, "consensus", CONSENSUS_SCORES.path)
     except Unfit as error:
         yield str(error)
         return
     if scores != marker.summary:
-        yield f"consensus: {consensus.SCORES} has other figures than the marker"
+        yield f"consensus: {CONSENSUS_SCORES.path} has other figures than the marker"
 
 
 def _tensors(store: Store, stage: str, path: str, expected: dict[str, tuple[int, ...]]) -> Iterator[str]:

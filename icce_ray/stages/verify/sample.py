@@ -10,9 +10,10 @@ import pyarrow as pa
 from icce_ray.core.sampling import uniform_rows
 from icce_ray.settings import Settings
 from icce_ray.stages.features import FeatureRows
-from icce_ray.stages.sample import ARTIFACT, drawn
+from icce_ray.stages.sample import drawn
 from icce_ray.stages.verify.reading import Unfit, columns
 from icce_ray.store import Marker, Store
+from icce_ray.store.artifacts import SAMPLE
 
 #: Shards of which every row is compared with the features it was copied from; spread over all of them.
 COMPARED = 32
@@ -27,7 +28,7 @@ def check_sample(
     for name, value in expected.items():
         if marker.summary.get(name) != value:
             yield f"sample: its marker says {name} = {marker.summary.get(name)}, settings and features give {value}"
-    files = marker.rows_of(f"{ARTIFACT}/part-")
+    files = SAMPLE.files(marker.files)
     if size == len(ids):
         if files:
             yield f"sample: has {len(files)} files, but heads.max_images allows all {len(ids)} images"

@@ -18,7 +18,7 @@ from icce_ray.io.user_tables import read_user_table
 from icce_ray.progress import Progress
 from icce_ray.report.cards import LONGEST_NAME
 from icce_ray.report.page import write_report
-from icce_ray.store import REPORT
+from icce_ray.store.artifacts import REPORT
 from jobs.bench.made_run import make_run
 from tests.labelled_runs import labelled, run_of
 from tests.names import HOSTILE, is_hidden, paths, written

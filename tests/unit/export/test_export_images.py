@@ -9,6 +9,7 @@ from icce_ray.export.images import RunImages
 from icce_ray.io.decode import Reject
 from icce_ray.io.sources import SourceError
 from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import MANIFEST
 from tests.failures import fails
 from tests.forms import write
 from tests.labelled_runs import prediction_of, run_of
@@ -32,7 +33,7 @@ def test_the_bytes_of_any_images(tmp_path, form):
 
 def test_rows_come_in_the_order_asked_from_the_shards_that_hold_them(tmp_path):
     store = run_of(tmp_path / "run", source_of(tmp_path))
-    store.storage.delete(Store.part("manifest", 1))
+    store.storage.delete(MANIFEST.part(1))
     images = RunImages(store)
     rows = images.rows(np.array([10, 0, 7, 0]))
     assert rows.column_names == ["image_id", "uri", "key", "size", "container", "position"]

@@ -12,6 +12,7 @@ from icce_ray.io.locations import StorageError
 from icce_ray.io.user_tables import read_user_table, without_formulas
 from icce_ray.progress import Progress
 from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import PREDICTIONS
 from tests.failures import fails
 
 KEYS = ["<script>.png", 'a "quoted", name.png', "\U0001f600.png", "d.png"]
@@ -25,7 +26,7 @@ def store(tmp_path):
         keys = KEYS[2 * part : 2 * part + 2]
         table = {"image_id": [2 * part, 2 * part + 1], "uri": keys, "key": keys, "label": [0, 1 + part]}
         table["confidence"] = pa.array([0.5, 0.25], pa.float32())
-        files.append(store.storage.write_table(Store.part("predictions", part), pa.table(table)))
+        files.append(store.storage.write_table(PREDICTIONS.part(part), pa.table(table)))
     store.commit("predict", files, fingerprint="x", summary={"class_sizes": [2, 1, 1]}, seconds=0)
     return store
 
@@ -72,7 +73,7 @@ def test_no_text_of_a_csv_is_a_formula_and_all_can_be_had_back(tmp_path):
     store = Store(str(tmp_path / "run"))
     table = {"image_id": range(len(FORMULAS)), "uri": FORMULAS, "key": FORMULAS, "label": [0] * len(FORMULAS)}
     table["confidence"] = pa.array([0.5] * len(FORMULAS), pa.float32())
-    info = store.storage.write_table(Store.part("predictions", 0), pa.table(table))
+    info = store.storage.write_table(PREDICTIONS.part(0), pa.table(table))
     store.commit("predict", [info], fingerprint="x", summary={"class_sizes": [len(FORMULAS)]}, seconds=0)
     names, out = tmp_path / "names.csv", tmp_path / "out.csv"
     names.write_text("label,name\n0,=1+1\n")

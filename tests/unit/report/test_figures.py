@@ -10,7 +10,7 @@ import yaml
 from icce_ray.report import figures
 from icce_ray.report.heads import classes_of
 from icce_ray.report.picks import labelled
-from icce_ray.store import ARTIFACTS, SWEEPS
+from icce_ray.store.artifacts import NEIGHBORS, PREDICTIONS, SWEEPS
 
 
 def values(axis):
@@ -22,14 +22,14 @@ def values(axis):
     return np.array(axis)
 
 
-def table_of(store, stage):
-    files = store.marker(stage).rows_of(f"{ARTIFACTS[stage]}/part-")
+def table_of(store, table):
+    files = table.files(store.marker(table.stage).files)
     return pa.concat_tables([store.storage.read_table(info.path) for info in files])
 
 
 def test_neighbours_against_the_threshold(made):
     curve, lengths = figures.of_neighbors(made)
-    lists = [np.array(one) for one in table_of(made, "neighbors")["similarities"].to_pylist()]
+    lists = [np.array(one) for one in table_of(made, NEIGHBORS)["similarities"].to_pylist()]
     (trace,) = curve.figure["data"]
     for threshold, mean in zip(values(trace["x"]), values(trace["y"]), strict=True):
         assert mean == pytest.approx(np.mean([(one >= threshold).sum() for one in lists]), abs=1e-9)
@@ -39,7 +39,7 @@ def test_neighbours_against_the_threshold(made):
 
 
 def test_of_large_runs_some_lists_are_counted(made, monkeypatch):
-    files = made.marker("neighbors").rows_of("neighbors/")
+    files = NEIGHBORS.files(made.marker("neighbors").files)
     monkeypatch.setattr(figures, "PAIRS", 1000)
     assert len(figures._some(files * 50, mean=20.0)) == 1
     assert len(figures._some(files * 50, mean=0.05)) == 34
@@ -70,7 +70,7 @@ def test_long_trainings_are_thinned_and_keep_their_ends(made, monkeypatch):
 
 def test_sizes_heads_and_grid(made):
     (sizes,) = figures.of_classes(labelled(made))
-    counted = np.bincount(table_of(made, "predict")["label"].to_numpy())
+    counted = np.bincount(table_of(made, PREDICTIONS)["label"].to_numpy())
     assert values(sizes.figure["data"][0]["y"]).tolist() == sorted(counted.tolist(), reverse=True)
     classes = classes_of(made)
     (heads,) = figures.of_heads(classes)

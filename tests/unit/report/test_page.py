@@ -11,7 +11,8 @@ import pytest
 from icce_ray import pipeline
 from icce_ray.progress import Progress
 from icce_ray.report.page import write_report
-from icce_ray.store import REPORT, RunError, Store
+from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import REPORT, shard_path
 from jobs.bench.made_run import make_run
 from tests.failures import fails
 from tests.unit.report.conftest import HOSTILE, source_of
@@ -150,8 +151,8 @@ def test_shards_without_rows_change_nothing(run, made):
     artifacts = {"neighbors": "neighbors", "heads": "head_labels", "consensus": "consensus", "predict": "predictions"}
     for stage, artifact in artifacts.items():
         marker = run.marker(stage)
-        none = run.storage.read_table(Store.part(artifact, 0)).slice(0, 0).combine_chunks()
-        files = [*marker.files, run.storage.write_table(Store.part(artifact, 1), none)]
+        none = run.storage.read_table(shard_path(artifact, 0)).slice(0, 0).combine_chunks()
+        files = [*marker.files, run.storage.write_table(shard_path(artifact, 1), none)]
         run.commit(stage, files, fingerprint=marker.fingerprint, summary=marker.summary, seconds=marker.seconds)
     page, before = page_of(run), page_of(made)
     assert page.data("data-classes") == before.data("data-classes")

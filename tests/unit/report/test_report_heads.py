@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import normalized_mutual_info_score
 
 from icce_ray.report.heads import classes_of
-from icce_ray.store import HEAD_LABELS
+from icce_ray.store.artifacts import CONSENSUS, HEAD_LABELS
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +18,9 @@ def found(made):
 
 @pytest.fixture(scope="module")
 def labels(made):
-    files = made.marker("heads").rows_of(f"{HEAD_LABELS}/")
+    files = HEAD_LABELS.files(made.marker("heads").files)
     heads = np.array(pa.concat_tables([made.storage.read_table(info.path) for info in files])["labels"].to_pylist())
-    consensus = made.marker("consensus").rows_of("consensus/part-")
+    consensus = CONSENSUS.files(made.marker("consensus").files)
     table = pa.concat_tables([made.storage.read_table(info.path) for info in consensus])
     return heads, table["label"].to_numpy(), table["agreement"].to_numpy()
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from icce_ray.io.weights import save_tensors
-from icce_ray.stages.labelling import DESCRIPTION, WEIGHTS, Labeller, classifier_inputs, wide
+from icce_ray.stages.labelling import Labeller, classifier_inputs, wide
 from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import CLASSIFIER_DESCRIPTION, CLASSIFIER_WEIGHTS
 from tests.failures import fails
 
 CLS = {"cls": [0, 3]}
@@ -63,9 +64,12 @@ def classifier(root, columns, weight):
     """A run whose classifier stage is complete."""
     store = Store(root)
     tensors = {"weight": torch.tensor(weight, dtype=torch.float32), "bias": torch.zeros(len(weight))}
-    files = [save_tensors(store.storage, WEIGHTS, tensors)]
-    store.storage.write_bytes(DESCRIPTION, json.dumps({"columns": columns, "classes": len(weight)}).encode())
-    store.commit("classifier", [*files, store.storage.describe(DESCRIPTION)], fingerprint="", summary={}, seconds=0)
+    files = [save_tensors(store.storage, CLASSIFIER_WEIGHTS.path, tensors)]
+    store.storage.write_bytes(
+        CLASSIFIER_DESCRIPTION.path, json.dumps({"columns": columns, "classes": len(weight)}).encode()
+    )
+    files.append(store.storage.describe(CLASSIFIER_DESCRIPTION.path))
+    store.commit("classifier", files, fingerprint="", summary={}, seconds=0)
 
 
 def test_labels_and_their_probabilities(tmp_path):

@@ -6,6 +6,7 @@ from icce_ray.io.sources import SourceError, SourceSpec, find_source, found_sour
 from icce_ray.progress import Progress
 from icce_ray.stages import listing
 from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import MANIFEST
 from tests.failures import fails
 
 NAMES = ["a.png", "a/1.jpg", "a/2.JPG", "b.webp", "é.png"]
@@ -38,12 +39,12 @@ def listed(source, store, rows_per_shard=2):
 def test_images_are_numbered_in_the_order_of_their_keys(source, store, rows_per_shard):
     files, summary = listed(source, store, rows_per_shard)
     tables = [store.storage.read_table(info.path) for info in files]
-    assert all(table.schema == listing.SCHEMA for table in tables)
+    assert all(table.schema == MANIFEST.schema() for table in tables)
     assert [row for table in tables for row in table.to_pylist()] == [
         {"image_id": index, "uri": name, "key": name, "size": index, "container": None, "position": None}
         for index, name in enumerate(NAMES)
     ]
-    assert [info.path for info in files] == [Store.part("manifest", index) for index in range(len(files))]
+    assert [info.path for info in files] == [MANIFEST.part(index) for index in range(len(files))]
     assert all(len(table) == rows_per_shard for table in tables[:-1])
     assert [info.rows for info in files] == [len(table) for table in tables]
     digest = summary.pop("digest")

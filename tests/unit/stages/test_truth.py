@@ -12,6 +12,7 @@ from icce_ray.io.storage import Storage
 from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.truth import class_names, labels_for, read_truth, truth_of_rows
 from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import FEATURES
 from tests.failures import fails
 
 URIS = pa.array(["b/1.png", "a/1.png", "new.png"])
@@ -167,9 +168,7 @@ def run(tmp_path):
         images(IDS.slice(1, 1), URIS.slice(1, 1)),
         images(pa.array([2, 7]), pa.array(["b/1.png", "new.png"])),
     ]
-    files = [
-        store.storage.write_table(Store.part("features/status=ok", index), one) for index, one in enumerate(tables)
-    ]
+    files = [store.storage.write_table(FEATURES.part(index), one) for index, one in enumerate(tables)]
     store.commit("embed", files, fingerprint="", summary={}, seconds=0)
     return store
 

@@ -15,7 +15,8 @@ from icce_ray.io.weights import save_tensors
 from icce_ray.settings import load
 from icce_ray.stages.features import list_column
 from icce_ray.stages.verify import lists, violations
-from icce_ray.store import ARTIFACTS, MARKER, METRICS_FILE, PREDICTION_FILE, RUN_FILE, RunError, Store, fingerprint
+from icce_ray.store import RunError, Store, fingerprint
+from icce_ray.store.artifacts import MARKER, METRICS_FILE, PREDICTION_FILE, RUN_FILE, STAGES, shard_path
 from icce_ray.store.seals import opened_json, opened_yaml, sealed_json, sealed_yaml
 from tests.failures import fails
 
@@ -23,9 +24,9 @@ INPUTS, CLUSTERS, HEADS, HIDDEN, BOTTLENECK, EPOCHS, DIM = 6, 2, 2, 5, 4, 3, 3
 OVERRIDES = ["neighbors.k_min=2", "neighbors.k_max=3", "neighbors.threshold=0.5", f"heads.heads={HEADS}"]
 OVERRIDES += [f"heads.hidden={HIDDEN}", f"heads.bottleneck={BOTTLENECK}", f"heads.epochs={EPOCHS}"]
 OVERRIDES += ["heads.warmup_epochs=1"]
-MANIFEST, NEIGHBORS = Store.part("manifest", 0), Store.part("neighbors", 0)
-OK_0, OK_1 = (Store.part("features/status=ok", index) for index in range(2))
-REJECTS, LOSSES = Store.part("features/status=reject", 0), "heads/losses.parquet"
+MANIFEST, NEIGHBORS = shard_path("manifest", 0), shard_path("neighbors", 0)
+OK_0, OK_1 = (shard_path("features/status=ok", index) for index in range(2))
+REJECTS, LOSSES = shard_path("features/status=reject", 0), "heads/losses.parquet"
 HEADS_FILE = "heads/heads.safetensors"
 #: Directions of the images in degrees: the similarity of two is the cosine of their difference.
 DEGREES = np.array([0, 20, 40, 55, 70, 100])
@@ -87,16 +88,16 @@ def agreed(ids, values, share=0.5):
 
 #: Six images, of which the fourth is rejected; two shards of features.
 TABLES = {
-    "list": {MANIFEST: manifest(range(4)), Store.part("manifest", 1): manifest([4, 5])},
+    "list": {MANIFEST: manifest(range(4)), shard_path("manifest", 1): manifest([4, 5])},
     "embed": {OK_0: features([0, 1, 2]), OK_1: features([4, 5]), REJECTS: rejects([3])},
     "sample": {},
     "neighbors": {
         NEIGHBORS: neighbors([0, 1, 2], [[1, 2], [0, 2, 4], [1, 4, 0]]),
-        Store.part("neighbors", 1): neighbors([4, 5], [[5, 2, 1], [4, 2]]),
+        shard_path("neighbors", 1): neighbors([4, 5], [[5, 2, 1], [4, 2]]),
     },
     "heads": {
-        Store.part("head_labels", 0): head_labels([0, 1, 2], [[0, 1], [0, 0], [1, 1]]),
-        Store.part("head_labels", 1): head_labels([4, 5], [[0, 1], [1, 0]]),
+        shard_path("head_labels", 0): head_labels([0, 1, 2], [[0, 1], [0, 0], [1, 1]]),
+        shard_path("head_labels", 1): head_labels([4, 5], [[0, 1], [1, 0]]),
         LOSSES: pa.table(
             {
                 "epoch": np.repeat(np.arange(EPOCHS), HEADS),
@@ -107,13 +108,13 @@ TABLES = {
         ),
     },
     "consensus": {
-        Store.part("consensus", 0): agreed([0, 1, 2], [0, 0, 1]),
-        Store.part("consensus", 1): agreed([4, 5], [1, 0]),
+        shard_path("consensus", 0): agreed([0, 1, 2], [0, 0, 1]),
+        shard_path("consensus", 1): agreed([4, 5], [1, 0]),
     },
     "classifier": {"classifier/grid.parquet": pa.table({"accuracy": [1.0]})},
     "predict": {
-        Store.part("predictions", 0): labels([0, 1, 2], [0, 0, 1]),
-        Store.part("predictions", 1): labels([4, 5], [1, 1]),
+        shard_path("predictions", 0): labels([0, 1, 2], [0, 0, 1]),
+        shard_path("predictions", 1): labels([4, 5], [1, 1]),
     },
 }
 COUNTS = {"images": INPUTS, "ok": 5, "rejected": 1, "rejected_by_reason": {"truncated": 1}}
@@ -161,7 +162,7 @@ def made(root, tables, summaries, overrides):
     settings = load({"source": "photos", "clusters": CLUSTERS, "out": store.root}, overrides=overrides)
     store.claim(settings)
     documents = DOCUMENTS | {"consensus": (DOCUMENTS["consensus"][0], summaries["consensus"])}
-    for stage in ARTIFACTS:
+    for stage in STAGES:
         files = [store.storage.write_table(name, table) for name, table in tables[stage].items()]
         files += [save_tensors(store.storage, *TENSORS[stage])] if stage in TENSORS else []
         files += [write_json(store, *documents[stage])] if stage in documents else []
@@ -172,17 +173,17 @@ def made(root, tables, summaries, overrides):
     return store.root
 
 
-SAMPLE = Store.part("sample", 0)
+SAMPLE = shard_path("sample", 0)
 #: Of the accepted images 0, 1, 2, 4, 5 these are the ones that seed 27 draws.
 DRAWN = [1, 2, 4]
 OF_SAMPLE = TABLES | {
-    "sample": {SAMPLE: features([1, 2]), Store.part("sample", 1): features([4])},
+    "sample": {SAMPLE: features([1, 2]), shard_path("sample", 1): features([4])},
     "neighbors": {NEIGHBORS: neighbors(DRAWN, [[2, 4], [1, 4], [2, 1]])},
     "heads": {
-        Store.part("head_labels", 0): head_labels(DRAWN, [[0, 1], [0, 0], [1, 1]]),
+        shard_path("head_labels", 0): head_labels(DRAWN, [[0, 1], [0, 0], [1, 1]]),
         LOSSES: TABLES["heads"][LOSSES],
     },
-    "consensus": {Store.part("consensus", 0): agreed(DRAWN, [0, 0, 1])},
+    "consensus": {shard_path("consensus", 0): agreed(DRAWN, [0, 0, 1])},
 }
 SAMPLE_SUMMARIES = SUMMARIES | {
     "sample": {"images": 3, "of": 5, "seed": 27},
@@ -219,7 +220,7 @@ def predicted(tmp_path):
     files = [store.storage.write_table(name, table) for name, table in TABLES["list"].items()]
     store.commit("list", files, fingerprint="c" * 16, summary={"images": INPUTS}, seconds=0)
     files = [store.storage.write_table(name, table) for name, table in TABLES["predict"].items()]
-    files.append(store.storage.write_table(Store.part("rejects", 0), rejects([3])))
+    files.append(store.storage.write_table(shard_path("rejects", 0), rejects([3])))
     summary = COUNTS | {"class_sizes": [2, 3]}
     store.commit("predict", files, fingerprint="c" * 16, summary=summary, seconds=0)
     return store
@@ -265,15 +266,15 @@ def named_otherwise(table, name, values):
 
 def test_a_whole_run_has_no_violations_and_nor_has_one_under_way(store):
     assert lines(store) == []
-    for stage in reversed(ARTIFACTS):
-        store.storage.delete(f"{ARTIFACTS[stage]}/{MARKER}")
+    for stage in reversed(STAGES):
+        store.storage.delete(f"{STAGES[stage].folder}/{MARKER}")
         assert lines(store) == []
 
 
 def test_a_whole_run_on_a_sample_has_no_violations_and_nor_has_one_under_way(sampled):
     assert lines(sampled) == []
-    for stage in reversed(ARTIFACTS):
-        sampled.storage.delete(f"{ARTIFACTS[stage]}/{MARKER}")
+    for stage in reversed(STAGES):
+        sampled.storage.delete(f"{STAGES[stage].folder}/{MARKER}")
         assert lines(sampled) == []
 
 
@@ -301,8 +302,8 @@ def test_it_reads_and_never_writes(store, monkeypatch):
 
 def every_file(store):
     """(path, first word of its line) of each file that `verify` answers for."""
-    markers = {f"{artifact}/{MARKER}": stage for stage, artifact in ARTIFACTS.items()}
-    owners = {info.path: stage for stage in ARTIFACTS for info in store.require(stage).files}
+    markers = {f"{declared.folder}/{MARKER}": stage for stage, declared in STAGES.items()}
+    owners = {info.path: stage for stage in STAGES for info in store.require(stage).files}
     return owners | markers | {RUN_FILE: RUN_FILE, METRICS_FILE: "run"}
 
 
@@ -351,7 +352,7 @@ def test_leftovers_of_a_killed_attempt_are_no_shards(store):
 
 def remarked(store, of, **change):
     """Another marker of a stage, with a checksum as its writer would have made."""
-    path = f"{ARTIFACTS[of]}/{MARKER}"
+    path = f"{STAGES[of].folder}/{MARKER}"
     content = opened_json(store.storage.read_bytes(path))
     store.storage.write_bytes(path, sealed_json(content | change))
 
@@ -361,7 +362,7 @@ def files_of(store, stage):
 
 
 def test_markers_that_were_exchanged(store):
-    paths = [f"{ARTIFACTS[stage]}/{MARKER}" for stage in ("classifier", "predict")]
+    paths = [f"{STAGES[stage].folder}/{MARKER}" for stage in ("classifier", "predict")]
     data = [store.storage.read_bytes(path) for path in paths]
     for path, other in zip(paths, reversed(data), strict=True):
         store.storage.write_bytes(path, other)
@@ -388,8 +389,8 @@ def test_markers_that_belong_to_something_else(store):
 
 @pytest.mark.parametrize("stage", ["classifier", "embed"])
 def test_a_stage_before_that_is_not_complete(store, stage):
-    store.storage.delete(f"{ARTIFACTS[stage]}/{MARKER}")
-    later = list(ARTIFACTS)[list(ARTIFACTS).index(stage) + 1 :]
+    store.storage.delete(f"{STAGES[stage].folder}/{MARKER}")
+    later = list(STAGES)[list(STAGES).index(stage) + 1 :]
     finds(store, *((name, stage) for name in later))
 
 
@@ -450,8 +451,8 @@ def test_figures_in_the_metrics_file(store):
 
 # -- what the files hold ---------------------------------------------------------------------------------------
 
-HEAD_1, CONSENSUS_0, CONSENSUS_1 = Store.part("head_labels", 1), Store.part("consensus", 0), Store.part("consensus", 1)
-PREDICTIONS_0, PREDICTIONS_1 = Store.part("predictions", 0), Store.part("predictions", 1)
+HEAD_1, CONSENSUS_0, CONSENSUS_1 = shard_path("head_labels", 1), shard_path("consensus", 0), shard_path("consensus", 1)
+PREDICTIONS_0, PREDICTIONS_1 = shard_path("predictions", 0), shard_path("predictions", 1)
 CLASSIFIER, DESCRIPTION = "classifier/classifier.safetensors", "classifier/classifier.json"
 OF_FEATURES = "those of the features"
 DESCRIBED, TEMI = DOCUMENTS["classifier"][1], TABLES["heads"][LOSSES]
@@ -476,7 +477,7 @@ def no_direction(value):
     [
         # the manifest: ids, counts, names
         *(("list", MANIFEST, manifest(ids), [("list", MANIFEST, "0 to 3")]) for ids in ([0, 1, 3, 2], [1, 2, 3, 4])),
-        ("list", Store.part("manifest", 1), manifest([4]), [("list", "5 images", "6 in")]),
+        ("list", shard_path("manifest", 1), manifest([4]), [("list", "5 images", "6 in")]),
         (
             "list",
             MANIFEST,
@@ -539,7 +540,7 @@ def no_direction(value):
             "embed",
             OK_1,
             features([4, 5], vectors([5, 4])),
-            [("neighbors", NEIGHBORS, "cosine"), ("neighbors", Store.part("neighbors", 1), "cosine")],
+            [("neighbors", NEIGHBORS, "cosine"), ("neighbors", shard_path("neighbors", 1), "cosine")],
         ),
         # the sample, where none is needed
         ("sample", SAMPLE, features([0, 1, 2, 4, 5]), [("sample", "1 files", "heads.max_images", "all 5")]),
@@ -554,7 +555,7 @@ def no_direction(value):
         ("heads", HEAD_1, head_labels([4, 5], [[0, 1, 1], [1, 0, 0]]), [("head_labels", HEAD_1, "3 labels", "not 2")]),
         ("consensus", CONSENSUS_1, agreed([4, 5], [-1, 0]), [("consensus", CONSENSUS_1, "[-1, 0]", "[0, 2)")]),
         *(
-            (stage, path, make([4, 5], [1, label], [0.5, share]), [(ARTIFACTS[stage], path, name, "[0, 1]")])
+            (stage, path, make([4, 5], [1, label], [0.5, share]), [(STAGES[stage].folder, path, name, "[0, 1]")])
             for stage, path, make, name, label in (
                 ("consensus", CONSENSUS_1, agreed, "agreement", 0),
                 ("predict", PREDICTIONS_1, labels, "confidence", 1),
@@ -641,9 +642,9 @@ def test_blocks_of_another_width(store):
 
 
 def test_a_shard_of_rejects_only_is_fine(store):
-    replaced(store, "embed", Store.part("features/status=ok", 2), features([]))
-    replaced(store, "consensus", Store.part("consensus", 2), agreed([], []))
-    replaced(store, "neighbors", Store.part("neighbors", 2), neighbors([], []))
+    replaced(store, "embed", shard_path("features/status=ok", 2), features([]))
+    replaced(store, "consensus", shard_path("consensus", 2), agreed([], []))
+    replaced(store, "neighbors", shard_path("neighbors", 2), neighbors([], []))
     assert lines(store) == []
 
 
@@ -707,7 +708,7 @@ def test_true_classes_know_no_threshold(tmp_path):
 )
 def test_ids_of_the_sample(sampled, first, second, expected):
     replaced(sampled, "sample", SAMPLE, features(first))
-    replaced(sampled, "sample", Store.part("sample", 1), features(second))
+    replaced(sampled, "sample", shard_path("sample", 1), features(second))
     finds(sampled, *(["sample", *facts] for facts in expected))
 
 
@@ -732,7 +733,7 @@ def test_ids_of_the_sample(sampled, first, second, expected):
         ),
         (
             "heads",
-            Store.part("head_labels", 0),
+            shard_path("head_labels", 0),
             head_labels([1, 2, 5], [[0, 1], [0, 0], [1, 1]]),
             ("head_labels", "those of the sample", "1 missing", "1 extra"),
         ),
@@ -791,10 +792,10 @@ def test_a_prediction_of_another_classifier(predicted):
 
 
 def test_files_of_a_prediction(predicted):
-    path = Store.part("rejects", 0)
-    predicted.storage.write_table(Store.part("rejects", 1), rejects([2]))
-    finds(predicted, ("predict", Store.part("rejects", 1), "no marker"))
-    predicted.storage.delete(Store.part("rejects", 1))
+    path = shard_path("rejects", 0)
+    predicted.storage.write_table(shard_path("rejects", 1), rejects([2]))
+    finds(predicted, ("predict", shard_path("rejects", 1), "no marker"))
+    predicted.storage.delete(shard_path("rejects", 1))
     predicted.storage.delete(path)
     finds(predicted, ("predict", path, "missing"))
 
@@ -812,12 +813,12 @@ def test_files_of_a_prediction(predicted):
             ],
         ),
         (PREDICTIONS_1, labels([4, 3], [1, 1]), [("predict", "1 image_ids", "twice")]),
-        (Store.part("rejects", 0), rejects([5]), [("predict", "1 image_ids", "twice")]),
+        (shard_path("rejects", 0), rejects([5]), [("predict", "1 image_ids", "twice")]),
         (
-            Store.part("rejects", 0),
+            shard_path("rejects", 0),
             without(rejects([3]), "reason"),
             [
-                ("predict", Store.part("rejects", 0), "no column", "reason"),
+                ("predict", shard_path("rejects", 0), "no column", "reason"),
                 ("predict", "6 inputs", "0 rejected"),
                 ("predict", "rejected = 1", "hold 0"),
                 ("predict", "rejected_by_reason"),

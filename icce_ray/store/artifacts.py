@@ -1,0 +1,350 @@
+"""Every file of a run, declared once: path, columns, the stage that writes it, and what must hold for its content.
+
+Writers and readers take names and columns from here, `icce verify` checks them: a new artifact is one declaration.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import (
+    Any,
+    Literal,
+    Required,  # pydantic takes those of `typing` from Python 3.12 on only
+)
+
+import pyarrow as pa
+from pydantic import FiniteFloat
+from typing_extensions import TypedDict
+
+from icce_ray.io.storage import FileInfo, Storage
+
+Rows = Literal["listed", "accepted", "rejected", "learned"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a run.
+
+    Attributes:
+        folder: where its marker stands.
+        settings: what its result depends on beside the stages before it, whose fingerprints go into its own.
+        figures: those of its marker that `icce verify` needs.
+    """
+
+    folder: str
+    settings: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table; without `optional` it is in every file, without `nulls` it has a value in every row.
+
+    Attributes:
+        type: of the values; of their elements, where `width` is given.
+        width: of vectors, all of one length: the dimension that gives it (see `verify.dimensions`). An optional column
+            must be there where its width is not 0.
+        within: limits of the values, both included; a name stands for a dimension, which is one too many.
+        counted: the figure of the marker that holds how often each value occurs.
+        finite: no NaN, no infinity.
+        directed: no vector is zero.
+    """
+
+    type: pa.DataType
+    width: str | None = None
+    within: tuple[float, float | str] | None = None
+    counted: str | None = None
+    finite: bool = False
+    directed: bool = False
+    optional: bool = False
+    nulls: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Parquet: a folder of numbered shards, or one file where `path` ends in `.parquet`.
+
+    Attributes:
+        rows: whose rows these are: of all listed images, of those that `embed` accepted or rejected, or of those that
+            heads learn from (the sample, or all accepted ones). In this order over all shards.
+        length: dimensions whose product is the number of rows.
+    """
+
+    stage: str
+    path: str
+    columns: Mapping[str, Column]
+    rows: Rows | None = None
+    length: tuple[str, ...] = ()
+
+    @property
+    def sharded(self) -> bool:
+        """Whether it is a folder of shards."""
+        return not self.path.endswith(".parquet")
+
+    def schema(self, **dimensions: int) -> pa.Schema:
+        """All columns with their types; of vectors these need the dimensions that give their widths."""
+        return pa.schema(
+            [
+                (name, column.type if column.width is None else pa.list_(column.type, dimensions[column.width]))
+                for name, column in self.columns.items()
+            ]
+        )
+
+    def part(self, number: int) -> str:
+        """Path of one shard."""
+        return shard_path(self.path, number)
+
+    def holds(self, path: str) -> bool:
+        """Whether a file is one of this table."""
+        if not self.sharded:
+            return path == self.path
+        number = shard_number(path)
+        return number is not None and path == self.part(number)
+
+    def files(self, infos: Iterable[FileInfo]) -> list[FileInfo]:
+        """Those of some files that are this table's, in the order of its rows."""
+        return in_order(info for info in infos if self.holds(info.path))
+
+    def write(self, storage: Storage, table: pa.Table, number: int | None = None) -> FileInfo:
+        """Write a shard, or the only file. TypeError for other columns than are declared: an error of this program."""
+        path = self.path if number is None else self.part(number)
+        names = [name for name, column in self.columns.items() if not column.optional or name in table.column_names]
+        wrong = [name for name in names if name not in table.column_names or not self.fits(name, table.schema)]
+        if wrong or names != table.column_names:
+            declared = {name: str(self.columns[name].type) for name in names}
+            raise TypeError(f"{path} is declared with {declared}, to be written are {table.schema}")
+        return storage.write_table(path, table)
+
+    def fits(self, name: str, schema: pa.Schema) -> bool:
+        """Whether the column of a schema has the declared type, vectors of any length."""
+        declared, kind = self.columns[name], schema.field(name).type
+        if declared.width is None:
+            return kind.equals(declared.type)
+        return pa.types.is_fixed_size_list(kind) and kind.value_type.equals(declared.type)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensors:
+    """A safetensors file; every tensor is finite and has the shape that these dimensions give."""
+
+    stage: str
+    path: str
+    shapes: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A JSON object of some type; with `summary` it holds the figures of the marker."""
+
+    stage: str
+    path: str
+    type: Any = dict[str, Any]
+    summary: bool = False
+    optional: bool = False
+
+
+Artifact = Table | Tensors | Document
+
+# -- shards --------------------------------------------------------------------------------------------------------
+
+_SHARD = re.compile(r"part-([0-9]{6}|[1-9][0-9]{6,11})\.parquet")
+
+
+def shard_path(folder: str, number: int) -> str:
+    """`FOLDER/part-000012.parquet`: six digits, and more from 1,000,000 on."""
+    return f"{folder}/part-{number:06d}.parquet"
+
+
+def shard_number(path: str) -> int | None:
+    """The number in a shard's path, None if it is no shard."""
+    match = _SHARD.fullmatch(path.rpartition("/")[2])
+    return int(match[1]) if match else None
+
+
+def file_order(path: str) -> tuple[str, str, int]:
+    """Sorts files by name, but shards by number: from 1,000,000 on that is not the order of their names."""
+    folder, _, name = path.rpartition("/")
+    number = shard_number(name)
+    return (folder, name, 0) if number is None else (folder, "part-", number)
+
+
+def in_order(infos: Iterable[FileInfo]) -> list[FileInfo]:
+    """Files in `file_order`."""
+    return sorted(infos, key=lambda info: file_order(info.path))
+
+
+class ClassifierDescription(TypedDict, total=False):
+    """What the classifier reads."""
+
+    columns: Required[list[tuple[int, int]]]
+    """Spans of the features side by side: `features` first, `cls_blocks` after them."""
+    classes: Required[int]
+    embed: dict[str, Any]
+    """How images become features."""
+
+
+def _label(sizes: str, share: str) -> dict[str, Column]:
+    """Columns of a labelling: the label, and how sure it is."""
+    label = Column(pa.int32(), within=(0, "clusters"), counted=sizes)
+    return {"label": label, share: Column(pa.float32(), within=(0, 1))}
+
+
+# -- stages, in the order of the run -------------------------------------------------------------------------------
+
+STAGES = {
+    "list": Stage(folder="manifest", settings=("source", "list"), figures=("images",)),
+    "embed": Stage(
+        folder="features", settings=("embed",), figures=("images", "ok", "rejected", "rejected_by_reason", "dim")
+    ),
+    "sample": Stage(folder="sample", settings=("heads.max_images", "heads.sample_seed")),
+    "neighbors": Stage(folder="neighbors", settings=("clusters", "neighbors"), figures=("k_min", "k_max")),
+    "heads": Stage(folder="heads", settings=("clusters", "seed", "heads")),
+    "consensus": Stage(folder="consensus", settings=("clusters", "seed", "consensus"), figures=("cluster_sizes",)),
+    "classifier": Stage(folder="classifier", settings=("clusters", "seed", "classifier")),
+    "predict": Stage(folder="predictions", figures=("class_sizes",)),
+}
+
+# -- artifacts -----------------------------------------------------------------------------------------------------
+
+_ID = {"image_id": Column(pa.int64())}
+_KEY = {"key": Column(pa.string())}
+_NAMES = {"uri": Column(pa.string())} | _KEY
+#: What names an image in every table that has these columns: as the manifest does.
+NAMES = tuple(_NAMES)
+_PLACE = {"size": pa.int64(), "container": pa.string(), "position": pa.int64()}
+_REASON = {"reason": Column(pa.string()), "detail": Column(pa.string(), nulls=True)}
+_FEATURES = {
+    "features": Column(pa.float16(), width="dim", finite=True, directed=True),
+    "cls_blocks": Column(pa.float16(), width="block_dim", finite=True, directed=True, optional=True),
+}
+_LISTS = {"neighbor_ids": Column(pa.large_list(pa.int64())), "similarities": Column(pa.large_list(pa.float32()))}
+
+MANIFEST = Table(
+    stage="list",
+    path="manifest",
+    columns=_ID | _NAMES | {name: Column(kind, nulls=True) for name, kind in _PLACE.items()},
+    rows="listed",
+)
+FEATURES = Table(stage="embed", path="features/status=ok", columns=_ID | _NAMES | _FEATURES, rows="accepted")
+REJECTS = Table(stage="embed", path="features/status=reject", columns=_ID | _NAMES | _REASON, rows="rejected")
+#: Copies of the features; no file where all accepted images are learned from.
+SAMPLE = Table(stage="sample", path="sample", columns=_ID | _NAMES | _FEATURES)
+NEIGHBORS = Table(stage="neighbors", path="neighbors", columns=_ID | _KEY | _LISTS, rows="learned")
+#: What `clusters: auto` and `neighbors.threshold: auto` were resolved from.
+CLUSTERS_EVIDENCE = Document(stage="neighbors", path="neighbors/clusters.json", optional=True)
+THRESHOLD_EVIDENCE = Document(stage="neighbors", path="neighbors/threshold.json", optional=True)
+HEAD_WEIGHTS = Tensors(
+    stage="heads",
+    path="heads/heads.safetensors",
+    shapes={
+        "hidden.weight": ("heads", "hidden", "dim"),
+        "hidden.bias": ("heads", "hidden"),
+        "bottleneck.weight": ("heads", "bottleneck", "hidden"),
+        "bottleneck.bias": ("heads", "bottleneck"),
+        "prototypes": ("heads", "clusters", "bottleneck"),
+        "input.mean": ("dim",),
+        "input.std": ("dim",),
+    },
+)
+HEAD_LOSSES = Table(
+    stage="heads",
+    path="heads/losses.parquet",
+    columns={
+        "epoch": Column(pa.int64(), within=(0, "epochs")),
+        "head": Column(pa.int64(), within=(0, "heads")),
+        "temi": Column(pa.float32(), finite=True),
+        "cross_entropy": Column(pa.float32(), finite=True),
+    },
+    length=("epochs", "heads"),
+)
+HEAD_LABELS = Table(
+    stage="heads",
+    path="head_labels",
+    columns=_ID | _KEY | {"labels": Column(pa.int32(), width="heads", within=(0, "clusters"))},
+    rows="learned",
+)
+CONSENSUS = Table(
+    stage="consensus",
+    path="consensus",
+    columns=_ID | _NAMES | _label("cluster_sizes", "agreement"),
+    rows="learned",
+)
+CONSENSUS_SCORES = Document(stage="consensus", path="consensus/scores.json", summary=True)
+CLASSIFIER_WEIGHTS = Tensors(
+    stage="classifier",
+    path="classifier/classifier.safetensors",
+    shapes={"weight": ("clusters", "inputs"), "bias": ("clusters",)},
+)
+CLASSIFIER_DESCRIPTION = Document(stage="classifier", path="classifier/classifier.json", type=ClassifierDescription)
+CLASSIFIER_GRID = Table(
+    stage="classifier",
+    path="classifier/grid.parquet",
+    columns={"input": Column(pa.string())}
+    | {name: Column(pa.float64()) for name in ("learning_rate", "accuracy", "loss")},
+)
+PREDICTIONS = Table(
+    stage="predict",
+    path="predictions",
+    columns=_ID | _NAMES | _label("class_sizes", "confidence"),
+    rows="accepted",
+)
+#: Written only for a new source, by `icce predict`.
+PREDICTION_REJECTS = Table(stage="predict", path="rejects", columns=_ID | _NAMES | _REASON, rows="rejected")
+
+#: Everything that is declared above, in this order.
+DECLARED: tuple[Artifact, ...] = tuple(value for value in list(vars().values()) if isinstance(value, Artifact))
+
+# -- files that no marker lists ------------------------------------------------------------------------------------
+
+MARKER = "_manifest.json"
+RUN_FILE = "run.yaml"
+PREDICTION_FILE = "prediction.yaml"
+LOCK_FILE = "lock.json"
+METRICS_FILE = "metrics.json"
+#: For those who follow the run while it works; no part of its results.
+METRIC_LINES, TENSORBOARD = "metrics.jsonl", "tensorboard"
+REPORT = "report/index.html"
+#: Sweeps of a run, a folder each; of no stage.
+SWEEPS = "sweeps"
+#: Labellings of the methods that have ended, until the stage is complete.
+CANDIDATES = "consensus/candidates"
+
+
+class CandidateScore(TypedDict):
+    """Written last: the labels of a method are all there."""
+
+    anmi: FiniteFloat
+
+
+def candidate_labels(method: str) -> Table:
+    """Labels of one method, in the shards of the features."""
+    return Table(stage="consensus", path=f"{CANDIDATES}/{method}", columns={"label": Column(pa.int32())})
+
+
+def candidate_score(method: str) -> Document:
+    """What says that all of them are there."""
+    return Document(stage="consensus", path=f"{CANDIDATES}/{method}.json", type=CandidateScore)
+
+
+def stages_before(stage: str) -> list[str]:
+    """The stages whose results one rests on."""
+    return list(STAGES)[: list(STAGES).index(stage)]
+
+
+def checkpoint_of(stage: str) -> str:
+    """Where a stage keeps what it needs to go on after a kill; deleted once its marker stands, never before."""
+    return f"{STAGES[stage].folder}/checkpoint.safetensors"
+
+
+def folders_of(stage: str, *, prediction: bool = False) -> tuple[str, ...]:
+    """Folders that a stage writes, that of its marker first; with `prediction` those of `icce predict`."""
+    own = [one for one in DECLARED if one.stage == stage and (prediction or one is not PREDICTION_REJECTS)]
+    return tuple(dict.fromkeys([STAGES[stage].folder, *(one.path.partition("/")[0] for one in own)]))
+
+
+def stage_of(path: str) -> str | None:
+    """The stage that writes a file, None for one of no stage."""
+    folder = path.partition("/")[0]
+    return next((stage for stage in STAGES if folder in folders_of(stage, prediction=True)), None)
