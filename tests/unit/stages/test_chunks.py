@@ -13,6 +13,7 @@ from icce_ray.settings import EmbedSettings
 from icce_ray.stages.chunks import Embedder, Stream, TaskError, errors_for_the_driver, write
 from icce_ray.stages.features import list_column
 from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import FEATURES, REJECTS
 from tests.failures import fails
 
 MESSAGE = "bucket/x did not answer;\nthe same command resumes"
@@ -36,8 +37,8 @@ def test_any_other_is_a_fault_of_the_program():
 def stream(root, source="features.npy"):
     """Of features, which need no backbone."""
     spec = SourceSpec(source, format="features", dim=2)
-    names = {"accepted": "ok", "rejected": "bad"}
-    return Stream(source=open_source(spec), root=root, embed=EmbedSettings(), image_size=0, **names)
+    tables = {"accepted": FEATURES, "rejected": REJECTS}
+    return Stream(source=open_source(spec), root=root, embed=EmbedSettings(), image_size=0, **tables)
 
 
 def chunk_of(features):
@@ -66,10 +67,10 @@ def test_a_shard_without_rows_has_the_columns_of_any_other(tmp_path):
     for name, features in (("some", [[1.0, 2.0], [0.0, 0.0]]), ("none", [[0.0, 0.0]])):
         root = str(tmp_path / name)
         write(embedder(chunk_of(features)), stream=stream(root))
-        table = Store(root).storage.read_table("ok/part-000000.parquet")
+        table = Store(root).storage.read_table(FEATURES.part(0))
         schemas.append(table.schema)
         assert len(table) == len(features) - 1
-        assert Store(root).storage.read_table("bad/part-000000.parquet")["reason"].to_pylist() == ["zero_feature"]
+        assert Store(root).storage.read_table(REJECTS.part(0))["reason"].to_pylist() == ["zero_feature"]
     assert schemas[0].equals(schemas[1])
     assert schemas[0].names == ["image_id", "uri", "key", "features"]
 
