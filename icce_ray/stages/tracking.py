@@ -1,25 +1,26 @@
-"""What of a run is tracked: its stages' reports while they work, the losses of every epoch, the figures at their ends.
-
-Everything comes from what stages report or have written anyway; nothing is asked of those who work.
-"""
+"""What of a run is tracked: reports of its stages, the losses of every epoch, the figures at their ends."""
 
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from icce_ray.adapters.tracking import StepLog, Tracker, TrackingError, make_sink, missing_packages, read_lines, scalars
 from icce_ray.progress import Progress, RunProgress
 from icce_ray.settings import Settings, SettingsError
 from icce_ray.stages.remote_progress import loss_figures
-from icce_ray.store import Marker, RunError, Store
+from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import HEAD_LOSSES, METRIC_LINES, STAGES, TENSORBOARD
+from icce_ray.trackers import make_tracker, missing_packages
+from icce_ray.tracking import EventLog, TrackingError, read_events, scalars
 
 EVALUATION = "evaluation"
-#: Of summaries: what describes, and is no figure.
+#: Parts of a stage's summary that describe it and are no figures.
 _NO_FIGURES = ("layout", "first_rejects")
+#: Steps of a stage at most: of more units of work they are evenly spread.
+MOST_STEPS = 2000
 
 
 def check_trackers(settings: Settings) -> None:
@@ -32,47 +33,76 @@ def check_trackers(settings: Settings) -> None:
         )
 
 
-class TrackedRun:
-    """The stages of a run as `display` shows them, tracked too."""
+class StepLog(Progress):
+    """The progress of a stage, whose units done, facts and rate are logged too."""
 
-    def __init__(self, store: Store, tracker: Tracker, display: RunProgress) -> None:
-        self.store, self.tracker, self.display = store, tracker, display
+    def __init__(self, stage: str, progress: Progress, events: EventLog) -> None:
+        self.stage, self.progress, self.events = stage, progress, events
+        self._total, self._first, self._unit, self._part = 0, 0, "", 0
+        self._began = time.monotonic()
+
+    def begin(self, total: int, *, done: int = 0, unit: str) -> None:
+        """Work of `total` units starts, `done` of them left by an earlier run."""
+        self._total, self._first, self._unit, self._began = total, done, unit, time.monotonic()
+        self._part = self._part_of(done)
+        self.progress.begin(total, done=done, unit=unit)
+
+    def update(self, done: int, **facts: Any) -> None:
+        """`done` units in all are finished."""
+        self.progress.update(done, **facts)
+        part = self._part_of(done)
+        if part <= self._part:
+            return
+        self._part = part
+        rate = (done - self._first) / max(time.monotonic() - self._began, 1e-9)
+        self.events.step(self.stage, done, scalars(facts) | {f"{self._unit}_per_second": rate})
+
+    def log(self, text: str) -> None:
+        """One line of text."""
+        self.progress.log(text)
+
+    def _part_of(self, done: int) -> int:
+        return done if self._total <= MOST_STEPS else done * MOST_STEPS // self._total
+
+
+class TrackedRun:
+    """The stages of a run as `display` shows them, tracked too, from what they report or have written."""
+
+    def __init__(self, store: Store, events: EventLog, display: RunProgress) -> None:
+        self.store, self.events, self.display = store, events, display
 
     @contextmanager
-    def stage(self, stage: str) -> Iterator[Progress]:
-        """A stage's progress; once its marker stands, its figures are told."""
-        with self.display.stage(stage) as progress:
-            yield StepLog(stage, progress, self.tracker)
-        self.log_complete(stage)
+    def stage(self, name: str) -> Iterator[Progress]:
+        """A stage's progress; once its marker stands, its figures are logged."""
+        with self.display.stage(name) as progress:
+            yield StepLog(name, progress, self.events)
+        self.log_complete(name)
 
     def log_complete(self, stage: str) -> None:
-        """The figures of a stage that is complete, unless they were told."""
-        if stage not in STAGES or self.tracker.told(stage, "summary"):
+        """The figures of a stage that is complete, unless they are there."""
+        marker = self.store.marker(stage) if stage in STAGES else None
+        if marker is None or self.events.has(stage, "summary"):
             return
-        marker = self.store.marker(stage)
-        if marker is None:
-            return
+        at = datetime.datetime.fromisoformat(marker.finished).timestamp()
         if stage == "heads":
-            self._log_epochs(_moment(marker))
-        kept = {name: value for name, value in marker.summary.items() if name not in _NO_FIGURES}
-        figures = scalars(kept | {"seconds": marker.seconds})
-        self.tracker.summary(stage, figures, at=_moment(marker))
+            self._log_epochs(at)
+        figures = {name: value for name, value in marker.summary.items() if name not in _NO_FIGURES}
+        self.events.summary(stage, scalars(figures | {"seconds": marker.seconds}), at=at)
 
     def log_evaluation(self, figures: Mapping[str, Any]) -> None:
         """The scores against true labels, unless they are those of last time; earlier others stay, a step before."""
         scores = scalars({name: value for name, value in figures.items() if isinstance(value, Mapping)})
-        before = self.tracker.last(EVALUATION, "summary")
+        before = self.events.last(EVALUATION, "summary")
         if before is None or before.figures != scores:
-            self.tracker.summary(EVALUATION, scores, step=0 if before is None else before.step + 1)
+            self.events.summary(EVALUATION, scores, step=0 if before is None else before.step + 1)
 
-    def _log_epochs(self, moment: float) -> None:
-        """Epochs of which no report came: their board was lost, or the driver was."""
+    def _log_epochs(self, at: float) -> None:
+        """Epochs of which no report came: the actor that had them was lost, or the driver was."""
         losses = self.store.storage.read_table(HEAD_LOSSES.path)
         epochs = int(losses["epoch"].to_numpy().max()) + 1
         temi, cross_entropy = (losses[name].to_numpy().reshape(epochs, -1) for name in ("temi", "cross_entropy"))
         for epoch in range(epochs):
-            if not self.tracker.told("heads", "step", epoch + 1):
-                self.tracker.step("heads", epoch + 1, loss_figures(temi[epoch], cross_entropy[epoch]), at=moment)
+            self.events.step("heads", epoch + 1, loss_figures(temi[epoch], cross_entropy[epoch]), at=at)
 
 
 @contextmanager
@@ -88,63 +118,41 @@ def tracked(
     """Track the run while the block works, with `redo` as in `Store.claim`.
 
     `check` raises RunError once this process may not write. `folder` of the run is for the files of what is a part of
-    it only. Raises RunError for a tracker that cannot be told.
+    it only. Raises RunError for a tracker that cannot be reached.
     """
     prefix = f"{folder}/" if folder else ""
-    experiment, events = settings.tracking.experiment, f"{prefix}{TENSORBOARD}"
-    sinks = {
-        name: make_sink(name, storage=store.storage, folder=events, experiment=experiment)
-        for name in settings.tracking.to
-    }
-    tracker = Tracker(
+    options = {"storage": store.storage, "folder": f"{prefix}{TENSORBOARD}", "experiment": settings.tracking.experiment}
+    events = EventLog(
         store.storage,
         f"{prefix}{METRIC_LINES}",
-        sinks,
-        name=f"{store.root.rstrip('/').rpartition('/')[2]}{'/' if folder else ''}{folder}",
+        {name: make_tracker(name, **options) for name in settings.tracking.to},
+        name="/".join([store.root.rstrip("/").rpartition("/")[2], *([folder] if folder else [])]),
         params=_flat(settings.model_dump(mode="json")),
         forget=[] if folder else _done_again(store, redo),
-        may_write=lambda: _passes(check),
-        say=display.log_as("tracking"),
+        check=check,
+        log=display.log_as("tracking"),
     )
-    with _as_run_errors(), tracker:
-        found = TrackedRun(store, tracker, display)
-        if not folder:
-            for stage in STAGES:
-                found.log_complete(stage)
-        yield found
-
-
-@contextmanager
-def _as_run_errors() -> Iterator[None]:
     try:
-        yield
+        with events:
+            run = TrackedRun(store, events, display)
+            for stage in () if folder else STAGES:
+                run.log_complete(stage)
+            yield run
     except TrackingError as error:
         raise RunError(str(error)) from error
 
 
 def _done_again(store: Store, redo: str | None) -> list[str]:
-    """Stages of which earlier lines are not true any more: they are repeated, or were deleted to be."""
-    ended = {line.stage for line in read_lines(store.storage, METRIC_LINES) if line.event == "summary"}
+    """Stages of which earlier events are not true any more: they are repeated, or were deleted to be."""
+    ended = {one.stage for one in read_events(store.storage, METRIC_LINES) if one.event == "summary"}
     stages = list(STAGES)
     gone = [stage for stage in stages if stage == redo or (stage in ended and store.marker(stage) is None)]
     return [*stages[stages.index(gone[0]) :], EVALUATION] if gone else []
 
 
-def _passes(check: Callable[[], None]) -> bool:
-    try:
-        check()
-    except RunError:
-        return False
-    return True
-
-
-def _moment(marker: Marker) -> float:
-    return datetime.datetime.fromisoformat(marker.finished).timestamp()
-
-
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Settings by dotted names."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from icce_ray import pipeline
-from icce_ray.adapters.tracking import read_lines
 from icce_ray.stages.verify import violations
 from icce_ray.store import Store
 from icce_ray.store.artifacts import FEATURES, MARKER, STAGES, checkpoint_of
+from icce_ray.tracking import read_events
 from tests.barriers import barrier
 
 from .conftest import IMAGES, SHARDED, tiny, without_heads
@@ -105,7 +105,7 @@ def test_a_run_goes_on_after_every_point_of_a_kill(settings, points, finished, t
     store = kill_at(points, settings, tmp_path, ends, **shared_cluster())
     pipeline.run(settings, verbose=False)
     assert_as_if_unbroken(store, finished, IMAGES)
-    lines = read_lines(store.storage, "metrics.jsonl")
+    lines = read_events(store.storage, "metrics.jsonl")
     told = [line.step for line in lines if (line.stage, line.event) == ("heads", "step")]
     assert sorted(told) == list(range(1, settings.heads.epochs + 1)), "every epoch is tracked, none twice"
     assert [line.stage for line in lines if line.event == "summary"] == list(STAGES)

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icce_ray import pipeline
-from icce_ray.adapters.tracking import read_lines, scalars, sinks
+from icce_ray import pipeline, trackers
 from icce_ray.progress import RunProgress
 from icce_ray.settings import SettingsError
 from icce_ray.stages.tracking import tracked
 from icce_ray.stages.verify import violations
 from icce_ray.store import RunError
 from icce_ray.store.artifacts import STAGES
+from icce_ray.tracking import read_events, scalars
 from tests.failures import fails
 from tests.tensorboard_events import curves
 
@@ -22,7 +22,7 @@ EPOCHS = range(1, TINY["heads"]["epochs"] + 1)
 
 
 def lines_of(store):
-    return read_lines(store.storage, "metrics.jsonl")
+    return read_events(store.storage, "metrics.jsonl")
 
 
 def steps_of(store, stage):
@@ -127,7 +127,7 @@ def test_lines_of_a_stage_that_was_deleted_go_with_the_next_start(copy):
 
 
 def test_a_tracker_that_is_not_installed_is_named_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setitem(sinks.PACKAGES, "mlflow", "no_such_package")
+    monkeypatch.setitem(trackers.PACKAGES, "mlflow", "no_such_package")
     settings = tiny(tmp_path, tmp_path / "run", tracking={"to": "mlflow"})
     with fails(SettingsError, "pip install 'icce-ray[mlflow]'"):
         pipeline.run(settings, verbose=False)

@@ -31,11 +31,13 @@ def names(text: str) -> frozenset[str]:
 #: The first row that a module's name starts with is its rule.
 LAYERS = {
     "core": Layer(names(""), packages=names("torch numpy scipy"), banned=names("os io pathlib shutil tempfile")),
-    "adapters": Layer(names("core documents io progress spelling"), banned=names("ray")),
+    "adapters": Layer(names("core documents io spelling"), banned=names("ray")),
     "io": Layer(names("documents spelling"), banned=names("ray")),
     "backbones": Layer(names("documents io spelling"), banned=names("ray")),
     "progress": Layer(names("terminal"), packages=names("rich psutil")),
     "terminal": Layer(names(""), packages=names("rich")),
+    "tracking": Layer(names("documents io.locations io.storage store"), packages=names("pydantic")),
+    "trackers": Layer(names("io.locations io.storage tracking"), packages=names("mlflow tensorboardX wandb")),
     "documents": Layer(names(""), packages=names("pydantic yaml")),
     "version": Layer(names(""), packages=names("")),
     "spelling": Layer(names(""), packages=names("")),
@@ -59,7 +61,7 @@ LAYERS = {
         names("core.metrics adapters io documents progress settings store export"),
         packages=names("numpy scipy pyarrow jinja2 plotly yaml"),
     ),
-    "stages": Layer(names("core adapters backbones io documents progress settings store version")),
+    "stages": Layer(names("core adapters backbones io documents progress settings store trackers tracking version")),
     "pipeline": Layer(
         names("core adapters backbones io documents progress settings store lock version spelling report stages"),
         banned=names("ray"),

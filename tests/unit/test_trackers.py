@@ -6,17 +6,17 @@ import struct
 
 import pytest
 
-from icce_ray.adapters.tracking import Line, Tracker, TrackingError, make_sink
-from icce_ray.adapters.tracking.wandb_runs import _untold
 from icce_ray.io.storage import Storage
+from icce_ray.trackers import make_tracker, not_sent
+from icce_ray.tracking import Event, EventLog, TrackingError
 from tests.failures import fails
 
 
 def tracking(folder, name, **options):
     storage = Storage(str(folder / "run"))
-    sinks = {name: make_sink(name, storage=storage, folder="tensorboard", experiment="digits")}
+    trackers = {name: make_tracker(name, storage=storage, folder="tensorboard", experiment="digits")}
     params = {"heads.heads": 5} | {f"made.{index}": index for index in range(120)}
-    return Tracker(storage, "metrics.jsonl", sinks, name="a run", params=params, **options)
+    return EventLog(storage, "metrics.jsonl", trackers, name="a run", params=params, **options)
 
 
 # -- MLflow ------------------------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def test_mlflow_has_every_figure_once_also_of_a_run_that_was_killed(tmp_path, ml
 
 
 def test_mlflow_is_sent_what_it_missed(tmp_path, mlflow):
-    with Tracker(Storage(str(tmp_path / "run")), "metrics.jsonl", {}, name="a run", params={}) as tracked:
+    with EventLog(Storage(str(tmp_path / "run")), "metrics.jsonl", {}, name="a run", params={}) as tracked:
         tracked.step("heads", 1, {"mean_loss": 1.0})
     with tracking(tmp_path, "mlflow") as tracked:
         tracked.step("heads", 2, {"mean_loss": 2.0})
@@ -161,7 +161,7 @@ def test_without_a_key_it_says_what_to_do_and_asks_nobody(tmp_path, wandb, monke
 
 def test_only_what_it_was_not_told():
     def line(event, step, to=()):
-        return Line(time=0.0, stage="heads", event=event, step=step, figures={}, to=to)
+        return Event(time=0.0, stage="heads", event=event, step=step, figures={}, to=to)
 
     lines = [line("begin", 0), line("step", 1), line("begin", 1, ("wandb",)), line("step", 2), line("begin", 2)]
-    assert [one.step for one in _untold([*lines, line("step", 3)])] == [1, 3]
+    assert [one.step for one in not_sent([*lines, line("step", 3)], "wandb")] == [1, 3]
