@@ -1,6 +1,5 @@
 """One torch thread, and Ray and S3 servers that start when the first test asks for them."""
 
-import logging
 import os
 import signal
 import sys
@@ -100,19 +99,19 @@ def cluster(tmp_path_factory):
     import ray
 
     from icce_ray.stages.cluster import QUIET
+    from icce_ray.stages.connection import start_local_ray
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     # A worker takes 1.5 s of CPU to start, 3 s with torch: none before it has work, and none ends between two tests.
     os.environ |= {"RAY_prestart_worker_first_driver": "0", "RAY_idle_worker_killing_time_threshold_ms": "600000"}
-    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     with (
         aws_environment(),
         barriers(),
     ):  # Ray's workers take the environment of now: the keys of servers that start later
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder := tmp_path_factory.mktemp("workers"))
-            ray.init(address="local", num_cpus=4, num_gpus=0, object_store_memory=250 * 2**20, **options)
+            start_local_ray(num_cpus=4, num_gpus=0, object_store_memory=250 * 2**20)
         yield folder
         ray.shutdown()
 

@@ -11,13 +11,18 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import ray
 from ray._private import ray_constants
 from ray.exceptions import RayError, RayTaskError
 
 from icce_ray.stages.cluster import MIN_LOGICAL_CPUS, QUIET, others_cluster
 from icce_ray.store import RunError
+
+START_ATTEMPTS = 3
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -56,13 +61,30 @@ def _connect() -> None:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what ends a run is raised, and shown once
         keep_token()
         with _own_handlers(), _on_loopback(), _stderr_of_c_closed():
-            ray.init(
-                address="local",  # else Ray takes the cluster that somebody's `ray start` left on this machine
-                num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            attempts = start_local_ray(num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1))
+        if attempts > 1:
+            _log.warning("Ray started at attempt %d of %d: this machine is busy", attempts, START_ATTEMPTS)
+
+
+def start_local_ray(**options: Any) -> int:
+    """Start a Ray of this process alone, with further options of `ray.init`; returns the number of attempts it took.
+
+    Ray gives itself 30 s to start, which no setting changes and a busy machine exceeds. Raises what Ray raises.
+    """
+    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR} | options
+    attempt = 0
+    while True:
+        attempt += 1
+        before = psutil.Process().children()
+        try:
+            ray.init(address="local", **options)  # without an address Ray joins any cluster that runs on this machine
+            return attempt
+        except Exception as error:  # Ray raises this very class
+            if "timed out during startup" not in str(error) or attempt == START_ATTEMPTS:
+                raise
+        for process in set(psutil.Process().children()) - set(before):  # they would compete with the next attempt
+            process.kill()
+            process.wait()
 
 
 def _first_line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 import os
 import signal
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,24 @@ def test_a_local_ray_listens_on_the_loopback_and_takes_no_signal(starts):
     assert (options["address"], switch, enabled) == ("local", "0", False)
     assert (signal.getsignal(signal.SIGTERM), ray_constants.ENABLE_RAY_CLUSTER) == before
     assert SWITCH not in os.environ
+
+
+def test_a_ray_that_is_slow_to_start_is_started_again(starts, monkeypatch, caplog):
+    """Its own limit of 30 s is fixed; what the first attempt has left is gone before the second."""
+    left = []
+    start = ray.init
+
+    def slow_at_first(**options):
+        if not left:
+            left.append(subprocess.Popen(["sleep", "600"]))
+            raise Exception("The current node timed out during startup. This could happen because ...")
+        start(**options)
+
+    monkeypatch.setattr(ray, "init", slow_at_first)
+    with connected():
+        assert left[0].poll() is not None
+    assert len(starts) == 1
+    assert "attempt 2 of 3" in caplog.text
 
 
 @pytest.mark.parametrize("there", [False, True])
