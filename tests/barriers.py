@@ -22,7 +22,7 @@ class Barrier:
     Args:
         store: the run.
         glob: of the file's path below the run's root, such as `features/status=ok/part-*`.
-        passes: so many go by before the first one is held.
+        passes: how many pass before the first one is held.
         operation: `put`, before a file is written, or `get`, before a table is read.
     """
 
@@ -34,11 +34,11 @@ class Barrier:
         begun.rename(self._file)
 
     def held(self):
-        """Pids of who waits."""
+        """Pids of the processes that wait."""
         return [int(path.suffix[1:]) for path in self._stem.parent.glob(f"{self._stem.name}.held.*")]
 
     def reached(self, check=lambda: None):
-        """Pid of the first who waits, once there is one. `check` raises if nobody will ever come."""
+        """Pid of the first process that waits, once there is one. `check` raises if none will ever come."""
         wait_for(lambda: check() or self.held(), f"a {self._what}")
         return self.held()[0]
 

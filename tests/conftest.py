@@ -26,7 +26,7 @@ def pytest_addoption(parser):
     parser.addoption("--shard", default="", metavar="I/N", help="only the I-th of N parts that take about as long")
 
 
-@pytest.hookimpl(trylast=True)  # of what -m has left
+@pytest.hookimpl(trylast=True)  # after -m has deselected
 def pytest_collection_modifyitems(config, items):
     """Deal the tests out, the longest first, to the shard that has the least: those of half a minute singly, others by
     file, whose fixtures they share."""
@@ -61,7 +61,7 @@ def one_thread():
 
 @pytest.fixture(autouse=True, scope="session")
 def ctrl_c():
-    """Processes that tests start heed Ctrl-C, which a shell has commands in the background ignore, as those of CI."""
+    """Ctrl-C interrupts processes that tests start, also where a shell made them ignore it, as in CI."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -118,7 +118,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def moto():
-    """moto inside this process: quick, but it lets any key in."""
+    """moto inside this process: quick, but it accepts any key."""
     from moto.s3.responses import S3Response
     from moto.server import ThreadedMotoServer
 
@@ -153,7 +153,7 @@ def radosgw(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def bucket_server(request):
-    """A real server where there is one; what is asked of it, the tests of `s3_server` ask of both."""
+    """Ceph's gateway where it is installed, else moto; `s3_server` gives both."""
     return request.getfixturevalue("moto" if ceph.available() else "radosgw")
 
 
@@ -165,7 +165,7 @@ def s3_server(request):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Arrow's own client asks only once, so that its errors are seen and soon."""
+    """Arrow's own client does not retry, so that its errors are seen, and soon."""
     once = pafs.AwsStandardS3RetryStrategy(max_attempts=1)
     monkeypatch.setattr(pafs, "AwsStandardS3RetryStrategy", lambda max_attempts: once)
     forget_clients()

@@ -1,4 +1,4 @@
-"""A folder of hostile and odd files, each with what must become of it.
+"""A folder of hostile and odd files, each with its expected outcome.
 
 `contents()` are bytes for `decode` alone; `write(folder)` makes a whole source of them, with names, links and pipes on
 top, and says what a run must make of each.

@@ -1,11 +1,11 @@
-"""Processes of this machine: which there are, whose they are, and waiting for what they do."""
+"""Processes of this machine: which there are, who started them, and waiting for what they do."""
 
 import os
 import signal
 import time
 from pathlib import Path
 
-#: Seconds between two looks, and after which something will not happen any more: no test depends on either.
+#: Seconds between two checks, and until a wait fails: no test depends on either.
 POLL, PATIENCE = 0.02, 300
 
 
@@ -62,7 +62,7 @@ def end(earlier):
 
 
 def wait_for(condition, what, poll=POLL):
-    """What `condition` gives when that is true."""
+    """Wait until `condition` gives a true value; returns it."""
     until = time.monotonic() + PATIENCE
     while not (found := condition()):
         assert time.monotonic() < until, f"{what} did not happen in {PATIENCE} s"

@@ -1,9 +1,9 @@
 """In every Python process of a test, Ray's workers too: waits at the points of a run that tests/barriers.py names.
 
 Python imports a module of this name at its start, from PYTHONPATH. ICCE_BARRIERS is a folder in which each file
-`N.barrier` holds `[operation, root, glob, passes]`: whoever is about to "put" (write) or "get" (read as a table) a
+`N.barrier` holds `[operation, root, glob, passes]`: a process about to "put" (write) or "get" (read as a table) a
 file of the run `root` whose path matches waits until the barrier is deleted, but for the first `passes` of them. When
-these are done, who waits leaves a file `N.held.PID`. Nothing of this is known to the product.
+these are done, each process that waits leaves a file `N.held.PID`. The product knows nothing of this.
 """
 
 import fnmatch

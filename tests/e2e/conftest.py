@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def first_demo(tmp_path_factory):
-    """(folder, standard output, figures), as a person gets them where somebody's `ray start` has left its address."""
+    """(folder, standard output, figures), as a user gets them where another `ray start` has left its address."""
     folder = tmp_path_factory.mktemp("demo") / "out"
     mine = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"COLUMNS": "120"}
     with tempfile.TemporaryDirectory() as ray:  # its path short for sockets

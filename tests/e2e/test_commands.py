@@ -1,4 +1,4 @@
-"""The commands one after the other on a small folder, as a person types them, with their exit statuses."""
+"""The commands one after the other on a small folder, as a user types them, with their exit statuses."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""`icce demo` as a person calls it: the figures it must reach, the same in what it prints, and its page in a browser.
+"""`icce demo` as a user calls it: the figures it must reach, the same in what it prints, and its page in a browser.
 
 Also in the browser: the page of a run with hostile names, and any that ICCE_REPORTS names.
 
@@ -21,7 +21,7 @@ from tests.unit.report.conftest import HOSTILE, source_of
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FURTHER = [path for path in os.environ.get("ICCE_REPORTS", "").split(os.pathsep) if path]
-#: Rules of axe-core at these levels are broken by nobody who wants everybody to read the page.
+#: The levels of axe-core's rules that an accessible page must meet.
 GRAVE = ("critical", "serious")
 STAGES = ("embed", "neighbors", "heads", "consensus", "classifier", "predict")
 ROWS = {

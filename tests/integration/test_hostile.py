@@ -1,4 +1,4 @@
-"""Forty good images among two hundred hostile and odd files: each ends as it must, and none stops the run."""
+"""Forty good images among two hundred hostile and odd files: each has its expected outcome, and none stops the run."""
 
 import os
 import threading
@@ -106,7 +106,7 @@ def test_names_are_kept_to_the_letter(source, embedded):
 
 
 def test_what_was_left_out_was_not_opened(source):
-    """A pipe would have blocked whoever opened it: it still has no reader and no writer."""
+    """Opening a pipe would have blocked: it still has no reader and no writer."""
     folder, _ = source
     pipe = os.open(folder / "pipe.jpg", os.O_RDONLY | os.O_NONBLOCK)
     assert os.read(pipe, 1) == b""

@@ -1,4 +1,4 @@
-"""Jobs as a person submits them: to a cluster with a job server and a token, which alone has the keys of the bucket."""
+"""Jobs as a user submits them: to a cluster with a job server and a token, which alone has the keys of the bucket."""
 
 import os
 import secrets

@@ -106,8 +106,8 @@ def test_a_run_goes_on_after_every_point_of_a_kill(settings, points, finished, t
     pipeline.run(settings, verbose=False)
     assert_as_if_unbroken(store, finished, IMAGES)
     lines = read_events(store.storage, "metrics.jsonl")
-    told = [line.step for line in lines if (line.stage, line.event) == ("heads", "step")]
-    assert sorted(told) == list(range(1, settings.heads.epochs + 1)), "every epoch is tracked, none twice"
+    tracked = [line.step for line in lines if (line.stage, line.event) == ("heads", "step")]
+    assert sorted(tracked) == list(range(1, settings.heads.epochs + 1)), "every epoch is tracked, none twice"
     assert [line.stage for line in lines if line.event == "summary"] == list(STAGES)
     assert not [name for name, _ in store.storage.list() if name.endswith(".tmp") or name == "lock.json"]
     assert_no_secret(store, (tmp_path / "log.txt").read_bytes())

@@ -77,10 +77,10 @@ def test_inverted_lists_say_which_recall_they_reach(mined):
     settings, store = mined
     exact = loaded(store)
     few = settings(2, search="ivf", ivf_lists=64, ivf_probes=1, recall=1.0, recall_queries=200)
-    with fails(RunError, "neighbors.search = ivf is 0.", "1 of 64", "1.0", "neighbors.search=torch") as told:
+    with fails(RunError, "neighbors.search = ivf is 0.", "1 of 64", "1.0", "neighbors.search=torch") as caught:
         pipeline.run(few, redo="neighbors", last="neighbors", verbose=False)
     assert not store.parts(NEIGHBORS)
-    enough = int(re.search(r"neighbors\.ivf_probes to (\d+), which finds 1\.0000", str(told.value))[1])
+    enough = int(re.search(r"neighbors\.ivf_probes to (\d+), which finds 1\.0000", str(caught.value))[1])
     assert 1 < enough <= 64
     summary = pipeline.run(
         settings(2, search="ivf", ivf_lists=64, ivf_probes=enough, recall=1.0, recall_queries=200),

@@ -1,4 +1,4 @@
-"""A run in a bucket, on several nodes of which one after the other vanishes in the middle of a stage, as spot do."""
+"""A run in a bucket, on several nodes that vanish one by one in the middle of a stage, as spot instances do."""
 
 import os
 import signal

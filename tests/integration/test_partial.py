@@ -1,4 +1,4 @@
-"""Runs that are not whole, and inputs that do not fit: what a person meets between the stages."""
+"""Incomplete runs and inputs that do not fit: what a user meets between the stages."""
 
 import pyarrow as pa
 import pytest

@@ -1,4 +1,4 @@
-"""Twenty good images and five that are none: the five are named, the exit status tells, every stage completes."""
+"""Twenty good images and five that are none: the five are named, the exit status shows it, every stage completes."""
 
 import shutil
 import sys

@@ -79,9 +79,9 @@ def column(store, artifact, name):
 
 
 def stamps(store):
-    """Time of the last change of every file but those that tell of every start: what is tracked, and the page."""
-    told = ("metrics.jsonl", "tensorboard/", "report/")
-    paths = [store.storage.full_path(name) for name, _ in store.storage.list() if not name.startswith(told)]
+    """Time of the last change of every file but those that every start changes: what is tracked, and the page."""
+    changing = ("metrics.jsonl", "tensorboard/", "report/")
+    paths = [store.storage.full_path(name) for name, _ in store.storage.list() if not name.startswith(changing)]
     return {info.path: info.mtime_ns for info in store.storage.filesystem.get_file_info(paths)}
 
 

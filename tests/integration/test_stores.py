@@ -53,7 +53,7 @@ def test_a_store_that_often_fails_serves_every_file_whole(radosgw):
 
 @pytest.fixture
 def on_disk(tmp_path):
-    """Ceph's gateway with its data on disk, so that it comes back with them."""
+    """Ceph's gateway with its data on disk, so that they survive a restart."""
     if reason := ceph.available():
         pytest.skip(reason)
     gateway = ceph.RadosGateway(tmp_path / "ceph", "bluestore").create()

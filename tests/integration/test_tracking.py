@@ -1,4 +1,4 @@
-"""What is tracked of a real run: every epoch and every figure, once, and nothing that is not true any more."""
+"""What is tracked of a real run: every epoch and every figure, once, and nothing that is out of date."""
 
 from pathlib import Path
 

@@ -169,7 +169,7 @@ def test_hub_ids_without_a_network(monkeypatch, tmp_path):
     with fails(BackboneError, "facebook/dinov2-large", "local directory", "'hog'"):
         describe_backbone("facebook/dinov2-large", "cls")
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # no server there
     assert not dinov2._hub_is_reachable()
 
 

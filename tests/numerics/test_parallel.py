@@ -125,7 +125,7 @@ def sizes(variant):
 
 
 class Worker:
-    """One of several, who asks nobody."""
+    """One worker of several that exchanges nothing."""
 
     def __init__(self, rank, size):
         self.rank, self.size = rank, size

@@ -1,4 +1,4 @@
-"""An HTTP proxy before an object store that answers 503 and cuts bodies, by a seed or at a request of one's choice.
+"""An HTTP proxy before an object store that answers 503 and cuts bodies, by a seed or at a chosen request.
 
 The request's head goes on unchanged, so that its signature stays valid.
 """
@@ -106,7 +106,7 @@ class FaultProxy:
             while await self._exchange(reader, writer):
                 pass
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # either side went away, which is what this proxy is for
+            pass  # either side disconnected, which is what this proxy is for
         except asyncio.CancelledError:
             pass  # stop()
         finally:

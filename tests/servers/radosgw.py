@@ -80,7 +80,7 @@ def available() -> str | None:
 class RadosGateway:
     """One monitor, one disk and one gateway in `folder`, all children of this process.
 
-    `memstore` starts faster and forgets all when it stops; `bluestore` keeps what it acknowledged over `kill`.
+    `memstore` starts faster and loses all data when it stops; `bluestore` keeps acknowledged data across `kill`.
     """
 
     access_key = "testkey"
@@ -137,7 +137,7 @@ class RadosGateway:
         self._end(signal.SIGTERM)
 
     def add_user(self, name: str, access_key: str, secret_key: str) -> None:
-        """A user who owns nothing; a bucket's policy gives rights to `arn:aws:iam:::user/NAME`."""
+        """A user without buckets; a bucket's policy can grant rights to `arn:aws:iam:::user/NAME`."""
         user = ["user", "create", f"--uid={name}", f"--display-name={name}"]
         self._run("radosgw-admin", *user, f"--access-key={access_key}", f"--secret-key={secret_key}")
 

@@ -1,4 +1,4 @@
-"""The house: which layer may import what, read from the source of every module.
+"""The architecture: which layer may import what, read from the source of every module.
 
 core <- io, adapters <- stages <- pipeline <- cli <- jobs
 """
@@ -54,7 +54,7 @@ LAYERS = {
     "planning": Layer(
         names("core backbones io adapters documents settings spelling stages.labelling"), banned=names("ray")
     ),
-    # Beside the stages, not among them: it reads what they wrote, and whoever exports needs no Ray.
+    # Beside the stages, not among them: it reads what they wrote, and an export needs no Ray.
     "export": Layer(names("adapters io documents progress store spelling"), packages=names("numpy pyarrow")),
     # Likewise: the page about a run is made from its files, and without torch.
     "report": Layer(

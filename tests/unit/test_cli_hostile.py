@@ -1,4 +1,4 @@
-"""Every command with names that are markup, pictures, orders to a terminal or no text: one line, and a known status."""
+"""Every command with names that are markup, control sequences or not text: one line, and a known status."""
 
 import os
 
@@ -19,7 +19,7 @@ NAMES = [
     " ",
     "9" * 5000,
 ]
-#: The arguments of each command, with NAME in the place of what a person may have called something.
+#: The arguments of each command, with NAME in place of a name that a user chose.
 ARGUMENTS = {
     "run": [
         ["NAME", "-k", "2", "--backbone", "hog", "--out", "NAME"],

@@ -1,4 +1,4 @@
-"""What `icce run` says of a bucket that will not serve: key, secret, bucket, prefix or permission, and soon."""
+"""What `icce run` says of a bucket that it cannot use: wrong key, secret, bucket, prefix or permission, and soon."""
 
 import pytest
 

@@ -16,7 +16,7 @@ ROOT: typer.core.TyperGroup = typer.main.get_command(app)
 COMMANDS = sorted(ROOT.commands)
 #: The help of the root, and of every command.
 ASKED = ["", *COMMANDS]
-#: (columns, most lines): what people's terminals have, and what the longest lists of options need.
+#: (columns, most lines): usual terminals, and what the longest lists of options need.
 SCREEN, LARGEST = (80, 24), (100, 40)
 #: Need the larger screen, because of the number of their options. Every other command fits the smaller one.
 LONG = {"", "evaluate", "export", "plan", "predict", "run", "sweep"}

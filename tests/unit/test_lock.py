@@ -1,4 +1,4 @@
-"""The lock of a run: one holder, named to everybody else; what a dead one leaves is taken over, and nothing earlier."""
+"""The lock of a run: one holder, shown to all others; what a dead one leaves is taken over, and nothing earlier."""
 
 import dataclasses
 import datetime

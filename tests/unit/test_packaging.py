@@ -104,11 +104,11 @@ def test_the_wheel_runs_from_a_bare_directory(built, tmp_path):
     subprocess.run([*pip, "--target", target, built / WHEEL], check=True, capture_output=True)
     environment = {"PYTHONPATH": str(target), "PATH": ""}
     where = [sys.executable, "-c", "import icce_ray; print(icce_ray.__file__)"]
-    for command, told in [
+    for command, text in [
         (where, str(target / "icce_ray" / "__init__.py")),
         ([target / "bin" / "icce", "--version"], f"icce-ray {icce_ray.__version__}"),
         ([target / "bin" / "icce", "plan", "--images", "1000", "--clusters", "10", "--model", "hog"], "measured"),
     ]:
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
-        assert told in result.stdout
+        assert text in result.stdout

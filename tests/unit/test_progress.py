@@ -1,4 +1,4 @@
-"""What a person sees: one display of the stages on a terminal, plain lines in a log, and the same facts in both."""
+"""What a user sees: one display of the stages on a terminal, plain lines in a log, and the same facts in both."""
 
 import io
 import logging
@@ -30,7 +30,7 @@ def terminal(width=100):
 
 
 def plain(console):
-    """What was written, without the terminal's orders; carriage returns as ends of lines."""
+    """What was written, without control sequences; carriage returns as ends of lines."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue()).replace("\r", "\n")
 
 

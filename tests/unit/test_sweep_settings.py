@@ -1,4 +1,4 @@
-"""What a sweep may ask: values of --param, what is refused and in which words, trials and their digests."""
+"""What a sweep may ask for: values of --param, what is refused, trials and their digests."""
 
 import pytest
 
@@ -96,7 +96,7 @@ def test_refused(text, parts):
         (["seed=0,1"], {"grace": 2}, ["--grace 2", "at least 1", "--search asha"]),
     ],
 )
-def test_questions_refused(params, options, parts):
+def test_options_refused(params, options, parts):
     with fails(SettingsError, *parts):
         points(*params, **options)
 
@@ -135,7 +135,7 @@ def test_values_are_those_the_settings_understood():
     assert [(weight, type(weight)) for weight in weights] == [(0.0, float), (1.0, float)]
 
 
-def test_digests_tell_what_a_trial_depends_on():
+def test_a_digest_is_of_what_a_trial_depends_on():
     found = points("seed=0,1")
     assert len({trial.digest for trial in found}) == 2
     assert [trial.digest for trial in points("seed=0,1")] == [trial.digest for trial in found]

@@ -1,4 +1,4 @@
-"""Text of others on a terminal: as it is, and it does nothing there."""
+"""Untrusted text on a terminal: legible, and without control sequences."""
 
 import io
 import os
@@ -11,7 +11,7 @@ from rich.table import Table
 from icce_ray.progress import RunProgress
 from icce_ray.terminal import EXIT_PIPE, Terminal, visible
 
-#: What others may call a file, and how it is shown.
+#: Names that a file may have, and how they are shown.
 HOSTILE = {
     "m/[/x]": "m/[/x]",
     "photos[final]": "photos[final]",

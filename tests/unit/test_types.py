@@ -1,4 +1,4 @@
-"""py.typed keeps its word: what `icce_ray` exports is typed in full, as a type checker outside sees it."""
+"""py.typed is true: what `icce_ray` exports is typed in full, as a type checker outside sees it."""
 
 import json
 import os

@@ -44,7 +44,7 @@ def store(tmp_path):
 
 
 def export(store, form, **options):
-    """The folder written, and what was told."""
+    """The folder written, and what was logged."""
     out = Path(store.root).parent / "out"
     done = export_predictions(store, form, str(out), Progress(), **options)
     assert [path.name for path in out.parent.iterdir() if path.name.endswith(".tmp")] == []

@@ -1,4 +1,4 @@
-"""Names that people give, as folders and files."""
+"""Names that users give, as folders and files."""
 
 import unicodedata
 

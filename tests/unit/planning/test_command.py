@@ -1,4 +1,4 @@
-"""`icce plan` as a person and a program see it."""
+"""`icce plan` as users and programs see it."""
 
 import functools
 import json

@@ -19,7 +19,7 @@ from tests.unit.report.conftest import HOSTILE, source_of
 
 
 class Page(HTMLParser):
-    """Elements, attributes, texts by id of their element, and the text that people see."""
+    """Elements, attributes, texts by id of their element, and the visible text."""
 
     def __init__(self, text):
         super().__init__()

@@ -1,4 +1,4 @@
-"""How this process connects to Ray: as whom, where it listens, and what it leaves as it was."""
+"""How this process connects to Ray: under which user, on which address, and what it leaves unchanged."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Alarms as lines for people and as plain values for `metrics.json`."""
+"""Alarms as log lines and as plain values for `metrics.json`."""
 
 import json
 

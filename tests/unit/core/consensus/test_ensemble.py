@@ -1,5 +1,7 @@
 """The choice among methods: best ANMI, refusals, errors, determinism."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -7,13 +9,9 @@ from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import METHODS, ConsensusSizeError, consensus
 from icce_ray.core.metrics import anmi, head_contingency
 from tests.failures import fails
+from tests.noisy_heads import noisy_heads
 
-
-def noisy(n=300, n_heads=8, k=4, seed=0):
-    rng = np.random.default_rng(seed)
-    truth = rng.integers(0, k, n)
-    heads = [np.where(rng.random(n) < 0.2, rng.integers(0, k, n), rng.permutation(k)[truth]) for _ in range(n_heads)]
-    return np.stack(heads, axis=1).astype(np.int32), truth
+noisy = functools.partial(noisy_heads, n=300, n_heads=8, k=4)
 
 
 def score(labels, label, k=4):

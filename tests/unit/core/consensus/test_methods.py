@@ -1,5 +1,7 @@
 """The four methods with small partitioners of the test's own: sizes, shards, what they hand to the partitioner."""
 
+import functools
+
 import numpy as np
 import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -11,13 +13,9 @@ from icce_ray.core.consensus.graphs import cspa, hbgf, hgpa, similarity
 from icce_ray.core.consensus.mcla import all_pairs, assign, cluster_graph, meta_clusters, overlaps
 from icce_ray.core.consensus.rows import LocalRows
 from tests.failures import fails
+from tests.noisy_heads import noisy_heads
 
-
-def noisy(n=60, n_heads=6, k=3, seed=0):
-    rng = np.random.default_rng(seed)
-    truth = rng.integers(0, k, n)
-    heads = [np.where(rng.random(n) < 0.2, rng.integers(0, k, n), rng.permutation(k)[truth]) for _ in range(n_heads)]
-    return np.stack(heads, axis=1).astype(np.int32), truth
+noisy = functools.partial(noisy_heads, n=60, n_heads=6, k=3)
 
 
 def cut_graph(weights, vertex_weights, n_parts, seed, *, imbalance):

@@ -1,5 +1,7 @@
 """What heads count of a labelling against loops; unused labels; heads and shards apart against the whole."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -16,13 +18,9 @@ from icce_ray.core.consensus.tally import (
     tally,
 )
 from icce_ray.core.metrics import anmi, head_contingency
+from tests.noisy_heads import noisy_heads
 
-
-def problem(n=80, n_heads=5, k=3, seed=0, flip=0.3):
-    rng = np.random.default_rng(seed)
-    truth = rng.integers(0, k, n)
-    heads = [np.where(rng.random(n) < flip, rng.integers(0, k, n), rng.permutation(k)[truth]) for _ in range(n_heads)]
-    return np.stack(heads, axis=1), truth
+problem = functools.partial(noisy_heads, n=80, n_heads=5, k=3, flip=0.3)
 
 
 def test_map_and_agreement_are_those_of_plain_loops():

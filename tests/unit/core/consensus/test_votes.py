@@ -1,5 +1,7 @@
 """Votes against derivatives and loops; sums that are exact; shards and heads apart against the whole."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -7,15 +9,12 @@ from icce_ray.core.consensus.clusters import collapse, head_offsets
 from icce_ray.core.consensus.rows import LocalRows, refine
 from icce_ray.core.consensus.votes import ballots, concatenate_ballots, vote
 from icce_ray.core.metrics import accuracy, anmi, entropy, head_contingency
+from tests.noisy_heads import noisy_heads
 
 OFFSETS = head_offsets([3] * 5)
 
 
-def problem(n=80, n_heads=5, k=3, seed=0, flip=0.3):
-    rng = np.random.default_rng(seed)
-    truth = rng.integers(0, k, n)
-    heads = [np.where(rng.random(n) < flip, rng.integers(0, k, n), rng.permutation(k)[truth]) for _ in range(n_heads)]
-    return np.stack(heads, axis=1), truth
+problem = functools.partial(noisy_heads, n=80, n_heads=5, k=3, flip=0.3)
 
 
 def weights_of(cast):

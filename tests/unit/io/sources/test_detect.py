@@ -1,4 +1,4 @@
-"""Which form a source has: told by what lies there, and the same images in all of them, on disk and on S3."""
+"""Which form a source has, recognised by its files, and the same images in all of them, on disk and on S3."""
 
 import random
 
@@ -9,10 +9,11 @@ import pytest
 
 from icce_ray.io.sources import SourceError, SourceSpec, find_source, open_source
 from icce_ray.io.sources.detect import LOOK_AT
+from icce_ray.io.sources.parquet import parquet_format
 from tests.failures import fails
 from tests.forms import FORMS, write, write_tar
+from tests.sources import LIMIT, write_parquet
 
-LIMIT = 1 << 20
 FORMAT = {"one tar": "webdataset", "img2dataset": "webdataset", "one parquet": "parquet", "hugging face": "parquet"}
 FORMAT |= {"uri table": "uris"}
 
@@ -116,3 +117,25 @@ def test_images_far_behind_in_a_folder_are_found(tmp_path):
         (tmp_path / f"{number:05d}.json").touch()
     write_tar(tmp_path / "x.tar", [("1.jpg", b"1")])
     assert found(tmp_path).spec.format == "webdataset"
+
+
+def test_what_a_parquet_file_holds(tmp_path):
+    def kind(column=None, **columns):
+        path = write_parquet(tmp_path / "a.parquet", columns)
+        return parquet_format(SourceSpec(str(path), column=column), ""), parquet_format(
+            SourceSpec(str(tmp_path), column=column), "a.parquet"
+        )
+
+    url, jpg, vector = pa.array(["http://a"]), pa.array([b"1"]), pa.array([[1.0]])
+    fixed = pa.array([[1.0]], pa.list_(pa.float16(), 1))
+    assert kind(url=url, jpg=jpg, vector=vector) == ("parquet", "parquet")
+    assert kind(url=url, vector=vector) == kind(url=url, vector=fixed) == ("features", "features")
+    assert kind(url=url, label=pa.array([1])) == ("uris", "uris")
+    assert kind("url", url=url, jpg=jpg, vector=vector) == ("uris", "uris")
+    assert kind("vector", url=url, jpg=jpg, vector=vector) == ("features", "features")
+    with fails(SourceError, "label (int64), boxes (list"):
+        kind(label=pa.array([1]), boxes=pa.array([[1]]))
+    with fails(SourceError, "label (int64)"):
+        kind("label", url=url, label=pa.array([1]))
+    with fails(SourceError, "has column 'nope' 0 times"):
+        kind("nope", url=url)

@@ -12,19 +12,14 @@ from hypothesis import strategies as st
 
 from icce_ray.io.sources import SourceError, SourceSpec, open_source
 from icce_ray.io.sources import features as module
-from icce_ray.io.sources.base import LISTED
 from icce_ray.io.sources.features import feature_files
 from tests.failures import fails
+from tests.sources import listed
+from tests.sources import write_parquet as write
 
 
 def source_of(location, **options):
     return feature_files(SourceSpec(str(location), "features", **options))
-
-
-def listed(source):
-    tables = list(source.listing())
-    assert all(table.schema == LISTED for table in tables)
-    return pa.concat_tables(tables)
 
 
 def values(rows, dim, seed=0):
@@ -33,11 +28,6 @@ def values(rows, dim, seed=0):
 
 def lists(array, kind=None):
     return pa.array(list(array), kind or pa.list_(pa.float32()))
-
-
-def write(path, columns, **options):
-    pq.write_table(pa.table(columns), path, **options)
-    return path
 
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f4"])

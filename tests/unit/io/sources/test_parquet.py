@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from icce_ray.io.filenames import to_bytes
 from icce_ray.io.sources import SourceError, SourceSpec, open_source
 from icce_ray.io.sources import parquet as module
-from icce_ray.io.sources.base import LISTED
-from icce_ray.io.sources.parquet import ParquetSource, parquet_format
+from icce_ray.io.sources.parquet import ParquetSource
 from tests.failures import fails
+from tests.sources import LIMIT, bytes_of, listed, rows_give_their_bytes
+from tests.sources import write_parquet as write
 
-LIMIT = 1 << 20
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
@@ -25,23 +25,8 @@ def source_of(location, **options):
     return ParquetSource(SourceSpec(str(location), "parquet", **options))
 
 
-def listed(source):
-    tables = list(source.listing())
-    assert all(table.schema == LISTED for table in tables)
-    return pa.concat_tables(tables)
-
-
 def keys_of(source):
     return listed(source)["key"].to_pylist()
-
-
-def bytes_of(source, rows, limit=LIMIT):
-    return list(source.read(rows, max_bytes=limit))
-
-
-def write(path, columns, **options):
-    pq.write_table(pa.table(columns), path, **options)
-    return path
 
 
 def binary(*values):
@@ -308,12 +293,7 @@ def hundred(tmp_path_factory):
 @given(chosen=st.lists(st.integers(0, 99), min_size=1))
 def test_any_rows_in_any_order_give_their_bytes(hundred, chosen):
     images, source, rows = hundred
-    some = rows.take(chosen)
-    assert bytes_of(source, some) == [images[row] for row in chosen]
-    spans = source.spans(some)
-    assert [row for begin, end in spans for row in range(begin, end)] == list(range(len(chosen)))
-    parts = [bytes_of(source, some.slice(begin, end - begin)) for begin, end in spans]
-    assert [found for part in parts for found in part] == [images[row] for row in chosen]
+    rows_give_their_bytes(source, rows, images, chosen)
 
 
 def test_reading_holds_a_batch_and_no_row_group(tmp_path, monkeypatch):
@@ -349,28 +329,6 @@ def test_on_a_store(radosgw):
     found = bytes_of(open_source(source.spec), rows)
     assert found[:50] == images[:50]
     assert {reject.reason for reject in found[50:]} == {"unreadable"}
-
-
-def test_what_a_parquet_file_holds(tmp_path):
-    def kind(column=None, **columns):
-        path = write(tmp_path / "a.parquet", columns)
-        return parquet_format(SourceSpec(str(path), column=column), ""), parquet_format(
-            SourceSpec(str(tmp_path), column=column), "a.parquet"
-        )
-
-    url, jpg, vector = pa.array(["http://a"]), binary(b"1"), pa.array([[1.0]])
-    fixed = pa.array([[1.0]], pa.list_(pa.float16(), 1))
-    assert kind(url=url, jpg=jpg, vector=vector) == ("parquet", "parquet")
-    assert kind(url=url, vector=vector) == kind(url=url, vector=fixed) == ("features", "features")
-    assert kind(url=url, label=pa.array([1])) == ("uris", "uris")
-    assert kind("url", url=url, jpg=jpg, vector=vector) == ("uris", "uris")
-    assert kind("vector", url=url, jpg=jpg, vector=vector) == ("features", "features")
-    with fails(SourceError, "label (int64), boxes (list"):
-        kind(label=pa.array([1]), boxes=pa.array([[1]]))
-    with fails(SourceError, "label (int64)"):
-        kind("label", url=url, label=pa.array([1]))
-    with fails(SourceError, "has column 'nope' 0 times"):
-        kind("nope", url=url)
 
 
 @settings(deadline=None, max_examples=30)

@@ -13,29 +13,17 @@ import pytest
 from icce_ray.io import locations, web
 from icce_ray.io.sources import SourceError, SourceSpec, open_source
 from icce_ray.io.sources import uris as module
-from icce_ray.io.sources.base import LISTED
 from icce_ray.io.sources.uris import UriList
 from tests.failures import fails
-
-LIMIT = 1 << 20
+from tests.sources import bytes_of, listed
 
 
 def source_of(location, **options):
     return UriList(SourceSpec(str(location), "uris", **options))
 
 
-def listed(source):
-    tables = list(source.listing())
-    assert all(table.schema == LISTED for table in tables)
-    return pa.concat_tables(tables)
-
-
 def uris_of(source):
     return listed(source)["uri"].to_pylist()
-
-
-def bytes_of(source, limit=LIMIT):
-    return list(source.read(listed(source), max_bytes=limit))
 
 
 def write(path, *lines):

@@ -5,9 +5,7 @@ import io
 import random
 import tarfile
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,27 +13,16 @@ from hypothesis import strategies as st
 from icce_ray.io.decode import Reject
 from icce_ray.io.sources import SourceError, SourceSpec
 from icce_ray.io.sources import webdataset as module
-from icce_ray.io.sources.base import LISTED
 from icce_ray.io.sources.webdataset import TarSource
 from tests.failures import fails
 from tests.forms import write_tar
+from tests.sources import bytes_of, listed, rows_give_their_bytes
 
-LIMIT = 1 << 20
 END = bytes(1024)
 
 
 def source_of(folder):
     return TarSource(SourceSpec(str(folder), "webdataset"))
-
-
-def listed(source):
-    tables = list(source.listing())
-    assert all(table.schema == LISTED for table in tables)
-    return pa.concat_tables(tables)
-
-
-def bytes_of(source, rows, limit=LIMIT):
-    return list(source.read(rows, max_bytes=limit))
 
 
 def member(name, data=b"", *, kind=tarfile.REGTYPE, form=tarfile.PAX_FORMAT, link=""):
@@ -285,13 +272,7 @@ def forty(tmp_path_factory):
 @given(chosen=st.lists(st.integers(0, 39), min_size=1))
 def test_any_rows_in_any_order_give_their_bytes(forty, chosen):
     images, source, rows = forty
-    some = rows.take(chosen)
-    assert bytes_of(source, some) == [images[row] for row in chosen]
-    spans = source.spans(some)
-    assert [row for begin, end in spans for row in range(begin, end)] == list(range(len(chosen)))
-    with ThreadPoolExecutor(4) as pool:
-        parts = pool.map(lambda span: bytes_of(source, some.slice(span[0], span[1] - span[0])), spans)
-        assert [found for part in parts for found in part] == [images[row] for row in chosen]
+    rows_give_their_bytes(source, rows, images, chosen)
 
 
 def test_more_members_than_a_table_and_a_listing_left_early(tmp_path):
