@@ -1,13 +1,27 @@
-"""A run's predictions in the form that another tool reads."""
+"""A run's predictions in the form that another tool reads: a local file or folder that is whole or not there."""
 
 from __future__ import annotations
 
-from icce_ray.export.folders import write_fiftyone, write_imagefolder
-from icce_ray.export.names import read_names
-from icce_ray.export.samples import Exported, samples
-from icce_ray.export.tables import write_table
-from icce_ray.export.webdataset import SHARD_BYTES, SHARD_IMAGES, write_webdataset
-from icce_ray.export.whole import free_target, whole
+import csv
+import io
+import json
+import os
+import shutil
+import tarfile
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from icce_ray.export.names import class_names, folder_names, read_names
+from icce_ray.export.samples import FIELDS, UNREADABLE, Exported, Sample, samples
+from icce_ray.io.user_tables import column_without_formulas, without_formulas
 from icce_ray.progress import Progress
 from icce_ray.spelling import did_you_mean
 from icce_ray.store import RunError, Store, UsageError, check_files
@@ -16,6 +30,11 @@ from icce_ray.store.artifacts import PREDICTIONS
 TABLES = ("csv", "parquet")
 LINKING = ("imagefolder", "fiftyone")
 FORMATS = (*TABLES, *LINKING, "webdataset")
+#: Of `webdataset`: a shard is full at this many images or bytes, whichever comes first.
+SHARD_IMAGES, SHARD_BYTES = 10_000, 1_000_000_000
+#: Beside the class folders, as Hugging Face's `imagefolder` reads it: `file_name` is the path below the folder.
+METADATA = "metadata.csv"
+Names = dict[int, str] | None
 
 
 def export_predictions(
@@ -38,40 +57,161 @@ def export_predictions(
     Raises UsageError for an unknown form and an option that is not the form's; RunError for a run without predictions,
     an `out` that is there already or is no local path, and as `read_names` and `samples` do.
     """
-    if form not in FORMATS:
-        raise UsageError(f"--format {form}: {did_you_mean(form, FORMATS)}give one of {', '.join(FORMATS)}")
-    _check_options(form, link, shard_images, shard_bytes)
-    target = free_target(out)
+    _check_options(form, link, {"images": shard_images, "mb": shard_bytes})
+    target = _free_target(out)
     marker = store.require("predict")
     check_files(store, "list", "predict")
     classes = len(marker.summary["class_sizes"])
-    known = read_names(names, classes) if names is not None else None
-    total = sum(info.rows or 0 for info in PREDICTIONS.files(marker.files))
+    named = read_names(names, classes) if names is not None else None
+    files = PREDICTIONS.files(marker.files)
+    total = sum(info.rows or 0 for info in files)
     if not total:
         raise RunError(f"{store.root} has no predictions to export: every input was rejected")
     progress.begin(total, unit="images")
     done = Exported()
-    with whole(target) as path:
+    with _whole(target) as path:
         if form in TABLES:
-            done.images = write_table(store, marker, form, path, progress, known)
+            tables = (store.storage.read_table(info.path, FIELDS) for info in files)
+            for rows in _write_table(tables, form, path, named):
+                done.images += rows
+                progress.update(done.images)
             return done
         path.mkdir()
-        found = samples(store, marker, path, progress, done, link=link)
-        if form == "imagefolder":
-            write_imagefolder(found, path, known, classes)
-        elif form == "fiftyone":
-            write_fiftyone(found, path, known, classes)
+        labelled = samples(store, marker, path, progress, done, link=link)
+        if form == "webdataset":
+            _write_webdataset(labelled, path, named, shard_images or SHARD_IMAGES, shard_bytes or SHARD_BYTES)
         else:
-            limits = {"shard_images": shard_images or SHARD_IMAGES, "shard_bytes": shard_bytes or SHARD_BYTES}
-            write_webdataset(found, path, known, **limits)
+            write = _write_imagefolder if form == "imagefolder" else _write_fiftyone
+            write(labelled, path, named, classes)
     return done
 
 
-def _check_options(form: str, link: bool, shard_images: int | None, shard_bytes: int | None) -> None:
+def _check_options(form: str, link: bool, limits: dict[str, int | None]) -> None:
+    if form not in FORMATS:
+        raise UsageError(f"--format {form}: {did_you_mean(form, FORMATS)}give one of {', '.join(FORMATS)}")
     if link and form not in LINKING:
         raise UsageError(f"--link goes with --format {' or '.join(LINKING)}, not with {form}")
-    for name, value in (("images", shard_images), ("mb", shard_bytes)):
+    for name, value in limits.items():
         if value is not None and form != "webdataset":
             raise UsageError(f"--shard-{name} goes with --format webdataset, not with {form}")
         if value is not None and value < 1:
             raise UsageError(f"--shard-{name} is below 1; give a whole number from 1 on")
+
+
+def _free_target(out: str) -> Path:
+    """The local path of `out`. Raises RunError if it is there already or is no local path."""
+    if "://" in out:
+        raise RunError(f"--out {out} is no local path; export to a local one and copy it")
+    target = Path(out).expanduser()
+    if os.path.lexists(target):
+        raise RunError(f"--out {out} is there already; give a new name or remove it")
+    return target
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A path beside `target` to write a file or folder to; it gets its name at the end, and is removed on an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        temporary.rename(target)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+def _write_table(tables: Iterable[pa.Table], form: str, path: Path, names: Names) -> Iterator[int]:
+    """Write FIELDS, and the class's name (null where it has none) where there are `names`; rows of each table.
+
+    Texts of the CSV are as `without_formulas` gives them.
+    """
+
+    def prepared(table: pa.Table) -> pa.Table:
+        if names is not None:
+            given = [names.get(label) for label in table["label"].to_pylist()]
+            table = table.append_column("name", pa.array(given, pa.string()))
+        for index, name in enumerate(table.column_names) if form == "csv" else ():
+            if name in ("uri", "key", "name"):
+                table = table.set_column(index, name, column_without_formulas(table[name]))
+        return table
+
+    kind: Any = pq.ParquetWriter if form == "parquet" else pa_csv.CSVWriter
+    ready = map(prepared, tables)
+    first = next(ready)
+    with kind(str(path), first.schema) as writer:
+        for table in chain([first], ready):
+            writer.write_table(table)
+            yield len(table)
+
+
+def _write_imagefolder(labelled: Iterable[Sample], folder: Path, names: Names, classes: int) -> None:
+    """`CLASS/NUMBER-NAME.jpg`, as torchvision's ImageFolder and Hugging Face's `imagefolder` read it, and METADATA.
+
+    A class without images has no folder.
+    """
+    folders = folder_names(names or {}, classes, taken=(METADATA, UNREADABLE))
+    with (folder / METADATA).open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file_name", "label", "confidence", "uri", "key", *([] if names is None else ["name"])])
+        for sample in labelled:
+            own = folders[sample.label]
+            (folder / own).mkdir(exist_ok=True)
+            sample.place(folder / own / sample.file_name)
+            texts = [sample.uri, sample.key, *([] if names is None else [names.get(sample.label, "")])]
+            uri, key, *name = map(without_formulas, texts)
+            rows.writerow([f"{own}/{sample.file_name}", sample.label, sample.confidence, uri, key, *name])
+
+
+def _write_fiftyone(labelled: Iterable[Sample], folder: Path, names: Names, classes: int) -> None:
+    """`data/` and `labels.json` of fiftyone.types.FiftyOneImageClassificationDataset, with confidences.
+
+    `labels.json` is {"classes": [names], "labels": {file name without ending: {"label", "confidence", "attributes"}}},
+    after FiftyOne's page "Importing data into FiftyOne"; the attributes are uri and key.
+    """
+    data = folder / "data"
+    data.mkdir()
+    with (folder / "labels.json").open("w", encoding="utf-8") as file:
+        file.write(f'{{"classes": {json.dumps(class_names(names or {}, classes))},\n"labels": {{')
+        for count, sample in enumerate(labelled):
+            sample.place(data / sample.file_name)
+            target = {
+                "label": sample.label,
+                "confidence": sample.confidence,
+                "attributes": {"uri": sample.uri, "key": sample.key},
+            }
+            name = sample.file_name.removesuffix(sample.ending)
+            file.write(f"{',' if count else ''}\n{json.dumps(name)}: {json.dumps(target)}")
+        file.write("\n}}\n")
+
+
+def _write_webdataset(
+    labelled: Iterable[Sample], folder: Path, names: Names, shard_images: int, shard_bytes: int
+) -> None:
+    """`shard-000000.tar` ... with NUMBER.jpg, NUMBER.cls (the label) and NUMBER.json for each image, in this order.
+
+    The JSON holds uri, key, label, confidence, and the class's name, null where it has none. A shard is closed before
+    an image that would make it larger than a limit; a larger image stands alone in one. webdataset's own ShardWriter
+    closes a shard only once it is too large, and writes the members of a sample in the order of their endings.
+    """
+    with ExitStack() as stack:
+        tar: tarfile.TarFile | None = None
+        shard = images = written = 0
+        for sample in labelled:
+            assert isinstance(sample.data, bytes), "only formats of LINKING hold links"
+            content = {field: getattr(sample, field) for field in FIELDS} | {"name": (names or {}).get(sample.label)}
+            described = json.dumps(content, ensure_ascii=False).encode()
+            members = {sample.ending: sample.data, ".cls": str(sample.label).encode(), ".json": described}
+            # A member is a header and whole blocks.
+            size = sum(tarfile.BLOCKSIZE * (1 - -len(data) // tarfile.BLOCKSIZE) for data in members.values())
+            if tar is None or images >= shard_images or written + size > shard_bytes:
+                stack.close()
+                path = folder / f"shard-{shard:06d}.tar"
+                tar = stack.enter_context(tarfile.open(path, "w", format=tarfile.GNU_FORMAT))
+                shard, images, written = shard + 1, 0, 0
+            for ending, data in members.items():
+                member = tarfile.TarInfo(f"{sample.number}{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+            images, written = images + 1, written + size

@@ -1,17 +1,16 @@
-"""Labelled images of a run, one after the other, and what is told of those that are gone."""
+"""Labelled images of a run, one after the other, and a list of those that cannot be read any more."""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
-from icce_ray.export.endings import HEAD, ending_of
 from icce_ray.export.images import RunImages
 from icce_ray.export.names import safe_name
 from icce_ray.io.decode import Reject
@@ -21,9 +20,24 @@ from icce_ray.progress import Progress
 from icce_ray.store import Marker, RunError, Store
 from icce_ray.store.artifacts import PREDICTIONS
 
-FIELDS = ("image_id", "uri", "key", "label", "confidence")
+FIELDS = ("uri", "key", "label", "confidence")
 #: File in an export that names the images it had to leave out.
 UNREADABLE = "unreadable.csv"
+#: Bytes of a file that show its format.
+HEAD = 16
+# First bytes of the formats of io.decode, and the endings they go by, the usual one first.
+_STARTS: tuple[tuple[re.Pattern[bytes], tuple[str, ...]], ...] = (
+    (re.compile(rb"\xff\xd8\xff"), (".jpg", ".jpeg")),
+    (re.compile(rb"\x89PNG"), (".png",)),
+    (re.compile(rb"GIF8"), (".gif",)),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), (".webp",)),
+    (re.compile(rb"BM"), (".bmp",)),
+    (re.compile(rb"II\*\0|MM\0\*|II\+\0|MM\0\+"), (".tif", ".tiff")),
+    (re.compile(rb"P[14]"), (".pbm", ".pnm", ".ppm")),
+    (re.compile(rb"P[25]"), (".pgm", ".pnm", ".ppm")),
+    (re.compile(rb"P[36]"), (".ppm", ".pnm")),
+    (re.compile(rb"P[fF]"), (".pnm", ".ppm")),
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class Sample:
 
     @property
     def file_name(self) -> str:
-        """Unlike that of any other image, also without its ending: the number, and what the key's last part says."""
+        """Unlike that of any other image, also without its ending: the number, and the stem of the key's last part."""
         name = to_bytes(self.key).decode("utf-8", "surrogateescape")  # its backslashes are none of `to_text`
         last = name.replace("\\", "/").rpartition("/")[2]
         stem = safe_name(last.rsplit(".", 1)[0].replace(".", "_"))
@@ -77,18 +91,21 @@ def samples(
         raise RunError("--link: links lead to files of a local folder, which the source is not; export without it")
     width = max(6, len(str(len(images) - 1)))
     for info in PREDICTIONS.files(marker.files):
-        table = store.storage.read_table(info.path, FIELDS).sort_by("image_id")
+        table = store.storage.read_table(info.path, ("image_id", *FIELDS)).sort_by("image_id")
+        # As short as float32 needs: 0.7, not 0.699999988079071.
+        confidence = map(float, table["confidence"].to_numpy().astype(np.float32).astype(str))
+        rows = zip(*(table[name].to_pylist() for name in FIELDS[:-1]), confidence, strict=True)
         ids = table["image_id"].to_numpy()
-        for row, (_, data) in zip(_rows(table), images.link(ids) if link else images.read(ids), strict=True):
-            image_id, uri, key, label, confidence = row
+        for row, (image_id, data) in zip(rows, images.link(ids) if link else images.read(ids), strict=True):
+            uri, key, label, probability = row
             try:
-                found, head = _found(data)
-                ending = ending_of(head, key)
+                ending = ending_of(_head(data), key)
             except Reject as reject:
                 done.unreadable[reject.reason] += 1
-                _tell(folder / UNREADABLE, uri, key, label, reject)
+                _list_unreadable(folder / UNREADABLE, uri, key, label, reject)
             else:
-                yield Sample(f"{image_id:0{width}d}", uri, key, label, confidence, found, ending)
+                assert not isinstance(data, Reject)
+                yield Sample(f"{image_id:0{width}d}", uri, key, label, probability, data, ending)
                 done.images += 1
             gone = done.unreadable.total()
             progress.update(done.images + gone, **({"unreadable": gone} if gone else {}))
@@ -96,26 +113,32 @@ def samples(
         raise RunError(f"none of the images of {store.root} can be read any more: {dict(done.unreadable)}")
 
 
-def _rows(table: pa.Table) -> Iterator[tuple[int, str, str, int, float]]:
-    # As short as float32 needs: 0.7, not 0.699999988079071.
-    confidence = [float(text) for text in table["confidence"].to_numpy().astype(np.float32).astype(str)]
-    return zip(*(table[name].to_pylist() for name in FIELDS[:-1]), confidence, strict=True)
+def ending_of(head: bytes, key: str) -> str:
+    """The ending for an image that starts with `head`: that of `key` in small letters if it is one of its format.
+
+    Raises Reject for bytes that are no image: a file that was replaced after it had been labelled.
+    """
+    for start, endings in _STARTS:
+        if start.match(head):
+            own = f".{key.rpartition('.')[2].lower()}"
+            return own if own in endings else endings[0]
+    raise Reject("not_an_image", f"it starts with {head[:8]!r}, no image's")
 
 
-def _found(data: bytes | Path | Reject) -> tuple[bytes | Path, bytes]:
-    """An image and its first bytes. Raises Reject where there is none."""
+def _head(data: bytes | Path | Reject) -> bytes:
+    """The first bytes of an image. Raises Reject where there is none."""
     if isinstance(data, Reject):
         raise data
     if isinstance(data, bytes):
-        return data, data[:HEAD]
+        return data[:HEAD]
     try:
         with data.open("rb") as file:
-            return data, file.read(HEAD)
+            return file.read(HEAD)
     except OSError as error:
         raise Reject("unreadable", f"{type(error).__name__}: {error}"[:300]) from error
 
 
-def _tell(path: Path, uri: str, key: str, label: int, reject: Reject) -> None:
+def _list_unreadable(path: Path, uri: str, key: str, label: int, reject: Reject) -> None:
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)

@@ -6,7 +6,7 @@ from pathlib import PurePath
 import pytest
 from PIL import Image
 
-from icce_ray.export.endings import HEAD, ending_of
+from icce_ray.export.samples import HEAD, ending_of
 from icce_ray.io.decode import Reject
 from tests.failures import fails
 from tests.pictures import files
