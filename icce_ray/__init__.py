@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from icce_ray.version import __version__
 
 if TYPE_CHECKING:
+    from icce_ray.commands import evaluate, predict
     from icce_ray.estimator import ICCE
-    from icce_ray.pipeline import evaluate_run as evaluate
-    from icce_ray.pipeline import predict_source as predict
     from icce_ray.pipeline import run
     from icce_ray.settings import Settings
     from icce_ray.settings import load as load_settings
@@ -26,9 +25,9 @@ __all__ = ["ICCE", "Settings", "__version__", "evaluate", "load_settings", "pred
 _WHERE = {
     "ICCE": ("icce_ray.estimator", "ICCE"),
     "Settings": ("icce_ray.settings", "Settings"),
-    "evaluate": ("icce_ray.pipeline", "evaluate_run"),
+    "evaluate": ("icce_ray.commands", "evaluate"),
     "load_settings": ("icce_ray.settings", "load"),
-    "predict": ("icce_ray.pipeline", "predict_source"),
+    "predict": ("icce_ray.commands", "predict"),
     "run": ("icce_ray.pipeline", "run"),
 }
 

@@ -81,7 +81,7 @@ def shaped(kind: type[T], content: Any) -> T:
     try:
         return _adapter(kind).validate_python(content)
     except ValidationError as error:
-        raise DocumentError(told(error)) from error
+        raise DocumentError(first_fault(error)) from error
 
 
 @lru_cache(maxsize=64)
@@ -89,7 +89,7 @@ def _adapter(kind: type[T]) -> TypeAdapter[T]:
     return TypeAdapter(kind)
 
 
-def told(error: ValidationError) -> str:
+def first_fault(error: ValidationError) -> str:
     """The first fault in one line, and how many there are besides."""
     first, *others = error.errors(include_url=False)
     name = ".".join(str(part) for part in first["loc"]) or "the whole"
@@ -183,11 +183,11 @@ def _json_integer(text: str) -> int:
 
 
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    content = dict(pairs)
+    if len(content) != len(pairs):
         keys = [key for key, _ in pairs]
         raise DocumentError(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} is there twice")
-    return found
+    return content
 
 
 class _PlainLoader(yaml.SafeLoader):

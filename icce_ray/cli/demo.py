@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from icce_ray import pipeline
+from icce_ray import commands, pipeline
 from icce_ray.cli.tables import consensus_table, scores_table, stages_table
 from icce_ray.report.scores import headline
 from icce_ray.settings import Settings, load
@@ -47,8 +47,8 @@ def run_demo(out: str, *, seed: int, quiet: bool) -> dict[str, Any]:
     unseen, labels = str(folder / f"unseen-seed{seed}"), str(folder / "labels.csv")
     with connected():
         pipeline.run(settings, verbose=not quiet)
-        pipeline.predict_source(run_root, str(folder / "unseen"), unseen, verbose=not quiet)
-        figures = pipeline.evaluate_run(run_root, labels, predictions=unseen, kmeans=True, verbose=not quiet)
+        commands.predict(run_root, str(folder / "unseen"), unseen, verbose=not quiet)
+        figures = commands.evaluate(run_root, labels, predictions=unseen, kmeans=True, verbose=not quiet)
     store = Store(run_root)
     seconds = time.monotonic() - started
     store.record("demo", {"seconds": round(seconds, 1)})

@@ -10,7 +10,8 @@ from typing import Any, cast
 import typer
 
 from icce_ray.cli.interrupts import SIGNALLED
-from icce_ray.cli.main import EXIT_ERROR, EXIT_REJECTS, EXIT_USAGE, EXIT_VIOLATIONS, app, main
+from icce_ray.cli.main import app, main
+from icce_ray.cli.options import EXIT_ERROR, EXIT_REJECTS, EXIT_USAGE, EXIT_VIOLATIONS
 
 MEANING = {
     EXIT_ERROR: "it cannot go on as asked",

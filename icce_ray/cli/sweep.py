@@ -56,12 +56,12 @@ def sweep(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="Show no progress.")] = False,
 ) -> None:
     """See HELP, which `icce sweep --help` shows."""
-    from icce_ray import pipeline
+    from icce_ray import commands
     from icce_ray.settings.sweep import Sweep
 
     options: dict[str, Any] = {"search": search, "samples": samples, "sweep_seed": sweep_seed, "labels": labels}
     asked = Sweep.of(params, classifier=classifier, grace=grace, **options)
-    table = pipeline.sweep_run(run, asked, name=name, at_once=at_once, take_over=take_over, verbose=not quiet)
+    table = commands.sweep(run, asked, name=name, at_once=at_once, take_over=take_over, verbose=not quiet)
     console = Terminal(wide=_WIDTH)
     console.print(trials_table(table.to_pylist(), [param.name for param in asked.params], labelled=labels is not None))
     console.print_line(f"Table and plot are in {run}/sweeps/{name or asked.default_name}/")

@@ -115,11 +115,11 @@ class Job:
         self.used: dict[str, Rate] = {}
         self.gpu = rates.gpu(machines.gpu_type) if machines.gpus else None
         self.images, self.image_bytes, self.clusters = bucket.images, bucket.image_bytes, settings.clusters
+        self._describe_features()
         if settings.count_unknown:
             raise PlanError("clusters = auto: a plan counts with a number; give --clusters K, as many as you expect")
         if self.images < self.clusters:
             raise PlanError(f"{self.images} images cannot fill {self.clusters} clusters; give more images")
-        self._describe_features()
         self.n = min(self.images, settings.heads.max_images)
         """Images that neighbours, heads, consensus and classifier see."""
         chosen = settings.neighbors

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from icce_ray.core.recipe import LEARNING_RATES
+from icce_ray.core.recipe import CLUSTER_RANGE, HOLDOUT, K_MIN, THRESHOLD, GridRecipe, Parallelism, Precision, Recipe
 from icce_ray.io.uris import refuse_secrets
 
 Format = Literal["auto", "files", "webdataset", "img2dataset", "parquet", "uris", "features"]
@@ -32,8 +32,6 @@ Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Workers = Annotated[Natural, Field(le=1024)]
 Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
 Temperature = Annotated[float, Field(gt=0.0)]
-
-
 Location = Annotated[str, Field(min_length=1), AfterValidator(refuse_secrets)]
 
 
@@ -81,7 +79,7 @@ class EmbedSettings(_Frozen):
     """Pixels a side; by default the backbone's own (224 for DINOv2, as in the paper)."""
     resize: Literal["squash", "crop"] = "squash"
     """`squash` to the square (the paper), or `crop` its centre after resizing by 256/224 (DINOv2's evaluation)."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     """Of the transformer's matrix products. `auto` is bfloat16 on CUDA, float32 elsewhere; bfloat16 is nearly three
     times faster on CPUs that have it (AVX512-BF16, AMX), its features have a cosine of 0.9999 with those of float32."""
     max_pixels: Large = 100_000_000
@@ -105,13 +103,13 @@ class NeighborsSettings(_Frozen):
     mode: Literal["adaptive", "fixed", "ground_truth"] = "adaptive"
     """`fixed` takes the k_min nearest (TEMI); `ground_truth` all images of the same class (paper Table 4), from
     `labels`: an upper bound, never a result."""
-    threshold: Threshold = 0.3
+    threshold: Threshold = THRESHOLD
     """Cosine similarity from which an image is a neighbour (paper: 0.3 for DINOv2 ViT-L; other backbones need another).
     `auto` finds one without labels by a short training on a sample of at most 20,000 images, or 50 a cluster."""
-    cluster_range: tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=5, le=2**31 - 1)]] = (4, 256)
+    cluster_range: tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=5, le=2**31 - 1)]] = CLUSTER_RANGE
     """Where `clusters: auto` looks for the number, which costs a short training for every factor of 1.4. The
     lowest is at least 4, the highest also bounded by N / k_min."""
-    k_min: Positive = 50
+    k_min: Positive = K_MIN
     """At least this many neighbours, the nearest (paper)."""
     k_max: Positive | None = None
     """At most this many; by default ceil(N / K), at least k_min (ours, after the paper's Table 11)."""
@@ -149,52 +147,53 @@ class NeighborsSettings(_Frozen):
 
 
 class HeadsSettings(_Frozen):
-    """Multi-head training (paper 3.1 and 4.2; TEMI). Fields but the last four are `core.recipe.Recipe`'s."""
+    """Multi-head training (paper 3.1 and 4.2; TEMI). Fields but the last four, and their defaults, are those of
+    `core.recipe.Recipe`."""
 
-    heads: Natural = Field(default=50, le=10_000)
+    heads: Natural = Field(default=Recipe.heads, le=10_000)
     """Clustering heads (paper)."""
-    hidden: Natural = Field(default=512, le=65_536)
+    hidden: Natural = Field(default=Recipe.hidden, le=65_536)
     """Width of the hidden layer (TEMI)."""
-    bottleneck: Natural = Field(default=256, le=65_536)
+    bottleneck: Natural = Field(default=Recipe.bottleneck, le=65_536)
     """Width of the layer that is L2-normalised (TEMI)."""
-    epochs: Natural = Field(default=400, le=1_000_000)
+    epochs: Natural = Field(default=Recipe.epochs, le=1_000_000)
     """Paper: 400, and 800 for small sets."""
-    batch_size: Natural = Field(default=1024, le=2**24)
+    batch_size: Natural = Field(default=Recipe.batch_size, le=2**24)
     """Anchors a step; the paper takes 256 for CIFAR-sized sets."""
-    learning_rate: float = Field(default=1e-4, gt=0.0)
+    learning_rate: float = Field(default=Recipe.learning_rate, gt=0.0)
     """AdamW, for a batch of 256; scales linearly with the batch (TEMI)."""
-    warmup_epochs: int = Field(default=20, ge=0)
+    warmup_epochs: int = Field(default=Recipe.warmup_epochs, ge=0)
     """Linear warm-up (TEMI)."""
-    weight_decay: float = Field(default=1e-4, ge=0.0)
+    weight_decay: float = Field(default=Recipe.weight_decay, ge=0.0)
     """Of AdamW (paper)."""
-    student_temperature: Temperature = 0.1
+    student_temperature: Temperature = Recipe.student_temperature
     """Logits of the student are divided by it (TEMI)."""
-    teacher_temperature: Temperature = 0.1
+    teacher_temperature: Temperature = Recipe.teacher_temperature
     """Logits of the teacher are divided by it (paper 4.3.1)."""
-    teacher_momentum: Momentum = 0.996
+    teacher_momentum: Momentum = Recipe.teacher_momentum
     """EMA of the student (TEMI). Use 0.99 for runs of a few thousand steps: one longer than the run never moves."""
-    marginal_momentum: Momentum = 0.9
+    marginal_momentum: Momentum = Recipe.marginal_momentum
     """EMA of the class marginal (TEMI)."""
-    beta: float = Field(default=0.6, gt=0.0, le=1.0)
+    beta: float = Field(default=Recipe.beta, gt=0.0, le=1.0)
     """Exponent of TEMI's mutual information (TEMI)."""
-    ce_weight: float = Field(default=1.0, ge=0.0)
+    ce_weight: float = Field(default=Recipe.ce_weight, ge=0.0)
     """Weight the cross-entropy term reaches, by a cosine ramp; 0 leaves it out (paper eq. 3; the value is ours)."""
-    teacher: Literal["sinkhorn", "softmax"] = "sinkhorn"
+    teacher: Literal["sinkhorn", "softmax"] = Recipe.teacher
     """Sinkhorn-Knopp centring (paper) or none (TEMI)."""
-    sinkhorn_iterations: Natural = Field(default=3, le=10_000)
+    sinkhorn_iterations: Natural = Field(default=Recipe.sinkhorn_iterations, le=10_000)
     """Paper 3.1."""
-    cluster_prior: Literal["uniform", "estimated"] = "uniform"
+    cluster_prior: Literal["uniform", "estimated"] = Recipe.cluster_prior
     """Cluster sizes that Sinkhorn aims at: equal (paper), or, for classes of unequal size, each head's own estimate:
     the moving mean of its teacher before Sinkhorn, at least about a tenth of N / K (ours)."""
-    prior_strength: float = Field(default=1.0, ge=0.0, le=1.0)
+    prior_strength: float = Field(default=Recipe.prior_strength, ge=0.0, le=1.0)
     """How far Sinkhorn goes there: 1 is all the way (paper), less leans only (unbalanced optimal transport), 0 not."""
-    prior_momentum: Momentum = 0.99
+    prior_momentum: Momentum = Recipe.prior_momentum
     """EMA of the estimate (ours)."""
-    input_norm: Literal["batchnorm", "standardize"] = "batchnorm"
+    input_norm: Literal["batchnorm", "standardize"] = Recipe.input_norm
     """Batch normalisation (paper) or standardisation over the set (TEMI)."""
-    smoothing_neighbors: Positive = 1
+    smoothing_neighbors: Positive = Recipe.smoothing_neighbors
     """Neighbours whose teacher outputs are averaged (paper Table 3); 1 is off."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     """Of the matrix products of the heads; losses, Sinkhorn and optimiser stay in float32. `auto` is bfloat16 on CUDA,
     float32 elsewhere; on CPUs that have it (AVX512-BF16, AMX) bfloat16 is about three times faster."""
     max_images: Large = 2_000_000
@@ -234,17 +233,16 @@ class ConsensusSettings(_Frozen):
 class ClassifierSettings(_Frozen):
     """Self-training of linear classifiers (paper 3.3; DINOv2's linear protocol)."""
 
-    iterations: Natural = Field(default=12_500, le=1_000_000_000)
+    iterations: Natural = Field(default=GridRecipe.iterations, le=1_000_000_000)
     """SGD steps (paper 4.2)."""
-    batch_size: Natural = Field(default=1024, le=2**24)
+    batch_size: Natural = Field(default=GridRecipe.batch_size, le=2**24)
     """Images a step."""
-    learning_rates: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(default=LEARNING_RATES, min_length=1)
+    learning_rates: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(default=GridRecipe.learning_rates, min_length=1)
     """Grid, for a batch of 256 (DINOv2)."""
-    holdout: float = Field(default=0.1, gt=0.0, lt=1.0)
+    holdout: float = Field(default=HOLDOUT, gt=0.0, lt=1.0)
     """Share of images whose consensus labels choose the winner (ours: the paper chooses by true accuracy)."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the matrix products; softmax, weights and momentum stay in float32. `auto` is bfloat16 on CUDA, float32
-    elsewhere."""
+    precision: Precision = "auto"
+    """Of the matrix products, as that of the heads; softmax, weights and momentum stay in float32."""
 
 
 class ResourceSettings(_Frozen):
@@ -260,7 +258,7 @@ class ResourceSettings(_Frozen):
     """Actors that hold a shard of the features each; by default one a GPU, else one a node."""
     head_workers: Workers | None = None
     """Processes that train the heads together; by default one a GPU, else one."""
-    parallelism: Literal["heads", "data"] = "heads"
+    parallelism: Parallelism = "heads"
     """How they share the work. `heads`: each trains its share of the heads on the same batches and only w(x, x') is
     exchanged, one float a pair. `data`: each takes its share of every batch, and all gradients are exchanged (DDP)."""
     compile: bool | None = None
@@ -332,6 +330,17 @@ class Settings(_Frozen):
         """What the results depend on, as plain values: not where they go, what they may use, what is tolerated."""
         beside = {"out": True, "resources": True, "tracking": True, "embed": {"reject_budget"}}
         return self.model_dump(mode="json", exclude=beside)
+
+
+class PredictSettings(_Frozen):
+    """What a prediction for new images is defined by, beside the run whose classifier labels them."""
+
+    source: Location
+    """As of a run; need not be of the run's own format."""
+    out: Location
+    """For the predictions: a local directory or a URI, not the run's own."""
+    list: ListSettings = ListSettings()
+    resources: ResourceSettings = ResourceSettings()
 
 
 class PlanSettings(Settings):

@@ -11,7 +11,7 @@ from icce_ray.progress import Progress
 from icce_ray.settings import EmbedSettings, Settings
 from icce_ray.stages import stream
 from icce_ray.stages.cluster import Resources
-from icce_ray.store import RunError, Store
+from icce_ray.store import Marker, RejectBudgetError, RunError, Store
 from icce_ray.store.artifacts import FEATURES, REJECTS
 
 
@@ -55,4 +55,18 @@ def check_enough(store: Store, clusters: int) -> None:
             f"clusters = {clusters}, but only {summary['ok']} of {summary['images']} images could be embedded "
             f"(rejected: {summary['rejected_by_reason']}; `detail` in {store.storage.uri(REJECTS.path)} says "
             "what helps); fix those, give more images, or ask for fewer clusters"
+        )
+
+
+def check_budget(marker: Marker | None, budget: float) -> None:
+    """Raise RejectBudgetError if more inputs were rejected than allowed, naming them."""
+    if marker is None or not marker.summary.get("rejected"):
+        return
+    summary = marker.summary
+    share = summary["rejected"] / summary["images"]
+    if share > budget:
+        raise RejectBudgetError(
+            f"{summary['rejected']} of {summary['images']} inputs ({share:.1%}) were rejected, the budget is "
+            f"{budget:.1%}: {summary['rejected_by_reason']}. Every stage asked for is complete for the others. "
+            "Fix the source, or accept it with --set embed.reject_budget=SHARE"
         )

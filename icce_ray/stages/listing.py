@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from icce_ray.core.cluster_count import in_reach
 from icce_ray.io.locations import is_local, resolve
 from icce_ray.io.sources import Source
 from icce_ray.io.sources.base import LISTED
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
-from icce_ray.store import RunError, Store
+from icce_ray.settings import Settings
+from icce_ray.store import Marker, RunError, Store
 from icce_ray.store.artifacts import MANIFEST
 
 
@@ -42,6 +45,35 @@ def run(
         "digest": source.digest(),
     }
     return files, summary
+
+
+def run_and_commit(
+    source: Source, store: Store, progress: Progress, rows_per_shard: int, fingerprint: str, check: Callable[[], None]
+) -> Marker:
+    """`run` from the beginning, logged and committed unless `check` raises."""
+    started = time.monotonic()
+    store.storage.delete_tree(MANIFEST.path)
+    files, summary = run(source, store, progress, rows_per_shard=rows_per_shard)
+    left_out = ", ".join(f"{count:,} {kind}" for kind, count in summary["left_out"].items()) or "nothing"
+    progress.log(f"{summary['images']:,} images ({summary['source']['format']}); left out: {left_out}")
+    check()
+    seconds = time.monotonic() - started
+    return store.commit("list", files, fingerprint=fingerprint, summary=summary, seconds=seconds)
+
+
+def check_clusters(settings: Settings, images: int) -> None:
+    """Raise RunError if so many images are too few for the clusters asked for, or to look for their number."""
+    if settings.count_unknown:
+        sample = min(images, settings.heads.max_images)
+        try:
+            in_reach(sample, settings.neighbors.k_min, *settings.neighbors.cluster_range)
+        except ValueError as error:
+            raise RunError(str(error)) from error
+    if settings.fewest_clusters > images:
+        raise RunError(
+            f"clusters = {settings.fewest_clusters} is more than the {images} images of {settings.source}; ask for "
+            "fewer clusters or give more images"
+        )
 
 
 def check_unchanged(source: Source, summary: dict[str, Any]) -> None:

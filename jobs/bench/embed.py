@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Dinov2Config, Dinov2Model
 from transformers.utils import logging
 
-from icce_ray import pipeline
+from icce_ray import commands, pipeline
 from icce_ray.backbones import load_backbone
 from icce_ray.settings import load
 from icce_ray.stages.labelling import Labeller
@@ -119,7 +119,7 @@ def staged(weights: str, source: Path, out: Path, args: argparse.Namespace, last
 
 def predicted(run: Path, source: Path, out: Path) -> float:
     """Seconds of the stage `predict` over a folder, straight from its images."""
-    pipeline.predict_source(str(run), str(source), str(out), verbose=False)
+    commands.predict(str(run), str(source), str(out), verbose=False)
     return Store(str(out)).require("predict").seconds
 
 

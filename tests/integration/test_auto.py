@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from icce_ray import ICCE, pipeline
+from icce_ray import ICCE, commands, pipeline
 from icce_ray.settings.sweep import Sweep
 from icce_ray.stages.neighbors import known
 from icce_ray.stages.verify import violations
@@ -83,13 +83,13 @@ def test_a_sweep_and_an_evaluation_take_the_numbers_found_or_ask_for_them(copy, 
     for asked in (copy.settings(), known(copy.settings(), copy)):
         assert asked.count_unknown == (asked.clusters == "auto") == (asked.neighbors.threshold == "auto")
     assert (asked.clusters, asked.neighbors.threshold) == (clusters, threshold)
-    assert pipeline.evaluate_run(copy.root, str(digits[1]), kmeans=True, verbose=False)["kmeans"]["acc"] > 0.2
-    assert len(pipeline.sweep_run(copy.root, Sweep.of(["seed=0,1"]), verbose=False)) == 2
+    assert commands.evaluate(copy.root, str(digits[1]), kmeans=True, verbose=False)["kmeans"]["acc"] > 0.2
+    assert len(commands.sweep(copy.root, Sweep.of(["seed=0,1"]), verbose=False)) == 2
     copy.storage.delete(f"neighbors/{MARKER}")
     with fails(RunError, "--param clusters=10:90:20"):
-        pipeline.sweep_run(copy.root, Sweep.of(["seed=0,1"]), verbose=False)
+        commands.sweep(copy.root, Sweep.of(["seed=0,1"]), verbose=False)
     with fails(RunError, "--param neighbors.threshold=0.3:0.7:0.1"):
-        pipeline.sweep_run(copy.root, Sweep.of(["clusters=4,5"]), verbose=False)
+        commands.sweep(copy.root, Sweep.of(["clusters=4,5"]), verbose=False)
 
 
 def test_a_range_out_of_reach_is_refused_before_anything_is_deleted(copy):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icce_ray import pipeline
+from icce_ray import commands, pipeline
 from icce_ray.backbones import load_backbone
 from icce_ray.io.decode import decode
 from icce_ray.stages.verify import violations
@@ -116,7 +116,7 @@ def test_every_form_gives_the_same(where, form, kills, images, features, tmp_pat
 def test_a_run_predicts_sources_of_other_forms(images, reference, tmp_path):
     """The form of a new source need not be that of the run; what the classifier reads must be."""
     forms.write("webdataset", images[:40], tmp_path / "tars")
-    summary = pipeline.predict_source(reference.root, str(tmp_path / "tars"), str(tmp_path / "out"), verbose=False)
+    summary = commands.predict(reference.root, str(tmp_path / "tars"), str(tmp_path / "out"), verbose=False)
     assert summary["labelled"] == 40
     labels = by_key(Store(str(tmp_path / "out")), "predictions", "label")
     assert labels == {key: by_key(reference, "predictions", "label")[key] for key, _ in images[:40]}
@@ -124,7 +124,7 @@ def test_a_run_predicts_sources_of_other_forms(images, reference, tmp_path):
     assert list(violations(Store(str(tmp_path / "out")))) == []
     np.save(tmp_path / "x.npy", np.ones((3, 5), np.float32))
     with fails(RunError, "x.npy", "features", "images"):
-        pipeline.predict_source(reference.root, str(tmp_path / "x.npy"), str(tmp_path / "no"), verbose=False)
+        commands.predict(reference.root, str(tmp_path / "x.npy"), str(tmp_path / "no"), verbose=False)
 
 
 @pytest.mark.slow(20)
@@ -135,7 +135,7 @@ def test_a_run_on_features_predicts_features(images, features, tmp_path):
     new = features.astype(np.float32)[:30]
     new[7, 0] = np.inf
     np.save(tmp_path / "new.npy", new)
-    summary = pipeline.predict_source(
+    summary = commands.predict(
         settings.out, str(tmp_path / "new.npy"), str(tmp_path / "out"), limits=settings.resources, verbose=False
     )
     assert (summary["labelled"], summary["rejected_by_reason"]) == (29, {"nonfinite_feature": 1})
@@ -144,7 +144,7 @@ def test_a_run_on_features_predicts_features(images, features, tmp_path):
     assert labels == {str(row): expected[str(row)] for row in range(30) if row != 7}
     forms.write("files", images[:3], tmp_path / "files")
     with fails(RunError, tmp_path / "files", "images", "features"):
-        pipeline.predict_source(settings.out, str(tmp_path / "files"), str(tmp_path / "no"), verbose=False)
+        commands.predict(settings.out, str(tmp_path / "files"), str(tmp_path / "no"), verbose=False)
     np.save(tmp_path / "narrow.npy", new[:, :9])
     with fails(RunError, "narrow.npy", "9 numbers", "324"):
-        pipeline.predict_source(settings.out, str(tmp_path / "narrow.npy"), str(tmp_path / "no"), verbose=False)
+        commands.predict(settings.out, str(tmp_path / "narrow.npy"), str(tmp_path / "no"), verbose=False)

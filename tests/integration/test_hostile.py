@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 from hostile import MAX_PIXELS, contents, write
 
-from icce_ray import pipeline
+from icce_ray import commands, pipeline
 from icce_ray.io.filenames import to_bytes
 from icce_ray.stages.verify import violations
-from icce_ray.store import Store
+from icce_ray.store import RejectBudgetError, Store
 from icce_ray.store.artifacts import FEATURES, REJECTS
 
 from .conftest import tiny, write_digits
@@ -119,8 +119,8 @@ def test_what_predict_writes_can_be_verified(finished, tmp_path):
     write_digits(folder, 12, first=400)
     for name in ("text.jpg", "nothing.png", "cut-10.png"):
         (folder / name).write_bytes(contents()[name].data)
-    with pytest.raises(pipeline.RejectBudgetError):
-        pipeline.predict_source(finished.root, str(folder), out.root, verbose=False)
+    with pytest.raises(RejectBudgetError):
+        commands.predict(finished.root, str(folder), out.root, verbose=False)
     assert list(violations(out)) == []
     (path, *_) = (name for name, _ in out.storage.list("rejects") if name.endswith(".parquet"))
     out.storage.delete(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from icce_ray import pipeline
+from icce_ray import commands, pipeline
 from icce_ray.cli.main import app
 from icce_ray.io.sources import SourceError
 from icce_ray.lock import LOCK_FILE, WORKERS_END, RunLock, holder_of
@@ -50,8 +50,8 @@ def test_a_run_in_use_is_left_alone(digits, finished, copy, tmp_path):
         for refused in (
             lambda: pipeline.run(settings, verbose=False),
             lambda: pipeline.run(settings, redo="list", verbose=False),
-            lambda: pipeline.evaluate_run(copy.root, str(digits[1]), verbose=False),
-            lambda: pipeline.predict_source(finished.root, str(digits[0]), str(out), verbose=False),
+            lambda: commands.evaluate(copy.root, str(digits[1]), verbose=False),
+            lambda: commands.predict(finished.root, str(digits[0]), str(out), verbose=False),
         ):
             with fails(RunError, "in use", f"pid {os.getpid()}", "--take-over"):
                 refused()

@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 
-from icce_ray import pipeline
+from icce_ray import commands, pipeline
 from icce_ray.export.formats import export_predictions
 from icce_ray.io.filenames import to_bytes
 from icce_ray.io.user_tables import read_user_table
@@ -35,7 +35,7 @@ def test_every_name_comes_through(digits, tmp_path):
     run = Store(str(tmp_path / "run"))
     pipeline.run(tiny(folder, run.root), verbose=False)
     new = Store(str(tmp_path / "new"))
-    pipeline.predict_source(run.root, str(tmp_path / "a.tar"), new.root, verbose=False)
+    commands.predict(run.root, str(tmp_path / "a.tar"), new.root, verbose=False)
     assert run.storage.exists(REPORT)
     for store in (run, new):
         assert list(violations(store)) == []

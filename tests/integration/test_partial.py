@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from icce_ray import pipeline
+from icce_ray import commands, pipeline
 from icce_ray.report.scores import headline
 from icce_ray.store import RunError
 from icce_ray.store.artifacts import MARKER, STAGES
@@ -15,7 +15,7 @@ from .conftest import tiny, write_digits
 def test_heads_without_a_consensus_can_be_evaluated_and_shown(copy, digits):
     for stage in ("predict", "classifier", "consensus"):
         copy.storage.delete(f"{STAGES[stage].folder}/{MARKER}")
-    figures = pipeline.evaluate_run(copy.root, str(digits[1]), verbose=False)
+    figures = commands.evaluate(copy.root, str(digits[1]), verbose=False)
     assert [name for name, _ in headline(copy.settings(), copy, figures)] == [
         f"mean of {copy.settings().heads.heads} heads",
         "best head (lowest loss)",
@@ -25,22 +25,20 @@ def test_heads_without_a_consensus_can_be_evaluated_and_shown(copy, digits):
 @pytest.mark.slow(5)
 def test_labels_by_image_id_cannot_score_other_images(finished, digits, tmp_path):
     write_digits(tmp_path / "new", 20, first=1000)
-    pipeline.predict_source(finished.root, str(tmp_path / "new"), str(tmp_path / "out"), verbose=False)
+    commands.predict(finished.root, str(tmp_path / "new"), str(tmp_path / "out"), verbose=False)
     (tmp_path / "labels.csv").write_text("image_id,label\n" + "".join(f"{i},{i % 10}\n" for i in range(20)))
     with fails(RunError, "label by uri"):
-        pipeline.evaluate_run(
-            finished.root, str(tmp_path / "labels.csv"), predictions=str(tmp_path / "out"), verbose=False
-        )
+        commands.evaluate(finished.root, str(tmp_path / "labels.csv"), predictions=str(tmp_path / "out"), verbose=False)
 
 
 @pytest.mark.slow(5)
 def test_a_source_that_grew_after_it_was_predicted_is_an_error(finished, tmp_path):
     write_digits(tmp_path / "new", 10, first=1000)
     job = (finished.root, str(tmp_path / "new"), str(tmp_path / "out"))
-    pipeline.predict_source(*job, verbose=False)
+    commands.predict(*job, verbose=False)
     write_digits(tmp_path / "new", 5, first=1010)
     with fails(RunError, "15 files"):
-        pipeline.predict_source(*job, verbose=False)
+        commands.predict(*job, verbose=False)
 
 
 @pytest.mark.slow(8)
@@ -65,11 +63,11 @@ def test_a_key_that_images_of_two_shards_share_is_no_label(copy, tmp_path):
     copy.commit("predict", files, **{name: getattr(marker, name) for name in ("fingerprint", "summary", "seconds")})
     (tmp_path / "labels.csv").write_text("key,label\ntwice.png,3\n0001.png,3\n")
     with fails(RunError, "labels are by key", "label by uri or image_id"):
-        pipeline.evaluate_run(copy.root, str(tmp_path / "labels.csv"), verbose=False)
+        commands.evaluate(copy.root, str(tmp_path / "labels.csv"), verbose=False)
 
 
 @pytest.mark.parametrize("labels", ["uri,label\nnowhere.png,1\n", "uri,label\n"])
 def test_labels_of_none_of_the_images(copy, tmp_path, labels):
     (tmp_path / "labels.csv").write_text(labels)
     with fails(RunError, "labels.csv", "320 images", "uri column"):
-        pipeline.evaluate_run(copy.root, str(tmp_path / "labels.csv"), verbose=False)
+        commands.evaluate(copy.root, str(tmp_path / "labels.csv"), verbose=False)

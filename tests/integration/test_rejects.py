@@ -6,10 +6,10 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from icce_ray import pipeline
+from icce_ray import commands, pipeline
 from icce_ray.cli import main as cli
 from icce_ray.stages.verify import violations
-from icce_ray.store import Store
+from icce_ray.store import RejectBudgetError, Store
 from icce_ray.store.artifacts import FEATURES
 from tests.hostile import MAX_PIXELS, contents
 
@@ -44,7 +44,7 @@ def source(tmp_path_factory):
 def rejected(source, tmp_path_factory):
     """(the run up to its features, the error that ended it)."""
     settings = tiny(source, tmp_path_factory.mktemp("rejected") / "run", **FEW)
-    with pytest.raises(pipeline.RejectBudgetError) as error:
+    with pytest.raises(RejectBudgetError) as error:
         pipeline.run(settings, last="embed", verbose=False)
     return Store(settings.out), str(error.value)
 
@@ -99,11 +99,11 @@ def test_exit_status_3_and_0_within_the_budget_without_new_work(rejected, source
 @pytest.mark.slow(25)
 def test_every_stage_is_complete_for_the_others_and_predicting_rejects_the_same_five(rejected, source, tmp_path):
     store = Store(str(shutil.copytree(rejected[0].root, tmp_path / "run")))
-    with pytest.raises(pipeline.RejectBudgetError):
+    with pytest.raises(RejectBudgetError):
         pipeline.run(tiny(source, store.root, **FEW), verbose=False)
     assert all(store.marker(stage) is not None for stage in pipeline.STAGES)
     assert store.metrics()["predict"]["labelled"] == 20
     assert list(violations(store)) == []
-    summary = pipeline.predict_source(store.root, str(source), str(tmp_path / "out"), verbose=False)
+    summary = commands.predict(store.root, str(source), str(tmp_path / "out"), verbose=False)
     assert summary["rejected_by_reason"] == dict.fromkeys(BAD.values(), 1)
     assert summary["labelled"] == 20

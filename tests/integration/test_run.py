@@ -12,7 +12,7 @@ import yaml
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, confusion_matrix, normalized_mutual_info_score
 
-from icce_ray import ICCE, pipeline
+from icce_ray import ICCE, commands, pipeline
 from icce_ray.core.alarms import cluster_sizes, head_alarms
 from icce_ray.stages.verify import violations
 from icce_ray.store import RunError, Store
@@ -230,7 +230,7 @@ def test_ground_truth_neighbours(digits, copy):
     lists = neighbor_lists(copy)
     assert [set(ids) for ids in lists["neighbor_ids"]] == same
     assert [len(ids) for ids in lists["neighbor_ids"]] == [len(ids) for ids in same]
-    figures = pipeline.evaluate_run(copy.root, str(digits[1]), verbose=False)
+    figures = commands.evaluate(copy.root, str(digits[1]), verbose=False)
     assert figures["consensus"]["acc"] > 0.9  # the upper bound: nearly right, whatever the features
     assert list(violations(copy)) == []
 
@@ -240,7 +240,7 @@ def test_ground_truth_neighbours(digits, copy):
 
 @pytest.mark.slow(5)
 def test_predicting_the_runs_own_images_gives_its_own_labels(finished, digits, tmp_path):
-    summary = pipeline.predict_source(finished.root, str(digits[0]), str(tmp_path / "out"), verbose=False)
+    summary = commands.predict(finished.root, str(digits[0]), str(tmp_path / "out"), verbose=False)
     mine, own = read(Store(str(tmp_path / "out")), "predictions"), read(finished, "predictions")
     assert mine.schema.equals(own.schema)
     for name in ("image_id", "uri", "key", "label"):
@@ -254,25 +254,25 @@ def test_predicting_the_runs_own_images_gives_its_own_labels(finished, digits, t
 def test_predicting_goes_on_where_it_was_and_serves_one_source(finished, digits, tmp_path, capsys):
     write_digits(tmp_path / "new", 140, first=IMAGES)
     job = (finished.root, str(tmp_path / "new"), str(tmp_path / "out"))
-    summary = pipeline.predict_source(*job, verbose=False)
+    summary = commands.predict(*job, verbose=False)
     out = Store(str(tmp_path / "out"))
     before, labels = stamps(out, "predictions"), read(out, "predictions").to_pylist()
     lost = "predictions/part-000001.parquet"
     for name in ("predictions/_manifest.json", lost):
         (tmp_path / "out" / name).unlink()
-    assert pipeline.predict_source(*job) == summary
+    assert commands.predict(*job) == summary
     assert "64 of 140 images were done before" not in (text := capsys.readouterr().err)
     assert "76 of 140 images were done before" in text
     after = stamps(out, "predictions")
     assert {name for name in before if after[name] != before[name]} == {"predictions/_manifest.json", lost}
     assert read(out, "predictions").to_pylist() == labels
-    assert pipeline.predict_source(*job) == summary
+    assert commands.predict(*job) == summary
     assert "nothing to do" in capsys.readouterr().err
     assert stamps(out, "predictions") == after
     with fails(RunError, out.root):
-        pipeline.predict_source(finished.root, str(digits[0]), out.root, verbose=False)
+        commands.predict(finished.root, str(digits[0]), out.root, verbose=False)
     with fails(RunError, "--out"):
-        pipeline.predict_source(finished.root, str(digits[0]), finished.root, verbose=False)
+        commands.predict(finished.root, str(digits[0]), finished.root, verbose=False)
 
 
 @pytest.mark.slow(8)
@@ -280,9 +280,9 @@ def test_evaluation_is_what_scikit_learn_computes_from_the_files(digits, copy, t
     truth = write_digits(tmp_path / "new", 60, first=1000)
     every = digits[1].read_text() + "".join(f"{1000 + i:04d}.png,{label}\n" for i, label in enumerate(truth))
     (tmp_path / "labels.csv").write_text(every)
-    pipeline.predict_source(copy.root, str(tmp_path / "new"), str(tmp_path / "out"), verbose=False)
+    commands.predict(copy.root, str(tmp_path / "new"), str(tmp_path / "out"), verbose=False)
     labels = str(tmp_path / "labels.csv")
-    figures = pipeline.evaluate_run(copy.root, labels, predictions=str(tmp_path / "out"), kmeans=True, verbose=False)
+    figures = commands.evaluate(copy.root, labels, predictions=str(tmp_path / "out"), kmeans=True, verbose=False)
     classes = {row["uri"]: int(row["label"]) for row in csv.DictReader(every.splitlines())}
 
     def by_hand(table, label):
@@ -324,7 +324,7 @@ def test_evaluation_is_what_scikit_learn_computes_from_the_files(digits, copy, t
         assert one["images"] == (known[mine] == int(one["true"])).sum()
         assert one["taken_for"] != one["true"]
     assert copy.metrics()["evaluation"] == figures
-    assert "Most confused" in Path(pipeline.report_run(copy.root, verbose=False)).read_text()
+    assert "Most confused" in Path(commands.report(copy.root, verbose=False)).read_text()
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------

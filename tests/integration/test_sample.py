@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from icce_ray import pipeline
+from icce_ray import commands, pipeline
 from icce_ray.core.sampling import uniform_rows
 from icce_ray.progress import Progress
 from icce_ray.report.scores import headline
@@ -63,7 +63,7 @@ def learned(source, out, redo=None, **heads):
     values = SETTINGS | {"heads": SETTINGS["heads"] | heads, "source": str(source[0]), "out": str(out)}
     settings = load(values)
     pipeline.run(settings, redo=redo, verbose=False)
-    return Store(settings.out), pipeline.evaluate_run(settings.out, str(source[1]), verbose=False)
+    return Store(settings.out), commands.evaluate(settings.out, str(source[1]), verbose=False)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_labels_of_images_outside_the_sample_score_the_classifier_only(sampled, 
     rest = np.setdiff1d(np.arange(IMAGES), uniform_rows(IMAGES, SAMPLE, SEED))[:300]
     label = column(store, "predictions", "label")[rest]
     pq.write_table(pa.table({"image_id": rest, "label": label}), tmp_path / "truth.parquet")
-    figures = pipeline.evaluate_run(store.root, str(tmp_path / "truth.parquet"), kmeans=True, verbose=False)
+    figures = commands.evaluate(store.root, str(tmp_path / "truth.parquet"), kmeans=True, verbose=False)
     perfect = {"acc": 1.0, "nmi": pytest.approx(1.0), "ari": 1.0, "images": 300}
     assert {name: value for name, value in figures.items() if name != "labels"} == {
         "images": 300,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from icce_ray import pipeline
+from icce_ray import commands
 from icce_ray.settings.sweep import Sweep
 from icce_ray.stages.consensus import head_labels
 from icce_ray.stages.sweep import SweepRecords
@@ -45,7 +45,7 @@ def test_a_killed_sweep_goes_on(copy, digits, tmp_path, ends, capsys):
     assert len(trials_of(copy)) == 2
 
     asked = Sweep.of(PARAMS, labels=labels)
-    table = pipeline.sweep_run(copy.root, asked)
+    table = commands.sweep(copy.root, asked)
     shown = capsys.readouterr().err
     assert "mined before, for all 6 trials" in shown
     assert "2 of 6 trials were done before" in shown
@@ -57,8 +57,8 @@ def test_a_killed_sweep_goes_on(copy, digits, tmp_path, ends, capsys):
     the_trials_are_right(copy, table)
 
     with fails(RunError, "labels", labels, "None now"):
-        pipeline.sweep_run(copy.root, Sweep.of(PARAMS), verbose=False)
-    pipeline.sweep_run(copy.root, asked)
+        commands.sweep(copy.root, Sweep.of(PARAMS), verbose=False)
+    commands.sweep(copy.root, asked)
     assert "trial " not in capsys.readouterr().err, "nothing is left to do"
 
 
@@ -95,13 +95,13 @@ def test_random_and_asha(copy, tmp_path, capsys):
     copy.discard_from("heads")
     copy.storage.write_bytes(RUN_FILE, yaml.safe_dump(settings).encode())
     drawn = Sweep.of(["heads.learning_rate=1e-4:1e-2:log", "clusters=8:12"], search="random", samples=2)
-    rows = pipeline.sweep_run(copy.root, drawn, name="drawn", verbose=False).to_pylist()
+    rows = commands.sweep(copy.root, drawn, name="drawn", verbose=False).to_pylist()
     assert [row["state"] for row in rows] == ["complete"] * 2
     assert all(row["objective"] == row["modularity"] <= 1 - 1 / row["used_clusters"] for row in rows)
     assert rows[0]["acc"] is None
 
     early = Sweep.of(["heads.learning_rate=3e-3,1e-30,1e-6,5e18"], search="asha", grace=1)
-    one = pipeline.sweep_run(copy.root, early, name="early", at_once=1).to_pylist()
+    one = commands.sweep(copy.root, early, name="early", at_once=1).to_pylist()
     shown = capsys.readouterr().err
     assert [row["state"] for row in one] == ["complete", "stopped", "stopped", "failed"]
     assert "stopped at epoch 1, " in shown
@@ -109,20 +109,20 @@ def test_random_and_asha(copy, tmp_path, capsys):
     assert one[3]["objective"] is None
     (tmp_path / "other.csv").write_text("uri,label\nelsewhere.png,0\n")
     with fails(RunError, "other.csv", "320 images"):
-        pipeline.sweep_run(copy.root, Sweep.of(["seed=0"], labels=str(tmp_path / "other.csv")), verbose=False)
+        commands.sweep(copy.root, Sweep.of(["seed=0"], labels=str(tmp_path / "other.csv")), verbose=False)
 
     record = SweepRecords(copy, "early")
     copy.storage.delete(f"{record.folder}/trials/{one[2]['digest']}.json")
-    two = pipeline.sweep_run(copy.root, early, name="early", verbose=False).to_pylist()
+    two = commands.sweep(copy.root, early, name="early", verbose=False).to_pylist()
     assert [row["state"] for row in two] == ["complete", "stopped", "stopped", "failed"], "it saw those before it"
 
 
 def test_refused(finished, tmp_path):
     empty = Store(str(tmp_path / "empty"))
     with fails(RunError, empty.root):
-        pipeline.sweep_run(empty.root, Sweep.of(["seed=0,1"]))
+        commands.sweep(empty.root, Sweep.of(["seed=0,1"]))
     with fails(RunError, "clusters=321", "320 images", "fewer"):
-        pipeline.sweep_run(finished.root, Sweep.of(["clusters=10,321"]))
+        commands.sweep(finished.root, Sweep.of(["clusters=10,321"]))
     with fails(RunError, "--name ../x"):
-        pipeline.sweep_run(finished.root, Sweep.of(["seed=0,1"]), name="../x")
+        commands.sweep(finished.root, Sweep.of(["seed=0,1"]), name="../x")
     assert not finished.storage.list("sweeps")

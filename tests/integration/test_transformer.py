@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
-from icce_ray import pipeline
+from icce_ray import commands, pipeline
 from icce_ray.backbones import load_backbone
 from icce_ray.io.decode import decode
 from icce_ray.stages.verify import violations
@@ -95,7 +95,7 @@ def test_the_grid_has_every_input_and_the_winner_predicts(run):
     assert description["columns"] == INPUTS[description["input"]]
     assert list(violations(store)) == []
     out = Store(f"{store.root}-predicted")
-    pipeline.predict_source(store.root, str(images), out.root, verbose=False)
+    commands.predict(store.root, str(images), out.root, verbose=False)
     own, new = (
         [
             one.storage.read_table(info.path)["label"].to_pylist()

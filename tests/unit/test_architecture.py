@@ -62,18 +62,19 @@ LAYERS = {
         packages=names("numpy scipy pyarrow jinja2 plotly yaml"),
     ),
     "stages": Layer(names("core adapters backbones io documents progress settings store trackers tracking version")),
+    "commands": Layer(names("io settings store pipeline stages report"), banned=names("ray")),
     "pipeline": Layer(
-        names("core adapters backbones io documents progress settings store lock version spelling report stages"),
+        names("io progress settings store lock spelling report stages"),
         banned=names("ray"),
     ),
     "cli": Layer(
         names(
             "core adapters backbones io documents progress terminal settings store lock version spelling planning "
-            "export report stages pipeline"
+            "export report stages pipeline commands"
         ),
         banned=names("ray"),
     ),
-    "__init__": Layer(names("version estimator settings pipeline"), packages=names("")),
+    "__init__": Layer(names("version estimator settings pipeline commands"), packages=names("")),
 }
 #: In no module: code that runs what it reads.
 BANNED_MODULES = names("pickle cPickle cloudpickle dill marshal shelve")

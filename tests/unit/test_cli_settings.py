@@ -5,8 +5,7 @@ from typer.testing import CliRunner
 
 from icce_ray.cli.main import app
 from icce_ray.settings import SettingsError, load
-from icce_ray.settings.described import described
-from icce_ray.settings.loading import setting_names
+from icce_ray.settings.loading import described, setting_names
 from tests.failures import fails
 
 BASE = {"source": "photos", "out": "run", "clusters": 2}

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 PUBLIC = (
     "icce_ray.estimator.ICCE",
     "icce_ray.pipeline.run",
-    "icce_ray.pipeline.predict_source",
-    "icce_ray.pipeline.evaluate_run",
+    "icce_ray.commands.predict",
+    "icce_ray.commands.evaluate",
     "icce_ray.settings.loading",
     "icce_ray.settings.models",
 )

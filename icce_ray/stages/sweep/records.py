@@ -1,7 +1,7 @@
 """What a sweep keeps with the run, under `sweeps/NAME/`: what was asked, each trial that has ended, the table of all.
 
 A sweep resumes from these files alone. Ray Tune's own state would not serve: it is pickle, which a run never holds, and
-saved at most every ten seconds, so that `Tuner.restore` repeats trials that ended shortly before the driver was killed.
+saved at most every ten seconds, so that Tuner.restore repeats trials that ended shortly before the driver was killed.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from icce_ray import pipeline
+from icce_ray import commands
 from icce_ray.progress import Progress
 from icce_ray.report.page import write_report
 from icce_ray.store import RunError, Store
@@ -187,5 +187,5 @@ def test_what_is_no_run(tmp_path):
     with fails(RunError, str(tmp_path), "`icce predict`", "give the run"):
         write_report(Store(str(tmp_path)), Progress())
     with fails(RunError, str(tmp_path), "`icce predict`", "give the run"):
-        pipeline.report_run(str(tmp_path), verbose=False)
+        commands.report(str(tmp_path), verbose=False)
     assert [path.name for path in tmp_path.iterdir()] == ["prediction.yaml"]

@@ -1,0 +1,154 @@
+"""What is done with a run that exists: predict, evaluate, sweep, report. The run itself is in `pipeline`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from icce_ray.io.sources import SourceSpec, find_source, found_source, open_source
+from icce_ray.pipeline import write_report, writing
+from icce_ray.settings import ListSettings, ResourceSettings
+from icce_ray.settings.sweep import Sweep, trials
+from icce_ray.stages import embed, listing
+from icce_ray.stages import evaluate as scoring
+from icce_ray.stages import predict as labelling
+from icce_ray.stages.cluster import check_device, resources
+from icce_ray.stages.connection import connected
+from icce_ray.stages.tracking import check_trackers, tracked
+from icce_ray.stages.truth import read_truth
+from icce_ray.store import RunError, Store, artifacts, check_files
+
+
+def predict(
+    run_root: str,
+    source: str,
+    out: str,
+    *,
+    kind: ListSettings | None = None,
+    limits: ResourceSettings | None = None,
+    take_over: bool = False,
+    verbose: bool = True,
+) -> dict[str, Any]:
+    """Label the images of a new source with a run's classifier; predictions and rejects go to `out`.
+
+    `kind` says how to read the source, which need not be of the run's own format. Returns the summary. Resumes like a
+    run. Raises as `pipeline.run` does.
+    """
+    run, store = Store(run_root), Store(out)
+    kind, limits = kind or ListSettings(), limits or ResourceSettings()
+    settings, classifier = run.settings(), run.require("classifier").fingerprint
+    check_files(run, "classifier")
+    check_device(limits)
+    if store.root == run.root:
+        raise RunError(f"--out {out} is the run itself, whose predictions are of its own images; give another --out")
+    images = find_source(SourceSpec(source, **kind.model_dump()))
+    labelling.check_source(images, run)
+    embed.described_input(images, settings.embed)
+    purpose = {"run": run.root, "classifier": classifier, "source": source} | kind.model_dump(exclude_defaults=True)
+    with writing(store, "icce predict", verbose=verbose, take_over=take_over) as (display, lock):
+        store.claim_prediction(purpose)
+        listed = store.marker("list")
+        if listed is not None:
+            check_files(store, "list")
+            listing.check_unchanged(images, listed.summary)
+        else:
+            with display.stage("list") as progress:
+                rows = settings.embed.rows_per_shard
+                listed = listing.run_and_commit(images, store, progress, rows, classifier, lock.check)
+        marker = store.marker("predict")
+        if marker is None:
+            with connected(), display.stage("predict") as progress:
+                started = time.monotonic()
+                opened = open_source(found_source(source, listed.summary))
+                available = resources(limits, log=progress.log)
+                files, summary = labelling.run_source(run, opened, store, limits, available, progress)
+                seconds = time.monotonic() - started
+                lock.check()
+                marker = store.commit("predict", files, fingerprint=classifier, summary=summary, seconds=seconds)
+        else:
+            display.log("predict", f"nothing to do: {store.root} is complete")
+    embed.check_budget(marker, settings.embed.reject_budget)
+    return marker.summary
+
+
+def evaluate(
+    run_root: str,
+    labels: str,
+    *,
+    predictions: str | None = None,
+    kmeans: bool = False,
+    take_over: bool = False,
+    verbose: bool = True,
+) -> dict[str, Any]:
+    """Scores of everything the run holds against true labels, also kept in `metrics.json`; see `stages.evaluate`."""
+    store = Store(run_root)
+    settings = store.settings()
+    check_trackers(settings)
+    store.require("embed")
+    check_files(store, *artifacts.STAGES)
+    store.metrics()
+    read_truth(labels)
+    if predictions is not None:
+        Store(predictions).require("predict")
+        check_files(Store(predictions), "list", "predict")
+    with writing(store, "icce evaluate", verbose=verbose, take_over=take_over) as (display, lock):
+        with connected(), display.stage("evaluate") as progress:
+            available = resources(settings.resources, log=progress.log)
+            figures = scoring.run(store, labels, available, progress, predictions=predictions, kmeans=kmeans)
+        lock.check()
+        store.record("evaluation", figures)
+        with tracked(settings, store, display, check=lock.check) as tracking:
+            tracking.log_evaluation(figures)
+        if store.storage.exists(artifacts.REPORT):
+            write_report(store, display, lock)
+    return figures
+
+
+def sweep(
+    run_root: str,
+    asked: Sweep,
+    *,
+    name: str | None = None,
+    at_once: int | None = None,
+    take_over: bool = False,
+    verbose: bool = True,
+) -> Any:
+    """Run every trial of a sweep that has not ended; the pyarrow table of all, as `sweeps/NAME/results.parquet`.
+
+    Raises SettingsError for trials that cannot be, RunError for a run that is not embedded or a name that is taken.
+    """
+    from icce_ray.stages import sweep as trying  # Ray Tune and Plotly take a second that no other command should pay
+
+    store = Store(run_root)
+    settings = trying.known(store.settings(), store)
+    points = trials(settings, asked)
+    check_trackers(settings)
+    trying.check(store, points)
+    check_files(store, "list", "embed", "sample", "neighbors")
+    if asked.labels is not None:
+        read_truth(asked.labels)
+    records = trying.SweepRecords(store, name or asked.default_name)
+    with writing(store, "icce sweep", verbose=verbose, take_over=take_over) as (display, lock):
+        records.claim(settings, asked)
+        with connected():
+            available = resources(settings.resources, log=display.log_as("cluster"))
+            with display.stage("neighbors") as progress:
+                lists = trying.mine(settings, points, records, available, progress)
+            with (
+                tracked(settings, store, display, check=lock.check, folder=records.folder) as tracking,
+                tracking.stage("sweep") as progress,
+            ):
+                return trying.run(asked, points, records, lists, available, progress, lock.check, at_once=at_once)
+
+
+def report(run_root: str, *, names: str | None = None, take_over: bool = False, verbose: bool = True) -> str:
+    """Write `report/index.html` of a run as far as it is complete; its path or URI. See `icce_ray.report`.
+
+    `names` is a CSV file with names of classes. Raises RunError for what is no run, or has no features yet.
+    """
+    from icce_ray.report.page import checked
+
+    store = Store(run_root)
+    checked(store)
+    with writing(store, "icce report", verbose=verbose, take_over=take_over) as (display, lock):
+        return write_report(store, display, lock, names=names)
