@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from icce_ray.cli.options import Quiet, Run
 from icce_ray.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ _WIDTH = 160
 
 
 def sweep(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Directory or URI of a run.")],
+    run: Run,
     params: Annotated[list[str], typer.Option("--param", metavar="NAME=VALUES", help="May be repeated.")],
     search: Annotated[str, typer.Option(metavar="HOW", help="grid, random; asha stops most early.")] = "grid",
     samples: Annotated[int | None, typer.Option(metavar="N", help="Draw N trials, not all combinations.")] = None,
@@ -53,7 +54,7 @@ def sweep(
     name: Annotated[str | None, typer.Option(metavar="NAME", help="By default those of the settings.")] = None,
     at_once: Annotated[int | None, typer.Option(metavar="N", help="Trials; by default one a GPU, or a CPU.")] = None,
     take_over: Annotated[bool, typer.Option("--take-over", metavar="", help="End whoever else writes there.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="Show no progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """See HELP, which `icce sweep --help` shows."""
     from icce_ray import commands
