@@ -76,6 +76,19 @@ def parse_yaml(data: bytes | str, *, most: int = MOST_YAML) -> Any:
     return content
 
 
+def read_yaml_map(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The map that a local YAML file holds. Raises DocumentError, also where there is no such file."""
+    try:
+        content = parse_yaml(read_regular(path))
+    except FileNotFoundError:
+        raise DocumentError("no such file") from None
+    except (DocumentError, OSError) as error:
+        raise DocumentError(f"cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise DocumentError(f"holds {type(content).__name__}, not a map of names to values")
+    return content
+
+
 def shaped(kind: type[T], content: Any) -> T:
     """`content` as an instance of a pydantic model, a dataclass or any other type. Raises DocumentError."""
     try:
@@ -232,8 +245,8 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 _PlainLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if not tag.endswith((":timestamp", ":merge", ":value"))]
-    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":merge", ":value"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 for _tag in ("int", "float"):
     _PlainLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _PlainLoader.number)

@@ -219,14 +219,14 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         if directed.sum() < 2:
             raise ValueError(f"{int((~directed).sum())} of {len(directed)} rows are zero; give at least 2 that are not")
         # A zero row has no direction, hence no neighbours: it trains nothing and is labelled like a new row.
-        known = features if directed.all() else features[directed]
+        rows = features if directed.all() else features[directed]
         with self._progress("neighbors"):
-            self.n_clusters_ = self._count(known, seed)
+            self.n_clusters_ = self._count(rows, seed)
             k_max = self.k_max or default_k_max(len(features), self.n_clusters_, self.k_min)
-            self.threshold_ = self._threshold(known, k_max, seed)
-            neighbors = mine(known, threshold=self.threshold_, k_min=self.k_min, k_max=k_max)
+            self.threshold_ = self._threshold(rows, k_max, seed)
+            neighbors = mine(rows, threshold=self.threshold_, k_min=self.k_min, k_max=k_max)
         recipe = self._recipe()
-        trainer = HeadTrainer(known, neighbors, n_clusters=self.n_clusters_, recipe=recipe, seed=seed)
+        trainer = HeadTrainer(rows, neighbors, n_clusters=self.n_clusters_, recipe=recipe, seed=seed)
         losses: list[Tensor] = []
         with self._progress("heads") as progress:
             progress.begin(recipe.epochs, unit="epochs")
@@ -239,7 +239,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         if not np.isfinite(self.head_losses_).all():
             raise ValueError(f"the heads diverged at learning_rate={self.learning_rate}; lower it")
         self.best_head_ = int(self.head_losses_.argmin())
-        blocks = [trainer.labels(rows).cpu().numpy() for rows in features.split(LABEL_ROWS)]
+        blocks = [trainer.labels(block).cpu().numpy() for block in features.split(LABEL_ROWS)]
         self.head_labels_ = np.ascontiguousarray(np.concatenate(blocks))
         _warn(head_alarms(history, cluster_sizes(self.head_labels_, self.n_clusters_)))
 
@@ -283,16 +283,16 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
             self.consensus_scores_ = {}
         else:
             with self._progress("consensus"):
-                found = consensus(
+                result = consensus(
                     self.head_labels_,
                     self.n_clusters_,
                     PARTITIONERS,
                     methods=self.consensus_methods,
                     seed=seed,
                 )
-            self.labels_ = np.unique(found.label, return_inverse=True)[1].astype(np.int32)
-            self.agreement_, self.consensus_scores_ = found.agreement, found.scores
-            _warn(found.alarms)
+            self.labels_ = np.unique(result.label, return_inverse=True)[1].astype(np.int32)
+            self.agreement_, self.consensus_scores_ = result.agreement, result.scores
+            _warn(result.alarms)
         self.classes_ = np.arange(self.labels_.max() + 1)
 
     def _fit_classifier(self, features: Tensor, seed: int) -> None:

@@ -12,21 +12,21 @@ NEARLY_SAME = 0.9
 GROUP_WEIGHT = 0.3
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The name in `known` that is spelled most like `name`, or None where none is near.
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that is spelled most like `name`, or None where none is near.
 
     Of dotted names the last part has to be near by itself: `heads.lr` is not meant to be `heads.beta`, however alike
     the whole of them is, and `head.epochs` is `heads.epochs`. In a group of another name it has to be nearly the same.
     """
-    scores = {one: _score(name.lower(), one.lower()) for one in known}
+    scores = {one: _score(name.lower(), one.lower()) for one in names}
     best = max(scores, key=lambda one: scores[one], default=None)
     return best if best is not None and scores[best] >= NEAR else None
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`did you mean NAME? `, for a message to go on after, or nothing where no known name is near."""
-    found = nearest(name, known)
-    return f"did you mean {found}? " if found else ""
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """`did you mean NAME? `, for a message to go on after, or nothing where none is near."""
+    near = nearest(name, names)
+    return f"did you mean {near}? " if near else ""
 
 
 def _score(name: str, one: str) -> float:

@@ -56,12 +56,12 @@ def interruptible() -> Iterator[None]:
 
 def _interrupt(end: BaseException | None) -> KeyboardInterrupt | None:
     """What interrupted the command, of which the command line's parser only leaves an exit status; None if nothing."""
-    found = None
+    first = None
     while end is not None:  # a second one, while the first cleaned up, does not know what the first interrupted
-        if isinstance(end, KeyboardInterrupt) and (found is None or hasattr(end, "__notes__")):
-            found = end
+        if isinstance(end, KeyboardInterrupt) and (first is None or hasattr(end, "__notes__")):
+            first = end
         end = end.__cause__ or (None if end.__suppress_context__ else end.__context__)
-    return found
+    return first
 
 
 def _where_it_stands(stopped: KeyboardInterrupt) -> str:

@@ -110,11 +110,11 @@ def verify(run: Run) -> None:
     from icce_ray.stages.verify import violations
     from icce_ray.store import Store
 
-    console, found = Terminal(), 0
+    console, count = Terminal(), 0
     for line in violations(Store(run)):
         console.print_line(line)
-        found += 1
-    if found:
+        count += 1
+    if count:
         raise typer.Exit(EXIT_VIOLATIONS)
     console.print_line(f"{run}: no violations")
 

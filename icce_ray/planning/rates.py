@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from icce_ray.backbones.shape import PUBLISHED, TransformerShape
-from icce_ray.documents import DocumentError, parse_yaml, read_regular, shaped
+from icce_ray.documents import DocumentError, parse_yaml, read_yaml_map, shaped
 from icce_ray.settings import SettingsError
 from icce_ray.spelling import did_you_mean
 
@@ -136,17 +136,15 @@ def load_rates(path: str | None = None) -> Rates:
 
     The file has the same sections and may hold any part of them: a GPU, a model, a single rate. Raises PlanError.
     """
-    content = _sections(resources.files("icce_ray.planning").joinpath("rates.yaml").read_text(), "rates.yaml")
-    name = "rates.yaml"
+    name, file = "rates.yaml", resources.files("icce_ray.planning").joinpath("rates.yaml")
+    content = parse_yaml(file.read_text())
     if path is not None:
         name = f"--rates {path}"
         try:
-            text = read_regular(path)
-        except (OSError, DocumentError) as error:
-            reason = "no such file" if isinstance(error, FileNotFoundError) else error
+            _merge(content, shaped(dict[str, dict[str, Any]], read_yaml_map(path)))
+        except DocumentError as error:
             sections = ", ".join(Rates.model_fields)
-            raise PlanError(f"{name}: {reason}; give a YAML file with sections of {sections}") from error
-        _merge(content, _sections(text, name), name)
+            raise PlanError(f"{name}: {error}; give a YAML file with sections of {sections}") from error
     rates = [rate for section in ("host", "core", "fixed") for rate in content[section].values()]
     rates += [
         rate for gpu in content["gpus"].values() if isinstance(gpu, dict) for rate in gpu.get("rates", {}).values()
@@ -165,28 +163,13 @@ def checked(kind: type[T], values: object, *, name: str = "") -> T:
         raise PlanError(f"{name}{error}") from error
 
 
-def _sections(text: str | bytes, name: str) -> dict[str, dict[str, Any]]:
-    try:
-        content = parse_yaml(text)
-    except DocumentError as error:
-        raise PlanError(f"{name}: {error}") from error
-    if not isinstance(content, dict):
-        raise PlanError(f"{name}: holds {type(content).__name__}, not sections; give {', '.join(Rates.model_fields)}")
-    for section, entries in content.items():
-        if not isinstance(entries, dict):
-            raise PlanError(f"{name}: {section} holds {entries!r}, not named entries")
-    return content
-
-
-def _merge(into: dict[str, Any], given: dict[str, Any], name: str) -> None:
+def _merge(into: dict[str, Any], given: dict[str, dict[str, Any]]) -> None:
     """Put entries of `given` in the place of ours: a rate, a model or a share as a whole, a GPU field by field."""
     for section, entries in given.items():
         ours = into.setdefault(section, {})
         for key, entry in entries.items():
             if section in ("host", "core", "fixed", "shares") and key not in ours:
-                raise PlanError(
-                    f"{name}: {section}.{key} is no rate; {did_you_mean(key, ours)}known: {', '.join(ours)}"
-                )
+                raise DocumentError(f"{section}.{key} is no rate; {did_you_mean(key, ours)}rates: {', '.join(ours)}")
             if section == "gpus" and key in ours and isinstance(entry, dict):
                 rates = ours[key].get("rates", {}) | (entry.get("rates") or {})
                 ours[key] = ours[key] | entry | {"rates": rates}

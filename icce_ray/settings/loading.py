@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from icce_ray.documents import DocumentError, parse_yaml, read_regular, shown
+from icce_ray.documents import DocumentError, parse_yaml, read_yaml_map, shown
 from icce_ray.settings.models import Settings
 from icce_ray.spelling import did_you_mean, nearest
 
@@ -52,9 +51,12 @@ def load_as(
     model: type[M], values: dict[str, Any], *, config: str | None = None, overrides: list[str] | None = None
 ) -> M:
     """As `load`, for another model whose fields are named as those of `Settings`."""
-    merged: dict[str, Any] = {}
-    if config is not None:
-        merged = _read_config(config)
+    try:
+        merged = {} if config is None else read_yaml_map(config)
+    except DocumentError as error:
+        raise SettingsError(
+            f"--config {config}: {error}; give a YAML file of settings, with lines such as `clusters: 20`"
+        ) from error
     for override in overrides or []:
         _apply(merged, override)
     _merge(merged, {key: value for key, value in values.items() if value is not None})
@@ -83,25 +85,6 @@ def setting_names() -> list[str]:
         else:
             names.append(name)
     return names
-
-
-def _read_config(config: str) -> dict[str, Any]:
-    path = Path(config)
-    if not path.is_file():
-        raise SettingsError(f"--config {config}: no such file; give a YAML file of settings")
-    try:
-        content = parse_yaml(read_regular(path))
-    except (DocumentError, OSError) as error:
-        raise SettingsError(
-            f"--config {config}: cannot be read ({_line(error)}); give a YAML file of settings, with lines such as "
-            "`clusters: 20`"
-        ) from error
-    if not isinstance(content, dict):
-        raise SettingsError(
-            f"--config {config}: holds {type(content).__name__}, not a mapping of settings; give lines such as "
-            "`clusters: 20`"
-        )
-    return content
 
 
 def _apply(merged: dict[str, Any], override: str) -> None:

@@ -76,7 +76,7 @@ class EmbedSettings(_Frozen):
     n_last_blocks: Literal[1, 4] = 1
     """4 also stores the CLS tokens of the last 4 blocks, for the classifier's grid."""
     image_size: Natural | None = Field(default=None, le=8192)
-    """Pixels a side; by default the backbone's own (224 for DINOv2, as in the paper)."""
+    """Pixels per side; by default the backbone's own (224 for DINOv2, as in the paper)."""
     resize: Literal["squash", "crop"] = "squash"
     """`squash` to the square (the paper), or `crop` its centre after resizing by 256/224 (DINOv2's evaluation)."""
     precision: Precision = "auto"
@@ -89,7 +89,7 @@ class EmbedSettings(_Frozen):
     reject_budget: float = Field(default=0.05, ge=0.0, le=1.0)
     """Share of inputs that may be rejected before the run stops with an error."""
     rows_per_shard: Positive = 1024
-    """Images a Parquet shard: the unit of work, and of what a killed run repeats."""
+    """Images per Parquet shard: the unit of work, and of what a killed run repeats."""
 
     @property
     def feature_kind(self) -> FeatureKind:
@@ -105,7 +105,7 @@ class NeighborsSettings(_Frozen):
     `labels`: an upper bound, never a result."""
     threshold: Threshold = THRESHOLD
     """Cosine similarity from which an image is a neighbour (paper: 0.3 for DINOv2 ViT-L; other backbones need another).
-    `auto` finds one without labels by a short training on a sample of at most 20,000 images, or 50 a cluster."""
+    `auto` finds one without labels by a short training on a sample of at most 20,000 images, or 50 per cluster."""
     cluster_range: tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=5, le=2**31 - 1)]] = CLUSTER_RANGE
     """Where `clusters: auto` looks for the number, which costs a short training for every factor of 1.4. The
     lowest is at least 4, the highest also bounded by N / k_min."""
@@ -128,7 +128,7 @@ class NeighborsSettings(_Frozen):
     """Of `ivf`: of these lists, how many a query looks at; by default an eighth, at least 16.
     Queries that find fewer than k_min images there look at more."""
     rows_per_shard: Positive = 4096
-    """Images a Parquet shard of neighbour lists."""
+    """Images per Parquet shard of neighbour lists."""
     labels: Location | None = None
     """Only for `ground_truth`: CSV or Parquet file with columns uri and label."""
 
@@ -159,7 +159,7 @@ class HeadsSettings(_Frozen):
     epochs: Natural = Field(default=Recipe.epochs, le=1_000_000)
     """Paper: 400, and 800 for small sets."""
     batch_size: Natural = Field(default=Recipe.batch_size, le=2**24)
-    """Anchors a step; the paper takes 256 for CIFAR-sized sets."""
+    """Anchors per step; the paper takes 256 for CIFAR-sized sets."""
     learning_rate: float = Field(default=Recipe.learning_rate, gt=0.0)
     """AdamW, for a batch of 256; scales linearly with the batch (TEMI)."""
     warmup_epochs: int = Field(default=Recipe.warmup_epochs, ge=0)
@@ -236,7 +236,7 @@ class ClassifierSettings(_Frozen):
     iterations: Natural = Field(default=GridRecipe.iterations, le=1_000_000_000)
     """SGD steps (paper 4.2)."""
     batch_size: Natural = Field(default=GridRecipe.batch_size, le=2**24)
-    """Images a step."""
+    """Images per step."""
     learning_rates: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(default=GridRecipe.learning_rates, min_length=1)
     """Grid, for a batch of 256 (DINOv2)."""
     holdout: float = Field(default=HOLDOUT, gt=0.0, lt=1.0)
@@ -251,16 +251,16 @@ class ResourceSettings(_Frozen):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` uses GPUs where the cluster has them."""
     embed_actors: Workers | None = None
-    """Copies of the backbone; by default one a GPU, else up to 4 that share the CPUs."""
+    """Copies of the backbone; by default one per GPU, else up to 4 that share the CPUs."""
     embed_batch: Natural = Field(default=64, le=65_536)
-    """Images a forward pass."""
+    """Images per forward pass."""
     neighbor_shards: Workers | None = None
-    """Actors that hold a shard of the features each; by default one a GPU, else one a node."""
+    """Actors that hold a shard of the features each; by default one per GPU, else one per node."""
     head_workers: Workers | None = None
-    """Processes that train the heads together; by default one a GPU, else one."""
+    """Processes that train the heads together; by default one per GPU, else one."""
     parallelism: Parallelism = "heads"
     """How they share the work. `heads`: each trains its share of the heads on the same batches and only w(x, x') is
-    exchanged, one float a pair. `data`: each takes its share of every batch, and all gradients are exchanged (DDP)."""
+    exchanged, one float per pair. `data`: each takes its share of every batch; all gradients are exchanged (DDP)."""
     compile: bool | None = None
     """Whether torch.compile fuses the training step; by default on CUDA only."""
     wait_minutes: float = Field(default=15.0, ge=0.0, le=1_000_000)
@@ -273,7 +273,7 @@ def _listed(value: Any) -> Any:
 
 
 class TrackingSettings(_Frozen):
-    """Who is told the figures of a run while it works. Never part of a fingerprint: it changes no result.
+    """Where the figures of a run are logged while it works. Never part of a fingerprint: it changes no result.
 
     The file metrics.jsonl of the run has all of them in any case.
     """
@@ -292,7 +292,7 @@ class Settings(_Frozen):
     """Images: a folder or prefix, tar or Parquet files, a list of URIs, or features; a local path or a URI."""
     clusters: Clusters
     """Number of classes K, at least 2, or `auto`: found without labels by short trainings with many numbers of
-    clusters on a sample of at most 20,000 images, or 50 a cluster; neighbors.cluster_range says where to look."""
+    clusters on a sample of at most 20,000 images, or 50 per cluster; neighbors.cluster_range says where to look."""
     out: Location
     """The run: a local directory or a URI."""
     seed: Seed = 0

@@ -280,8 +280,9 @@ def test_names_in_a_file_are_text(tmp_path):
 
 def test_what_is_no_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "no.yaml", tmp_path, tmp_path / "pipe", "/dev/zero"):
-        with fails(SettingsError, f"--config {path}", "no such file", "YAML"):
+    kinds = {tmp_path / "no.yaml": "no such file", tmp_path: "a folder", tmp_path / "pipe": "a pipe"}
+    for path, kind in (kinds | {"/dev/zero": "a device"}).items():
+        with fails(SettingsError, f"--config {path}", kind, "YAML"):
             load(BASE, config=str(path))
 
 

@@ -87,8 +87,8 @@ def rate(**changes):
         ({"gpus": {"x1": {"memory_gb": 10}}}, "gpus.x1.bfloat16_tflops is missing"),
         ({"shares": {"linear": {"share": 2, "of": "float32", "what": "x", "basis": "y"}}}, "shares.linear.share = 2"),
         ({"speeds": {}}, "speeds = {}: Extra inputs"),
-        ({"host": 3}, "host holds 3, not named entries"),
-        ("- 1", "holds list, not sections"),
+        ({"host": 3}, "host = 3"),
+        ("- 1", "holds list, not a map"),
         ("a: [", "not YAML"),
     ],
 )
