@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from icce_ray.io.locations import is_local
 from icce_ray.io.storage import Storage
 from icce_ray.tracking import Event, RunInfo, Tracker, TrackingError
 
@@ -45,7 +44,7 @@ class TensorBoard:
 
     def __init__(self, storage: Storage, folder: str) -> None:
         self.storage, self.folder = storage, folder
-        self._local = is_local(storage.filesystem)
+        self._local = storage.local
         self._writer: Any = None
         self._last: dict[str, int] = {}
 

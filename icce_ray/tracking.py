@@ -21,7 +21,6 @@ from typing import Any, Protocol
 from pydantic import FiniteFloat
 
 from icce_ray.documents import DocumentError, parse_json, shaped
-from icce_ray.io.locations import is_local
 from icce_ray.io.storage import Storage, StorageError
 from icce_ray.store import RunError
 
@@ -255,7 +254,7 @@ class EventLog:
         with suppress(RunError):  # another driver has the run
             while not self._end.wait(pause):
                 self._flush()
-                pause = LOCAL_SECONDS if is_local(self.storage.filesystem) else OBJECT_SECONDS
+                pause = LOCAL_SECONDS if self.storage.local else OBJECT_SECONDS
             self._flush()
         for name, tracker in self.trackers.items():
             self._try(name, lambda tracker=tracker: tracker.close(failed=self._failed))
@@ -279,7 +278,7 @@ class EventLog:
                 file.write(b"".join(event.encoded() for event in new))
         else:
             self.storage.write_bytes(self.path, b"".join(event.encoded() for event in self._events))
-        self._appends = is_local(self.storage.filesystem)
+        self._appends = self.storage.local
 
     def _try(self, name: str, call: Callable[[], None], *, quiet: bool = False) -> Exception | None:
         """Call it; why it failed, which is logged."""

@@ -7,13 +7,12 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-import pyarrow.fs as pafs
 import pytest
 import torch
 
 from tests.barriers import barriers
 from tests.servers import radosgw as ceph
-from tests.servers.s3 import S3Server, aws_environment, forget_clients
+from tests.servers.s3 import S3Server, aws_environment
 
 #: Seconds that a test takes, about, where it does not say so itself by `slow(seconds)`.
 SECONDS = {"unit": 0.1, "numerics": 1.0}
@@ -161,13 +160,3 @@ def bucket_server(request):
 def s3_server(request):
     """Both servers in turn."""
     return request.getfixturevalue(request.param)
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    """Arrow's own client does not retry, so that its errors are seen, and soon."""
-    once = pafs.AwsStandardS3RetryStrategy(max_attempts=1)
-    monkeypatch.setattr(pafs, "AwsStandardS3RetryStrategy", lambda max_attempts: once)
-    forget_clients()
-    yield
-    forget_clients()

@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from icce_ray.io.decode import Reject
 from icce_ray.io.filenames import to_bytes
-from icce_ray.io.locations import is_local, resolve
 from icce_ray.io.sources import FeatureSource, SourceError, find_source, found_source
-from icce_ray.io.sources.containers import one_ahead
 from icce_ray.io.sources.folder import FolderSource
+from icce_ray.io.sources.walk import one_ahead
+from icce_ray.io.stores import is_local, resolve
 from icce_ray.store import RunError, Store
 
 #: Shards of the manifest read at the same time.

@@ -18,15 +18,11 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
-
-import pyarrow.fs as pafs
-from fsspec.spec import AbstractFileSystem
 
 from icce_ray.documents import DocumentError, read_regular
-from icce_ray.io import s3
-from icce_ray.io.locations import StorageError, is_local, resolve, retried
+from icce_ray.io.locations import StorageError, is_s3, retried
 from icce_ray.io.storage import Storage
+from icce_ray.io.stores import Store, is_local, resolve
 
 #: Seconds after a write on a store without conditional writes until it counts.
 SETTLE = 2.0
@@ -36,13 +32,11 @@ MOST_BYTES = 1 << 20
 
 def current(uri: str) -> tuple[bytes, str] | None:
     """Content and version of the file, None if there is none. Raises StorageError where it cannot be read."""
-    if s3.is_s3(uri):
-        return s3.get_with_etag(uri)
     filesystem, path = resolve(uri)
-    try:
+    with _usable(uri, "read"):
+        if is_s3(uri):
+            return filesystem.get_with_etag(path)
         return _read_local(Path(path)) if is_local(filesystem) else _read_other(filesystem, path)
-    except OSError as error:
-        raise _unusable(uri, "read", error) from error
 
 
 def swap(uri: str, data: bytes, version: str | None) -> str | None:
@@ -51,15 +45,13 @@ def swap(uri: str, data: bytes, version: str | None) -> str | None:
     Returns the new version, or None if the condition failed. Folders above the file are made. Raises StorageError
     where it cannot be written; it may then have been written or not.
     """
-    if s3.is_s3(uri):
-        return s3.put_if(uri, data, etag=version)
     filesystem, path = resolve(uri)
-    try:
+    with _usable(uri, "written"):
+        if is_s3(uri):
+            return filesystem.put_if(path, data, etag=version)
         if is_local(filesystem):
             return _swap_local(Path(path), data, version)
         return _swap_other(filesystem, path, data, version)
-    except OSError as error:
-        raise _unusable(uri, "written", error) from error
 
 
 def remove(uri: str, version: str) -> bool:
@@ -68,29 +60,31 @@ def remove(uri: str, version: str) -> bool:
     On S3 the store decides where it knows conditional deletes; where it does not, and on stores other than S3 and
     local disks, somebody may write between the look and the deletion. Raises StorageError as `swap` does.
     """
-    if s3.is_s3(uri):
-        return _remove_s3(uri, version)
     filesystem, path = resolve(uri)
-    try:
+    with _usable(uri, "removed"):
+        if is_s3(uri):
+            return filesystem.delete_if(path, version)
         if is_local(filesystem):
             return _remove_local(Path(path), version)
-        found = _read_other(filesystem, path)
-        if found is None or found[1] != version:
+        there = _read_other(filesystem, path)
+        if there is None or there[1] != version:
             return False
-        retried(lambda: filesystem.delete_file(path))
+        retried(lambda: filesystem.rm_file(path))
+        return True
+
+
+@contextlib.contextmanager
+def _usable(uri: str, what: str) -> Iterator[None]:
+    """Errors of the system with the file's name, the reason and what to do; storage's own say that already."""
+    try:
+        yield
+    except StorageError:
+        raise
     except OSError as error:
-        raise _unusable(uri, "removed", error) from error
-    return True
-
-
-def _unusable(uri: str, what: str, error: OSError) -> OSError:
-    """An error of the system with the file's name, the reason and what to do; storage's own say that already."""
-    if isinstance(error, StorageError):
-        return error
-    where = f" ({error.filename})" if error.filename is not None else ""
-    return StorageError(
-        f"{uri} cannot be {what}: {error.strerror or error}{where}; give a place where you may create files"
-    )
+        where = f" ({error.filename})" if error.filename is not None else ""
+        raise StorageError(
+            f"{uri} cannot be {what}: {error.strerror or error}{where}; give a place where you may create files"
+        ) from error
 
 
 # -- local disk ----------------------------------------------------------------------------------------------------
@@ -109,8 +103,8 @@ def _read_local(path: Path) -> tuple[bytes, str] | None:
 def _swap_local(path: Path, data: bytes, version: str | None) -> str | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _guarded(path):
-        found = _read_local(path)
-        if (None if found is None else found[1]) != version:
+        there = _read_local(path)
+        if (None if there is None else there[1]) != version:
             return None
         Storage(path.parent).write_bytes(path.name, data)
     return _digest(data)
@@ -120,8 +114,8 @@ def _remove_local(path: Path, version: str) -> bool:
     if not path.exists():
         return False
     with _guarded(path):
-        found = _read_local(path)
-        if found is None or found[1] != version:
+        there = _read_local(path)
+        if there is None or there[1] != version:
             return False
         path.unlink()
     return True
@@ -159,90 +153,34 @@ def _is_still(path: Path, descriptor: int) -> bool:
         return False
 
 
-# -- S3 ------------------------------------------------------------------------------------------------------------
-
-
-def _remove_s3(uri: str, version: str) -> bool:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    found = s3.get_with_etag(uri)
-    if found is None or found[1] != version:
-        return False
-    client, bucket, key = s3.client_of(uri)
-
-    def delete() -> bool:
-        try:
-            client.delete_object(Bucket=bucket, Key=key, IfMatch=version)
-        except ClientError as error:
-            status = error.response["ResponseMetadata"].get("HTTPStatusCode")
-            if status in (404, 409, 412):  # somebody else wrote or removed it since
-                return False
-            if status != 501:
-                raise
-            client.delete_object(Bucket=bucket, Key=key)  # the store knows no conditional delete
-        return True
-
-    try:
-        return retried(delete, what=uri)
-    except (ClientError, BotoCoreError) as error:
-        raise s3.explain(error, uri) from error
-
-
 # -- other stores --------------------------------------------------------------------------------------------------
 
 
-def _read_other(filesystem: pafs.FileSystem, path: str) -> tuple[bytes, str] | None:
-    store = _fsspec_store(filesystem)
-
-    def read() -> bytes:
-        if store is not None:  # one request; and fsspec's store in memory gives all readers one open file to share
-            return cast(bytes, store.cat_file(path))  # without a range of bytes it never returns str
-        with filesystem.open_input_file(path) as file:
-            return file.read()
-
+def _read_other(store: Store, path: str) -> tuple[bytes, str] | None:
     end = time.monotonic() + SETTLE
     try:
         # A store that is no object store shows a file, empty, as soon as somebody begins to write it.
-        while not (data := retried(read)) and time.monotonic() < end:
+        while not (data := retried(lambda: store.cat_file(path))) and time.monotonic() < end:
             time.sleep(SETTLE / 20)
     except FileNotFoundError:
         return None
     return data, _digest(data)
 
 
-def _swap_other(filesystem: pafs.FileSystem, path: str, data: bytes, version: str | None) -> str | None:
-    found = _read_other(filesystem, path)
-    if (None if found is None else found[1]) != version:
+def _swap_other(store: Store, path: str, data: bytes, version: str | None) -> str | None:
+    there = _read_other(store, path)
+    if (None if there is None else there[1]) != version:
         return None
     if version is None:
-        _create(filesystem, path, data)
+        store.makedirs(path.rsplit("/", 1)[0], exist_ok=True)  # some stores have real folders
+        # Google's and Azure's stores see to it themselves that only one creates it. What stands then shows whose it is.
+        with contextlib.suppress(FileExistsError):
+            retried(lambda: store.pipe_file(path, data, mode="create"))
     else:
-        retried(lambda: _write(filesystem, path, data))
+        retried(lambda: store.pipe_file(path, data))
     time.sleep(SETTLE)
-    found = _read_other(filesystem, path)
-    return _digest(data) if found is not None and found[0] == data else None
-
-
-def _create(filesystem: pafs.FileSystem, path: str, data: bytes) -> None:
-    """Write a file that should not be there; through fsspec Google's and Azure's stores see to it themselves."""
-    store = _fsspec_store(filesystem)
-    if store is None:
-        retried(lambda: _write(filesystem, path, data))
-        return
-    filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)  # some fsspec stores have real folders
-    with contextlib.suppress(FileExistsError):  # what stands then tells whose it is, another's or ours of before
-        retried(lambda: store.pipe_file(path, data, mode="create"))
-
-
-def _fsspec_store(filesystem: pafs.FileSystem) -> AbstractFileSystem | None:
-    handler = filesystem.handler if isinstance(filesystem, pafs.PyFileSystem) else None
-    # Not a class of ours, which names the errors of its library.
-    return handler.fs if type(handler) is pafs.FSSpecHandler else None
-
-
-def _write(filesystem: pafs.FileSystem, path: str, data: bytes) -> None:
-    with filesystem.open_output_stream(path, compression=None) as file:
-        file.write(data)
+    there = _read_other(store, path)
+    return _digest(data) if there is not None and there[0] == data else None
 
 
 def _digest(data: bytes) -> str:

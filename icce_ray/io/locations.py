@@ -1,4 +1,4 @@
-"""Where things lie: a URI to a pyarrow filesystem and a path in it, and when to ask a store a second time."""
+"""Locations and what may go wrong with them: no secret in a URI, the options of S3, which errors are tried again."""
 
 from __future__ import annotations
 
@@ -8,68 +8,53 @@ import random
 import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from functools import lru_cache
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
-
-import pyarrow as pa
-import pyarrow.fs as pafs
-
-from icce_ray.io.filenames import to_text
-from icce_ray.io.uris import LocationError, S3Options, refuse_secrets, s3_location
-
-__all__ = [
-    "LocationError",
-    "StorageError",
-    "UnavailableError",
-    "check_writable",
-    "child",
-    "is_local",
-    "refuse_secrets",
-    "resolve",
-]
-__all__ += ["is_transient", "retried"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 _LONGEST_PAUSE = 5.0
-#: Seconds after which whoever waits for a store is told so, and then every so many.
+#: Seconds of waiting for a store until a warning is logged, and between the warnings that follow.
 SAY_AFTER, SAY_EVERY = 5.0, 15.0
-# What object stores answer when the same request is worth sending again. Arrow's own client repeats a
-# refused request a few times, but not a body that was cut on its way.
-_TRANSIENT = re.compile(
-    r"SLOW_?DOWN|SERVICE_UNAVAILABLE|THROTTL|NETWORK_CONNECTION|INTERNAL_FAILURE|REQUEST_?TIMEOUT"
-    r"|HTTP status (429|50[02-9]|51\d|52\d)|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|Server ?Busy"
-    r"|reduce your request rate|timed? ?out|connection (reset|closed|aborted|refused)",
-    re.IGNORECASE,
-)
-# A certificate that is not trusted (60) or a CA file that cannot be read (77) is that the next time too.
-_LASTING = re.compile(r"curlCode: (60|77)\b")
-#: Libraries with errors that are no OSError, and the errors that pass, by their names: so neither need be imported to
-#: know them, and none is looked at while another thread still imports it.
-_LIBRARIES = ("botocore", "aiohttp")
+#: Libraries of the stores: most of their errors are no OSError.
+_LIBRARIES = ("aiohttp", "azure", "botocore", "gcsfs")
+#: Of those errors without an HTTP status the transient ones, by name: so no library is imported to compare with.
 _TRANSIENT_NAMES = frozenset(
     [
-        "EndpointConnectionError",
-        "ConnectTimeoutError",
-        "ReadTimeoutError",
-        "ConnectionClosedError",
-        "IncompleteReadError",
-        "ResponseStreamingError",
-        "ProxyConnectionError",
-        "ServerDisconnectedError",
-        "ServerTimeoutError",
-        "ClientPayloadError",
-        "ClientConnectorError",
-        "ClientConnectorDNSError",
-        "ClientOSError",
-        "ConnectionTimeoutError",
+        *("ClientConnectorDNSError", "ClientConnectorError", "ClientOSError", "ClientPayloadError"),
+        *("ConnectTimeoutError", "ConnectionClosedError", "ConnectionTimeoutError", "EndpointConnectionError"),
+        *("IncompleteReadError", "ProxyConnectionError", "ReadTimeoutError", "ResponseStreamingError"),
+        *("ServerDisconnectedError", "ServerTimeoutError", "ServiceRequestError", "ServiceResponseError"),
         "SocketTimeoutError",
     ]
 )
+#: Error codes of S3 that are transient whatever their HTTP status.
+_TRANSIENT_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "OperationAborted")
+
+_PROVIDERS = "leave them to the provider's chain (environment variables, profile or instance role)"
+_SECRET = re.compile(
+    r"\w*access_?(key_?)?id|\w*secret\w*|\w*token|sig|sas|\w*signature|\w*credentials?|key_pair_id|hmac|jwt|bearer"
+    r"|\w*(access|account|api|app|auth|client|function|license|master|private|service|shared|subscription)_?key"
+    r"|(\w+_)?pass(phrase|code)?|\w*password|\w*passwd|\w*pwd|(\w+_)?auth|\w*authorization|\w*session_?id"
+)
+# Secrets whatever they are called: keys of Google, AWS, GitHub, Slack, Hugging Face, and JSON web tokens.
+_SECRET_VALUE = re.compile(
+    r"AIza[\w-]{20,}|A[KS]IA[A-Z0-9]{12,}|gh[a-z]_\w{20,}|xox[a-z]-.+|hf_\w{20,}|eyJ[\w-]+\.[\w.-]+"
+)
+# A `key` without a dot or a slash, as services number their customers: no file's name.
+_OPAQUE = re.compile(r"[\w-]{24,}")
+# One slash, or the wrong ones: taken for a path, it would go into every table with what stands before its `@`.
+_MALFORMED = re.compile(r"(https?|s3|gs|az|abfss?|ftp):(?!//)[/\\]", re.IGNORECASE)
+_OPTIONS = ("region", "scheme", "endpoint_override", "force_virtual_addressing", "tls_ca_file_path", "anonymous")
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?")
+_NO_URI_CHARACTER = re.compile(r"[\s\x00-\x1f\x7f<>\"\\^`{|}]|%(?![0-9A-Fa-f]{2})")
+
+
+class LocationError(ValueError):
+    """A location that nothing can be stored at or read from, whatever the store says."""
 
 
 class StorageError(OSError):
@@ -77,50 +62,133 @@ class StorageError(OSError):
 
 
 class UnavailableError(StorageError):
-    """A store that did not answer for longer than anyone waits; the same command resumes later."""
+    """A store that did not answer for as long as `retried` waits; the same command resumes later."""
 
 
-def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The pyarrow filesystem of `uri` and the path inside it.
+class TooLargeError(ValueError):
+    """A file of more bytes than were asked for; `size` is how many it has at least."""
 
-    A plain path (`~` and relative ones included) is a local one and may hold any character. `s3://` takes the
-    options of `s3_location` in its query, `az://` needs adlfs, `http(s)://` can only be read, and
-    `fsspec+PROTOCOL://` is whatever fsspec knows. URIs are cached, and S3 stores with equal options share a client.
+    def __init__(self, size: int) -> None:
+        super().__init__(f"{size} bytes")
+        self.size = size
 
-    Raises LocationError for an unknown scheme, a malformed URI, or credentials inside the URI, StorageError
-    where the store cannot be reached.
+
+def refuse_secrets(uri: str) -> str:
+    """`uri` itself; LocationError, which does not repeat it, if it holds a credential of any kind.
+
+    Credentials before the host and query items such as access_key, token or X-Amz-Signature are refused: the
+    URI stands in a run's settings, its tables and its logs.
     """
-    if not uri:
-        raise LocationError("the location is empty; give a local path, file://, s3:// or gs:// URI")
-    refuse_secrets(uri)
+    if _MALFORMED.match(uri):
+        raise LocationError("the location has a scheme without '//'; write it as in https://host/path")
     if "://" not in uri:
-        path = os.path.abspath(os.path.expanduser(uri))
-        if any("\ud800" <= letter <= "\udfff" for letter in path):
-            raise LocationError(f"the path '{to_text(path)}' is not UTF-8; rename it, or give a link to it")
-        return pafs.LocalFileSystem(), path  # not cached: the working directory may change
-    return _remote(uri)
-
-
-@lru_cache(maxsize=64)
-def _remote(uri: str) -> tuple[pafs.FileSystem, str]:
-    scheme = uri.split("://", 1)[0]
-    if scheme == "s3":
-        return _s3(uri)
-    if scheme == "az":
-        return _azure(uri)
-    if scheme in ("http", "https"):
-        return _http(), uri
-    if scheme == "gs" and "retry_limit_seconds=" not in uri:  # Arrow's own limit is 15 minutes
-        uri += ("&" if "?" in uri else "?") + "retry_limit_seconds=15"
+        return uri
     try:
-        return pafs.FileSystem.from_uri(uri)
-    except (pa.ArrowInvalid, ImportError, ValueError) as error:
+        parts = urlsplit(uri)
+    except ValueError:  # such as an unclosed [
+        # Not `from` the reason, which may quote a secret.
+        raise LocationError("the location is no URI; its part before the path cannot be read") from None
+    user = parts.netloc.rpartition("@")[0]
+    # abfs://container@account and gs://anonymous@bucket are no secrets. A secret may hold a "/", which then ends the
+    # host early.
+    harmless = (parts.scheme in ("abfs", "abfss") and ":" not in user) or (parts.scheme, user) == ("gs", "anonymous")
+    bucket_with_port = parts.scheme in ("s3", "gs") and ":" in parts.netloc
+    if bucket_with_port or (user and not harmless):
+        raise LocationError(f"the URI holds credentials (user:secret@...), which would end up in logs; {_PROVIDERS}")
+    for name, value in parse_qsl(parts.query, keep_blank_values=True) + parse_qsl(parts.fragment):
+        plain = name.lower().replace("-", "_")
+        if _SECRET_VALUE.fullmatch(value) or (plain == "key" and _OPAQUE.fullmatch(value)):
+            raise LocationError(f"the URI's query holds a key by its looks, which would end up in logs; {_PROVIDERS}")
+        if _SECRET.fullmatch(plain) or (name == "endpoint_override" and "@" in value):
+            # Only names of the list are shown, and none of them is a secret itself.
+            raise LocationError(
+                f"the URI's query holds credentials ({name}=...), which would end up in logs; {_PROVIDERS}"
+            )
+    return uri
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Options:
+    """How to talk to one S3 store. Equal options share one client; none of them is a secret."""
+
+    region: str | None = None
+    scheme: str = "https"
+    endpoint: str | None = None
+    """host:port of a store that is not AWS's own."""
+    virtual: bool = False
+    """Bucket in the host's name even at an endpoint of one's own; at AWS always."""
+    ca_file: str | None = None
+    anonymous: bool = False
+
+    @property
+    def endpoint_url(self) -> str | None:
+        """Such as `http://host:port`; None for AWS itself."""
+        return None if self.endpoint is None else f"{self.scheme}://{self.endpoint}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Location:
+    """A place in a bucket; `key` is decoded and may be empty."""
+
+    bucket: str
+    key: str
+    options: S3Options = field(default_factory=S3Options)
+
+
+def is_s3(uri: str) -> bool:
+    """Whether `uri` is an `s3://` one."""
+    return uri.startswith("s3://")
+
+
+def s3_location(uri: str) -> S3Location:
+    """`s3://bucket/key?option=value` taken apart; the endpoint may be AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL too.
+
+    Raises LocationError for credentials, characters that must be percent-encoded, and unknown options.
+    """
+    refuse_secrets(uri)
+    parts = urlsplit(uri)
+    if bad := _NO_URI_CHARACTER.search(uri):
+        raise LocationError(f"{uri!r} holds {bad.group()!r}; percent-encode it, as in s3://bucket/a%20b")
+    if parts.scheme != "s3" or len(parts.netloc) < 3:
+        raise LocationError(f"{uri!r} is not s3://BUCKET/KEY with a bucket of 3 letters or more")
+    if parts.fragment or uri.endswith("#"):
+        raise LocationError(f"{uri!r} holds a '#'; in a key write %23")
+    return S3Location(bucket=parts.netloc, key=unquote(parts.path.removeprefix("/")), options=_options(parts.query))
+
+
+def _options(query: str) -> S3Options:
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = sorted(set(given) - set(_OPTIONS))
+    if unknown:
+        raise LocationError(f"unknown option {unknown} in an s3:// URI; known ones are {', '.join(_OPTIONS)}")
+    named = {"endpoint_override": given.get("endpoint_override")}
+    named |= {name: os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")}
+    origin, endpoint = next(((name, value) for name, value in named.items() if value), ("", None))
+    scheme = given.get("scheme", "https")
+    if endpoint and "://" in endpoint:
+        scheme, endpoint = endpoint.rstrip("/").split("://", 1)
+    if endpoint and not _HOST.fullmatch(endpoint):  # not repeated: it may hold a secret
         raise LocationError(
-            f"{uri!r} is no location that pyarrow resolves: {error}; use a local path, file://, s3://, gs://, az://, "
-            "abfs://, http(s):// or fsspec+PROTOCOL://, with special characters percent-encoded"
-        ) from error
-    except OSError as error:
-        raise StorageError(f"{uri!r} cannot be reached: {error}") from error
+            f"{origin} of an s3:// URI is no host:port; give HOST:PORT or http(s)://HOST:PORT, and no "
+            f"credentials; {_PROVIDERS}"
+        )
+    if scheme not in ("http", "https"):
+        raise LocationError("option scheme of an s3:// URI must be http or https")
+    return S3Options(
+        region=given.get("region") or None,
+        scheme=scheme,
+        endpoint=endpoint,
+        virtual=_flag(given, "force_virtual_addressing"),
+        ca_file=given.get("tls_ca_file_path") or None,
+        anonymous=_flag(given, "anonymous"),
+    )
+
+
+def _flag(given: dict[str, str], name: str) -> bool:
+    value = given.get(name, "false").lower()
+    if value not in ("true", "false", "1", "0"):
+        raise LocationError(f"option {name} of an s3:// URI must be true or false")
+    return value in ("true", "1")
 
 
 def check_writable(uri: str) -> None:
@@ -129,87 +197,20 @@ def check_writable(uri: str) -> None:
         raise LocationError(f"{uri} can only be read; give a local path, or an s3://, gs:// or az:// URI")
 
 
-def _s3(uri: str) -> tuple[pafs.FileSystem, str]:
-    place = s3_location(uri)
-    options = place.options
-    if options.region is None:
-        # Only AWS itself has regions that differ by bucket; other stores take any name.
-        options = replace(options, region="us-east-1" if options.endpoint else _region(place.bucket))
-    return _s3_filesystem(options), f"{place.bucket}/{place.key}".rstrip("/")
-
-
-@lru_cache(maxsize=256)
-def _region(bucket: str) -> str:
-    def ask() -> str:
-        return pafs.resolve_s3_region(bucket)
-
-    try:
-        return retried(ask, patience=10, what=f"the region of s3://{bucket}")
-    except UnavailableError:
-        raise
-    except OSError as error:
-        raise StorageError(
-            f"the region of s3://{bucket} is not to be found: {error}; correct the bucket's name, or give "
-            "?region=..., or ?endpoint_override=host:port for a store that is not AWS"
-        ) from error
-
-
-@lru_cache(maxsize=64)
-def _s3_filesystem(options: S3Options) -> pafs.FileSystem:
-    more = {}
-    if options.endpoint:
-        # Before the client is made: by default Arrow's sends a checksum as a trailer, without a length, which stores
-        # other than AWS refuse (HTTP 411).
-        os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-        os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
-        more["endpoint_override"] = options.endpoint
-    if options.ca_file:
-        more["tls_ca_file_path"] = options.ca_file
-    return pafs.S3FileSystem(
-        region=options.region,
-        scheme=options.scheme,
-        anonymous=options.anonymous,
-        force_virtual_addressing=options.virtual,
-        # A file below the part size is then one PutObject: there or not, and no upload left unfinished.
-        allow_delayed_open=True,
-        # Readers that nobody can start again, such as Ray's, live on these; `retried` waits longer.
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=5),
-        connect_timeout=5,
-        request_timeout=60,  # the default of 3 s is less than some stores take to begin a multipart upload
-        **more,
-    )
-
-
-def _azure(uri: str) -> tuple[pafs.FileSystem, str]:
-    try:
-        import adlfs  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise LocationError("an az:// location needs the package adlfs; pip install adlfs") from error
-    parts = urlsplit(uri)
-    options = dict(parse_qsl(parts.query))
-    if unknown := sorted(set(options) - {"account_name"}):
-        raise LocationError(f"unknown option {unknown} in an az:// URI; the known one is account_name")
-    handler = pafs.FSSpecHandler(adlfs.AzureBlobFileSystem(**options))
-    return pafs.PyFileSystem(handler), f"{parts.netloc}{unquote(parts.path)}".rstrip("/")
-
-
-@lru_cache(maxsize=1)
-def _http() -> pafs.FileSystem:
-    from icce_ray.io.web import WebHandler
-
-    return pafs.PyFileSystem(WebHandler())
-
-
-def is_local(filesystem: pafs.FileSystem) -> bool:
-    """Whether the files lie on a disk of this machine."""
-    return isinstance(filesystem, pafs.LocalFileSystem)
+def child(path: str) -> str:
+    """`path` if it names something below a root; ValueError if absolute, empty, or with `.` or `..` parts."""
+    if "\x00" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        raise ValueError(
+            f"{path!r} is no path below a root; give a relative one such as 'features/part-000000.parquet'"
+        )
+    return path
 
 
 def retried(call: Callable[[], T], *, patience: float = 60.0, what: str = "the store") -> T:
-    """`call()`, again and again until `patience` seconds have passed while a store answers with errors that pass.
+    """`call()`, repeated until `patience` seconds have passed while its errors are transient.
 
-    Waits 0.1 s, then twice as long each time up to 5 s, with jitter. Only for calls that may run twice.
-    Errors that do not pass (missing, access denied, wrong key) are raised at once.
+    Waits 0.1 s, then twice as long each time up to 5 s, with jitter; from `SAY_AFTER` seconds on a warning says so.
+    Only for calls that may run twice. Other errors (missing, access denied, wrong key) are raised at once.
 
     Raises UnavailableError, its cause the last error, once the patience is over.
     """
@@ -218,8 +219,8 @@ def retried(call: Callable[[], T], *, patience: float = 60.0, what: str = "the s
     while True:
         try:
             return call()
-        except Exception as error:
-            if not (isinstance(error, OSError) or _of_library(error)) or not is_transient(error):
+        except Exception as error:  # the clients' errors have no base class of their own: `is_transient` decides
+            if not is_transient(error):
                 raise
             attempt += 1
             spent = time.monotonic() - begin
@@ -236,33 +237,26 @@ def retried(call: Callable[[], T], *, patience: float = 60.0, what: str = "the s
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request is worth sending again: the store is busy, restarting or out of reach for a moment."""
+    """Whether the same request is worth repeating: the store is busy, restarting or out of reach for a moment."""
     if isinstance(error, (UnavailableError, FileNotFoundError, PermissionError)):
         return False
     if isinstance(error, (ConnectionError, TimeoutError)):
         return True
-    response = getattr(error, "response", None)  # botocore's ClientError
-    if isinstance(response, dict):
+    if isinstance(error, StorageError) and error.__cause__ is not None:  # such as one of botocore, explained
+        return is_transient(error.__cause__)
+    if not any(base.__module__.partition(".")[0] in _LIBRARIES for base in type(error).__mro__):
+        return False
+    status, code = answer_of(error)
+    if status:
+        return status == 429 or (status >= 500 and status != 501) or code in _TRANSIENT_CODES
+    return type(error).__name__ in _TRANSIENT_NAMES
+
+
+def answer_of(error: Any) -> tuple[int, str]:
+    """HTTP status and the store's error code that an error of a client carries; 0 and "" where it has none."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore's ClientError
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status == 429 or (status >= 500 and status != 501) or bool(_TRANSIENT.search(str(error)))
-    status = getattr(error, "status", None)  # aiohttp's ClientResponseError
-    if isinstance(status, int):
-        return status == 429 or status >= 500
-    if type(error).__name__ in _TRANSIENT_NAMES:
-        return True
-    return bool(_TRANSIENT.search(str(error))) and not _LASTING.search(str(error))
-
-
-def _of_library(error: BaseException) -> bool:
-    """Whether the error is one of botocore's or aiohttp's own."""
-    return any(base.__module__.partition(".")[0] in _LIBRARIES for base in type(error).__mro__)
-
-
-def child(path: str) -> str:
-    """`path` if it names something below a root; ValueError if absolute, empty, or with `.` or `..` parts."""
-    parts = path.split("/")
-    if "\x00" in path or any(part in ("", ".", "..") for part in parts):
-        raise ValueError(
-            f"{path!r} is no path below a root; give a relative one such as 'features/part-000000.parquet'"
-        )
-    return path
+        return status, str(response.get("Error", {}).get("Code", ""))
+    statuses = (getattr(error, name, None) for name in ("status", "status_code", "code"))  # aiohttp, azure, gcsfs
+    return next((status for status in statuses if isinstance(status, int)), 0), ""

@@ -1,233 +1,326 @@
-"""What Arrow's S3 client cannot do: conditional puts, paged listings, dangling uploads, a check of the access.
+"""S3 through s3fs: errors with reason and remedy, one request a read, conditional writes, listings page by page.
 
 Credentials come from botocore's own chain (environment, profile, instance role) and nowhere else.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-from icce_ray.io.locations import StorageError, UnavailableError, retried
-from icce_ray.io.s3_errors import code_of, explain
-from icce_ray.io.uris import S3Options, is_s3, s3_location
+from aiohttp import ClientError as HttpError
+from botocore import exceptions as boto
+from fsspec.asyn import sync
+from s3fs import S3FileSystem
 
-if TYPE_CHECKING:
-    from botocore.client import BaseClient
-
-__all__ = ["Page", "abort_uploads", "check_access", "client_of", "explain", "get_with_etag", "is_s3", "list_pages"]
-__all__ += ["get_tail", "put_if"]
+from icce_ray.io.locations import S3Options, StorageError, TooLargeError, UnavailableError, answer_of, retried
 
 _log = logging.getLogger(__name__)
 
-_PATIENT = {"connect_timeout": 5, "read_timeout": 60, "retries": {"mode": "standard", "total_max_attempts": 1}}
-_QUICK = {"connect_timeout": 3, "read_timeout": 8, "retries": {"mode": "standard", "total_max_attempts": 1}}
-_CHECK_PATIENCE = 10.0
-
-
-class Object(NamedTuple):
-    """One object of a listing; `etag` without quotes."""
-
-    key: str
-    size: int
-    etag: str
+_KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or an instance role"
+_REGION = "the bucket lies in another region; add ?region=... or correct it"
+_DENIED = (
+    "access is denied to these credentials; grant s3:ListBucket and s3:GetObject, to write also s3:PutObject and "
+    "s3:DeleteObject, or use others"
+)
+_EXPIRED = "the session token has expired; log in again, or renew AWS_SESSION_TOKEN with both keys"
+#: What an S3 store's error code means and what to do about it.
+_REASONS = {
+    "InvalidAccessKeyId": f"the store does not know the access key; {_KEYS}",
+    "SignatureDoesNotMatch": "the secret key does not belong to the access key; set AWS_SECRET_ACCESS_KEY to its own",
+    "ExpiredToken": _EXPIRED,
+    "ExpiredTokenException": _EXPIRED,
+    "InvalidToken": "the session token is not valid; renew AWS_SESSION_TOKEN, or unset it for long-lived keys",
+    "NoSuchBucket": "there is no such bucket; create it, or correct its name, region or endpoint",
+    "404": "there is no such bucket, or what answers there is no S3 store; correct the bucket or endpoint_override",
+    "AccessDenied": _DENIED,
+    "AllAccessDisabled": _DENIED,
+    "403": _DENIED,
+    "RequestTimeTooSkewed": "this machine's clock differs too much from the store's; set it by NTP",
+    "PermanentRedirect": _REGION,
+    "301": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+    "NotImplemented": "the store does not know conditional PUT (If-None-Match, If-Match); use one that does",
+    "500": "the server failed, or what answers there is no S3 store; look at the server, or correct endpoint_override",
+    "QuotaExceeded": "the store's quota is used up; free space or raise the quota",
+}
+#: Errors without an answer, the most special first.
+_NO_ANSWER: list[tuple[tuple[type[Exception], ...], str]] = [
+    (
+        (boto.NoCredentialsError, boto.PartialCredentialsError),
+        f"no credentials found; {_KEYS} (or ?anonymous=true for a public bucket)",
+    ),
+    (
+        (boto.TokenRetrievalError, boto.SSOTokenLoadError, boto.UnauthorizedSSOTokenError),
+        "the login of the AWS profile has expired; run `aws sso login` again",
+    ),
+    (
+        (boto.ProfileNotFound, boto.CredentialRetrievalError, boto.ConfigParseError),
+        f"the AWS profile cannot be used; correct AWS_PROFILE, or {_KEYS}",
+    ),
+    (
+        (boto.SSLError,),
+        "the server's TLS certificate is not trusted; give its CA as ?tls_ca_file_path=, or ?scheme=http",
+    ),
+    (
+        (boto.ParamValidationError,),
+        "bucket or key are not valid names; a bucket has 3 to 63 letters, digits, dots and hyphens",
+    ),
+    (
+        (boto.HTTPClientError, boto.EndpointConnectionError, HttpError, TimeoutError),
+        "the endpoint cannot be reached; look at the network and endpoint_override, or start the store",
+    ),
+]
+#: Bytes of the parts in which a file of twice as many or more is uploaded.
+_PART = 8 << 20
+_CHECK_PATIENCE, _CHECK_TIMEOUT = 10.0, 8.0
 
 
 class Page(NamedTuple):
-    """One answer of the store, 1,000 names at most: objects and, with a delimiter, the prefixes they share."""
+    """One answer of a listing, 1,000 names at most: (key, bytes) and, with a delimiter, the prefixes they share."""
 
-    objects: list[Object]
+    objects: list[tuple[str, int]]
     prefixes: list[str]
 
 
-def client_of(uri: str) -> tuple[BaseClient, str, str]:
-    """A botocore S3 client for `uri` (one a process for equal options), the bucket and the decoded key.
+class S3Store(S3FileSystem):
+    """One S3 store. Paths are `bucket/key`; keys are taken to the letter.
 
-    Raises LocationError for a malformed URI, StorageError where the machine's own AWS settings are broken.
+    Of s3fs's methods `cat_file`, `info`, `pipe_file` and `rm_file` are used. Nothing is repeated here: `retried` does
+    that, and says so. Raises FileNotFoundError for a missing object, StorageError with reason and remedy for all else.
     """
-    place = s3_location(uri)
-    return _call(uri, lambda: _client(place.options, quick=False)), place.bucket, place.key
 
+    bounded = True  # `cat_file` takes `most`
+    retries = 1
+    cachable = False  # fsspec would keep a store with the credentials of before
 
-def list_pages(uri: str, *, delimiter: str | None = None, start_after: str = "") -> Iterator[Page]:
-    """Objects whose keys start with the key of `uri`, page by page in the order of their keys' bytes.
-
-    The key is a plain prefix (`s3://b/run` also finds `run2/x`): end it in `/` for a folder. `delimiter="/"`
-    lists one level. `start_after` begins behind that key. Raises StorageError as `check_access` does.
-    """
-    client, bucket, prefix = client_of(uri)
-    request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
-    if delimiter is not None:
-        request["Delimiter"] = delimiter
-    if start_after:
-        request["StartAfter"] = start_after
-    while True:
-        answer = _call(uri, lambda: client.list_objects_v2(**request))
-        yield Page(
-            [Object(item["Key"], item["Size"], item["ETag"].strip('"')) for item in answer.get("Contents", ())],
-            [item["Prefix"] for item in answer.get("CommonPrefixes", ())],
+    def __init__(self, options: S3Options) -> None:
+        self._at = options.endpoint_url or "AWS"
+        path_style = options.endpoint is not None and not options.virtual
+        config = {
+            "s3": {"addressing_style": "path" if path_style else "virtual"},
+            "connect_timeout": 5,
+            "read_timeout": 60,
+            "retries": {"mode": "standard", "total_max_attempts": 1},
+            "request_checksum_calculation": "when_required",  # stores other than AWS may not know the trailing checksum
+            "response_checksum_validation": "when_required",
+            "ignore_configured_endpoint_urls": True,  # `options` has it
+            "max_pool_connections": 32,
+        }
+        client: dict[str, Any] = {"region_name": options.region or "us-east-1"}
+        if options.ca_file:
+            client["verify"] = options.ca_file
+        super().__init__(
+            anon=options.anonymous,
+            endpoint_url=options.endpoint_url,
+            config_kwargs=config,
+            client_kwargs=client,
+            use_listings_cache=False,
         )
-        if not answer["IsTruncated"]:
-            return
-        request["ContinuationToken"] = answer["NextContinuationToken"]
 
+    # -- requests ------------------------------------------------------------------------------------------------
 
-def put_if(uri: str, data: bytes, *, etag: str | None) -> str | None:
-    """Write `data` only if the object is absent (`etag` None) or still has `etag`; its new ETag, or None if not.
-
-    `data` should be unique to its writer: where an answer was lost and the request sent again, an object that
-    holds `data` counts as written by this call. Raises StorageError, also for a store without conditional PUT.
-    """
-    client, bucket, key = client_of(uri)
-    condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}  # radosgw wants the ETag without quotes
-    sent = 0
-
-    def put() -> str | None:
-        nonlocal sent
-        sent += 1
+    async def _call_s3(self, method: str, *more: Any, **request: Any) -> Any:
         try:
-            return client.put_object(Bucket=bucket, Key=key, Body=data, **condition)["ETag"].strip('"')
-        except client.exceptions.ClientError as error:
+            return await super()._call_s3(method, *more, **request)
+        except (OSError, boto.BotoCoreError, boto.ClientError, HttpError) as error:
+            raise self._explained(error, method, request) from (error.__cause__ or error)
+
+    def _explained(self, error: Exception, method: str, request: dict[str, Any]) -> OSError:
+        """The error with location, reason and remedy, and without a secret; FileNotFoundError for a missing object."""
+        where = f"s3://{request.get('Bucket', '')}/{request.get('Key', request.get('Prefix', ''))} at {self._at}"
+        status, code = answer_of(error.__cause__ or error)
+        if status:
+            of_object = method in ("get_object", "head_object") and code != "NoSuchBucket"
+            if code == "NoSuchKey" or (status == 404 and of_object):
+                return FileNotFoundError(f"there is no object {where}")
+            return StorageError(f"{where}: {_REASONS.get(code, f'the store answers {code or status}')} [{code}]")
+        for kinds, reason in _NO_ANSWER:
+            if isinstance(error, kinds):
+                return StorageError(f"{where}: {reason} [{type(error).__name__}]")
+        return StorageError(
+            f"{where}: the endpoint does not answer as an S3 store does; correct endpoint_override "
+            f"[{type(error).__name__}]"
+        )
+
+    def _wait(self, call: Any, *arguments: Any, **options: Any) -> Any:
+        """What a coroutine function returns, from the loop of fsspec's thread."""
+        return sync(self.loop, call, *arguments, **options)
+
+    def _call(self, method: str, **request: Any) -> Any:
+        return retried(
+            lambda: self._wait(self._call_s3, method, **request),
+            what=f"s3://{request['Bucket']}/{request.get('Key', request.get('Prefix', ''))} at {self._at}",
+        )
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    async def _object(self, path: str, *, most: int | None = None, **request: Any) -> tuple[bytes, Any]:
+        """The body of one GetObject and the answer's fields. Raises TooLargeError for more than `most` bytes."""
+        bucket, _, key = path.partition("/")
+        answer = await self._call_s3("get_object", Bucket=bucket, Key=key, **request)
+        body = answer["Body"]
+        try:
+            if most is not None and answer["ContentLength"] > most:
+                raise TooLargeError(answer["ContentLength"])
+            return await body.read(), answer
+        except (boto.BotoCoreError, HttpError) as error:  # the body was cut
+            raise self._explained(error, "get_object", {"Bucket": bucket, "Key": key}) from error
+        finally:
+            body.close()
+
+    async def _cat_file(
+        self,
+        path: str,
+        version_id: str | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        chunksize: int | None = None,
+        max_concurrency: int | None = None,
+        *,
+        most: int | None = None,
+    ) -> bytes:
+        """One request, where s3fs asks for the size first; raises TooLargeError for more than `most` bytes."""
+        ranged = start is not None or end is not None
+        limits = {"Range": await self._process_limits(path, start, end)} if ranged else {}
+        return (await self._object(path, most=most, **limits))[0]
+
+    def get_with_etag(self, path: str) -> tuple[bytes, str] | None:
+        """The whole object and its ETag (no quotes), or None if there is none."""
+        try:
+            data, answer = retried(lambda: self._wait(self._object, path), what=f"s3://{path} at {self._at}")
+        except FileNotFoundError:
+            return None
+        return data, answer["ETag"].strip('"')
+
+    def last_bytes(self, path: str, most: int) -> tuple[bytes, int]:
+        """At most the last `most` bytes of the object and how many it has in all, by one request.
+
+        For what is read from its end, such as Parquet: a small file is there at once.
+        """
+        try:
+            data, answer = self._wait(self._object, path, Range=f"bytes=-{most}")
+        except StorageError as error:
+            if answer_of(error.__cause__)[0] == 416:  # a range of an object without bytes
+                return b"", 0
+            raise
+        return data, int(answer["ContentRange"].rpartition("/")[2]) if "ContentRange" in answer else len(data)
+
+    def pages(self, path: str, *, delimiter: str = "") -> Iterator[Page]:
+        """Objects whose keys start with the key of `path`, page by page in the order of their keys' bytes.
+
+        The key is a plain prefix (`b/run` also finds `run2/x`): end it in `/` for a folder. `delimiter="/"` lists one
+        level.
+        """
+        bucket, _, prefix = path.partition("/")
+        request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "Delimiter": delimiter}
+        while True:
+            answer = self._call("list_objects_v2", **request)
+            yield Page(
+                [(item["Key"], item["Size"]) for item in answer.get("Contents", ())],
+                [item["Prefix"] for item in answer.get("CommonPrefixes", ())],
+            )
+            if not answer["IsTruncated"]:
+                return
+            request["ContinuationToken"] = answer["NextContinuationToken"]
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    async def _pipe_file(
+        self,
+        path: str,
+        data: bytes,
+        chunksize: int = _PART,
+        max_concurrency: int | None = None,
+        mode: str = "overwrite",
+        **more: Any,
+    ) -> Any:
+        return await super()._pipe_file(path, data, chunksize, max_concurrency, mode, **more)
+
+    def put_if(self, path: str, data: bytes, *, etag: str | None) -> str | None:
+        """Write `data` only if the object is absent (`etag` None) or still has `etag`; its new ETag, or None if not.
+
+        `data` should be unique to its writer: where an answer was lost and the request sent again, which aiohttp does
+        by itself too, an object that holds `data` counts as written by this call.
+        """
+        bucket, _, key = path.partition("/")
+        # radosgw wants the ETag without quotes.
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        try:
+            return self._call("put_object", Bucket=bucket, Key=key, Body=data, **condition)["ETag"].strip('"')
+        except OSError as error:
             if not _condition_failed(error, etag):
                 raise
-            sent += error.response["ResponseMetadata"].get("RetryAttempts", 0)
-            return None
+        there = self.get_with_etag(path)
+        return there[1] if there is not None and there[0] == data else None
 
-    written = _call(uri, put)
-    if written is None and sent > 1:  # an earlier attempt may have arrived although its answer did not
-        there = get_with_etag(uri)
-        if there is not None and there[0] == data:
-            return there[1]
-    return written
-
-
-def _condition_failed(error: Any, etag: str | None) -> bool:
-    code, status = code_of(error), error.response["ResponseMetadata"].get("HTTPStatusCode")
-    # 409: two conditional writes at once. 404: If-Match on an object that is gone.
-    return status == 412 or code == "ConditionalRequestConflict" or (etag is not None and code == "NoSuchKey")
-
-
-def get_with_etag(uri: str) -> tuple[bytes, str] | None:
-    """The whole object and its ETag (no quotes), or None if there is none. Raises StorageError."""
-    found = _get(uri)
-    return None if found is None else (found[0], found[1]["ETag"].strip('"'))
-
-
-def get_tail(uri: str, most: int) -> tuple[bytes, int] | None:
-    """At most the last `most` bytes of the object and how many it has in all, by one request; None if there is none.
-
-    For what is read from its end, such as Parquet: a small file is there at once. Raises StorageError.
-    """
-    found = _get(uri, Range=f"bytes=-{most}")
-    if found is None:
-        return None
-    data, answer = found
-    return data, int(answer["ContentRange"].rpartition("/")[2]) if "ContentRange" in answer else len(data)
-
-
-def _get(uri: str, **options: Any) -> tuple[bytes, Any] | None:
-    """The body that was asked for, and the answer's fields."""
-    client, bucket, key = client_of(uri)
-
-    def get() -> tuple[bytes, Any] | None:
+    def delete_if(self, path: str, etag: str) -> bool:
+        """Delete the object if it still has `etag`; whether it had. Not atomic where the store cannot."""
+        there = self.get_with_etag(path)
+        if there is None or there[1] != etag:
+            return False
+        bucket, _, key = path.partition("/")
         try:
-            answer = client.get_object(Bucket=bucket, Key=key, **options)
-        except client.exceptions.NoSuchKey:
-            return None
-        except client.exceptions.ClientError as error:
-            status = error.response["ResponseMetadata"].get("HTTPStatusCode")
-            if status == 416:  # a range of an object without bytes
-                return b"", {"ETag": "", "ContentRange": "*/0"}
-            if status != 404 or code_of(error) == "NoSuchBucket":
+            self._call("delete_object", Bucket=bucket, Key=key, IfMatch=etag)
+        except OSError as error:
+            if _condition_failed(error, etag):  # somebody else wrote or removed it since
+                return False
+            if answer_of(error.__cause__)[0] != 501:
                 raise
-            # A 404 without its reason, as when the answer's body is cut: the listing knows whether it is the key.
-            listed = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
-            if not listed or listed[0]["Key"] != key:
-                return None
-            raise ConnectionError(f"404 for {uri}, which the listing has") from error
-        # Not `with answer["Body"]`: that is the bare stream, whose errors for a body that was cut botocore cannot name.
-        with closing(answer["Body"]) as body:
-            return body.read(), answer
+            self._call("delete_object", Bucket=bucket, Key=key)  # the store knows no conditional delete
+        return True
 
-    return _call(uri, get)
+    def abort_uploads(self, path: str) -> int:
+        """Abort the unfinished multipart uploads below the key of `path`, which a killed writer leaves to be paid for.
 
-
-def abort_uploads(uri: str) -> int:
-    """Abort the unfinished multipart uploads below the key of `uri`, which a killed writer leaves to be paid for.
-
-    Returns how many. A store or a policy that does not let them be listed or aborted is no failure: they are
-    left, a warning is logged with the reason, and the bucket's lifecycle rule has to remove them.
-    """
-    client, bucket, prefix = client_of(uri)
-    pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
-    try:
-        uploads = _call(uri, lambda: [item for page in pages for item in page.get("Uploads", ())])
-        for item in uploads:
-            _call(uri, lambda item=item: _abort(client, bucket, item["Key"], item["UploadId"]))
-    except UnavailableError:
-        raise
-    except StorageError as error:
-        _log.warning("unfinished uploads are left where they are: %s", error)
-        return 0
-    return len(uploads)
-
-
-def _abort(client: Any, bucket: str, key: str, upload: str) -> None:
-    try:
-        client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
-    except client.exceptions.NoSuchUpload:  # finished or aborted meanwhile
-        return
-
-
-def check_access(uri: str, *, write: bool = False) -> None:
-    """One listing of at most one object, answered within 30 s: StorageError with reason and remedy if it fails.
-
-    It shows whether the endpoint, the keys, the bucket and the listing are in order. `write` only names the
-    permissions that writing needs too: whether it is allowed, the first write tells (see `explain`).
-    """
-    place = s3_location(uri)
-    client = _call(uri, lambda: _client(place.options, quick=True))
-    request = {"Bucket": place.bucket, "Prefix": place.key, "MaxKeys": 1}
-    _call(uri, lambda: client.list_objects_v2(**request), patience=_CHECK_PATIENCE, write=write)
-
-
-def _call(uri: str, call: Callable[[], Any], *, patience: float = 60.0, write: bool = True) -> Any:
-    """`call()` with patience, its errors explained."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        return retried(call, patience=patience, what=uri)
-    except UnavailableError as error:
-        if error.__cause__ is None or not isinstance(error.__cause__, Exception):
+        Returns how many. A store or a policy that does not let them be listed or aborted is no failure: they are left,
+        a warning is logged with the reason, and the bucket's lifecycle rule has to remove them.
+        """
+        bucket, _, prefix = path.partition("/")
+        count, marker = 0, {}
+        try:
+            while True:
+                answer = self._call("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **marker)
+                for item in answer.get("Uploads", ()):
+                    self._abort(bucket, item["Key"], item["UploadId"])
+                    count += 1
+                if not answer.get("IsTruncated"):
+                    return count
+                marker = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
+        except UnavailableError:
             raise
-        raise UnavailableError(f"{explain(error.__cause__, uri, write=write)} ({error})") from error.__cause__
-    except (ClientError, BotoCoreError) as error:
-        raise explain(error, uri, write=write) from error
+        except StorageError as error:
+            _log.warning("unfinished uploads are left where they are: %s", error)
+            return count
+
+    def _abort(self, bucket: str, key: str, upload: str) -> None:
+        try:
+            self._call("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)
+        except StorageError as error:
+            if answer_of(error.__cause__)[1] != "NoSuchUpload":  # finished or aborted meanwhile
+                raise
+
+    def check_access(self, path: str) -> None:
+        """One listing of at most one object, answered within 30 s: StorageError with reason and remedy if it fails.
+
+        It shows whether the endpoint, the keys, the bucket and the listing are in order. Whether writing is allowed,
+        the first write shows.
+        """
+        retried(lambda: self._wait(self._check, path), patience=_CHECK_PATIENCE, what=f"s3://{path} at {self._at}")
+
+    async def _check(self, path: str) -> None:
+        bucket, _, prefix = path.partition("/")
+        request = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": 1}
+        try:
+            await asyncio.wait_for(self._call_s3("list_objects_v2", **request), _CHECK_TIMEOUT)
+        except TimeoutError as error:
+            raise self._explained(error, "list_objects_v2", request) from error
 
 
-@lru_cache(maxsize=64)
-def _client(options: S3Options, *, quick: bool) -> Any:
-    from botocore import UNSIGNED
-    from botocore.config import Config
-    from botocore.session import Session
-
-    path_style = options.endpoint is not None and not options.virtual
-    config = Config(
-        s3={"addressing_style": "path" if path_style else "virtual"},
-        request_checksum_calculation="when_required",  # stores other than AWS may not know the trailing checksum
-        response_checksum_validation="when_required",
-        ignore_configured_endpoint_urls=True,  # `options` has it, so that Arrow and botocore ask the same server
-        max_pool_connections=32,
-        **({"signature_version": UNSIGNED} if options.anonymous else {}),
-        **(_QUICK if quick else _PATIENT),
-    )
-    return Session().create_client(
-        "s3",
-        region_name=options.region or "us-east-1",
-        endpoint_url=options.endpoint_url,
-        verify=options.ca_file,
-        config=config,
-    )
+def _condition_failed(error: OSError, etag: str | None) -> bool:
+    status, code = answer_of(error.__cause__)
+    # 409: two conditional writes at once. 404: If-Match on an object that is gone.
+    return status == 412 or code == "ConditionalRequestConflict" or (etag is not None and status == 404)

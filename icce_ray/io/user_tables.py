@@ -6,16 +6,17 @@ import csv
 import io
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from icce_ray.documents import shown
 from icce_ray.io.headers import HeaderError, parsing
-from icce_ray.io.locations import StorageError, resolve, retried
+from icce_ray.io.locations import StorageError, retried
+from icce_ray.io.stores import info, is_local, read_whole, resolve
 
 #: How spreadsheets tell a formula (OWASP, "CSV Injection"), behind any apostrophes that were there before.
 _FORMULA = r"'*[=+\-@\t\r\n＝＋－＠]"
@@ -50,10 +51,10 @@ def read_user_table(what: str, location: str, needs: Sequence[str], one_of: Sequ
     format, text that is not UTF-8, a missing column, one that is there twice.
     """
     who = f"{what} {shown(location, 300, plain=True)}"
-    filesystem, path = resolve(location)
+    path = resolve(location)[1]
     try:
         with parsing():
-            data = _content(who, filesystem, path)
+            data = retried(lambda: _content(who, location), what=who)
             if path.lower().endswith(".csv"):
                 table = _of_csv(data, lambda names: _wanted(who, names, needs, one_of))
             else:
@@ -66,17 +67,14 @@ def read_user_table(what: str, location: str, needs: Sequence[str], one_of: Sequ
     return table
 
 
-def _content(who: str, filesystem: pafs.FileSystem, path: str) -> bytes:
-    def read() -> bytes:
-        kind = filesystem.get_file_info([path])[0].type
-        if kind == pafs.FileType.NotFound:
-            raise StorageError(f"{who}: no such file; give CSV or Parquet")
-        if kind != pafs.FileType.File:  # a pipe would be waited for, a device never ends
-            raise StorageError(f"{who} is a folder, a pipe or a device, not a file; give CSV or Parquet")
-        with filesystem.open_input_file(path) as file:
-            return file.read()
-
-    return retried(read, what=who)
+def _content(who: str, location: str) -> bytes:
+    kind, _ = info(location)
+    if kind is None:
+        raise StorageError(f"{who}: no such file; give CSV or Parquet")
+    if kind != "file":  # a pipe would be waited for, a device never ends
+        raise StorageError(f"{who} is a folder, a pipe or a device, not a file; give CSV or Parquet")
+    filesystem, path = resolve(location)
+    return Path(path).read_bytes() if is_local(filesystem) else read_whole(filesystem, path)
 
 
 def _wanted(who: str, names: list[str], needs: Sequence[str], one_of: Sequence[str]) -> list[str]:

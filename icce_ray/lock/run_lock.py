@@ -11,8 +11,9 @@ from collections.abc import Callable
 from types import TracebackType
 
 from icce_ray.documents import DocumentError
-from icce_ray.io import conditional, s3
+from icce_ray.io import conditional
 from icce_ray.io.storage import Storage
+from icce_ray.io.stores import abort_uploads, check_access
 from icce_ray.lock.holder import LOCK_FILE, Holder, understood
 from icce_ray.store import RunError
 
@@ -64,8 +65,7 @@ class RunLock:
 
     def __enter__(self) -> RunLock:
         """Take the lock and keep it."""
-        if s3.is_s3(self._uri):
-            s3.check_access(self._uri, write=True)  # what is wrong with keys or endpoint, within seconds
+        check_access(self._uri)  # what is wrong with keys or endpoint, within seconds
         self._on_main = threading.current_thread() is threading.main_thread()
         self._mine = Holder.new(self._command)
         self._version = self._acquire()
@@ -76,8 +76,8 @@ class RunLock:
         self._heart = threading.Thread(target=self._beat, name="run-lock", daemon=True)
         self._heart.start()
         try:
-            if self.settle and s3.is_s3(self._uri):  # what the former holder was uploading is still paid for
-                s3.abort_uploads(self._folder())
+            if self.settle:  # what the former holder was uploading is still paid for
+                abort_uploads(self._folder())
             Storage(self.root).sweep()
         except BaseException:
             self._release()

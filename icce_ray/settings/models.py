@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from icce_ray.core.recipe import CLUSTER_RANGE, HOLDOUT, K_MIN, THRESHOLD, GridRecipe, Parallelism, Precision, Recipe
-from icce_ray.io.uris import refuse_secrets
+from icce_ray.io.locations import refuse_secrets
 
 Format = Literal["auto", "files", "webdataset", "img2dataset", "parquet", "uris", "features"]
 FeatureKind = Literal["cls", "cls+patch_mean", "hog", "hog+color"]

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from icce_ray.core.cluster_count import in_reach
-from icce_ray.io.locations import is_local, resolve
 from icce_ray.io.sources import Source
 from icce_ray.io.sources.base import LISTED
 from icce_ray.io.storage import FileInfo
+from icce_ray.io.stores import is_local, resolve
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.store import Marker, RunError, Store

@@ -4,7 +4,7 @@
     python jobs/bench/listing.py --s3 URI --fill 20000        # and keys below a prefix of a bucket, put there first
 
 Each case runs in a process of its own; its peak memory counts, imports included. Against it stands the same listing
-held whole, as Arrow gives it.
+held whole, as fsspec gives it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def fill_folder(root: Path, count: int) -> None:
 
 def fill_bucket(uri: str, count: int) -> None:
     """The same names as objects of one byte; the bucket must be there."""
-    from icce_ray.io.s3 import client_of
+    from icce_ray.io.stores import resolve
 
-    client, bucket, prefix = client_of(uri)
+    store, prefix = resolve(uri)
 
     def put(index: int) -> None:
-        client.put_object(Bucket=bucket, Key=f"{prefix}/{index // PER_FOLDER:05d}/{index:08d}.jpg", Body=b"x")
+        store.pipe_file(f"{prefix}/{index // PER_FOLDER:05d}/{index:08d}.jpg", b"x")
 
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(put, range(count)))
@@ -58,14 +58,11 @@ def ours(source: str) -> int:
 
 
 def whole(source: str) -> int:
-    """Everything at once through Arrow, without a manifest."""
-    import pyarrow.fs as pafs
-
-    from icce_ray.io.locations import resolve
+    """Everything at once through fsspec, without a manifest."""
+    from icce_ray.io.stores import resolve
 
     filesystem, base = resolve(source)
-    found = filesystem.get_file_info(pafs.FileSelector(base, recursive=True))
-    return len(sorted(info.path for info in found if info.type == pafs.FileType.File))
+    return len(filesystem.find(base))
 
 
 CASES = {"ours": ours, "whole": whole}

@@ -13,8 +13,8 @@ import sys
 from typing import Any
 
 import numpy as np
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+import s3fs
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -29,15 +29,13 @@ SMALL = {
 }
 
 
-def write_images(uri: str) -> None:
+def write_images(store: s3fs.S3FileSystem, place: str) -> None:
     """The place of your own images."""
     digits: Any = load_digits()
-    store, path = pafs.FileSystem.from_uri(uri)
     for index, image in enumerate(digits.images[:300]):
         png = io.BytesIO()
         Image.fromarray((image * 15.9375).astype(np.uint8)).save(png, "PNG")
-        with store.open_output_stream(f"{path}/{index:04d}.png") as file:
-            file.write(png.getvalue())
+        store.pipe_file(f"{place}/{index:04d}.png", png.getvalue())
 
 
 def main(place: str) -> None:
@@ -45,12 +43,14 @@ def main(place: str) -> None:
     endpoint = os.environ.get("S3_ENDPOINT")
     options = f"?endpoint_override={endpoint}&scheme=http" if endpoint else ""
     images, run = f"{place}/images{options}", f"{place}/run{options}"
-    write_images(images)
+    store = s3fs.S3FileSystem(endpoint_url=f"http://{endpoint}" if endpoint else None)
+    write_images(store, f"{place}/images")
 
     icce_ray.run(icce_ray.load_settings({"source": images, "clusters": 10, "out": run} | SMALL))
 
-    store, path = pafs.FileSystem.from_uri(run)
-    table = pq.read_table(f"{path}/predictions", filesystem=store, columns=["uri", "label", "confidence"])
+    table = pq.read_table(
+        f"{place}/run/predictions".removeprefix("s3://"), filesystem=store, columns=["uri", "label", "confidence"]
+    )
     sizes = np.bincount(table["label"], minlength=10)
     print(f"{len(table)} images, images in each class: {sizes.tolist()}")
 

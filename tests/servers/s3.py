@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.config import Config
+from botocore.session import Session
 
-from icce_ray.io import locations, s3
+from icce_ray.io import stores
 
 ACCESS_KEY, SECRET_KEY = "testkey", "testsecret"
 _bucket = itertools.count()
+_CHECKSUMS = (("request", "calculation"), ("response", "validation"))
 
 
 class S3Server:
@@ -24,7 +27,10 @@ class S3Server:
     def __init__(self, kind: str, endpoint: str, gateway: Any = None) -> None:
         self.kind, self.endpoint, self.gateway = kind, endpoint, gateway
         self.port = int(endpoint.rsplit(":", 1)[1])
-        self.client: Any = s3.client_of(self.uri("any"))[0]
+        checksums = {f"{name}_checksum_{what}": "when_required" for name, what in _CHECKSUMS}
+        config = Config(s3={"addressing_style": "path"}, max_pool_connections=32, **checksums)
+        options: Any = {"region_name": "us-east-1", "endpoint_url": f"http://{endpoint}", "config": config}
+        self.client: Any = Session().create_client("s3", **options)
 
     def uri(self, path: str, *, port: int | None = None) -> str:
         """`bucket/key`, percent-encoded, as an s3:// URI at this server, or at a proxy's port before it."""
@@ -61,9 +67,6 @@ def aws_environment() -> Iterator[None]:
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         patch.setenv("AWS_CONFIG_FILE", os.devnull)
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-        # Set here, so that they are gone again afterwards; resolve() sets them for itself.
-        patch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-        patch.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
         forget_clients()
         yield
     forget_clients()
@@ -71,6 +74,5 @@ def aws_environment() -> Iterator[None]:
 
 def forget_clients() -> None:
     """Let the next call make new connections, with the credentials that the environment has then."""
-    locations._remote.cache_clear()
-    locations._s3_filesystem.cache_clear()
-    s3._client.cache_clear()
+    stores._remote.cache_clear()
+    stores._s3_store.cache_clear()

@@ -41,13 +41,13 @@ LAYERS = {
     "documents": Layer(names(""), packages=names("pydantic yaml")),
     "version": Layer(names(""), packages=names("")),
     "spelling": Layer(names(""), packages=names("")),
-    "settings": Layer(names("core.recipe io.uris documents spelling"), packages=names("pydantic")),
+    "settings": Layer(names("core.recipe io.locations documents spelling"), packages=names("pydantic")),
     "store": Layer(
         names("documents settings version io.locations io.storage"),
         packages=names("pydantic pyarrow typing_extensions yaml"),
     ),
     "lock": Layer(
-        names("documents store io.conditional adapters.process io.s3 io.storage"),
+        names("documents store io.conditional adapters.process io.stores io.storage"),
         packages=names("pydantic"),
     ),
     "estimator": Layer(names("core adapters io progress"), banned=names("ray")),

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import io
 from abc import abstractmethod
-from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections import Counter
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 
 from icce_ray.io.decode import Reject
-from icce_ray.io.locations import is_local, resolve, retried
+from icce_ray.io.locations import retried
 from icce_ray.io.sources.base import Source, SourceError
 from icce_ray.io.sources.fetch import open_file
-from icce_ray.io.sources.walk import Found, select, walk
+from icce_ray.io.sources.walk import Found, one_ahead, select, walk
+from icce_ray.io.stores import RemoteFile, info, is_local, resolve
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -80,14 +78,13 @@ class ContainerSource(Source):
 
     def found(self, left_out: Counter[str]) -> Iterator[Found]:
         """(container, bytes) in the order of their names, without a trace in the digest."""
-        filesystem, base = resolve(self.spec.location)
         try:
-            info = retried(lambda: filesystem.get_file_info(base))
+            kind, size = retried(lambda: info(self.spec.location), what=self.spec.location)
         except OSError as error:
             raise SourceError(f"the source {self.spec.location!r} cannot be read: {error}") from error
-        self._is_file = info.type == pafs.FileType.File
+        self._is_file = kind == "file"
         if self._is_file:
-            return iter([("", info.size)])
+            return iter([("", size)])
         return select(walk(self.spec.location, left_out), self.endings, left_out)
 
     def name_of(self, container: str) -> str:
@@ -125,7 +122,7 @@ class StoreFile(io.RawIOBase):
         size: bytes of the file.
     """
 
-    def __init__(self, file: pa.NativeFile, *, least: int = 0, most: int = 0, whole: bool = False) -> None:
+    def __init__(self, file: pa.NativeFile | RemoteFile, *, least: int = 0, most: int = 0, whole: bool = False) -> None:
         super().__init__()
         self.size = retried(file.size)
         self._file = file
@@ -191,30 +188,3 @@ class StoreFile(io.RawIOBase):
             self._file.close()
             self._block = b""
         super().close()
-
-
-def one_ahead(streams: Iterable[Generator[T]], width: int = WIDTH) -> Iterator[T]:
-    """The items of all streams, stream after stream; each of the next `width` streams is one item ahead in a thread.
-
-    So the order is that of the streams, and at most `width` items wait. Items must not be None.
-    """
-    coming = iter(streams)
-    waiting: deque[tuple[Generator[T], Future[T | None]]] = deque()
-    with ThreadPoolExecutor(width, thread_name_prefix="listing") as pool:
-        try:
-            while True:
-                for stream in islice(coming, width - len(waiting)):
-                    waiting.append((stream, pool.submit(next, stream, None)))
-                if not waiting:
-                    return
-                stream, future = waiting[0]
-                item = future.result()
-                if item is None:
-                    waiting.popleft()
-                else:
-                    waiting[0] = (stream, pool.submit(next, stream, None))
-                    yield item
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            for stream, _ in waiting:
-                stream.close()

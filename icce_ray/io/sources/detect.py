@@ -7,10 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import pyarrow.fs as pafs
-
-from icce_ray.io.locations import refuse_secrets, resolve, retried
-from icce_ray.io.s3 import check_access, is_s3
+from icce_ray.io.locations import refuse_secrets, retried
 from icce_ray.io.sources.base import Source, SourceError, SourceSpec
 from icce_ray.io.sources.features import feature_files
 from icce_ray.io.sources.folder import IMAGE_EXTENSIONS, FolderSource
@@ -18,6 +15,7 @@ from icce_ray.io.sources.parquet import ParquetSource, parquet_format
 from icce_ray.io.sources.uris import UriList
 from icce_ray.io.sources.walk import walk
 from icce_ray.io.sources.webdataset import TarSource
+from icce_ray.io.stores import check_access, info, resolve
 
 #: File names looked at before the format of a folder is decided; more only while none of them told.
 LOOK_AT = 1000
@@ -51,7 +49,7 @@ def find_source(spec: SourceSpec) -> Source:
     refuse_secrets(spec.location)
     kind = _check_reachable(spec.location)
     if spec.format in ("auto", "img2dataset"):
-        spec = replace(spec, format=_of_file(spec) if kind == pafs.FileType.File else _of_folder(spec))
+        spec = replace(spec, format=_of_file(spec) if kind == "file" else _of_folder(spec))
     return open_source(spec)
 
 
@@ -65,17 +63,16 @@ def found_source(location: str, summary: dict[str, Any]) -> SourceSpec:
     return SourceSpec(location, **summary["source"])
 
 
-def _check_reachable(location: str) -> pafs.FileType:
-    """What lies there: a file or a folder. Raises SourceError if nothing does, or the store refuses."""
-    filesystem, base = resolve(location)
+def _check_reachable(location: str) -> str:
+    """What lies there: "file" or "directory". Raises SourceError if nothing does, or the store refuses."""
     try:
-        if is_s3(location):
-            check_access(location)  # says which of key, secret, bucket or permission is wrong
-        kind = retried(lambda: filesystem.get_file_info(base), patience=10).type
+        check_access(location)  # says which of key, secret, bucket or permission is wrong
+        kind, _ = retried(lambda: info(location), patience=10, what=location)
     except OSError as error:
         raise SourceError(f"the source {location!r} cannot be read: {error}") from error
-    if kind == pafs.FileType.NotFound:
-        raise SourceError(f"the source {location!r} does not exist ({base}); give a folder, a prefix or a file")
+    if kind is None:
+        path = resolve(location)[1]
+        raise SourceError(f"the source {location!r} does not exist ({path}); give a folder, a prefix or a file")
     return kind
 
 

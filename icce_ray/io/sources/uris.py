@@ -15,11 +15,11 @@ import pyarrow as pa
 
 from icce_ray.io.decode import Reject
 from icce_ray.io.filenames import to_text
-from icce_ray.io.locations import UnavailableError, is_local, resolve
+from icce_ray.io.locations import LocationError, UnavailableError, refuse_secrets, s3_location
 from icce_ray.io.sources import columns
 from icce_ray.io.sources.base import Row, SourceError, tables_of
 from icce_ray.io.sources.fetch import fetch
-from icce_ray.io.uris import LocationError, refuse_secrets, s3_location
+from icce_ray.io.stores import is_local, resolve
 
 #: What an entry with `://` may start with.
 SCHEMES = ("file", "s3", "gs", "az", "abfs", "abfss", "http", "https")

@@ -8,7 +8,9 @@ from urllib.parse import quote
 import pytest
 
 from icce_ray.io.locations import StorageError
-from icce_ray.io.sources import bucket
+from icce_ray.io.s3 import S3Store
+from icce_ray.io.sources import walk
+from icce_ray.io.stores import resolve
 from tests.failures import fails
 
 ODD = ["a", "a-b", "a.b", "a/b", "a/b/c", "a/b-c", "a0", "a b/#?%/é", "z/日本/1", "z/", "z/.hidden", "ü/ü", "A/a"]
@@ -35,49 +37,54 @@ def filled(radosgw):
     return lambda path="": radosgw.uri(name + quote(path))
 
 
+def keys_below(uri):
+    return walk.keys_below(*resolve(uri))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("ending", ["", "/"])
 def test_keys_are_complete_and_in_order(filled, layout, ending):
-    found = list(bucket.keys_below(filled(f"/{layout}{ending}")))
+    found = list(keys_below(filled(f"/{layout}{ending}")))
     expected = sorted(key for key in LAYOUTS[layout] if not key.endswith("/"))
     assert found == [(key, len(f"{layout}/{key}") % 3) for key in expected]
     assert [key for key, _ in found] == sorted((key for key, _ in found), key=str.encode)
 
 
 def test_a_listing_that_is_left_leaves_no_thread(filled):
-    keys = bucket.keys_below(filled())
+    keys = keys_below(filled())
     assert next(keys)
     keys.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefix")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("listing")]
 
 
 def test_prefixes_are_shared_out(filled, monkeypatch):
     """Forty folders are listed by several threads, one large folder is one sequence of pages."""
     listed = []
-    pages = bucket.list_pages
+    pages = S3Store.pages
 
-    def recorded(uri, **options):
-        listed.append((threading.current_thread().name, options))
-        return pages(uri, **options)
+    def recorded(store, path, **options):
+        for page in pages(store, path, **options):
+            listed.append((threading.current_thread().name, options))
+            yield page
 
-    monkeypatch.setattr(bucket, "list_pages", recorded)
-    assert len(list(bucket.keys_below(filled("/many folders")))) == 80
+    monkeypatch.setattr(S3Store, "pages", recorded)
+    assert len(list(keys_below(filled("/many folders")))) == 80
     flat = [thread for thread, options in listed if not options]
     assert len(flat) == 40
     assert len(set(flat)) > 4
     listed.clear()
-    assert len(list(bucket.keys_below(filled("/flat")))) == 1100
-    assert [options for _, options in listed] == [{"delimiter": "/"}, {}]
+    assert len(list(keys_below(filled("/flat")))) == 1100
+    assert [options for _, options in listed] == [{"delimiter": "/"}] * 2 + [{}] * 2
 
 
 def test_what_goes_wrong_reaches_the_reader(filled, monkeypatch):
-    pages = bucket.list_pages
+    pages = S3Store.pages
 
-    def failing(uri, **options):
-        if not options and "/017" in uri:
+    def failing(store, path, **options):
+        if not options and "/017" in path:
             raise StorageError("no more")
-        return pages(uri, **options)
+        return pages(store, path, **options)
 
-    monkeypatch.setattr(bucket, "list_pages", failing)
+    monkeypatch.setattr(S3Store, "pages", failing)
     with fails(StorageError, "no more"):
-        list(bucket.keys_below(filled("/many folders")))
+        list(keys_below(filled("/many folders")))

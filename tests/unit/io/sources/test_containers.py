@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from icce_ray.io import locations
 from icce_ray.io.locations import UnavailableError
 from icce_ray.io.sources import SourceSpec, find_source, open_source
-from icce_ray.io.sources.containers import StoreFile, one_ahead
+from icce_ray.io.sources.containers import StoreFile
+from icce_ray.io.sources.walk import one_ahead
 from tests.failures import fails
 from tests.servers.proxy import FaultProxy
 

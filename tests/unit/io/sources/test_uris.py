@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icce_ray.io import locations, web
+from icce_ray.io import stores, web
 from icce_ray.io.sources import SourceError, SourceSpec, open_source
 from icce_ray.io.sources import uris as module
 from icce_ray.io.sources.uris import UriList
@@ -175,9 +175,9 @@ def test_on_a_store(radosgw, tmp_path):
     assert [reject.reason for reject in (gone, nowhere)] == ["unreadable"] * 2
     assert bytes_of(source_of(write(tmp_path / "list.txt", *whole))) == [key.encode() for key in keys]
     write(tmp_path / "many.txt", *(radosgw.uri(f"{bucket}/set/{row}.jpg") for row in range(5000)))
-    before = locations._remote.cache_info().misses
+    before = stores._remote.cache_info().misses
     assert len(listed(source_of(tmp_path / "many.txt"))) == 5000
-    assert locations._remote.cache_info().misses - before <= 3
+    assert stores._remote.cache_info().misses - before <= 3
     radosgw.client.put_object(Bucket=bucket, Key="set/up.txt", Body=b"../other/x.jpg")
     with fails(SourceError, "write the whole URI"):
         listed(source_of(radosgw.uri(f"{bucket}/set/up.txt")))
