@@ -120,7 +120,7 @@ def sweep(
     from icce_ray.stages import sweep as trying  # Ray Tune and Plotly take a second that no other command should pay
 
     store = Store(run_root)
-    settings = trying.known(store.settings(), store)
+    settings = store.resolved(store.settings())
     points = trials(settings, asked)
     check_trackers(settings)
     trying.check(store, points)

@@ -83,7 +83,7 @@ def _run_stage(
 ) -> None:
     if stage != "embed":
         embed.check_enough(store, settings.fewest_clusters)
-    resolved = neighbors.known(settings, store)  # numbers in place of `auto`
+    resolved = store.resolved(settings)  # numbers in place of `auto`
     started = time.monotonic()
     with tracking.stage(stage) as progress:
         files, summary = STAGES[stage](resolved, store, available, progress)

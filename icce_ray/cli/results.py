@@ -107,8 +107,8 @@ def verify(run: Run) -> None:
 
     Example: icce verify runs/photos
     """
-    from icce_ray.stages.verify import violations
     from icce_ray.store import Store
+    from icce_ray.store.verify import violations
 
     console, count = Terminal(), 0
     for line in violations(Store(run)):

@@ -20,7 +20,6 @@ from icce_ray.progress import Progress
 from icce_ray.stages import consensus
 from icce_ray.stages.cluster import Resources, grouped, room_for, run_bounded
 from icce_ray.stages.features import FeatureRows
-from icce_ray.stages.neighbors import known
 from icce_ray.stages.truth import class_names, classes_at, labels_for, places_for, read_truth, shared_name
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import PREDICTIONS
@@ -48,7 +47,7 @@ def run(
     `kmeans` adds k-means on the features that the heads have seen as a baseline. Raises RunError if the file knows none
     of the images, or has one label for several of them.
     """
-    settings = known(store.settings(), store)
+    settings = store.resolved(store.settings())
     if kmeans and settings.count_unknown:
         raise RunError("--kmeans needs the number of clusters, which the stage neighbors finds; complete it first")
     truth = read_truth(labels)

@@ -214,7 +214,7 @@ _NAMES = {"uri": Column(pa.string())} | _KEY
 #: What names an image in every table that has these columns: as the manifest does.
 NAMES = tuple(_NAMES)
 _PLACE = {"size": pa.int64(), "container": pa.string(), "position": pa.int64()}
-_REASON = {"reason": Column(pa.string()), "detail": Column(pa.string(), nulls=True)}
+_REASON = {"reason": Column(pa.string(), counted="rejected_by_reason"), "detail": Column(pa.string(), nulls=True)}
 _FEATURES = {
     "features": Column(pa.float16(), width="dim", finite=True, directed=True),
     "cls_blocks": Column(pa.float16(), width="block_dim", finite=True, directed=True, optional=True),
@@ -272,12 +272,12 @@ CONSENSUS = Table(
     rows="learned",
 )
 CONSENSUS_SCORES = Document(stage="consensus", path="consensus/scores.json", summary=True)
+CLASSIFIER_DESCRIPTION = Document(stage="classifier", path="classifier/classifier.json", type=ClassifierDescription)
 CLASSIFIER_WEIGHTS = Tensors(
     stage="classifier",
     path="classifier/classifier.safetensors",
     shapes={"weight": ("clusters", "inputs"), "bias": ("clusters",)},
 )
-CLASSIFIER_DESCRIPTION = Document(stage="classifier", path="classifier/classifier.json", type=ClassifierDescription)
 CLASSIFIER_GRID = Table(
     stage="classifier",
     path="classifier/grid.parquet",

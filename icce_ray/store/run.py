@@ -212,6 +212,11 @@ class Store:
                 f"{__version__} does not take:\n{error}\nuse the version that wrote it, or give another --out"
             ) from error
 
+    def resolved(self, settings: Settings) -> Settings:
+        """The settings with the numbers that stage `neighbors` found in place of `auto`, if it is complete."""
+        marker = self.marker("neighbors")
+        return settings if marker is None else with_numbers(settings, marker.summary)
+
     def prediction_file(self) -> dict[str, str]:
         """Content of `prediction.yaml`: run, classifier, source, and how it is listed. RunError if it is damaged."""
         try:
@@ -288,6 +293,16 @@ def _installed(package: str) -> str | None:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def with_numbers(settings: Settings, figures: dict[str, Any]) -> Settings:
+    """The settings with the clusters and the threshold of stage `neighbors` where they say `auto`."""
+    if settings.count_unknown and "clusters" in figures:
+        settings = settings.model_copy(update={"clusters": figures["clusters"]})
+    if settings.neighbors.threshold == "auto" and "threshold" in figures:
+        chosen = settings.neighbors.model_copy(update={"threshold": figures["threshold"]})
+        settings = settings.model_copy(update={"neighbors": chosen})
+    return settings
 
 
 def marker_path(stage: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import ray
 import yaml
 
-from icce_ray.stages.verify import violations
+from icce_ray.store.verify import violations
 from tests.processes import PATIENCE, end, left_of, name_of, of_session, started, wait_for
 from tests.servers.s3 import ACCESS_KEY, SECRET_KEY
 

@@ -9,10 +9,9 @@ import pytest
 
 from icce_ray import ICCE, commands, pipeline
 from icce_ray.settings.sweep import Sweep
-from icce_ray.stages.neighbors import known
-from icce_ray.stages.verify import violations
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import CLUSTERS_EVIDENCE, MARKER, NEIGHBORS, THRESHOLD_EVIDENCE
+from icce_ray.store.verify import violations
 from tests.failures import fails
 
 from .test_run import features, neighbor_lists, settings_of
@@ -80,7 +79,7 @@ def test_a_run_that_was_killed_keeps_its_numbers(copy):
 
 def test_a_sweep_and_an_evaluation_take_the_numbers_found_or_ask_for_them(copy, digits):
     clusters, threshold = copy.metrics()["neighbors"]["clusters"], copy.metrics()["neighbors"]["threshold"]
-    for asked in (copy.settings(), known(copy.settings(), copy)):
+    for asked in (copy.settings(), copy.resolved(copy.settings())):
         assert asked.count_unknown == (asked.clusters == "auto") == (asked.neighbors.threshold == "auto")
     assert (asked.clusters, asked.neighbors.threshold) == (clusters, threshold)
     assert commands.evaluate(copy.root, str(digits[1]), kmeans=True, verbose=False)["kmeans"]["acc"] > 0.2

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from icce_ray.stages.verify import violations
 from icce_ray.store import Store
+from icce_ray.store.verify import violations
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path.stem for path in (ROOT / "jobs/examples").glob("*.py"))

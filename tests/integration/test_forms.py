@@ -10,8 +10,8 @@ import pytest
 from icce_ray import commands, pipeline
 from icce_ray.backbones import load_backbone
 from icce_ray.io.decode import decode
-from icce_ray.stages.verify import violations
 from icce_ray.store import RunError, Store
+from icce_ray.store.verify import violations
 from tests import forms
 from tests.barriers import barrier
 from tests.failures import fails

@@ -9,9 +9,9 @@ from hostile import MAX_PIXELS, contents, write
 
 from icce_ray import commands, pipeline
 from icce_ray.io.filenames import to_bytes
-from icce_ray.stages.verify import violations
 from icce_ray.store import RejectBudgetError, Store
 from icce_ray.store.artifacts import FEATURES, REJECTS
+from icce_ray.store.verify import violations
 
 from .conftest import tiny, write_digits
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from ray.job_submission import JobSubmissionClient
 
-from icce_ray.stages.verify import violations
 from icce_ray.store import Store
+from icce_ray.store.verify import violations
 from tests.barriers import barrier
 from tests.processes import PATIENCE, descendants, end, left_of, started, wait_for
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from icce_ray import pipeline
-from icce_ray.stages.verify import violations
 from icce_ray.store import Store
 from icce_ray.store.artifacts import FEATURES, MARKER, STAGES, checkpoint_of
+from icce_ray.store.verify import violations
 from icce_ray.tracking import read_events
 from tests.barriers import barrier
 

@@ -15,8 +15,8 @@ from icce_ray import commands, pipeline
 from icce_ray.cli.main import app
 from icce_ray.io.sources import SourceError
 from icce_ray.lock import LOCK_FILE, WORKERS_END, RunLock, holder_of
-from icce_ray.stages.verify import violations
 from icce_ray.store import RunError, Store
+from icce_ray.store.verify import violations
 from tests.barriers import barrier
 from tests.failures import fails
 from tests.processes import PATIENCE

@@ -10,9 +10,9 @@ from icce_ray.export.formats import export_predictions
 from icce_ray.io.filenames import to_bytes
 from icce_ray.io.user_tables import read_user_table
 from icce_ray.progress import Progress
-from icce_ray.stages.verify import violations
 from icce_ray.store import Store
 from icce_ray.store.artifacts import REPORT
+from icce_ray.store.verify import violations
 from tests.integration.conftest import tiny
 from tests.names import HOSTILE, is_hidden, written
 

@@ -12,9 +12,9 @@ from icce_ray.settings import load
 from icce_ray.stages import neighbors
 from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors import index
-from icce_ray.stages.verify import violations
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import NEIGHBORS
+from icce_ray.store.verify import violations
 from tests.failures import fails
 from tests.patches import THRESHOLD, photo_patches
 

@@ -8,9 +8,9 @@ import pytest
 
 from icce_ray import commands, pipeline
 from icce_ray.cli import main as cli
-from icce_ray.stages.verify import violations
 from icce_ray.store import RejectBudgetError, Store
 from icce_ray.store.artifacts import FEATURES
+from icce_ray.store.verify import violations
 from tests.hostile import MAX_PIXELS, contents
 
 from .conftest import tiny, write_digits

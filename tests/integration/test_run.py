@@ -14,9 +14,9 @@ from sklearn.metrics import adjusted_rand_score, confusion_matrix, normalized_mu
 
 from icce_ray import ICCE, commands, pipeline
 from icce_ray.core.alarms import cluster_sizes, head_alarms
-from icce_ray.stages.verify import violations
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import STAGES
+from icce_ray.store.verify import violations
 from tests.failures import fails
 
 from .conftest import CLUSTERS, IMAGES, TINY, tiny, write_digits

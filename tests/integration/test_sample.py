@@ -17,10 +17,10 @@ from icce_ray.settings import load
 from icce_ray.stages import sample
 from icce_ray.stages.cluster import resources
 from icce_ray.stages.features import list_column
-from icce_ray.stages.verify import violations
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import FEATURES, MARKER, NEIGHBORS, PREDICTIONS, RUN_FILE
 from icce_ray.store.artifacts import SAMPLE as SAMPLE_TABLE
+from icce_ray.store.verify import violations
 from tests.failures import fails
 
 IMAGES, SAMPLE, CLASSES, DIM, SEED = 50_000, 5_000, 10, 32, 3

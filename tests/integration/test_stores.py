@@ -14,8 +14,8 @@ from icce_ray import pipeline
 from icce_ray.io.conditional import swap
 from icce_ray.io.storage import Storage
 from icce_ray.io.stores import abort_uploads
-from icce_ray.stages.verify import violations
 from icce_ray.store import Store
+from icce_ray.store.verify import violations
 from tests.barriers import barrier
 from tests.processes import PATIENCE, wait_for
 from tests.servers import radosgw as ceph

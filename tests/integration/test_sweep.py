@@ -11,9 +11,9 @@ from icce_ray import commands
 from icce_ray.settings.sweep import Sweep
 from icce_ray.stages.consensus import head_labels
 from icce_ray.stages.sweep import SweepRecords
-from icce_ray.stages.verify import violations
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import RUN_FILE
+from icce_ray.store.verify import violations
 from tests.barriers import barrier
 from tests.failures import fails
 

@@ -9,9 +9,9 @@ from icce_ray import pipeline, trackers
 from icce_ray.progress import RunProgress
 from icce_ray.settings import SettingsError
 from icce_ray.stages.tracking import tracked
-from icce_ray.stages.verify import violations
 from icce_ray.store import RunError
 from icce_ray.store.artifacts import STAGES
+from icce_ray.store.verify import violations
 from icce_ray.tracking import read_events, scalars
 from tests.failures import fails
 from tests.tensorboard_events import curves

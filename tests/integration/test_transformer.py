@@ -11,9 +11,9 @@ from transformers import Dinov2Config, Dinov2Model
 from icce_ray import commands, pipeline
 from icce_ray.backbones import load_backbone
 from icce_ray.io.decode import decode
-from icce_ray.stages.verify import violations
 from icce_ray.store import Store
 from icce_ray.store.artifacts import FEATURES, PREDICTIONS
+from icce_ray.store.verify import violations
 
 from .conftest import tiny, write_digits
 

@@ -37,8 +37,8 @@ LAYERS = {
     "settings": Layer(names("settings"), names("core.recipe io.locations documents spelling"), names("pydantic")),
     "store": Layer(
         names("store lock tracking trackers"),
-        names("adapters.process documents io settings version"),
-        names("pydantic pyarrow typing_extensions yaml mlflow tensorboardX wandb"),
+        names("adapters.process core.sampling documents io settings version"),
+        names("numpy pydantic pyarrow typing_extensions yaml mlflow tensorboardX wandb"),
     ),
     "estimator": Layer(names("estimator"), names("core adapters io progress"), banned=names("ray")),
     # They read what the stages wrote: an export or a page needs neither torch nor Ray.

@@ -21,7 +21,7 @@ from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources, described, run_files
 from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors import files
-from icce_ray.stages.neighbors.auto import known, resolved
+from icce_ray.stages.neighbors.auto import resolved
 from icce_ray.stages.neighbors.files import load
 from icce_ray.stages.neighbors.index import ShardedIndex
 from icce_ray.stages.neighbors.recall import check_recall
@@ -29,7 +29,7 @@ from icce_ray.stages.truth import truth_of_rows
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import NEIGHBORS
 
-__all__ = ["known", "limits_of", "load", "run"]
+__all__ = ["limits_of", "load", "run"]
 
 
 def run(

@@ -24,6 +24,7 @@ from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors.count import count_clusters, sampled
 from icce_ray.store import Store
 from icce_ray.store.artifacts import CLUSTERS_EVIDENCE, THRESHOLD_EVIDENCE, Document
+from icce_ray.store.run import with_numbers
 
 
 def resolved(
@@ -42,7 +43,7 @@ def resolved(
             + "".join(f"; next best {drop['clusters']}, {drop['ratio']:.0%}" for drop in second)
             + ")"
         )
-        settings = _with_numbers(settings, found)
+        settings = with_numbers(settings, found)
         files.append(CLUSTERS_EVIDENCE.path)
     if settings.neighbors.threshold == "auto" and settings.neighbors.mode == "adaptive":
         found = _kept(store, THRESHOLD_EVIDENCE, lambda: _threshold_of(settings, rows, resources, progress))
@@ -51,24 +52,9 @@ def resolved(
             f"threshold {found['threshold']:.4f}: {point['accuracy']:.1%} of the neighbours are estimated to be of "
             f"the image's class, {found['floor']:.1%} are asked for"
         )
-        settings = _with_numbers(settings, found)
+        settings = with_numbers(settings, found)
         files.append(THRESHOLD_EVIDENCE.path)
     return settings, files
-
-
-def known(settings: Settings, store: Store) -> Settings:
-    """The settings with the numbers that the stage found in place of `auto`, if it is complete."""
-    marker = store.marker("neighbors")
-    return settings if marker is None else _with_numbers(settings, marker.summary)
-
-
-def _with_numbers(settings: Settings, found: dict[str, Any]) -> Settings:
-    if settings.count_unknown and "clusters" in found:
-        settings = settings.model_copy(update={"clusters": found["clusters"]})
-    if settings.neighbors.threshold == "auto" and "threshold" in found:
-        chosen = settings.neighbors.model_copy(update={"threshold": found["threshold"]})
-        settings = settings.model_copy(update={"neighbors": chosen})
-    return settings
 
 
 def _kept(store: Store, evidence: Document, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -21,14 +21,13 @@ from icce_ray.settings.sweep import Sweep, Trial
 from icce_ray.stages import neighbors
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.features import FeatureRows
-from icce_ray.stages.neighbors import known
 from icce_ray.stages.sweep.records import SweepRecords
 from icce_ray.stages.sweep.search import Recorder, allocation, run_trials
 from icce_ray.stages.sweep.trial import Shared, graph_width
 from icce_ray.stages.truth import labels_for, read_truth
 from icce_ray.store import RunError, Store, fingerprint
 
-__all__ = ["SweepRecords", "check", "known", "mine", "run"]
+__all__ = ["SweepRecords", "check", "mine", "run"]
 
 
 def check(store: Store, trials: Sequence[Trial]) -> None:

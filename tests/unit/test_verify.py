@@ -14,10 +14,10 @@ from icce_ray.io.storage import Storage
 from icce_ray.io.weights import save_tensors
 from icce_ray.settings import load
 from icce_ray.stages.features import list_column
-from icce_ray.stages.verify import lists, violations
-from icce_ray.store import RunError, Store, fingerprint
-from icce_ray.store.artifacts import MARKER, METRICS_FILE, PREDICTION_FILE, RUN_FILE, STAGES, shard_path
+from icce_ray.store import RunError, Store, artifacts, fingerprint, invariants, verify
+from icce_ray.store.artifacts import MARKER, METRICS_FILE, PREDICTION_FILE, RUN_FILE, STAGES, Column, Table, shard_path
 from icce_ray.store.seals import opened_json, opened_yaml, sealed_json, sealed_yaml
+from icce_ray.store.verify import violations
 from tests.failures import fails
 
 INPUTS, CLUSTERS, HEADS, HIDDEN, BOTTLENECK, EPOCHS, DIM = 6, 2, 2, 5, 4, 3, 3
@@ -41,7 +41,9 @@ def named(ids):
 
 
 def manifest(ids):
-    return pa.table(named(ids) | {"size": pa.array([100] * len(ids), pa.int64())})
+    none = [None] * len(ids)
+    place = {"container": pa.array(none, pa.string()), "position": pa.array(none, pa.int64())}
+    return pa.table(named(ids) | {"size": pa.array([100] * len(ids), pa.int64())} | place)
 
 
 def vectors(ids):
@@ -67,6 +69,7 @@ def neighbors(ids, neighbor_ids, similarities=None):
     return pa.table(
         {
             "image_id": pa.array(ids, pa.int64()),
+            "key": named(ids)["key"],
             "neighbor_ids": pa.array(neighbor_ids, pa.large_list(pa.int64())),
             "similarities": pa.array(similarities, pa.large_list(pa.float32())),
         }
@@ -74,7 +77,9 @@ def neighbors(ids, neighbor_ids, similarities=None):
 
 
 def head_labels(ids, values):
-    return pa.table({"image_id": pa.array(ids, pa.int64()), "labels": list_column(np.array(values, np.int32))})
+    names = named(ids)
+    del names["uri"]
+    return pa.table(names | {"labels": list_column(np.array(values, np.int32))})
 
 
 def labels(ids, values, share=0.5, name="confidence"):
@@ -102,8 +107,8 @@ TABLES = {
             {
                 "epoch": np.repeat(np.arange(EPOCHS), HEADS),
                 "head": np.tile(np.arange(HEADS), EPOCHS),
-                "temi": np.linspace(1, 0, EPOCHS * HEADS),
-                "cross_entropy": np.linspace(1, 0, EPOCHS * HEADS),
+                "temi": np.linspace(1, 0, EPOCHS * HEADS, dtype=np.float32),
+                "cross_entropy": np.linspace(1, 0, EPOCHS * HEADS, dtype=np.float32),
             }
         ),
     },
@@ -111,7 +116,11 @@ TABLES = {
         shard_path("consensus", 0): agreed([0, 1, 2], [0, 0, 1]),
         shard_path("consensus", 1): agreed([4, 5], [1, 0]),
     },
-    "classifier": {"classifier/grid.parquet": pa.table({"accuracy": [1.0]})},
+    "classifier": {
+        "classifier/grid.parquet": pa.table(
+            {"input": ["all"], "learning_rate": [0.1], "accuracy": [1.0], "loss": [0.0]}
+        )
+    },
     "predict": {
         shard_path("predictions", 0): labels([0, 1, 2], [0, 0, 1]),
         shard_path("predictions", 1): labels([4, 5], [1, 1]),
@@ -490,10 +499,12 @@ def no_direction(value):
             MANIFEST,
             named_otherwise(manifest(range(4)), "key", ["a", "b", "c", "d"]),
             [
-                ("embed", REJECTS, "1 images", 3),
                 ("embed", OK_0, "3 images", 0),
+                ("embed", REJECTS, "1 images", 3),
+                ("neighbors", NEIGHBORS, "3 images", 0),
+                ("heads", shard_path("head_labels", 0), "3 images", 0),
                 ("consensus", CONSENSUS_0, "3 images", 0),
-                ("predictions", PREDICTIONS_0, "3 images", 0),
+                ("predict", PREDICTIONS_0, "3 images", 0),
             ],
         ),
         (
@@ -506,25 +517,25 @@ def no_direction(value):
             "predict",
             PREDICTIONS_0,
             named_otherwise(labels([0, 1, 2], [0, 0, 1]), "key", ["0.png", "x", "2.png"]),
-            [("predictions", PREDICTIONS_0, "1 images under another name", "first 1")],
+            [("predict", PREDICTIONS_0, "1 images under another name", "first 1")],
         ),
         (
             "predict",
             PREDICTIONS_1,
             without(labels([4, 5], [1, 1]), "uri"),
-            [("predictions", PREDICTIONS_1, "no column", "uri")],
+            [("predict", PREDICTIONS_1, "no column", "uri")],
         ),
         # features: ids, directions, columns
-        *(("embed", OK_1, features(ids), [("embed", "1 image_ids", "twice")]) for ids in ([4, 4], [4, 3], [4, 0])),
+        *(("embed", OK_1, features(ids), [("embed", "1 missing", "1 twice")]) for ids in ([4, 4], [4, 3], [4, 0])),
         ("embed", OK_1, features([4]), [("embed", "6 inputs", "4 ok", "1 rejected"), ("embed", "ok = 5", "hold 4")]),
         (
             "embed",
             OK_1,
             features([4, 5, 5]),
-            [("embed", "6 inputs", "6 ok"), ("embed", "1 image_ids", "twice"), ("embed", "ok = 5", "hold 6")],
+            [("embed", "6 inputs", "6 ok", "1 twice"), ("embed", "ok = 5", "hold 6")],
         ),
         ("embed", OK_1, features([5, 4]), [("embed", "ascend")]),
-        ("embed", OK_1, features([4, 6]), [("embed", "[0, 6]", "[0, 6)")]),
+        ("embed", OK_1, features([4, 6]), [("embed", "1 missing", "1 that were never listed")]),
         *(("embed", OK_1, no_direction(value), [("embed", OK_1, "features")]) for value in (0, np.nan, np.inf)),
         ("embed", OK_1, features([4, 5], np.ones((2, 4), np.float16)), [("embed", OK_1, "4 features", "not 3")]),
         ("embed", OK_1, without(features([4, 5]), "features"), [("embed", OK_1, "no column", "features")]),
@@ -551,29 +562,26 @@ def no_direction(value):
             [("neighbors", OF_FEATURES, "1 missing", "0 extra", "4 rows")],
         ),
         # labels
-        ("heads", HEAD_1, head_labels([4, 5], [[0, 2], [1, 0]]), [("head_labels", HEAD_1, "[0, 2]", "[0, 2)")]),
-        ("heads", HEAD_1, head_labels([4, 5], [[0, 1, 1], [1, 0, 0]]), [("head_labels", HEAD_1, "3 labels", "not 2")]),
+        ("heads", HEAD_1, head_labels([4, 5], [[0, 2], [1, 0]]), [("heads", HEAD_1, "[0, 2]", "[0, 2)")]),
+        ("heads", HEAD_1, head_labels([4, 5], [[0, 1, 1], [1, 0, 0]]), [("heads", HEAD_1, "3 labels", "not 2")]),
         ("consensus", CONSENSUS_1, agreed([4, 5], [-1, 0]), [("consensus", CONSENSUS_1, "[-1, 0]", "[0, 2)")]),
         *(
-            (stage, path, make([4, 5], [1, label], [0.5, share]), [(STAGES[stage].folder, path, name, "[0, 1]")])
+            (stage, path, make([4, 5], [1, label], [0.5, share]), [(stage, path, name, "[0, 1]")])
             for stage, path, make, name, label in (
                 ("consensus", CONSENSUS_1, agreed, "agreement", 0),
                 ("predict", PREDICTIONS_1, labels, "confidence", 1),
             )
             for share in (1.5, -0.1, np.nan)
         ),
-        ("predict", PREDICTIONS_1, labels([4, 5], [1, 2]), [("predictions", PREDICTIONS_1, "[1, 2]", "[0, 2)")]),
+        ("predict", PREDICTIONS_1, labels([4, 5], [1, 2]), [("predict", PREDICTIONS_1, "[1, 2]", "[0, 2)")]),
         (
             "predict",
             PREDICTIONS_1,
             labels([4, 5], [1, None]),
-            [
-                ("predictions", PREDICTIONS_1, "1 rows", "label"),
-                ("predictions", OF_FEATURES, "2 missing", "0 extra", "3 rows"),
-            ],
+            [("predict", PREDICTIONS_1, "1 rows", "label")],
         ),
         *(
-            ("predict", PREDICTIONS_1, labels(ids, [1, 1]), [("predictions", OF_FEATURES, *facts, "5 rows")])
+            ("predict", PREDICTIONS_1, labels(ids, [1, 1]), [("predict", OF_FEATURES, *facts, "5 rows")])
             for ids, *facts in (([5, 4], "0 missing"), ([4, 4], "1 missing", "0 extra"), ([4, 3], "1 extra"))
         ),
         (
@@ -613,19 +621,19 @@ def no_direction(value):
                 ({"classes": 3}, "3 classes", "say 2"),
                 ({"columns": [[0, 4]]}, "[(0, 4)]", "width 3"),
                 ({"columns": []}, "[]", "width 3"),
-                ({"columns": [[0]]}, "ValueError"),
-                ({"columns": 7}, "TypeError"),
-                ({"classes": None}, "TypeError"),
+                ({"columns": [[0]]}, "columns.0.1 is missing"),
+                ({"columns": 7}, "columns = 7"),
+                ({"classes": None}, "classes = None"),
             )
         ),
-        ("classifier", DESCRIPTION, [1], [("classifier", DESCRIPTION, "no object")]),
+        ("classifier", DESCRIPTION, [1], [("classifier", DESCRIPTION, "[1]")]),
         ("consensus", "consensus/scores.json", SCORES | {"method": "mcla"}, [("consensus", "scores.json")]),
         ("heads", LOSSES, TEMI.slice(0, 4), [("heads", LOSSES, "4 rows", "3 epochs", "2 heads")]),
         (
             "heads",
             LOSSES,
-            TEMI.set_column(2, "temi", pa.array([np.nan] * 6)),
-            [("heads", LOSSES, "losses", "not finite")],
+            TEMI.set_column(2, "temi", pa.array([np.nan] * 6, pa.float32())),
+            [("heads", LOSSES, "temi", "not finite")],
         ),
     ],
 )
@@ -678,7 +686,7 @@ def test_a_bad_list(store, neighbor_ids, similarities, facts):
 
 def test_rounding_of_the_features_is_no_violation(store):
     table = store.storage.read_table(NEIGHBORS)
-    near = [[value - 0.9 * lists.TOLERANCE for value in row] for row in table["similarities"].to_pylist()]
+    near = [[value - 0.9 * invariants.TOLERANCE for value in row] for row in table["similarities"].to_pylist()]
     replaced(store, "neighbors", NEIGHBORS, neighbors([0, 1, 2], table["neighbor_ids"].to_pylist(), near))
     assert lines(store) == []
 
@@ -697,13 +705,13 @@ def test_true_classes_know_no_threshold(tmp_path):
     ("first", "second", "expected"),
     [
         ([1, 2], [5], [["seed 27", "5 images"]]),
-        ([1], [4], [["2 images", "not 3"]]),
-        ([1, 2, 3], [4], [["4 images", "not 3"], ["1 image_ids", "no accepted image"]]),
-        ([1, 3], [4], [["1 image_ids", "no accepted image"]]),
-        ([1, 2], [99], [["1 image_ids", "no accepted image"]]),
-        ([1, 1], [4], [["1 image_ids", "twice"]]),
-        ([1, 4], [4], [["1 image_ids", "twice"]]),
-        ([2, 1], [4], [["ascend"]]),
+        ([1], [4], [["1 missing", "2 rows"]]),
+        ([1, 2, 3], [4], [["1 extra", "4 rows"]]),
+        ([1, 3], [4], [["1 missing", "1 extra"]]),
+        ([1, 2], [99], [["1 missing", "1 extra"]]),
+        ([1, 1], [4], [["1 missing", "0 extra"]]),
+        ([1, 4], [4], [["1 missing", "0 extra"]]),
+        ([2, 1], [4], [["0 missing", "0 extra", "in order"]]),
     ],
 )
 def test_ids_of_the_sample(sampled, first, second, expected):
@@ -716,8 +724,8 @@ def test_ids_of_the_sample(sampled, first, second, expected):
     ("stage", "path", "content", "expected"),
     [
         ("sample", SAMPLE, features([1, 2], vectors([1, 5])), ("sample", SAMPLE, "other features")),
-        ("sample", SAMPLE, named_otherwise(features([1, 2]), "uri", ["a", "b"]), ("sample", SAMPLE, "other uri")),
-        ("sample", SAMPLE, without(features([1, 2]), "key"), ("sample", SAMPLE, "['image_id', 'uri', 'features']")),
+        ("sample", SAMPLE, named_otherwise(features([1, 2]), "uri", ["a", "b"]), ("sample", SAMPLE, "another name")),
+        ("sample", SAMPLE, without(features([1, 2]), "key"), ("sample", SAMPLE, "no column", "key")),
         ("sample", SAMPLE, without(features([1, 2]), "image_id"), ("sample", SAMPLE, "no column", "image_id")),
         (
             "neighbors",
@@ -735,7 +743,7 @@ def test_ids_of_the_sample(sampled, first, second, expected):
             "heads",
             shard_path("head_labels", 0),
             head_labels([1, 2, 5], [[0, 1], [0, 0], [1, 1]]),
-            ("head_labels", "those of the sample", "1 missing", "1 extra"),
+            ("heads", "head_labels", "those of the sample", "1 missing", "1 extra"),
         ),
         (
             "consensus",
@@ -765,7 +773,42 @@ def test_predictions_of_the_sample_only(sampled):
     sizes = {"class_sizes": [2, 1]}
     replaced(sampled, "predict", PREDICTIONS_0, labels([1, 2], [0, 0]), **sizes)
     replaced(sampled, "predict", PREDICTIONS_1, labels([4], [1]), **sizes)
-    finds(sampled, ("predictions", OF_FEATURES, "2 missing", "0 extra", "3 rows"))
+    finds(sampled, ("predict", OF_FEATURES, "2 missing", "0 extra", "3 rows"))
+
+
+# -- a new artifact ------------------------------------------------------------------------------------------------
+
+
+def test_a_new_artifact_takes_one_declaration(store, monkeypatch):
+    ranks = Table(
+        stage="consensus",
+        path="ranks",
+        columns={"image_id": Column(pa.int64()), "rank": Column(pa.int32(), within=(0, "clusters"))},
+        rows="learned",
+    )
+    declared = (*artifacts.DECLARED, ranks)
+    monkeypatch.setattr(artifacts, "DECLARED", declared)
+    monkeypatch.setattr(verify, "DECLARED", declared)
+
+    def write(ids, values):
+        table = pa.table({"image_id": pa.array(ids, pa.int64()), "rank": pa.array(values, pa.int32())})
+        info = ranks.write(store.storage, table, 0)
+        marker = store.require("consensus")
+        others = [one for one in marker.files if one.path != info.path]
+        store.commit("consensus", [info, *others], fingerprint=marker.fingerprint, summary=marker.summary, seconds=0)
+
+    write([0, 1, 2, 4, 5], [0, 1, 0, 1, 0])
+    assert lines(store) == []
+    write([0, 1, 2, 4, 5], [0, 1, 0, 1, 2])
+    finds(store, ("consensus", ranks.part(0), "rank", "[0, 2]", "[0, 2)"))
+    write([0, 1, 2, 4, 6], [0, 1, 0, 1, 0])
+    finds(store, ("consensus", "ranks", OF_FEATURES, "1 missing", "1 extra"))
+    write([0, 1, 2, None, 5], [0, 1, 0, 1, 0])
+    finds(store, ("consensus", ranks.part(0), "1 rows", "image_id"))
+    store.storage.write_table(ranks.part(1), pa.table({"image_id": [1]}))
+    finds(store, ("consensus", ranks.part(1), "no marker"))
+    store.discard_from("consensus")
+    assert store.storage.list("ranks") == []
 
 
 # -- what `icce predict` writes ------------------------------------------------------------------------------------
@@ -782,7 +825,7 @@ def test_a_flipped_byte_of_the_prediction_file_is_named(predicted):
 @pytest.mark.parametrize("content", [b"run: [", b"7", b"run: a\n", b"{run: 1, classifier: c, source: a}"])
 def test_a_damaged_prediction_file(predicted, content):
     predicted.storage.write_bytes(PREDICTION_FILE, content)
-    finds(predicted, ("prediction", PREDICTION_FILE, "--out"))
+    finds(predicted, ("run", PREDICTION_FILE, "--out"))
 
 
 def test_a_prediction_of_another_classifier(predicted):
@@ -812,19 +855,16 @@ def test_files_of_a_prediction(predicted):
                 ("predict", "ok = 5", "hold 4"),
             ],
         ),
-        (PREDICTIONS_1, labels([4, 3], [1, 1]), [("predict", "1 image_ids", "twice")]),
-        (shard_path("rejects", 0), rejects([5]), [("predict", "1 image_ids", "twice")]),
+        (PREDICTIONS_1, labels([4, 3], [1, 1]), [("predict", "1 missing", "1 twice")]),
+        (shard_path("rejects", 0), rejects([5]), [("predict", "1 missing", "1 twice")]),
         (
             shard_path("rejects", 0),
             without(rejects([3]), "reason"),
             [
                 ("predict", shard_path("rejects", 0), "no column", "reason"),
-                ("predict", "6 inputs", "0 rejected"),
-                ("predict", "rejected = 1", "hold 0"),
-                ("predict", "rejected_by_reason"),
             ],
         ),
-        (PREDICTIONS_1, labels([4, 5], [1, 2]), [("predictions", PREDICTIONS_1, "[1, 2]", "[0, 2)")]),
+        (PREDICTIONS_1, labels([4, 5], [1, 2]), [("predict", PREDICTIONS_1, "[1, 2]", "[0, 2)")]),
     ],
 )
 def test_rows_of_a_prediction(predicted, path, table, expected):
