@@ -1,17 +1,27 @@
 """The parts of a sweep that need no cluster: limits of the lists, allocation, rungs, records."""
 
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
 import pytest
 
 from icce_ray.progress import Progress
 from icce_ray.settings import load
 from icce_ray.settings.sweep import Sweep, trials
+from icce_ray.stages import neighbors
 from icce_ray.stages.cluster import Resources
+from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.sweep import covers, widest
 from icce_ray.stages.sweep.records import SweepRecords, TrialRecord
 from icce_ray.stages.sweep.search import Recorder, allocation, rungs
+from icce_ray.stages.sweep.trial import Shared, TrialRun
 from icce_ray.store import RunError, Store
 from tests.failures import fails
 
+DATA = Path(__file__).parents[2] / "data"
 BASE = load({"source": "images", "out": "run", "clusters": 10, "heads": {"epochs": 100, "warmup_epochs": 5}})
 
 
@@ -90,8 +100,13 @@ def ended(trial, state="complete", **figures):
     )
 
 
-def test_what_ended_is_read_back(tmp_path):
-    records, (_, found) = SweepRecords(Store(str(tmp_path)), "one"), points("heads.ce_weight=0,1,2,3")
+@pytest.mark.parametrize("where", ["disk", "store"])
+def test_what_ended_is_read_back(tmp_path, request, where):
+    server = request.getfixturevalue("moto") if where == "store" else None
+    root = server.uri(f"{server.bucket()}/run") if server else str(tmp_path)
+    records, (asked, found) = SweepRecords(Store(root), "one"), points("heads.ce_weight=0,1,2,3")
+    records.claim(BASE, asked)
+    records.claim(BASE, asked)
     states = [ended(found[0], objective=0.5), ended(found[1], "stopped"), ended(found[2], "failed", reason="no")]
     for one in states:
         records.store.storage.write_bytes(records.checkpoint(one.digest), b"x")
@@ -100,7 +115,7 @@ def test_what_ended_is_read_back(tmp_path):
     assert [one.score for one in states] == [0.5, 0.25, None]
     assert not [name for name, _ in records.store.storage.list() if name.endswith(".safetensors")]
     assert list(records.ended(found[1:2])) == [found[1].digest], "others' files are left alone"
-    (tmp_path / "sweeps/one/trials" / f"{found[0].digest}.json").write_text("{")
+    records.store.storage.write_bytes(f"sweeps/one/trials/{found[0].digest}.json", b"{")
     with fails(RunError, f"{found[0].digest}.json", "delete it"):
         records.ended(found)
 
@@ -161,3 +176,48 @@ def test_a_lock_that_was_lost_ends_the_sweep_with_its_own_error(tmp_path):
         recorder.on_trial_complete(1, [], TuneTrial(0, rungs=RUNGS))
     assert isinstance(recorder.error, RunError)
     assert not list(tmp_path.rglob("*.json"))
+
+
+class Killed(Exception):
+    """A process that ends in the middle of a trial."""
+
+
+@pytest.fixture
+def old_run(tmp_path, monkeypatch):
+    """(trials of the sweep `thresholds` of a run of 0.1.0, what they share, their records), in this process."""
+    monkeypatch.setattr("ray.get", lambda arrays: arrays)
+    store = Store(str(shutil.copytree(DATA / "run_of_0.1.0/run", tmp_path / "run")))
+    records, rows = SweepRecords(store, "thresholds"), FeatureRows.training(store)
+    lists = neighbors.load(records.root, rows, similarities=True)
+    arrays = {name: getattr(lists, name).numpy() for name in ("offsets", "ids", "similarities")}
+    arrays |= {"features": rows.features(), "truth": np.arange(len(rows)) % 3}
+    shared = Shared(rows=rows, arrays=cast(Any, arrays), device="cpu", threads=1, classifier=True)
+    return trials(store.settings(), Sweep.of(["neighbors.threshold=0.5,0.7"])), shared, records
+
+
+@pytest.mark.slow(4)
+def test_a_killed_trial_goes_on_and_finds_what_it_found_in_0_1_0(old_run):
+    (trial, _), shared, records = old_run
+    before = records.ended([trial])[trial.digest]
+    heads = trial.settings.heads.model_copy(update={"checkpoint_epochs": 2})
+    trial = dataclasses.replace(trial, settings=trial.settings.model_copy(update={"heads": heads}))
+
+    def start(report):
+        return TrialRun(trial, shared, [1, 3], records.checkpoint(trial.digest), report)
+
+    def die_at_3(result):
+        if result["epoch"] == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        start(die_at_3).run()
+    reports = []
+    figures = start(reports.append).run()
+    assert [report["epoch"] for report in reports] == [1, 3], "what it reported before is reported again"
+    assert [len(report["rungs"]) for report in reports] == [1, 2]
+    assert figures["method"] == before.figures["method"]
+    for name in ("mean_neighbors", "best_head", "temi", "anmi", "mean_agreement", "modularity"):
+        assert figures[name] == pytest.approx(before.figures[name], rel=1e-4), name
+    assert figures["objective"] == figures["acc"]
+    assert 0 < figures["classifier_acc"] <= 1
+    assert 0.3 < figures["heldout_accuracy"] <= 1
