@@ -5,7 +5,7 @@ Lists the source first where the run does not have its list yet. Give the settin
 Example: ray job submit --working-dir . -- python jobs/embed.py s3://bucket/images -k 1000 --out s3://bucket/run
 """
 
-from icce_ray.cli.job import job
+from icce_ray.cli.main import job
 
 if __name__ == "__main__":
     job("run", __doc__, first="embed", last="embed")

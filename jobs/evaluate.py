@@ -5,7 +5,7 @@ Labels are read here and nowhere else. Figures go to the run's metrics.json and 
 Example: ray job submit --working-dir . -- python jobs/evaluate.py s3://bucket/run --labels s3://bucket/truth.csv
 """
 
-from icce_ray.cli.job import job
+from icce_ray.cli.main import job
 
 if __name__ == "__main__":
     job("evaluate", __doc__)

@@ -3,7 +3,7 @@
 Example: ray job submit --working-dir . -- python jobs/predict.py s3://bucket/run s3://bucket/new --out s3://bucket/new-out
 """
 
-from icce_ray.cli.job import job
+from icce_ray.cli.main import job
 
 if __name__ == "__main__":
     job("predict", __doc__)

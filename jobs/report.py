@@ -5,7 +5,7 @@ Every run ends with its page; this renews it, with names of classes or new sweep
 Example: ray job submit --working-dir . -- python jobs/report.py s3://bucket/run --names names.csv
 """
 
-from icce_ray.cli.job import job
+from icce_ray.cli.main import job
 
 if __name__ == "__main__":
     job("report", __doc__)

@@ -5,7 +5,7 @@ Source and run are URIs that every node reaches. After a failure submit the same
 Example: ray job submit --working-dir . -- python jobs/run.py s3://bucket/images -k 1000 --out s3://bucket/run
 """
 
-from icce_ray.cli.job import job
+from icce_ray.cli.main import job
 
 if __name__ == "__main__":
     job("run", __doc__)

@@ -5,7 +5,7 @@ The stages before it must be complete. Give the settings of the whole run: they 
 Example: ray job submit --working-dir . -- python jobs/sample.py s3://bucket/images -k 1000 --out s3://bucket/run
 """
 
-from icce_ray.cli.job import job
+from icce_ray.cli.main import job
 
 if __name__ == "__main__":
     job("run", __doc__, first="sample", last="sample")

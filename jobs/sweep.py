@@ -6,7 +6,7 @@ ended are kept. The table is in the job's log, and with the plot below sweeps/NA
 Example: ray job submit --working-dir . -- python jobs/sweep.py s3://bucket/run --param neighbors.threshold=0.1:1.0:0.1
 """
 
-from icce_ray.cli.job import job
+from icce_ray.cli.main import job
 
 if __name__ == "__main__":
     job("sweep", __doc__)
