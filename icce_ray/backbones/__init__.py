@@ -7,7 +7,7 @@ serves demonstrations, tests and plain shapes. `describe_backbone` checks names 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -46,17 +46,13 @@ class BackboneInfo:
 
 
 class Backbone(Protocol):
-    """A frozen network or descriptor. Attributes as in `BackboneInfo`.
+    """A frozen network or descriptor.
 
-    `embed` takes pixels uint8 [B, S, S, 3] (RGB, S = image_size; B may be 0) and raises ValueError for another shape or
-    type. Batches are the caller's job; so are features that are zero or not finite, which some images give.
+    `embed` takes pixels uint8 [B, S, S, 3] (RGB, S = info.image_size; B may be 0) and raises ValueError for another
+    shape or type. Batches are the caller's job; so are features that are zero or not finite, which some images give.
     """
 
-    name: str
-    dim: int
-    image_size: int
-    layout: dict[str, tuple[int, int]]
-    block_dim: int
+    info: BackboneInfo
 
     def embed(self, pixels: np.ndarray) -> Features:
         """Features of a batch."""
@@ -77,40 +73,30 @@ def describe_backbone(
 
     Raises BackboneError.
     """
-    if name == "hog":
-        from icce_ray.backbones import hog
-
-        return hog.describe(features, n_last_blocks=n_last_blocks, image_size=image_size)
-    from icce_ray.backbones import dinov2
-
-    return dinov2.describe(name, features, n_last_blocks=n_last_blocks, image_size=image_size)
+    return _family(name).describe(name, features, n_last_blocks=n_last_blocks, image_size=image_size)
 
 
-def load_backbone(
-    name: str,
-    *,
-    features: str,
-    n_last_blocks: int = 1,
-    device: str = "cpu",
-    dtype: str = "float32",
-    image_size: int | None = None,
-) -> Backbone:
-    """Load a backbone, weights included. Arguments as in `describe_backbone`, and:
+def load_backbone(info: BackboneInfo, *, device: str = "cpu", dtype: str = "float32") -> Backbone:
+    """Load what `describe_backbone` has described, weights included.
 
-    device: `cpu`, `cuda`, `cuda:N`, or `auto` (CUDA if there is one). HOG runs on the CPU whatever this says.
-    dtype: of matrix products: `float32`, `bfloat16` (fast on CPUs that have it, slow on others), on CUDA also
-        `float16`. Features come as float32 in any case. HOG knows float32 only.
+    Args:
+        info: the description.
+        device: `cpu`, `cuda`, `cuda:N`, or `auto` (CUDA if there is one). HOG runs on the CPU whatever this says.
+        dtype: of matrix products: `float32`, `bfloat16` (fast on CPUs that have it, slow on others), on CUDA also
+            `float16`. Features come as float32 in any case. HOG knows float32 only.
 
     Raises BackboneError.
     """
-    info = describe_backbone(name, features, n_last_blocks=n_last_blocks, image_size=image_size)
+    return _family(info.name).load(info, device=device, dtype=dtype)
+
+
+def _family(name: str) -> Any:
+    """The module of a backbone's family, with its `describe` and `load`; DINOv2's takes a second to import."""
     if name == "hog":
-        from icce_ray.backbones.hog import Hog
-
-        return Hog(info)
-    from icce_ray.backbones.dinov2 import Dinov2
-
-    return Dinov2(info, device=device, dtype=dtype)
+        from icce_ray.backbones import hog as family
+    else:
+        from icce_ray.backbones import dinov2 as family
+    return family
 
 
 def check_pixels(pixels: np.ndarray, image_size: int) -> None:

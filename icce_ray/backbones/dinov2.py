@@ -64,6 +64,11 @@ def describe(name: str, features: str, *, n_last_blocks: int, image_size: int | 
     )
 
 
+def load(info: BackboneInfo, *, device: str, dtype: str) -> Dinov2:
+    """See `load_backbone`."""
+    return Dinov2(info, device=device, dtype=dtype)
+
+
 class Dinov2:
     """`Backbone` of a DINOv2-like model.
 
@@ -76,10 +81,9 @@ class Dinov2:
     and waits in the GPU's queue while the first is computed. A CPU takes it in slices, whose tokens stay in the cache.
     """
 
-    def __init__(self, info: BackboneInfo, *, device: str = "cpu", dtype: str = "float32") -> None:
+    def __init__(self, info: BackboneInfo, *, device: str, dtype: str) -> None:
         """Load the weights. Raises BackboneError for a missing GPU, a type the device does not serve, wrong weights."""
-        self.name, self.dim, self.image_size = info.name, info.dim, info.image_size
-        self.layout, self.block_dim = info.layout, info.block_dim
+        self.info = info
         self._device = _device(device)
         self._dtype = _autocast_type(dtype, self._device)
         self._model = _load(info.name).to(self._device)
@@ -97,9 +101,9 @@ class Dinov2:
     @torch.inference_mode()
     def embed(self, pixels: np.ndarray) -> Features:
         """main float32 [B, d or 2 d] and cls_blocks float32 [B, n d] or None, of pixels uint8 [B, S, S, 3]."""
-        check_pixels(pixels, self.image_size)
-        main = np.empty((len(pixels), self.dim), np.float32)
-        blocks = np.empty((len(pixels), self.block_dim), np.float32) if self._n_blocks else None
+        check_pixels(pixels, self.info.image_size)
+        main = np.empty((len(pixels), self.info.dim), np.float32)
+        blocks = np.empty((len(pixels), self.info.block_dim), np.float32) if self._n_blocks else None
         step = len(pixels) if self._device.type == "cuda" else CPU_SLICE
         for start in range(0, len(pixels), max(1, step)):
             rows = slice(start, start + step)
@@ -111,7 +115,7 @@ class Dinov2:
 
     def _main(self, tokens: torch.Tensor) -> torch.Tensor:
         """The main feature [B, dim] of tokens [B, T, d]."""
-        if "patch_mean" not in self.layout:
+        if "patch_mean" not in self.info.layout:
             return tokens[:, 0]
         return torch.cat([tokens[:, 0], tokens[:, self._first_patch :].mean(1)], dim=1)
 
@@ -133,13 +137,13 @@ class Dinov2:
 
     def _check_interface(self, config: Any) -> None:
         """One grey image through the model: a different order or number of tokens shows before any work."""
-        grey = np.full((1, self.image_size, self.image_size, 3), 127, np.uint8)
+        grey = np.full((1, self.info.image_size, self.info.image_size, 3), 127, np.uint8)
         with torch.inference_mode():
             tokens, _ = self._forward(grey)
-        expected = self._first_patch + (self.image_size // config.patch_size) ** 2
+        expected = self._first_patch + (self.info.image_size // config.patch_size) ** 2
         if tokens.shape != (1, expected, config.hidden_size):
             raise BackboneError(
-                f"{self.name!r} gives tokens of shape {list(tokens.shape)}, DINOv2's interface is [1, {expected}, "
+                f"{self.info.name!r} gives tokens of shape {list(tokens.shape)}, DINOv2's interface is [1, {expected}, "
                 f"{config.hidden_size}] (CLS, registers, patches); use a DINOv2 model, such as {KNOWN[2]}"
             )
 

@@ -29,9 +29,9 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _MIDDLE = np.array([50.0, 0.0, 0.0], np.float32)  # of Lab: lightness runs from 0 to 100
 
 
-def describe(features: str, *, n_last_blocks: int, image_size: int | None) -> BackboneInfo:
+def describe(name: str, features: str, *, n_last_blocks: int, image_size: int | None) -> BackboneInfo:
     """See `describe_backbone`. `image_size` is at least 24, so that a cell has 4 x 4 pixels, and a multiple of 4."""
-    check_features("hog", features, KINDS)
+    check_features(name, features, KINDS)
     size = DEFAULT_SIZE if image_size is None else image_size
     if n_last_blocks > 1:
         raise BackboneError(f"n_last_blocks is {n_last_blocks}, but hog has no blocks; set it to 1")
@@ -41,7 +41,12 @@ def describe(features: str, *, n_last_blocks: int, image_size: int | None) -> Ba
     if features == "hog+color":
         layout["color"] = (_HOG_DIM, _HOG_DIM + _COLOR_DIM)
     dim = max(stop for _, stop in layout.values())
-    return BackboneInfo(name="hog", features=features, dim=dim, image_size=size, layout=layout, block_dim=0)
+    return BackboneInfo(name=name, features=features, dim=dim, image_size=size, layout=layout, block_dim=0)
+
+
+def load(info: BackboneInfo, *, device: str, dtype: str) -> Hog:
+    """See `load_backbone`."""
+    return Hog(info)
 
 
 class Hog:
@@ -52,14 +57,13 @@ class Hog:
     """
 
     def __init__(self, info: BackboneInfo) -> None:
-        self.name, self.dim, self.image_size = info.name, info.dim, info.image_size
-        self.layout, self.block_dim = info.layout, info.block_dim
+        self.info = info
         # Cells are at least 4 pixels wide; what does not divide by 6 is left out on the right and below.
         self._cell = info.image_size // _CELLS
 
     def embed(self, pixels: np.ndarray) -> Features:
         """main float32 [B, 324 or 372] of pixels uint8 [B, S, S, 3]; no blocks."""
-        check_pixels(pixels, self.image_size)
+        check_pixels(pixels, self.info.image_size)
         shape = np.empty((len(pixels), _HOG_DIM), np.float32)
         for row, image in enumerate(pixels):
             shape[row] = hog(
@@ -68,7 +72,7 @@ class Hog:
                 pixels_per_cell=(self._cell, self._cell),
                 cells_per_block=(_CELLS, _CELLS),
             )
-        if "color" not in self.layout:
+        if "color" not in self.info.layout:
             return Features(_unit(shape))
         color = _unit(self._color(pixels))
         parts = [_unit(shape) * np.float32((1 - COLOR_SHARE) ** 0.5), color * np.float32(COLOR_SHARE**0.5)]
@@ -76,7 +80,7 @@ class Hog:
 
     def _color(self, pixels: np.ndarray) -> np.ndarray:
         """Mean colours of the grid in Lab, from mid-grey: float32 [B, 48]."""
-        cell = self.image_size // _GRID
+        cell = self.info.image_size // _GRID
         cells = pixels.reshape(len(pixels), _GRID, cell, _GRID, cell, 3)
         means = cells.mean(axis=(2, 4), dtype=np.float32) / np.float32(255)
         return (rgb2lab(means) - _MIDDLE).reshape(len(pixels), _COLOR_DIM).astype(np.float32)

@@ -25,6 +25,7 @@ from PIL import (
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
     Image,
+    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
@@ -64,17 +65,6 @@ _PILLOW_ERRORS = (
     *(OSError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError),
     *(MemoryError, RuntimeError, AssertionError, struct.error, zlib.error),
 )
-# EXIF orientation to the operation that turns the stored picture upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_ORIENTATION = 0x0112
 # Twenty bytes a pixel are normal on the way: pictures above this are decoded one at a time in a process.
 _LARGE_PIXELS = 16_000_000
 _one_large = threading.Lock()
@@ -157,13 +147,17 @@ def thumbnail(data: bytes, *, longest: int, max_pixels: int, quality: int = 60) 
 def _decoded(data: bytes, max_pixels: int, enough: int, finish: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     """What `finish` makes of the upright picture; a JPEG may come smaller, with both sides `enough` at least."""
     with _pillow_quiet:
-        image = _open(data, max_pixels)
         try:
+            image = _open(data, max_pixels)
             if isinstance(image, JpegImagePlugin.JpegImageFile):
                 image.draft(None, (enough, enough))
             with _one_large if image.width * image.height > _LARGE_PIXELS else contextlib.nullcontext():
                 image.load()
-                return finish(rgb(_upright(image)))
+                with contextlib.suppress(*_PILLOW_ERRORS):  # EXIF that cannot be read counts as none, as viewers do
+                    ImageOps.exif_transpose(image, in_place=True)  # behind load(): PNG keeps it behind the pixels
+                return finish(rgb(image))
+        except UnidentifiedImageError as error:
+            raise _unidentified(data) from error
         except Image.DecompressionBombError as error:
             raise Reject("too_many_pixels", str(error)) from error
         except _PILLOW_ERRORS as error:
@@ -176,14 +170,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise Reject("empty", "the file has 0 bytes")
     if data.startswith((b"P1", b"P2", b"P3")) and (comments := data.count(b"#")) > _MOST_COMMENTS:
         raise Reject("decode_error", f"a plain PPM with {comments} comments; the limit is {_MOST_COMMENTS}")
-    try:
-        image = Image.open(_Counted(data), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise _unidentified(data) from error
-    except Image.DecompressionBombError as error:
-        raise Reject("too_many_pixels", str(error)) from error
-    except _PILLOW_ERRORS as error:
-        raise _damaged(data, error) from error
+    image = Image.open(_Counted(data), formats=FORMATS)
     width, height = image.size
     if width * height > max_pixels:
         raise Reject("too_many_pixels", f"{width} x {height} pixels are more than the limit of {max_pixels}")
@@ -264,16 +251,6 @@ def _unidentified(data: bytes) -> Reject:
     return Reject("not_an_image", f"starts with {data[:12]!r}, {len(data)} bytes")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says; unreadable EXIF counts as none, as viewers treat it."""
-    try:
-        # After load(): PNG keeps its EXIF behind the pixels, and Pillow has turned a TIFF by itself by then.
-        operation = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    except _PILLOW_ERRORS:
-        return image
-    return image if operation is None else image.transpose(operation)
-
-
 class _PillowQuiet:
     """Silences warnings raised inside Pillow while any thread decodes.
 
@@ -282,24 +259,21 @@ class _PillowQuiet:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._filter = threading.Lock(), contextlib.ExitStack()
         self._inside = 0
-        self._saved: warnings.catch_warnings | None = None
 
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
-                self._saved = warnings.catch_warnings()
-                self._saved.__enter__()
+                self._filter.enter_context(warnings.catch_warnings())
                 warnings.filterwarnings("ignore", module=r"PIL\.")
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
-            if self._inside == 0 and self._saved is not None:
-                self._saved.__exit__(None, None, None)
-                self._saved = None
+            if self._inside == 0:
+                self._filter.close()
 
 
 _pillow_quiet = _PillowQuiet()

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.exceptions import UserCodeException
 
+from icce_ray.backbones import BackboneInfo, load_backbone
 from icce_ray.core.recipe import product_precision
 from icce_ray.io.decode import Reject, decode
 from icce_ray.io.sources import FeatureSource, Source
@@ -42,7 +43,7 @@ class Stream:
         source: of the images, as it was listed.
         root: of the run or prediction that holds the manifest and gets the shards.
         embed: how images are read and embedded.
-        image_size: side of what the backbone takes; 0 for a source of features, which needs no backbone.
+        info: what the backbone gives; of a source of features, which needs none, what it holds.
         accepted: table of the rows with a result.
         rejected: table of the rows with a reason.
         classifier: root of the run that labels the features; None writes the features themselves.
@@ -51,7 +52,7 @@ class Stream:
     source: Source
     root: str
     embed: EmbedSettings
-    image_size: int
+    info: BackboneInfo
     accepted: Table
     rejected: Table
     classifier: str | None = None
@@ -86,7 +87,7 @@ def read(batch: pa.Table, *, chunks: np.ndarray, stream: Stream) -> pa.Table:
             name, values = "features", list_column(stream.source.features(rows))
         else:
             pixels, reasons, details = zip(*_pictures(rows, stream), strict=True)
-            name, values = "pixels", pa.array(pixels, pa.binary(stream.image_size**2 * 3))
+            name, values = "pixels", pa.array(pixels, pa.binary(stream.info.image_size**2 * 3))
     return pa.table(
         {
             "chunk": pa.repeat(pa.scalar(chunk, pa.int64()), len(rows)),
@@ -110,7 +111,7 @@ def _pictures(rows: pa.Table, stream: Stream) -> Iterator[Picture]:
         try:
             if isinstance(data, Reject):
                 raise data
-            pixels = decode(data, size=stream.image_size, resize=embed.resize, max_pixels=embed.max_pixels)
+            pixels = decode(data, size=stream.info.image_size, resize=embed.resize, max_pixels=embed.max_pixels)
             return pixels.tobytes(), None, None
         except Reject as reject:
             return None, reject.reason, reject.detail
@@ -132,21 +133,13 @@ class Embedder:
     def __init__(self, *, stream: Stream, device: str, sharers: int) -> None:
         import torch  # here and below: the tasks of this module never need it, and importing it takes seconds
 
-        from icce_ray.backbones import load_backbone
         from icce_ray.stages.labelling import Labeller
 
         torch.set_num_threads(threads_here(sharers))
         self.labeller = Labeller(stream.classifier, device=device) if stream.classifier else None
-        self.backbone = None
-        if stream.image_size:
-            self.backbone = load_backbone(
-                stream.embed.backbone,
-                features=stream.embed.feature_kind,
-                n_last_blocks=stream.embed.n_last_blocks,
-                image_size=stream.embed.image_size,
-                device=device,
-                dtype=product_precision(stream.embed.precision, device),
-            )
+        precision = product_precision(stream.embed.precision, device)
+        needed = not isinstance(stream.source, FeatureSource)
+        self.backbone = load_backbone(stream.info, device=device, dtype=precision) if needed else None
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A batch of what `read` returns; of what `write` takes."""
@@ -165,8 +158,8 @@ class Embedder:
             with np.errstate(over="ignore"):
                 return matrix(table["features"]).astype(np.float16), np.zeros((len(table), 0), np.float16)
         good = np.flatnonzero(table["reason"].is_null().to_numpy(zero_copy_only=False))
-        main = np.zeros((len(table), self.backbone.dim), np.float16)
-        blocks = np.zeros((len(table), self.backbone.block_dim), np.float16)
+        main = np.zeros((len(table), self.backbone.info.dim), np.float16)
+        blocks = np.zeros((len(table), self.backbone.info.block_dim), np.float16)
         if len(good):
             features = self.backbone.embed(_pixels(table["pixels"].combine_chunks().take(pa.array(good))))
             with np.errstate(over="ignore"):

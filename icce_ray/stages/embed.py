@@ -25,7 +25,7 @@ def run(
         source=source,
         root=store.root,
         embed=settings.embed,
-        image_size=info.image_size,
+        info=info,
         accepted=FEATURES,
         rejected=REJECTS,
     )

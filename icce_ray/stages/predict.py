@@ -64,7 +64,7 @@ def run_source(
         source=source,
         root=out.root,
         embed=embed,
-        image_size=described_input(source, embed).image_size,
+        info=described_input(source, embed),
         accepted=PREDICTIONS,
         rejected=PREDICTION_REJECTS,
         classifier=run_store.root,

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.cluster import KMeans
 
-from icce_ray.backbones import load_backbone
+from icce_ray.backbones import describe_backbone, load_backbone
 from icce_ray.cli.demo import SETTINGS, write_digits
 from icce_ray.core.metrics import accuracy
 from icce_ray.estimator import ICCE
@@ -26,8 +26,8 @@ from icce_ray.io.decode import decode
 
 def features_of(folder: Path) -> np.ndarray:
     """HOG features of the images of a folder in the order of their names, as a run stores them: float16 [N, D]."""
-    backbone = load_backbone("hog", features="hog")
-    side = backbone.image_size
+    backbone = load_backbone(describe_backbone("hog", "hog"))
+    side = backbone.info.image_size
     files = sorted(folder.iterdir())
     pictures = [decode(file.read_bytes(), size=side, resize="squash", max_pixels=10**6) for file in files]
     return backbone.embed(np.stack(pictures)).main.astype(np.float16)

@@ -30,7 +30,7 @@ from transformers import Dinov2Config, Dinov2Model
 from transformers.utils import logging
 
 from icce_ray import commands, pipeline
-from icce_ray.backbones import load_backbone
+from icce_ray.backbones import describe_backbone, load_backbone
 from icce_ray.settings import load
 from icce_ray.stages.labelling import Labeller
 from icce_ray.store import Store
@@ -125,7 +125,7 @@ def predicted(run: Path, source: Path, out: Path) -> float:
 
 def labelling(weights: str, run: Path, device: str, precision: str) -> float:
     """What labelling adds to the backbone's time on a batch, as a share of it."""
-    backbone = load_backbone(weights, features="cls+patch_mean", device=device, dtype=precision)
+    backbone = load_backbone(describe_backbone(weights, "cls+patch_mean"), device=device, dtype=precision)
     labeller = Labeller(str(run), device=device)
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, SIDE, SIDE, 3), dtype=np.uint8)
     main = backbone.embed(pixels).main.astype(np.float16)

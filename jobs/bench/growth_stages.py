@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 from consensus_shards import write_run
 
-from icce_ray.backbones import load_backbone
+from icce_ray.backbones import describe_backbone, load_backbone
 from icce_ray.core.neighbors import Neighbors
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.search import mine
@@ -86,12 +86,14 @@ def _listed(root: Path, count: int) -> None:
 
 def _embed(root: Path) -> None:
     """What a task and an actor of the stage do with each chunk: read, decode, HOG, write."""
-    store, backbone = Store(str(root / "run")), load_backbone("hog", features="hog")
+    store, backbone = Store(str(root / "run")), load_backbone(describe_backbone("hog", "hog"))
     source = find_source(SourceSpec(str(root / "images")))
     for chunk in sorted(store.parts(MANIFEST)):
         rows = store.storage.read_table(MANIFEST.part(chunk))
         read = source.read(rows, max_bytes=2**20)
-        pictures = [decode(_bytes(one), size=backbone.image_size, resize="squash", max_pixels=2**20) for one in read]
+        pictures = [
+            decode(_bytes(one), size=backbone.info.image_size, resize="squash", max_pixels=2**20) for one in read
+        ]
         blocks = [backbone.embed(np.stack(pictures[i : i + 64])).main for i in range(0, len(pictures), 64)]
         table = rows.select(["image_id", "uri", "key"]).append_column("features", list_column(np.concatenate(blocks)))
         store.storage.write_table(FEATURES.part(chunk), table)

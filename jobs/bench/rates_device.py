@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from icce_ray.backbones import load_backbone
+from icce_ray.backbones import describe_backbone, load_backbone
 from icce_ray.backbones.shape import TransformerShape
 from icce_ray.core.cost import HeadCost, grid_flops
 from icce_ray.core.linear import LinearClassifier, LinearGrid
@@ -64,7 +64,7 @@ def forward(size: str, device: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         Dinov2Model(config).save_pretrained(folder)
         dtype = "bfloat16" if device == "cuda" else "float32"
-        backbone = load_backbone(folder, features="cls+patch_mean", device=device, dtype=dtype)
+        backbone = load_backbone(describe_backbone(folder, "cls+patch_mean"), device=device, dtype=dtype)
     count = GPU_BATCH if device == "cuda" else batch
     pixels = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
     return (

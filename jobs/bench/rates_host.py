@@ -19,7 +19,7 @@ from scipy import sparse
 
 from icce_ray import pipeline
 from icce_ray.adapters.partition import PARTITIONERS, metis_graph
-from icce_ray.backbones import load_backbone
+from icce_ray.backbones import describe_backbone, load_backbone
 from icce_ray.core.consensus import consensus
 from icce_ray.core.sampling import uniform_rows
 from icce_ray.io.decode import decode
@@ -51,7 +51,7 @@ def pictures() -> dict[str, float]:
             files.append(path.read_bytes())
     kinds = {"size": 224, "resize": "squash", "max_pixels": 10**8}
     decoding = least(lambda: [decode(data, **kinds) for data in files])
-    hog = load_backbone("hog", features="hog+color")
+    hog = load_backbone(describe_backbone("hog", "hog+color"))
     pixels = np.random.default_rng(0).integers(0, 256, (256, 32, 32, 3), dtype=np.uint8)
     return {"decode": len(files) / decoding, "hog": len(pixels) / least(lambda: hog.embed(pixels))}
 

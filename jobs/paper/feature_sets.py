@@ -102,10 +102,10 @@ def image_features(path: Path, rows: int | None = None) -> tuple[Tensor, NDArray
 
 def hog(files: list[bytes]) -> Tensor:
     """HOG features of image files at 32 x 32 pixels, float32[n, D]."""
-    from icce_ray.backbones import load_backbone
+    from icce_ray.backbones import describe_backbone, load_backbone
     from icce_ray.io.decode import decode
 
-    backbone = load_backbone("hog", features="hog")
+    backbone = load_backbone(describe_backbone("hog", "hog"))
     pictures = [decode(file, size=32, resize="squash", max_pixels=10**6) for file in files]
     blocks = [backbone.embed(np.stack(pictures[start : start + 500])).main for start in range(0, len(pictures), 500)]
     return torch.from_numpy(np.concatenate(blocks).astype(np.float32))

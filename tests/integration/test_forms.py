@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from icce_ray import commands, pipeline
-from icce_ray.backbones import load_backbone
+from icce_ray.backbones import describe_backbone, load_backbone
 from icce_ray.io.decode import decode
 from icce_ray.store import RunError, Store
 from icce_ray.store.verify import violations
@@ -48,8 +48,8 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="session")
 def features(images):
     """float16 [500, 324] by the backbone alone."""
-    backbone = load_backbone("hog", features="hog")
-    options = {"size": backbone.image_size, "resize": "squash", "max_pixels": 10**6}
+    backbone = load_backbone(describe_backbone("hog", "hog"))
+    options = {"size": backbone.info.image_size, "resize": "squash", "max_pixels": 10**6}
     return backbone.embed(np.stack([decode(data, **options) for _, data in images])).main.astype(np.float16)
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import Dinov2Config, Dinov2Model
 
 from icce_ray import commands, pipeline
-from icce_ray.backbones import load_backbone
+from icce_ray.backbones import describe_backbone, load_backbone
 from icce_ray.io.decode import decode
 from icce_ray.store import Store
 from icce_ray.store.artifacts import FEATURES, PREDICTIONS
@@ -68,8 +68,7 @@ def shards(store):
 
 def test_columns_are_the_backbones_own_output(run):
     store, weights, images = run
-    kinds = {"features": "cls+patch_mean", "n_last_blocks": 4, "image_size": SIZE}
-    backbone = load_backbone(str(weights), **kinds)
+    backbone = load_backbone(describe_backbone(str(weights), "cls+patch_mean", n_last_blocks=4, image_size=SIZE))
     tables = shards(store)
     assert [len(table) for table in tables] == [25, 25, 10]
     for table in tables:

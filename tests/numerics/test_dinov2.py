@@ -64,11 +64,11 @@ def forward(network, images):
 @pytest.mark.parametrize("size", [28, 42])  # the trained size, and one with interpolated positions
 def test_features_are_the_models_own(model, size):
     folder, network, registers = model
-    backbone = load_backbone(folder, features="cls+patch_mean", n_last_blocks=4, image_size=size)
+    backbone = load_backbone(describe_backbone(folder, "cls+patch_mean", n_last_blocks=4, image_size=size))
     result = backbone.embed(pixels(size=size))
     hidden, tokens = forward(network, pixels(size=size))
     assert tokens.shape[1] == 1 + registers + (size // 7) ** 2
-    assert backbone.layout == {"cls": (0, 32), "patch_mean": (32, 64)}
+    assert backbone.info.layout == {"cls": (0, 32), "patch_mean": (32, 64)}
     assert result.main.dtype == result.cls_blocks.dtype == np.float32
     close = {"rtol": 1e-5, "atol": 1e-5}
     np.testing.assert_allclose(result.main[:, :32], tokens[:, 0], **close)
@@ -80,15 +80,15 @@ def test_features_are_the_models_own(model, size):
 
 def test_cls_alone_and_no_blocks(model):
     folder, network, _ = model
-    backbone = load_backbone(folder, features="cls", image_size=28)
-    assert (backbone.dim, backbone.block_dim, backbone.layout) == (32, 0, {"cls": (0, 32)})
+    backbone = load_backbone(describe_backbone(folder, "cls", image_size=28))
+    assert (backbone.info.dim, backbone.info.block_dim, backbone.info.layout) == (32, 0, {"cls": (0, 32)})
     result = backbone.embed(pixels())
     assert result.cls_blocks is None
     np.testing.assert_allclose(result.main, forward(network, pixels())[1][:, 0], rtol=1e-5, atol=1e-5)
 
 
 def test_rows_do_not_depend_on_the_batch(model):
-    backbone = load_backbone(model[0], features="cls+patch_mean", n_last_blocks=4, image_size=28)
+    backbone = load_backbone(describe_backbone(model[0], "cls+patch_mean", n_last_blocks=4, image_size=28))
     whole = backbone.embed(pixels())
     for rows in (slice(0, 1), slice(1, 3), slice(3, 5)):
         part = backbone.embed(pixels()[rows])
@@ -99,7 +99,7 @@ def test_rows_do_not_depend_on_the_batch(model):
 
 
 def test_slices_are_one_batch(model):
-    backbone = load_backbone(model[0], features="cls+patch_mean", n_last_blocks=4, image_size=28)
+    backbone = load_backbone(describe_backbone(model[0], "cls+patch_mean", n_last_blocks=4, image_size=28))
     images = pixels(19)  # two slices and a part of one
     whole = backbone.embed(images)
     hidden, tokens = forward(model[1], images)
@@ -109,8 +109,8 @@ def test_slices_are_one_batch(model):
 
 
 def test_bfloat16_is_float32_to_three_digits(model):
-    exact = load_backbone(model[0], features="cls+patch_mean", n_last_blocks=4, image_size=28)
-    backbone = load_backbone(model[0], features="cls+patch_mean", n_last_blocks=4, image_size=28, dtype="bfloat16")
+    info = describe_backbone(model[0], "cls+patch_mean", n_last_blocks=4, image_size=28)
+    exact, backbone = load_backbone(info), load_backbone(info, dtype="bfloat16")
     expected, got = exact.embed(pixels(9)), backbone.embed(pixels(9))
     for one, other in ((expected.main, got.main), (expected.cls_blocks, got.cls_blocks)):
         assert other.dtype == np.float32
@@ -132,7 +132,7 @@ def test_bfloat16_is_float32_to_three_digits(model):
 
 
 def test_two_threads_share_a_backbone(model):
-    backbone = load_backbone(model[0], features="cls+patch_mean", n_last_blocks=4, image_size=28)
+    backbone = load_backbone(describe_backbone(model[0], "cls+patch_mean", n_last_blocks=4, image_size=28))
     batches = [pixels(n) for n in (3, 9, 17, 5, 12, 20)]
     expected = [backbone.embed(batch).main for batch in batches]
     with ThreadPoolExecutor(2) as pool:
@@ -147,7 +147,7 @@ def test_description_needs_no_weights(model, tmp_path):
     info = describe_backbone(str(tmp_path), "cls+patch_mean", n_last_blocks=4)
     assert (info.dim, info.block_dim, info.image_size) == (64, 128, 224)
     with fails(BackboneError, "cannot be loaded"):
-        load_backbone(str(tmp_path), features="cls")
+        load_backbone(describe_backbone(str(tmp_path), "cls"))
 
 
 def test_missing_files(model, tmp_path):
@@ -187,7 +187,9 @@ def test_hub_ids_without_a_network(monkeypatch, tmp_path):
 )
 def test_bad_choices(model, options, facts):
     with fails(BackboneError, *facts):
-        load_backbone(model[0], **{"features": "cls", **options})
+        on = {name: options[name] for name in ("device", "dtype") if name in options}
+        described = {name: value for name, value in options.items() if name not in on}
+        load_backbone(describe_backbone(model[0], **{"features": "cls", **described}), **on)
 
 
 def test_weights_that_are_missing_are_not_made_up(model, tmp_path):
@@ -198,12 +200,12 @@ def test_weights_that_are_missing_are_not_made_up(model, tmp_path):
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     (tmp_path / "config.json").write_text(json.dumps(model[1].config.to_dict()))
     with fails(BackboneError, "missing weights", "norm1"):
-        load_backbone(str(tmp_path), features="cls", image_size=28)
+        load_backbone(describe_backbone(str(tmp_path), "cls", image_size=28))
 
 
 def test_wrong_pixels(model):
     with fails(ValueError, "uint8 [B, 28, 28, 3]"):
-        load_backbone(model[0], features="cls", image_size=28).embed(pixels(size=14))
+        load_backbone(describe_backbone(model[0], "cls", image_size=28)).embed(pixels(size=14))
 
 
 def test_a_model_with_another_interface_is_refused(tmp_path):
@@ -211,4 +213,4 @@ def test_a_model_with_another_interface_is_refused(tmp_path):
     config.num_register_tokens = 2  # announced, but a plain ViT has none
     ViTModel(config, add_pooling_layer=True).save_pretrained(tmp_path)
     with fails(BackboneError, "tokens of shape"):
-        load_backbone(str(tmp_path), features="cls", image_size=28)
+        load_backbone(describe_backbone(str(tmp_path), "cls", image_size=28))

@@ -40,10 +40,10 @@ from icce_ray.io.decode import decode
 
 chosen = settings(embed={"backbone": "grid", "features": "grid"}).embed
 info = describe_backbone(chosen.backbone, chosen.feature_kind)
-backbone = load_backbone(chosen.backbone, features=chosen.feature_kind, device="cpu", dtype="float32")
+backbone = load_backbone(info)
 pixels = np.stack([decode(png(color), size=info.image_size, resize="squash", max_pixels=10**6) for color in COLORS])
 main = backbone.embed(pixels).main
-assert main.shape == (2, info.dim) == (2, backbone.dim) and main.dtype == np.float32, main
+assert main.shape == (2, info.dim) == (2, backbone.info.dim) and main.dtype == np.float32, main
 assert (main.reshape(2, 16, 3) == np.array(COLORS)[:, None]).all()
 assert backbone.embed(pixels[:0]).main.shape == (0, 48)
 pixels[0, 8:16, 24:] = 7  # one cell: second row, last column

@@ -147,7 +147,7 @@ def described(folder):
 
 
 def loaded(folder):
-    return load_backbone(str(folder), features="cls", n_last_blocks=1, image_size=14, device="cpu", dtype="float32")
+    return load_backbone(describe_backbone(str(folder), "cls", image_size=14))
 
 
 class Trap:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import pyarrow as pa
@@ -86,22 +86,26 @@ class Source(ABC):
         Raises SourceError for a source that cannot be listed or holds no image.
         """
 
-    @abstractmethod
     def read(self, rows: pa.Table, *, max_bytes: int) -> Iterator[bytes | Reject]:
         """The bytes of these images of the listing, in order, each as it is asked for.
 
         An image that is missing, forbidden, empty of bytes or larger than `max_bytes` is a Reject in its place. Raises
         UnavailableError where the store itself does not answer: then nothing can be said of the image.
         """
-
-    def spans(self, rows: pa.Table) -> list[tuple[int, int]]:
-        """Ranges of `rows` that are best read by one call of `read`; several calls may run at the same time."""
-        return [(row, row + 1) for row in range(len(rows))]
+        return chain.from_iterable(self.read_spans(rows, max_bytes=max_bytes))
 
     def read_spans(self, rows: pa.Table, *, max_bytes: int) -> Iterator[Generator[bytes | Reject]]:
-        """A `read` for each of `spans`, in their order; nothing is read before it is asked for."""
+        """`read` in parts that may be read at the same time; nothing is read before it is asked for."""
         for begin, end in self.spans(rows):
-            yield (data for data in self.read(rows.slice(begin, end - begin), max_bytes=max_bytes))
+            yield self.read_span(rows.slice(begin, end - begin), max_bytes)
+
+    def spans(self, rows: pa.Table) -> list[tuple[int, int]]:
+        """Ranges of `rows` that are best read together."""
+        return [(row, row + 1) for row in range(len(rows))]
+
+    @abstractmethod
+    def read_span(self, rows: pa.Table, max_bytes: int) -> Generator[bytes | Reject]:
+        """`read` for the rows of one of `spans`."""
 
     def seen(self, path: str, size: int | None) -> None:
         """Count a file into the digest."""
@@ -124,7 +128,7 @@ class FeatureSource(Source):
     def features(self, rows: pa.Table) -> np.ndarray:
         """Features of these rows of the listing, float32 [rows, dim]; a row that is null there is NaN here."""
 
-    def read(self, rows: pa.Table, *, max_bytes: int) -> Iterator[bytes | Reject]:
+    def read_span(self, rows: pa.Table, max_bytes: int) -> Generator[bytes | Reject]:
         """Raises TypeError: there are no images, only features."""
         raise TypeError(f"{self.spec.location!r} holds features, not images; use features()")
 

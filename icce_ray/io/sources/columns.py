@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from icce_ray.io.decode import Reject
 from icce_ray.io.filenames import to_text
 from icce_ray.io.headers import HeaderError, parsing
 from icce_ray.io.sources.base import LISTED, TABLE_ROWS, SourceError, SourceSpec
@@ -108,17 +107,14 @@ class ParquetRows(ContainerSource):
 
     def opened(self, container: str) -> pq.ParquetFile:
         """A file, for its columns of small values. Raises SourceError, naming it, if it cannot be read."""
-        where = f"{self.name_of(container)} in {self.spec.location!r}"
-        try:
-            file = self.open(container, least=1 << 16, most=1 << 16)
-        except Reject as reject:
-            raise SourceError(f"{where} cannot be read: {reject}") from reject
+        file = self.required(container, least=1 << 16, most=1 << 16)
         try:
             return parquet_of(file, buffer=_SMALL)
         except HeaderError as error:
             file.close()
             raise SourceError(
-                f"{where} is no whole Parquet file ({file.size} bytes): {error}; write it again or take it out"
+                f"{self.name_of(container)} in {self.spec.location!r} is no whole Parquet file ({file.size} bytes): "
+                f"{error}; write it again or take it out"
             ) from error
 
 

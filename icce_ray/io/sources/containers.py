@@ -103,6 +103,15 @@ class ContainerSource(Source):
             return StoreFile(file, least=min(least, 1 << 14), most=min(most, 1 << 14), whole=False)
         return StoreFile(file, least=least, most=most, whole=True)
 
+    def required(self, container: str, *, least: int, most: int) -> StoreFile:
+        """`open` for a file without which there is no listing. Raises SourceError that names it."""
+        try:
+            return self.open(container, least=least, most=most)
+        except Reject as reject:
+            raise SourceError(
+                f"{self.name_of(container)} in {self.spec.location!r} cannot be read: {reject}"
+            ) from reject
+
     def nothing(self, what: str) -> SourceError:
         """The error of a source without images."""
         ignored = ", ".join(f"{count:,} {kind}" for kind, count in self.left_out.items()) or "nothing else"

@@ -6,7 +6,6 @@ import math
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Generator, Iterator
-from contextlib import closing
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ import pyarrow.parquet as pq
 from numpy.lib import format as npy_format
 
 from icce_ray.documents import shown
-from icce_ray.io.decode import Reject
 from icce_ray.io.headers import Bounded, HeaderError, parsing
 from icce_ray.io.sources import columns
 from icce_ray.io.sources.base import FeatureSource, SourceError, SourceSpec
@@ -119,13 +117,9 @@ class NpyFeatures(FeatureFiles):
 
     def array(self, container: str) -> Npy:
         """The open file and what its header says. Raises SourceError for arrays that are no features."""
-        name = f"{self.name_of(container)} in {self.spec.location!r}"
+        file = self.required(container, least=1 << 12, most=1 << 12)
         try:
-            file = self.open(container, least=1 << 12, most=1 << 12)
-        except Reject as reject:
-            raise SourceError(f"{name} cannot be read: {reject}") from reject
-        try:
-            return _npy(file, name)
+            return _npy(file, f"{self.name_of(container)} in {self.spec.location!r}")
         except SourceError:
             file.close()
             raise
@@ -224,13 +218,12 @@ class ParquetFeatures(columns.ParquetRows, FeatureFiles):
             ends = np.cumsum([parquet.metadata.row_group(g).num_rows for g in range(parquet.metadata.num_row_groups)])
             for group in np.unique(np.searchsorted(ends, positions, side="right")).tolist():
                 begin = int(ends[group - 1]) if group else 0
-                with closing(columns.batches(parquet, name, [self.column], row_groups=[group])) as batches:
-                    for first, batch in batches:
-                        low = begin + first
-                        wanted = np.flatnonzero((positions >= low) & (positions < low + len(batch)))
-                        if len(wanted):
-                            taken = batch.column(self.column).take(pa.array(positions[wanted] - low))
-                            result[wanted] = _matrix(taken, self.dim, f"{name}, rows from {low} on")
+                for first, batch in columns.batches(parquet, name, [self.column], row_groups=[group]):
+                    low = begin + first
+                    wanted = np.flatnonzero((positions >= low) & (positions < low + len(batch)))
+                    if len(wanted):
+                        taken = batch.column(self.column).take(pa.array(positions[wanted] - low))
+                        result[wanted] = _matrix(taken, self.dim, f"{name}, rows from {low} on")
 
 
 def _width(parquet: pq.ParquetFile, name: str, column: str) -> int | None:
@@ -238,11 +231,10 @@ def _width(parquet: pq.ParquetFile, name: str, column: str) -> int | None:
     kind = parquet.schema_arrow.field(column).type
     if pa.types.is_fixed_size_list(kind):
         return kind.list_size
-    with closing(columns.batches(parquet, name, [column], rows=64)) as batches:
-        for _, batch in batches:
-            lengths = batch.column(column).value_lengths().drop_null()
-            if len(lengths):
-                return lengths[0].as_py()
+    for _, batch in columns.batches(parquet, name, [column], rows=64):
+        lengths = batch.column(column).value_lengths().drop_null()
+        if len(lengths):
+            return lengths[0].as_py()
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pyarrow as pa
 
@@ -41,7 +41,7 @@ class FolderSource(Source):
         """One row a file."""
         return tables_of((path, path, size, None, None) for path, size in self.files())
 
-    def read(self, rows: pa.Table, *, max_bytes: int) -> Iterator[bytes | Reject]:
-        """The files' bytes, one request each."""
+    def read_span(self, rows: pa.Table, max_bytes: int) -> Generator[bytes | Reject]:
+        """The file's bytes, in one request."""
         for uri in rows["uri"].to_pylist():
             yield fetch(self.spec.location, uri, max_bytes=max_bytes)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Generator, Iterator
-from contextlib import closing
+from collections.abc import Generator
 from dataclasses import replace
 from itertools import accumulate, repeat
 
@@ -59,22 +58,17 @@ class ParquetSource(columns.ParquetRows):
             before, last = place, position
         return [*spans, (begin, len(rows))] if len(rows) else []
 
-    def read(self, rows: pa.Table, *, max_bytes: int) -> Iterator[bytes | Reject]:
-        """The bytes of the rows: one pass through a row group for all rows of it."""
-        for begin, end in self.spans(rows):
-            container = rows["container"][begin].as_py()
-            positions = rows["position"].slice(begin, end - begin).to_pylist()
-            done = 0
-            try:
-                with closing(self._read_group(container, positions, max_bytes)) as images:
-                    for image in images:
-                        yield image
-                        done += 1
-            except Reject as reject:
-                yield from repeat(reject, len(positions) - done)
-            except HeaderError as error:
-                reject = Reject("unreadable", f"damaged Parquet file: {error}")
-                yield from repeat(reject, len(positions) - done)
+    def read_span(self, rows: pa.Table, max_bytes: int) -> Generator[bytes | Reject]:
+        """The bytes of rows of one row group, in one pass through it."""
+        positions, done = rows["position"].to_pylist(), 0
+        try:
+            for image in self._read_group(rows["container"][0].as_py(), positions, max_bytes):
+                yield image
+                done += 1
+        except (Reject, HeaderError) as error:
+            damaged = isinstance(error, HeaderError)
+            reject = Reject("unreadable", f"damaged Parquet file: {error}") if damaged else error
+            yield from repeat(reject, len(positions) - done)
 
     def _group(self, container: str, position: int) -> int:
         """The row group of a row; -1 for all rows of a file whose footer cannot be read."""

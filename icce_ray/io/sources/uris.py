@@ -7,7 +7,6 @@ import os
 import posixpath
 import re
 from collections.abc import Generator, Iterator
-from contextlib import closing
 from functools import cached_property
 from urllib.parse import unquote, urlsplit
 
@@ -65,10 +64,7 @@ class UriList(columns.ParquetRows):
 
     def _lines(self, container: str) -> Iterator[Row]:
         name = self.name_of(container)
-        try:
-            file = self.open(container, least=_READ_AHEAD, most=_READ_AHEAD)
-        except Reject as reject:
-            raise SourceError(f"the list {name} in {self.spec.location!r} cannot be read: {reject}") from reject
+        file = self.required(container, least=_READ_AHEAD, most=_READ_AHEAD)
         with file, io.BufferedReader(file, 1 << 16) as lines:
             number = 0
             while line := lines.readline(_LONGEST + 1):
@@ -85,21 +81,20 @@ class UriList(columns.ParquetRows):
         with self.opened(container) as parquet:
             self.check(name, parquet)
             columns.the_key_column(self.spec, name, parquet.schema_arrow)
-            with closing(columns.batches(parquet, name, [*dict.fromkeys([self.column, *self.keys])])) as batches:
-                for first, batch in batches:
-                    keys: list[str | None] = [None] * len(batch)
-                    for column in self.keys:
-                        keys = columns.text_column(batch, column, name, first).to_pylist()
-                    entries = columns.as_bytes(batch.column(self.column))
-                    for row, (data, key) in enumerate(zip(entries, keys, strict=True), first):
-                        if not data:
-                            yield f"{name}/{row}", key or f"{name}/{row}", None, container, row
-                            continue
-                        where = f"row {row} of {name}"
-                        entry = _decoded(data, where)
-                        self._check(entry, where)
-                        uri = _uri(entry) if _is_absolute(entry) else posixpath.join(folder, _uri(entry))
-                        yield uri, key or _uri(entry), None, None, None
+            for first, batch in columns.batches(parquet, name, [*dict.fromkeys([self.column, *self.keys])]):
+                keys: list[str | None] = [None] * len(batch)
+                for column in self.keys:
+                    keys = columns.text_column(batch, column, name, first).to_pylist()
+                entries = columns.as_bytes(batch.column(self.column))
+                for row, (data, key) in enumerate(zip(entries, keys, strict=True), first):
+                    if not data:
+                        yield f"{name}/{row}", key or f"{name}/{row}", None, container, row
+                        continue
+                    where = f"row {row} of {name}"
+                    entry = _decoded(data, where)
+                    self._check(entry, where)
+                    uri = _uri(entry) if _is_absolute(entry) else posixpath.join(folder, _uri(entry))
+                    yield uri, key or _uri(entry), None, None, None
 
     def _check(self, entry: str, where: str) -> None:
         """Raises SourceError for an entry that no store can have; without the entry, which may hold a secret."""
@@ -133,8 +128,8 @@ class UriList(columns.ParquetRows):
                 "a relative path in a list that lies in a store has no empty, '.' or '..' parts; write the whole URI"
             )
 
-    def read(self, rows: pa.Table, *, max_bytes: int) -> Iterator[bytes | Reject]:
-        """The files' bytes, one request each; stores with equal options share a client.
+    def read_span(self, rows: pa.Table, max_bytes: int) -> Generator[bytes | Reject]:
+        """The file's bytes, in one request; stores with equal options share a client.
 
         A web server that does not answer is a Reject after some seconds: on the web that is the fate of single images,
         not of the source.

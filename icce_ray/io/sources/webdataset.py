@@ -103,12 +103,8 @@ class TarSource(ContainerSource):
             end = position + (size or 0)
         return [*spans, (begin, len(rows))] if len(rows) else []
 
-    def read(self, rows: pa.Table, *, max_bytes: int) -> Iterator[bytes | Reject]:
-        """The members' bytes: one open tar and one request a span."""
-        for begin, end in self.spans(rows):
-            yield from self._read_span(rows.slice(begin, end - begin), max_bytes)
-
-    def _read_span(self, rows: pa.Table, max_bytes: int) -> Iterator[bytes | Reject]:
+    def read_span(self, rows: pa.Table, max_bytes: int) -> Generator[bytes | Reject]:
+        """The members' bytes, in one request."""
         positions, sizes = rows["position"].to_pylist(), rows["size"].to_pylist()
         start = positions[0]
         try:

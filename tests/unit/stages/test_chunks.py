@@ -11,6 +11,7 @@ from icce_ray.io.locations import UnavailableError
 from icce_ray.io.sources import SourceSpec, open_source
 from icce_ray.settings import EmbedSettings
 from icce_ray.stages.chunks import Embedder, Stream, TaskError, errors_for_the_driver, write
+from icce_ray.stages.embed import described_input
 from icce_ray.stages.features import list_column
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import FEATURES, REJECTS
@@ -37,8 +38,9 @@ def test_any_other_is_a_fault_of_the_program():
 def stream(root, source="features.npy"):
     """Of features, which need no backbone."""
     spec = SourceSpec(source, format="features", dim=2)
-    tables = {"accepted": FEATURES, "rejected": REJECTS}
-    return Stream(source=open_source(spec), root=root, embed=EmbedSettings(), image_size=0, **tables)
+    source, embed = open_source(spec), EmbedSettings()
+    info = described_input(source, embed)
+    return Stream(source=source, root=root, embed=embed, info=info, accepted=FEATURES, rejected=REJECTS)
 
 
 def chunk_of(features):

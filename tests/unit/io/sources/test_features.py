@@ -197,7 +197,7 @@ def test_there_are_no_images(tmp_path):
     np.save(tmp_path / "a.npy", values(1, 3))
     source = source_of(tmp_path)
     with fails(TypeError, "holds features, not images"):
-        source.read(listed(source), max_bytes=1)
+        list(source.read(listed(source), max_bytes=1))
 
 
 @pytest.fixture(scope="module")
