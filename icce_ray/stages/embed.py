@@ -1,18 +1,33 @@
-"""Stage `embed`: images to frozen features in Parquet shards, rejects beside them (paper 3.1)."""
+"""Stage `embed`: images to frozen features in Parquet shards, rejects beside them (paper 3.1).
+
+The stream from images to rows (Ray Data) is that of `predict` too: read, decode, backbone, rows, shards. Chunk c is
+`manifest/part-c.parquet`. Decoding runs as tasks, the backbone in actors, writing as tasks again, and the rows of a
+chunk stay in one block all the way (small chunks may share one), so that what is written has a deterministic name and
+content: a killed run repeats exactly the chunks whose file is not there. Only a row of counts per chunk reaches the
+driver.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from ray.exceptions import RayTaskError
 
 from icce_ray.backbones import BackboneInfo, describe_backbone
 from icce_ray.io.sources import FeatureSource, Source, found_source, open_source
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
-from icce_ray.settings import EmbedSettings, Settings
-from icce_ray.stages import stream
-from icce_ray.stages.cluster import Resources
+from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
+from icce_ray.stages.chunks import Embedder, Stream, TaskError, read, write
+from icce_ray.stages.cluster import Resources, described, others_cluster
 from icce_ray.store import Marker, RejectBudgetError, RunError, Store
 from icce_ray.store.artifacts import FEATURES, REJECTS
+
+MAX_CPU_ACTORS = 4  # of a node; each holds the weights
 
 
 def run(
@@ -21,7 +36,7 @@ def run(
     """Embed every chunk of the manifest whose shard is not there yet. Returns the files and a summary."""
     source = open_source(found_source(settings.source, store.require("list").summary))
     info = described_input(source, settings.embed)
-    images = stream.Stream(
+    images = Stream(
         source=source,
         root=store.root,
         embed=settings.embed,
@@ -29,7 +44,7 @@ def run(
         accepted=FEATURES,
         rejected=REJECTS,
     )
-    files, summary = stream.run(images, settings.resources, resources, progress)
+    files, summary = run_stream(images, settings.resources, resources, progress)
     layout = {name: list(span) for name, span in info.layout.items()}
     return files, summary | {"dim": info.dim, "layout": layout, "block_dim": info.block_dim}
 
@@ -70,3 +85,156 @@ def check_budget(marker: Marker | None, budget: float) -> None:
             f"{budget:.1%}: {summary['rejected_by_reason']}. Every stage asked for is complete for the others. "
             "Fix the source, or accept it with --set embed.reject_budget=SHARE"
         )
+
+
+def run_stream(
+    stream: Stream, limits: ResourceSettings, resources: Resources, progress: Progress
+) -> tuple[list[FileInfo], dict[str, Any]]:
+    """Write the shards of every chunk of the manifest that are not there yet.
+
+    Returns the files, those of earlier attempts included, and the counts. Raises RunError if an input is missing or
+    there twice.
+    """
+    store = Store(stream.root)
+    counts = [info.rows or 0 for info in store.require("list").files]
+    done = store.parts(stream.accepted, of=len(counts))
+    finished = sum(counts[chunk] for chunk in done)
+    progress.begin(sum(counts), done=finished, unit="images")
+    missing = [chunk for chunk in range(len(counts)) if chunk not in done]
+    files: list[FileInfo] = []
+    rejected = 0
+    for row in _written(stream, missing, limits, resources) if missing else ():
+        files += _files_of(row)
+        rejected += row["rejected"]
+        finished += row["ok"] + row["rejected"]
+        progress.update(finished, rejected=rejected)
+    files += described(store, [stream.accepted, stream.rejected], {info.path for info in files})
+    reasons, first = _count_rejects(store, [info.path for info in stream.rejected.files(files)])
+    summary = {
+        "images": sum(counts),
+        "ok": sum(info.rows or 0 for info in stream.accepted.files(files)),
+        "rejected": sum(reasons.values()),
+        "rejected_by_reason": dict(reasons),
+        "first_rejects": first,
+    }
+    if summary["ok"] + summary["rejected"] != summary["images"]:
+        raise RunError(
+            f"{summary['images']} inputs, but {summary['ok']} ok and {summary['rejected']} rejected: {store.root} has "
+            f"shards of other inputs; {store.remedy(stream.accepted.path)}"
+        )
+    return files, summary
+
+
+def _written(
+    stream: Stream, chunks: Sequence[int], limits: ResourceSettings, resources: Resources
+) -> Iterator[dict[str, Any]]:
+    """The row that `chunks.write` returns for each chunk, as they are done."""
+    import ray.data  # here and below: workers of other stages import this module's neighbours, and this takes a second
+
+    gpu = resources.device == "cuda"
+    pool = pool_of(resources, ray.cluster_resources(), asked=limits.embed_actors, chunks=len(chunks))
+    with _ray_data_context():
+        dataset = (
+            ray.data.range(len(chunks), override_num_blocks=len(chunks))
+            .map_batches(
+                cast(Any, read),
+                batch_size=None,
+                batch_format="pyarrow",
+                num_cpus=0.5,
+                fn_kwargs={"chunks": np.asarray(chunks), "stream": stream},
+            )
+            .map_batches(
+                Embedder,
+                batch_size=limits.embed_batch,
+                batch_format="pyarrow",
+                zero_copy_batch=True,
+                compute=ray.data.ActorPoolStrategy(
+                    min_size=pool.least,
+                    max_size=pool.most,
+                    # Two threads take turns on a GPU: one prepares a batch while the other's is computed.
+                    max_concurrent_calls_per_actor=2 if gpu else 1,
+                    enable_true_multi_threading=gpu,
+                ),
+                num_cpus=pool.cpus,
+                num_gpus=resources.gpu_share or None,
+                fn_constructor_kwargs={"stream": stream, "device": resources.device, "sharers": pool.sharers},
+            )
+            .map_batches(
+                cast(Any, write),
+                batch_size=None,
+                batch_format="pyarrow",
+                num_cpus=0.25,
+                fn_kwargs={"stream": stream},
+            )
+        )
+        try:
+            yield from dataset.iter_rows()
+        except RayTaskError as error:
+            if isinstance(error.cause, TaskError):
+                raise RunError(str(error.cause)) from error
+            raise
+
+
+@contextlib.contextmanager
+def _ray_data_context() -> Iterator[None]:
+    """Ray Data neither splits blocks, while a chunk must stay one, nor shows bars, nor hides our errors in its own."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    changes = {
+        "target_max_block_size": None,
+        "enable_progress_bars": False,
+        "raise_original_map_exception": True,
+    }
+    before = {name: getattr(context, name) for name in changes}
+    try:
+        for name, value in changes.items():
+            setattr(context, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
+
+
+def _files_of(row: dict[str, Any]) -> list[FileInfo]:
+    """The files that a row of `chunks.write` names."""
+    columns = zip(row["path"], row["rows"], row["bytes"], row["sha256"], strict=True)
+    return [FileInfo(path=path, rows=int(rows), bytes=int(size), sha256=digest) for path, rows, size, digest in columns]
+
+
+def _count_rejects(store: Store, paths: list[str], most: int = 20) -> tuple[Counter[str], list[dict[str, Any]]]:
+    """Rejects by reason, and the first few of them by image_id."""
+    reasons: Counter[str] = Counter()
+    first: list[dict[str, Any]] = []
+    for path in paths:
+        table = store.storage.read_table(path)
+        reasons.update(table["reason"].to_pylist())
+        if len(first) < most:
+            first += table.slice(0, most - len(first)).to_pylist()
+    return reasons, first
+
+
+class Pool(NamedTuple):
+    """Actors of the backbone: how many at least and at most, the CPUs each holds, how many share a node."""
+
+    least: int
+    most: int
+    cpus: float
+    sharers: int
+
+
+def pool_of(resources: Resources, cluster: Mapping[str, float], *, asked: int | None, chunks: int) -> Pool:
+    """One actor per GPU, else a few on every node; on a cluster that may grow as many as fit, unless `asked`.
+
+    Actors hold their CPUs for good: on CPUs half of all there are, the rest is for decoding, or nothing ever moves.
+    """
+    gpu = resources.device == "cuda"
+    default = resources.gpus if gpu else min(MAX_CPU_ACTORS, resources.cores) * resources.nodes
+    count = max(1, min(asked or default, chunks))
+    cpus = 0.1 if gpu else 0.5 * cluster.get("CPU", 1) / max(count, asked or default)
+    return Pool(
+        least=count,
+        most=chunks if asked is None and others_cluster() else count,
+        cpus=float(int(cpus)) if cpus > 1 else cpus,
+        sharers=-(-count // resources.nodes),
+    )

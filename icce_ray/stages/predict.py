@@ -13,9 +13,9 @@ from icce_ray.io.sources import FeatureSource, Source
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
-from icce_ray.stages import stream
+from icce_ray.stages.chunks import Stream
 from icce_ray.stages.cluster import Resources, described, grouped, room_for, run_bounded
-from icce_ray.stages.embed import described_input
+from icce_ray.stages.embed import described_input, run_stream
 from icce_ray.stages.features import matrix
 from icce_ray.stages.labelling import Labeller
 from icce_ray.store import RunError, Store
@@ -60,7 +60,7 @@ def run_source(
     """Label the images listed in `out`'s manifest with the classifier of `run_store`, straight from the source."""
     description = Labeller(run_store.root, device="cpu").description
     embed = EmbedSettings.model_validate(description["embed"])
-    images = stream.Stream(
+    images = Stream(
         source=source,
         root=out.root,
         embed=embed,
@@ -69,7 +69,7 @@ def run_source(
         rejected=PREDICTION_REJECTS,
         classifier=run_store.root,
     )
-    files, counts = stream.run(images, limits, resources, progress)
+    files, counts = run_stream(images, limits, resources, progress)
     return files, counts | _summary(out, PREDICTIONS.files(files), description["classes"])
 
 

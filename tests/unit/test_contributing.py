@@ -1,5 +1,6 @@
 """The walk-throughs of CONTRIBUTING.md, followed in a copy of the package: what they add works, and is short."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -137,6 +138,24 @@ def test_walk_through(name, tmp_path):
     environment = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def definitions(path):
+    """Names of functions, classes and methods that a file defines, as `Class.method`."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+    return found
+
+
+@pytest.mark.parametrize("walk", re.split(r"^### ", SECTIONS["Three walks"], flags=re.MULTILINE)[1:])
+def test_walks_name_what_is_there_and_count_their_files(walk):
+    stops = re.findall(r"`(icce_ray/[\w/]+\.py):([\w.]+)`", walk)
+    assert [f"{path}:{name}" for path, name in stops if name not in definitions(ROOT / path)] == []
+    assert len({path for path, _ in stops}) == int(re.search(r": (\d+) files", walk)[1])
 
 
 def test_an_edit_whose_place_has_gone_is_an_error():

@@ -7,7 +7,7 @@ import pytest
 from icce_ray.settings import ResourceSettings
 from icce_ray.stages import cluster
 from icce_ray.stages.cluster import Resources, grouped, of_nodes, resources, room_for, run_bounded
-from icce_ray.stages.stream import Pool, pool_of
+from icce_ray.stages.embed import Pool, pool_of
 from icce_ray.store import RunError
 from tests.failures import fails
 
@@ -50,7 +50,7 @@ def test_a_laptop_has_the_cpus_it_has_whatever_ray_was_told():
 def test_the_pool_of_backbones_fills_the_cluster_and_leaves_room_to_decode(
     found, cpus, asked, chunks, others, expected, monkeypatch
 ):
-    monkeypatch.setattr("icce_ray.stages.stream.others_cluster", lambda: others)
+    monkeypatch.setattr("icce_ray.stages.embed.others_cluster", lambda: others)
     pool = pool_of(found, {"CPU": cpus}, asked=asked, chunks=chunks)
     assert pool == expected
     assert pool.least * pool.cpus <= 0.5 * cpus
