@@ -7,15 +7,20 @@ import pyarrow as pa
 import pytest
 from ray.exceptions import RayTaskError, UserCodeException
 
+from icce_ray.backbones import load_backbone
+from icce_ray.io.decode import decode
 from icce_ray.io.locations import UnavailableError
-from icce_ray.io.sources import SourceSpec, open_source
+from icce_ray.io.sources import SourceSpec, find_source, open_source
+from icce_ray.progress import Progress
 from icce_ray.settings import EmbedSettings
-from icce_ray.stages.chunks import Embedder, Stream, TaskError, errors_for_the_driver, write
+from icce_ray.stages import listing
+from icce_ray.stages.chunks import Embedder, Stream, TaskError, errors_for_the_driver, read, write
 from icce_ray.stages.embed import described_input
 from icce_ray.stages.features import list_column
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import FEATURES, REJECTS
 from tests.failures import fails
+from tests.pictures import encode, scene
 
 MESSAGE = "bucket/x did not answer;\nthe same command resumes"
 
@@ -75,6 +80,31 @@ def test_a_shard_without_rows_has_the_columns_of_any_other(tmp_path):
         assert Store(root).storage.read_table(REJECTS.part(0))["reason"].to_pylist() == ["zero_feature"]
     assert schemas[0].equals(schemas[1])
     assert schemas[0].names == ["image_id", "uri", "key", "features"]
+
+
+def test_the_walk_of_an_image_to_its_row_and_what_travels_pickles(tmp_path):
+    (tmp_path / "images").mkdir()
+    good = {name: encode(scene(40, 60), kind) for name, kind in (("a.png", "PNG"), ("c.jpg", "JPEG"))}
+    for name, data in {**good, "b.jpg": b"", "d.png": b"no picture", "e.jpg": bytes(2000)}.items():
+        (tmp_path / "images" / name).write_bytes(data)
+    source, store = find_source(SourceSpec(str(tmp_path / "images"))), Store(str(tmp_path / "run"))
+    listing.run(source, store, Progress(), rows_per_shard=5)
+    embed = EmbedSettings(backbone="hog", features="hog", max_bytes=1999)
+    info = described_input(source, embed)
+    made = Stream(source=source, root=store.root, embed=embed, info=info, accepted=FEATURES, rejected=REJECTS)
+    made = pickle.loads(pickle.dumps(made))  # noqa: S301 - as Ray sends it
+    chunk = read(pa.table({"id": [0]}), chunks=np.array([0]), stream=made)
+    write(Embedder(stream=made, device="cpu", sharers=1)(chunk), stream=made)
+    rows = {row["key"]: row for row in store.storage.read_table(FEATURES.part(0)).to_pylist()}
+    for name, data in good.items():
+        pixels = decode(data, size=info.image_size, resize=embed.resize, max_pixels=10**6)
+        np.testing.assert_array_equal(
+            np.array(rows[name]["features"], np.float16),
+            load_backbone(info).embed(pixels[None]).main[0].astype(np.float16),
+        )
+    rejects = {row["key"]: row["reason"] for row in store.storage.read_table(REJECTS.part(0)).to_pylist()}
+    assert rejects == {"b.jpg": "empty", "d.png": "not_an_image", "e.jpg": "too_many_bytes"}
+    assert set(rows) == set(good)
 
 
 def test_a_chunk_that_came_in_part_is_an_error(tmp_path):
