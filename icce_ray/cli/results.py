@@ -69,7 +69,7 @@ def evaluate(
     """
     from icce_ray import commands
     from icce_ray.cli.tables import scores_table
-    from icce_ray.report.scores import headline
+    from icce_ray.report.facts import headline
     from icce_ray.store import Store
 
     figures = commands.evaluate(

@@ -2,104 +2,87 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from icce_ray.report.scores import headline
 from icce_ray.settings import Settings
-from icce_ray.store import Marker, Store
+from icce_ray.store import Store
 from icce_ray.store.artifacts import REJECTS, STAGES
 
 #: Rejects of each reason that are named, and shards that are looked through for them.
 EXAMPLES, LOOKED_THROUGH = 5, 200
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One number of the verdict: what it is, its value, and how to read it."""
-
-    name: str
-    value: str
-    meaning: str
-
-
-def summary_of(store: Store, stage: str) -> dict[str, Any]:
+def _summary(store: Store, stage: str) -> dict[str, Any]:
     """What the marker of a stage says; nothing for one that is not complete."""
     marker = store.marker(stage)
     return marker.summary if marker else {}
 
 
-def verdict(store: Store, settings: Settings) -> list[Figure]:
-    """The run in a few numbers: what needs no labels, then what the classifier scored where there are some."""
-    embed, consensus, predict = (summary_of(store, stage) for stage in ("embed", "consensus", "predict"))
-    found = []
+def verdict(store: Store, settings: Settings) -> list[tuple[str, str, str]]:
+    """(name, value, meaning) of the run's main figures: what needs no labels, then the scores where there are some."""
+    embed, consensus, predict = (_summary(store, stage) for stage in ("embed", "consensus", "predict"))
+    rows = []
     if embed:
-        found.append(Figure("images", f"{embed['ok']:,}", f"of {embed['images']:,} inputs, the others rejected"))
+        rows.append(("images", f"{embed['ok']:,}", f"of {embed['images']:,} inputs, the others rejected"))
     if consensus:
-        told = "found without labels" if settings.count_unknown else "as asked"
-        found.append(Figure("classes", f"{len(consensus['cluster_sizes']):,}", told))
-        found.append(Figure("ANMI", f"{consensus['anmi']:.3f}", "what the consensus shares with each head; 1 is all"))
+        count = "found without labels" if settings.count_unknown else "as asked"
         agreed = f"{consensus['mean_agreement']:.1%}"
-        found.append(Figure("agreement", agreed, "of the heads agree with the label of an image, on average"))
+        rows += [
+            ("classes", f"{len(consensus['cluster_sizes']):,}", count),
+            ("ANMI", f"{consensus['anmi']:.3f}", "what the consensus shares with each head; 1 is all"),
+            ("agreement", agreed, "of the heads agree with the label of an image, on average"),
+        ]
     if predict:
         sure = f"{predict['mean_confidence']:.3f}"
-        found.append(Figure("confidence", sure, "of the classifier in its labels, on average; 1 is certain"))
+        rows.append(("confidence", sure, "of the classifier in its labels, on average; 1 is certain"))
     scored = store.metrics().get("evaluation", {})
     best = scored.get("classifier_seen") or scored.get("consensus")
     if best:
-        found.append(Figure("ACC", f"{best['acc']:.2%}", f"of {best['images']:,} labelled images in the right class"))
-        found.append(Figure("NMI", f"{best['nmi']:.3f}", "information shared with the true classes; 1 is all"))
-        found.append(Figure("ARI", f"{best['ari']:.3f}", "pairs of images put together rightly; 0 is chance"))
-    return found
+        rows += [
+            ("ACC", f"{best['acc']:.2%}", f"of {best['images']:,} labelled images in the right class"),
+            ("NMI", f"{best['nmi']:.3f}", "information shared with the true classes; 1 is all"),
+            ("ARI", f"{best['ari']:.3f}", "pairs of images put together rightly; 0 is chance"),
+        ]
+    return rows
 
 
 def alarms(store: Store) -> list[str]:
     """Texts of all collapse alarms of the run."""
-    return [one["text"] for stage in ("heads", "consensus") for one in summary_of(store, stage).get("alarms", [])]
+    return [one["text"] for stage in ("heads", "consensus") for one in _summary(store, stage).get("alarms", [])]
 
 
-def scores(store: Store, settings: Settings) -> list[tuple[str, dict[str, Any]]]:
-    """(labelling, scores) where the run was evaluated."""
-    return headline(settings, store, store.metrics().get("evaluation", {}))
+def headline(settings: Settings, store: Store, figures: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(name, scores) of each labelling of an evaluation in the order of the method, for a table."""
+    kept = store.marker("consensus")
+    names = {
+        "kmeans": "k-means on the same features",
+        "mean_head": f"mean of {settings.heads.heads} heads",
+        "best_head": "best head (lowest loss)",
+        "consensus": f"consensus ({kept.summary['method']})" if kept else "consensus",
+        "classifier_seen": "classifier, seen images",
+        "classifier_rest": "classifier, images outside the sample",
+        "classifier_unseen": "classifier, unseen images",
+    }
+    return [(text, figures[name]) for name, text in names.items() if name in figures]
 
 
-@dataclass(frozen=True)
-class StageRow:
-    """One line of the table of stages."""
-
-    stage: str
-    state: str
-    seconds: float | None
-    rate: str
-    size: int
-
-
-def stage_rows(store: Store) -> list[StageRow]:
-    """State, seconds, throughput and bytes of every stage."""
-    return [_stage_row(stage, store.marker(stage), store) for stage in STAGES]
-
-
-def _stage_row(stage: str, marker: Marker | None, store: Store) -> StageRow:
-    if marker is None:
-        return StageRow(stage, "not complete", None, "", 0)
-    counted = marker.summary
-    images = counted.get("images", counted.get("labelled", summary_of(store, "sample").get("images")))
-    rate = f"{images / marker.seconds:,.0f} images a second" if images and marker.seconds > 0.05 else ""
-    return StageRow(stage, marker.finished, marker.seconds, rate, sum(info.bytes for info in marker.files))
+def stage_rows(store: Store) -> list[tuple[str, str, float | None, str, int]]:
+    """(stage, moment of its end, seconds, throughput, bytes) of every stage."""
+    rows: list[tuple[str, str, float | None, str, int]] = []
+    for stage in STAGES:
+        marker = store.marker(stage)
+        if marker is None:
+            rows.append((stage, "not complete", None, "", 0))
+            continue
+        counted = marker.summary
+        images = counted.get("images", counted.get("labelled", _summary(store, "sample").get("images")))
+        rate = f"{images / marker.seconds:,.0f} images per second" if images and marker.seconds > 0.05 else ""
+        rows.append((stage, marker.finished, marker.seconds, rate, sum(info.bytes for info in marker.files)))
+    return rows
 
 
-@dataclass(frozen=True)
-class RejectRow:
-    """One reason for which inputs were rejected."""
-
-    reason: str
-    count: int
-    examples: list[tuple[str, str]]
-    """(uri, detail)"""
-
-
-def rejects(store: Store) -> list[RejectRow]:
-    """Rejects by reason, most frequent first, with the first few of each that are found."""
+def rejects(store: Store) -> list[tuple[str, int, list[tuple[str, str]]]]:
+    """(reason, count, the first few (uri, detail)) of rejected inputs, most frequent reason first."""
     marker = store.marker("embed")
     if marker is None or not marker.summary["rejected"]:
         return []
@@ -114,7 +97,7 @@ def rejects(store: Store) -> list[RejectRow]:
         if all(len(rows) >= min(EXAMPLES, by_reason[reason]) for reason, rows in examples.items()):
             break
     ordered = sorted(by_reason.items(), key=lambda item: -item[1])
-    return [RejectRow(reason, count, examples[reason]) for reason, count in ordered]
+    return [(reason, count, examples[reason]) for reason, count in ordered]
 
 
 def setting_rows(settings: Settings) -> list[tuple[str, list[tuple[str, str, bool]]]]:

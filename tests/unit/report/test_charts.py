@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from icce_ray.report import figures
+from icce_ray.report import charts
 from icce_ray.report.heads import classes_of
 from icce_ray.report.picks import labelled
 from icce_ray.store.artifacts import NEIGHBORS, PREDICTIONS, SWEEPS
@@ -28,7 +28,7 @@ def table_of(store, table):
 
 
 def test_neighbours_against_the_threshold(made):
-    curve, lengths = figures.of_neighbors(made)
+    curve, lengths = charts.neighbors(made)
     lists = [np.array(one) for one in table_of(made, NEIGHBORS)["similarities"].to_pylist()]
     (trace,) = curve.figure["data"]
     for threshold, mean in zip(values(trace["x"]), values(trace["y"]), strict=True):
@@ -40,13 +40,13 @@ def test_neighbours_against_the_threshold(made):
 
 def test_of_large_runs_some_lists_are_counted(made, monkeypatch):
     files = NEIGHBORS.files(made.marker("neighbors").files)
-    monkeypatch.setattr(figures, "PAIRS", 1000)
-    assert len(figures._some(files * 50, mean=20.0)) == 1
-    assert len(figures._some(files * 50, mean=0.05)) == 34
+    monkeypatch.setattr(charts, "PAIRS", 1000)
+    assert len(charts._some(files * 50, mean=20.0)) == 1
+    assert len(charts._some(files * 50, mean=0.05)) == 34
 
 
 def test_losses_of_every_head(made):
-    (chart,) = figures.of_training(made)
+    (chart,) = charts.training(made)
     losses = made.storage.read_table("heads/losses.parquet").to_pandas()
     best = made.marker("heads").summary["best_head"]
     assert len(chart.figure["data"]) == 2 * 5
@@ -63,19 +63,19 @@ def test_losses_of_every_head(made):
 
 
 def test_long_trainings_are_thinned_and_keep_their_ends(made, monkeypatch):
-    monkeypatch.setattr(figures, "EPOCHS", 4)
-    (chart,) = figures.of_training(made)
+    monkeypatch.setattr(charts, "EPOCHS", 4)
+    (chart,) = charts.training(made)
     assert values(chart.figure["data"][0]["x"]).tolist() == [1, 7, 14, 20]
 
 
 def test_sizes_heads_and_grid(made):
-    (sizes,) = figures.of_classes(labelled(made))
+    (sizes,) = charts.sizes(labelled(made))
     counted = np.bincount(table_of(made, PREDICTIONS)["label"].to_numpy())
     assert values(sizes.figure["data"][0]["y"]).tolist() == sorted(counted.tolist(), reverse=True)
     classes = classes_of(made)
-    (heads,) = figures.of_heads(classes)
+    (heads,) = charts.agreement(classes)
     np.testing.assert_allclose(values(heads.figure["data"][0]["z"]), classes.pairs)
-    (grid,) = figures.of_classifier(made)
+    (grid,) = charts.grid(made)
     rows = made.storage.read_table("classifier/grid.parquet").to_pydict()
     assert values(grid.figure["data"][0]["y"]).tolist() == rows["accuracy"]
 
@@ -89,7 +89,7 @@ def test_sweeps_that_have_ended(made):
             made.storage.write_bytes(f"{SWEEPS}/{name}/sweep.yaml", asked)
             made.storage.write_table(f"{SWEEPS}/{name}/results.parquet", pa.table(columns))
         made.storage.write_bytes(f"{SWEEPS}/begun/sweep.yaml", asked)
-        one, two = figures.of_sweeps(made)
+        one, two = charts.sweeps(made)
     finally:
         made.storage.delete_tree(SWEEPS)
     assert [trace["name"] for trace in one.figure["data"]] == ["consensus ACC", "modularity", "ANMI"]

@@ -9,8 +9,8 @@ from PIL import Image
 from icce_ray.export.images import RunImages
 from icce_ray.io.decode import Reject
 from icce_ray.progress import Progress
+from icce_ray.report.gallery import in_turn, side, thumbnails
 from icce_ray.report.picks import Picks, labelled, pick
-from icce_ray.report.thumbs import in_turn, side, thumbnails
 from jobs.bench.made_run import make_run
 
 
