@@ -16,7 +16,6 @@ from typing import Any
 
 from icce_ray.io.locations import check_writable
 from icce_ray.io.sources import Source, SourceSpec, find_source
-from icce_ray.lock import RunLock
 from icce_ray.progress import RunProgress
 from icce_ray.settings import Settings, SettingsError
 from icce_ray.spelling import did_you_mean
@@ -26,6 +25,7 @@ from icce_ray.stages.connection import connected
 from icce_ray.stages.tracking import TrackedRun, check_trackers, tracked
 from icce_ray.stages.truth import read_truth
 from icce_ray.store import RunError, Store, artifacts, check_files, fingerprint
+from icce_ray.store.lock import RunLock
 
 STAGES = {
     "embed": embed.run,

@@ -86,8 +86,8 @@ def status(run: Run) -> None:
     """
     from icce_ray.cli.sweep import sweeps_of
     from icce_ray.cli.tables import stages_table
-    from icce_ray.lock import holder_of
     from icce_ray.store import Store
+    from icce_ray.store.lock import holder_of
 
     store = Store(run)
     store.run_file()

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from icce_ray import commands, pipeline
 from icce_ray.cli.main import app
 from icce_ray.io.sources import SourceError
-from icce_ray.lock import LOCK_FILE, WORKERS_END, RunLock, holder_of
 from icce_ray.store import RunError, Store
+from icce_ray.store.lock import LOCK_FILE, WORKERS_END, RunLock, holder_of
 from icce_ray.store.verify import violations
 from tests.barriers import barrier
 from tests.failures import fails
@@ -23,7 +23,10 @@ from tests.processes import PATIENCE
 
 from .conftest import tiny
 
-HOLD = "import sys, icce_ray.lock as l; l.RunLock(sys.argv[1]).__enter__(); print('held', flush=True); sys.stdin.read()"
+HOLD = (
+    "import sys; from icce_ray.store.lock import RunLock; RunLock(sys.argv[1]).__enter__(); print('held', flush=True)"
+)
+HOLD += "print('held', flush=True); sys.stdin.read()"
 
 
 def files(root):

@@ -16,8 +16,8 @@ import pytest
 
 from icce_ray.io import conditional
 from icce_ray.io.storage import Storage, StorageError
-from icce_ray.lock import EXPIRY, LOCK_FILE, WORKERS_END, Holder, RunLock, holder_of
 from icce_ray.store import RunError
+from icce_ray.store.lock import EXPIRY, LOCK_FILE, WORKERS_END, Holder, RunLock, holder_of
 from tests.failures import fails
 from tests.processes import PATIENCE, wait_for
 from tests.servers.radosgw import read_only
@@ -32,7 +32,7 @@ HOLD = """
 import signal, sys
 # A shell has commands in the background ignore Ctrl-C; whoever runs these tests may be one.
 signal.signal(signal.SIGINT, signal.SIG_IGN if sys.argv[3] == "background" else signal.default_int_handler)
-from icce_ray.lock import RunLock
+from icce_ray.store.lock import RunLock
 from icce_ray.store import RunError
 try:
     with RunLock(sys.argv[1], renew_every=float(sys.argv[2])):
@@ -253,7 +253,7 @@ class Clock:
 
 
 def test_one_without_a_sign_of_life_expires(root, monkeypatch):
-    monkeypatch.setattr("icce_ray.lock.run_lock.time", clock := Clock())
+    monkeypatch.setattr("icce_ray.store.lock.time", clock := Clock())
     holder, said = on_another_machine(root, silent=100), []
     with RunLock(root, say=said.append) as lock:
         assert clock.now - 1000 >= EXPIRY
@@ -267,7 +267,7 @@ def test_a_clock_that_is_wrong_ends_nobodys_run(root, monkeypatch):
     monkeypatch.setattr(Holder, "silent_for", lambda self: 1000.0)
     with RunLock(root, renew_every=0.05) as first:
         said = []
-        monkeypatch.setattr("icce_ray.lock.run_lock._ATTEMPTS", 2)
+        monkeypatch.setattr("icce_ray.store.lock._ATTEMPTS", 2)
         with fails(RunError, "2 times"), RunLock(root, say=said.append, renew_every=0.05):
             pass  # it looks until the first renews
         assert "looking for" in said[0]

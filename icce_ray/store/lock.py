@@ -1,28 +1,138 @@
-"""Taking the lock of a run, keeping it by renewals, and giving it back."""
+"""One run, one process: `lock.json` at the root of a run's directory says who writes there.
+
+It is written by compare-and-swap (`io.conditional`), so that of any number of processes exactly one gets it, and
+renewed by its holder every 15 s. It ends in one of four ways:
+
+- its holder removes it, also when it ends with an error;
+- its holder was killed, and whoever comes next on the same machine sees that the process is gone;
+- it expires: nothing of it has changed for 90 s *on the clock of who waits for it*. The time in the file only decides
+  whether waiting makes sense (below 90 s an error says when it will), since clocks of two machines may differ;
+- somebody takes it over (`--take-over`), whoever holds it. The former holder learns of it at its next renewal, which
+  interrupts its main thread, or when it wants to complete a stage.
+
+Reading a run needs no lock.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import datetime
+import json
+import math
 import random
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Annotated, ClassVar
 
-from icce_ray.documents import DocumentError
+from pydantic import AfterValidator, ConfigDict
+
+from icce_ray.adapters.process import Process
+from icce_ray.documents import DocumentError, Moment, parse_json, shaped
 from icce_ray.io import conditional
 from icce_ray.io.storage import Storage
 from icce_ray.io.stores import abort_uploads, check_access
-from icce_ray.lock.holder import LOCK_FILE, Holder, understood
-from icce_ray.store import RunError
+from icce_ray.store.artifacts import LOCK_FILE
+from icce_ray.store.markers import RunError
 
 #: Seconds between two renewals, and without one until the lock expires.
 RENEW_EVERY, EXPIRY = 15.0, 90.0
 #: Seconds that workers of a killed driver may go on writing.
 WORKERS_END = 5.0
+#: Bytes: what a lock says is shorter than its longest host name and command.
+MOST_BYTES = 1 << 16
+#: Seconds by which the clocks of two machines differ at most; what was renewed later than that is of no clock.
+CLOCKS_DIFFER = 3600.0
+#: What a lost lock interrupts the main thread with: a signal of its own, whatever the process does with Ctrl-C.
+LOST_SIGNAL = signal.SIGUSR2
 
 _ATTEMPTS = 20
+
+
+def _possible(process: Process) -> Process:
+    if not 0 < process.pid < 2**31 or not 0 <= process.since_boot < 2**62:
+        raise ValueError("a process has a number from 1 to 2^31 - 1, and started after its machine")
+    return process
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """What `lock.json` says: which process holds the run, and when it last said so. It holds no arguments."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    token: str
+    command: str
+    process: Annotated[Process, AfterValidator(_possible)]
+    started: Moment
+    """UTC, as `renewed`."""
+    renewed: Moment
+    renewals: int = 0
+
+    @classmethod
+    def new(cls, command: str) -> Holder:
+        """This process, from now on."""
+        now = _now()
+        return cls(token=uuid.uuid4().hex, command=command, process=Process.this(), started=now, renewed=now)
+
+    @classmethod
+    def read(cls, data: bytes) -> Holder:
+        """From the file's content. Raises DocumentError if it is none, or of a version with other fields."""
+        return shaped(cls, parse_json(data, most=MOST_BYTES))
+
+    def data(self) -> bytes:
+        """The file's content."""
+        return json.dumps(dataclasses.asdict(self), indent=1).encode()
+
+    def silent_for(self) -> float:
+        """Seconds since the last renewal by the clocks of two machines, which may differ; at least 0.
+
+        Without end for a renewal in a future that no clock is set to: it says nothing of whether the holder lives.
+        """
+        last = datetime.datetime.fromisoformat(self.renewed)
+        silent = (datetime.datetime.now(datetime.UTC) - last).total_seconds()
+        return max(0.0, silent) if silent > -CLOCKS_DIFFER else math.inf
+
+    def state(self) -> str:
+        """One line for a person who looks at the run."""
+        if self.process.has_ended():
+            return f"left by {self}, which is dead: the next command goes on"
+        return f"in use by {self}; last sign of life {self.last_sign()}"
+
+    def last_sign(self) -> str:
+        """When the last renewal was, in words."""
+        silent = self.silent_for()
+        return f"at {self.renewed}, which is still to come" if math.isinf(silent) else f"{silent:.0f} s ago"
+
+    def __str__(self) -> str:
+        return f"{self.process}, `{self.command}`, since {self.started}"
+
+
+def holder_of(root: str) -> Holder | None:
+    """Who holds a run now, or held it when it was killed. Raises RunError if its lock cannot be understood."""
+    uri = Storage(root).uri(LOCK_FILE)
+    found = conditional.current(uri)
+    return None if found is None else understood(uri, found[0])
+
+
+def understood(uri: str, data: bytes) -> Holder:
+    """What a lock says. Raises RunError, which names the file, if nobody can tell."""
+    try:
+        return Holder.read(data)
+    except DocumentError as error:
+        raise RunError(
+            f"{uri} is damaged or of another version ({error}), so that nobody knows who holds the run; if it is "
+            "nobody, give --take-over"
+        ) from error
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 class RunLock:
@@ -32,7 +142,7 @@ class RunLock:
         root: directory or URI of the run; made if it is not there.
         command: what the holder does, for others to read.
         take_over: take the lock whoever holds it.
-        say: shows one line to the person who waits.
+        say: logs one line for the user who waits.
         renew_every: seconds between two signs of life.
         expiry: seconds without one after which others may take the lock.
 
@@ -60,24 +170,24 @@ class RunLock:
         self._renew_every, self._expiry = renew_every, expiry
         self._lost: str | None = None
         self._turn = threading.Lock()
-        self._over = threading.Event()
+        self._ending, self._over = threading.Lock(), threading.Event()
         self._on_main = False
 
     def __enter__(self) -> RunLock:
         """Take the lock and keep it."""
         check_access(self._uri)  # what is wrong with keys or endpoint, within seconds
-        self._on_main = threading.current_thread() is threading.main_thread()
         self._mine = Holder.new(self._command)
         self._version = self._acquire()
         self._confirmed = time.monotonic()
-        self._deaf = self._on_main and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-        if self._deaf:  # as a shell starts commands in the background
-            signal.signal(signal.SIGINT, self._heed_loss)
+        self._on_main = threading.current_thread() is threading.main_thread()
+        if self._on_main:
+            self._handler = signal.signal(LOST_SIGNAL, self._stop)
         self._heart = threading.Thread(target=self._beat, name="run-lock", daemon=True)
         self._heart.start()
         try:
             if self.settle:  # what the former holder was uploading is still paid for
-                abort_uploads(self._folder())
+                before, _, query = self._uri.rpartition(LOCK_FILE)
+                abort_uploads(before + query)
             Storage(self.root).sweep()
         except BaseException:
             self._release()
@@ -87,14 +197,11 @@ class RunLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give it back; of a lock that cannot be removed the person is told. RunError if it was lost meanwhile."""
+        """Give it back; of a lock that cannot be removed the user is informed. RunError if it was lost meanwhile."""
         try:
             self._release()
         except OSError as failure:
             self._say(f"the run's lock could not be removed and will expire in {self._expiry:.0f} s: {failure}")
-        except KeyboardInterrupt:
-            if self._lost is None:
-                raise
         if self._lost is not None and kind is not None and issubclass(kind, (KeyboardInterrupt, SystemExit)):
             raise RunError(self._lost) from None  # it was `_interrupt`
 
@@ -185,20 +292,22 @@ class RunLock:
                 self._interrupt()
 
     def _interrupt(self) -> None:
-        """End what the main thread waits for, as Ctrl-C does; elsewhere `check` ends the run before a stage is kept."""
-        if self._on_main and not self._over.is_set():
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        """End what the main thread waits for; elsewhere `check` ends the run before a stage is kept."""
+        with self._ending:  # once it is over, the signal would meet whatever handler there was before
+            if self._on_main and not self._over.is_set():
+                signal.pthread_kill(threading.main_thread().ident or 0, LOST_SIGNAL)
 
-    def _heed_loss(self, *_: object) -> None:
-        """SIGINT where it was ignored: still ignored, but for our own."""
-        if self._lost is not None:
+    def _stop(self, *_: object) -> None:
+        """Handler of the signal: KeyboardInterrupt is what everything that waits ends for, Ray too."""
+        if not self._over.is_set():
             raise KeyboardInterrupt
 
     def _renew(self) -> None:
         with self._turn:
             if self._lost is not None:
                 return
-            asked, mine = time.monotonic(), self._mine.once_more()
+            asked, mine = time.monotonic(), self._mine
+            mine = dataclasses.replace(mine, renewed=_now(), renewals=mine.renewals + 1)
             version = conditional.swap(self._uri, mine.data(), self._version)
             if version is None:
                 found = conditional.current(self._uri)
@@ -227,10 +336,11 @@ class RunLock:
         return f"{self.root} was taken from this process by {by}; {after}. Wait for that one to end"
 
     def _release(self) -> None:
-        self._over.set()
+        with self._ending:
+            self._over.set()
         self._heart.join(timeout=self._renew_every)
-        if self._deaf:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if self._on_main:
+            signal.signal(LOST_SIGNAL, self._handler or signal.SIG_DFL)
         for _ in range(3):  # a renewal on its way may still change the version
             if self._lost is not None or conditional.remove(self._uri, self._version):
                 return
@@ -238,7 +348,3 @@ class RunLock:
             if found is None or not self._is_mine(found[0]):
                 return
             self._version = found[1]
-
-    def _folder(self) -> str:
-        before, _, query = self._uri.rpartition(LOCK_FILE)
-        return before + query
