@@ -57,8 +57,22 @@ def head_alarms(losses: NDArray[np.floating], sizes: NDArray[np.integer]) -> lis
         losses: float[epochs, H], mean TEMI loss of each epoch and head.
         sizes: int[H, K], images of each cluster of each head.
     """
-    finite = np.asarray(np.isfinite(losses).all(axis=0))
-    return [*_diverged(finite), *_stopped(losses, finite, sizes.shape[1]), *_unused(sizes)]
+    alarms, n_clusters = [], sizes.shape[1]
+    diverged = np.asarray(~np.isfinite(losses).all(axis=0))
+    if diverged.any():
+        text = f"the loss of {_listed('head', diverged)} is not finite (limit: none); lower the learning rate"
+        alarms.append(Alarm("diverged", int(diverged.sum()), 0, text))
+    fall = (losses[0] - np.fmin.reduce(losses)) / math.log(max(2, n_clusters))
+    stopped = ~diverged & (fall < LEAST_FALL)
+    # With one epoch there is no fall, and with one cluster the loss is about zero from the start.
+    if len(losses) > 1 and n_clusters > 1 and stopped.any():
+        most = float(fall[stopped].max())
+        text = (
+            f"the loss of {_listed('head', stopped)} fell by {most:.1%} of log K at most (limit: {LEAST_FALL:.0%}): "
+            "nothing was learned; raise the learning rate, lower teacher_momentum or train longer"
+        )
+        alarms.append(Alarm("stopped", most, LEAST_FALL, text))
+    return [*alarms, *_unused(sizes)]
 
 
 def cluster_sizes(labels: NDArray[np.integer], n_clusters: int) -> NDArray[np.int64]:
@@ -66,26 +80,6 @@ def cluster_sizes(labels: NDArray[np.integer], n_clusters: int) -> NDArray[np.in
     n_heads = labels.shape[1]
     cells = labels + np.arange(n_heads, dtype=np.int64) * n_clusters
     return np.bincount(cells.ravel(), minlength=n_heads * n_clusters).reshape(n_heads, n_clusters)
-
-
-def _diverged(finite: NDArray[np.bool_]) -> list[Alarm]:
-    count = int((~finite).sum())
-    text = f"the loss of {_listed('head', ~finite)} is not finite (limit: none); lower the learning rate"
-    return [Alarm("diverged", count, 0, text)] if count else []
-
-
-def _stopped(losses: NDArray[np.floating], finite: NDArray[np.bool_], n_clusters: int) -> list[Alarm]:
-    """From two epochs on: the loss of a head without a class to tell is about zero from the start."""
-    fall = (losses[0] - np.fmin.reduce(losses)) / math.log(max(2, n_clusters))
-    stopped = finite & (fall < LEAST_FALL)
-    if len(losses) == 1 or n_clusters == 1 or not stopped.any():
-        return []
-    most = float(fall[stopped].max())
-    text = (
-        f"the loss of {_listed('head', stopped)} fell by {most:.1%} of log K at most (limit: {LEAST_FALL:.0%}): "
-        "nothing was learned; raise the learning rate, lower teacher_momentum or train longer"
-    )
-    return [Alarm("stopped", most, LEAST_FALL, text)]
 
 
 def _unused(sizes: NDArray[np.integer]) -> list[Alarm]:
@@ -116,15 +110,12 @@ def divided(sizes: NDArray[np.integer], splits: NDArray[np.integer]) -> NDArray[
 
 
 def shared_division(moments: NDArray[np.floating], sizes: NDArray[np.integer]) -> NDArray[np.float64]:
-    """How far the heads divide each of some labels in the same way: float64[labels] in [0, 1].
+    """How far the heads divide each of some labels, of int[L] `sizes`, in the same way: float64[L] in [0, 1].
 
-    Of every head the cluster that divides the label most evenly says of each image 1 or 0. The largest eigenvalue of
-    the covariance of these H numbers is H / 4 where all heads divide the label into the same halves: two classes. Where
-    heads differ in what they leave out, as with classes that they only cut up, no direction is shared.
-
-    Args:
-        moments: [labels, H, H], for how many images two heads both say 1 (`consensus.tally.division_moments`).
-        sizes: int[labels], images of each.
+    Of every head the cluster that divides the label most evenly says of each image 1 or 0; `moments` [L, H, H] are for
+    how many images two heads both say 1 (`consensus.tally.division_moments`). The largest eigenvalue of the covariance
+    of these H numbers is H / 4 where all heads divide the label into the same halves: two classes. Where heads differ
+    in what they leave out, as with classes that they only cut up, no direction is shared.
     """
     n_heads = moments.shape[1]
     together = moments / np.maximum(sizes, 1)[:, None, None]

@@ -1,7 +1,7 @@
 """Agreement of two labellings, all from contingency tables: ACC, NMI, ARI and the paper's ANMI.
 
-A contingency table is a sum over images, so a shard's table plus another shard's table is the table of both:
-every score here can be had without bringing the labels to one place.
+A contingency table is a sum over images, so the tables of shards add up to the table of the whole: every score here
+can be had without bringing the labels to one place. scikit-learn takes labels only; tests hold NMI and ARI to its own.
 """
 
 from collections.abc import Iterable
@@ -14,73 +14,60 @@ from scipy.optimize import linear_sum_assignment
 
 # Entries of labels handled at once where an int64 copy is needed: 32 MB, whatever N is.
 _BLOCK_ENTRIES = 4_000_000
-# A table of more cells than this many a row is counted by sorting: measured, both take as long at about 8.
-_CELLS_A_ROW = 8
-
-
-def contingency(a: ArrayLike, b: ArrayLike, n_a: int, n_b: int) -> NDArray[np.int64]:
-    """Count how often label i of `a` meets label j of `b`.
-
-    Args:
-        a: int[N], values in [0, n_a).
-        b: int[N], values in [0, n_b).
-        n_a: number of labels of `a`.
-        n_b: number of labels of `b`.
-
-    Returns:
-        int64[n_a, n_b]; tables of shards add up to the table of the whole.
-
-    Raises:
-        ValueError: the lengths differ, or a label is outside its range.
-    """
-    a, b = _checked(a, n_a, "a"), _checked(b, n_b, "b")
-    if a.shape != b.shape:
-        raise ValueError(f"a has {a.size} labels and b has {b.size}; give one label of each per image")
-    counts = np.bincount(a * n_b + b, minlength=n_a * n_b)
-    return counts.reshape(n_a, n_b).astype(np.int64, copy=False)
-
-
-def matching(labels: ArrayLike, truth: ArrayLike) -> NDArray[np.int64]:
-    """The one-to-one assignment of clusters to classes that agrees most (Hungarian method; paper 4.3).
-
-    Args:
-        labels: int[N] >= 0, cluster of each image.
-        truth: int[N] >= 0, class of each image.
-
-    Returns:
-        int64[n_clusters]: the class of each cluster, -1 where there are more clusters than classes.
-
-    Raises:
-        ValueError: empty input, different lengths or a negative label.
-    """
-    return _match(_table(labels, truth))
+# A table of more cells per row of labels than this is counted by sorting: measured, both take as long at about 8.
+_CELLS_PER_ROW = 8
 
 
 def accuracy(labels: ArrayLike, truth: ArrayLike) -> float:
-    """Share of images whose cluster is matched to their class, in [0, 1] (paper 4.3, ACC).
+    """Share of images whose cluster is matched to their class, in [0, 1] (Hungarian method; paper 4.3, ACC).
 
-    The numbers of clusters and of classes may differ; what is left over counts as wrong.
-    Arguments and errors as for `matching`.
+    `labels` and `truth` are int[N] >= 0. The numbers of clusters and of classes may differ; what is left over counts as
+    wrong. Raises ValueError for no image, different lengths or a negative label.
     """
-    return _accuracy(_table(labels, truth))
+    return scores(labels, truth)["acc"]
+
+
+def scores(labels: ArrayLike, truth: ArrayLike) -> dict[str, float]:
+    """`table_scores` of labels int[N] and classes int[N]. Raises ValueError as `accuracy` does."""
+    labels, truth = np.asarray(labels), np.asarray(truth)
+    if labels.size == 0 or truth.size == 0:
+        raise ValueError(f"{labels.size} labels and {truth.size} classes given; scores need at least one image")
+    return table_scores(contingency(labels, truth, int(labels.max()) + 1, int(truth.max()) + 1))
+
+
+def table_scores(table: ArrayLike) -> dict[str, float]:
+    """ACC, NMI (arithmetic, scikit-learn's default) and ARI as `{"acc", "nmi", "ari"}` (paper 4.3).
+
+    `table` is int[n_clusters, n_classes], of shards their sum; empty clusters and classes change nothing. Raises
+    ValueError for a table that counts no image.
+    """
+    counts = np.asarray(table)
+    information = nmi(counts, "arithmetic")
+    matched = counts[linear_sum_assignment(counts, maximize=True)].sum()
+    return {"acc": float(matched / counts.sum()), "nmi": information, "ari": _ari(counts.astype(np.float64))}
+
+
+def _ari(counts: NDArray[np.float64]) -> float:
+    """Adjusted Rand index, in [-0.5, 1]: 1.0 for identical partitions, about 0 for independent ones."""
+    pairs = _pairs(counts.sum())
+    both, in_a, in_b = (_pairs(n).sum() for n in (counts, counts.sum(axis=1), counts.sum(axis=0)))
+    if in_a == in_b and both == in_a:  # identical partitions, the constant and the all-distinct one included
+        return 1.0
+    expected = in_a * in_b / pairs
+    return float((both - expected) / ((in_a + in_b) / 2 - expected))
+
+
+def _pairs(n: NDArray[np.float64]) -> NDArray[np.float64]:
+    return n * (n - 1) / 2
 
 
 def nmi(table: ArrayLike | sparse.csr_matrix, average: Literal["geometric", "arithmetic"] = "geometric") -> float:
-    """Normalised mutual information of a contingency table, in [0, 1].
+    """Normalised mutual information of a contingency table int[n_a, n_b], dense or csr, in [0, 1].
 
-    Args:
-        table: int[n_a, n_b] counts, dense or csr.
-        average: how the two entropies are averaged: "geometric" is the paper's (eq. 5, Strehl & Ghosh 2002),
-            "arithmetic" is scikit-learn's default.
-
-    Returns:
-        1.0 for one cluster on each side, 0.0 where only one side is constant, as scikit-learn.
-
-    Raises:
-        ValueError: an empty table or an unknown average.
+    The entropies are averaged as in the paper (geometric; eq. 5, Strehl & Ghosh 2002) or as scikit-learn does by
+    default. As there, it is 1.0 for one cluster on each side and 0.0 where only one side is constant. Raises ValueError
+    for a table that counts no image.
     """
-    if average not in ("geometric", "arithmetic"):
-        raise ValueError(f"average is {average!r}; choose 'geometric' or 'arithmetic'")
     counts = sparse.csr_matrix(table)  # only the cells that count: most are zero
     rows, columns = margins(counts)
     if rows.sum() == 0:
@@ -95,50 +82,12 @@ def nmi(table: ArrayLike | sparse.csr_matrix, average: Literal["geometric", "ari
     return float(np.clip(shared / scale, 0.0, 1.0))
 
 
-def ari(table: ArrayLike) -> float:
-    """Adjusted Rand index of a contingency table, in [-0.5, 1] (Hubert & Arabie 1985).
+def anmi(tables: Iterable[ArrayLike | sparse.csr_matrix]) -> float:
+    """Average NMI of a labelling with the heads, the objective of the consensus (paper eq. 4-7), in [0, 1].
 
-    Args:
-        table: int[n_a, n_b] counts.
-
-    Returns:
-        1.0 for identical partitions, about 0 for independent ones.
-
-    Raises:
-        ValueError: an empty table.
+    `ANMI(l) = 1/H sum_h I(l; l^h) / sqrt(H(l) H(l^h))`; one table per head, as from `head_contingency`.
     """
-    counts = np.asarray(table, dtype=np.float64)
-    total = counts.sum()
-    if total == 0:
-        raise ValueError("the contingency table counts no image; give at least one")
-    pairs = _pairs(total)
-    both, in_a, in_b = (_pairs(n).sum() for n in (counts, counts.sum(axis=1), counts.sum(axis=0)))
-    if in_a == in_b and both == in_a:  # identical partitions, the constant and the all-distinct one included
-        return 1.0
-    expected = in_a * in_b / pairs
-    return float((both - expected) / ((in_a + in_b) / 2 - expected))
-
-
-def scores(labels: ArrayLike, truth: ArrayLike) -> dict[str, float]:
-    """ACC, NMI (arithmetic, scikit-learn's default) and ARI as `{"acc", "nmi", "ari"}` (paper 4.3).
-
-    Arguments and errors as for `matching`.
-    """
-    return table_scores(_table(labels, truth))
-
-
-def table_scores(table: ArrayLike) -> dict[str, float]:
-    """`scores` of a contingency table, clusters by classes: of the sum of the tables of shards, for instance.
-
-    Args:
-        table: int[n_clusters, n_classes] counts; empty clusters and classes change nothing.
-
-    Raises:
-        ValueError: an empty table.
-    """
-    counts = np.asarray(table)
-    information = nmi(counts, "arithmetic")
-    return {"acc": _accuracy(counts), "nmi": information, "ari": ari(counts)}
+    return float(np.mean([nmi(table) for table in tables]))
 
 
 def confusions(table: ArrayLike, most: int) -> list[tuple[int, int, int, int]]:
@@ -153,49 +102,26 @@ def confusions(table: ArrayLike, most: int) -> list[tuple[int, int, int, int]]:
         cluster and class.
     """
     counts = np.asarray(table, np.int64)
-    matched = _match(counts)
-    wrong = counts.copy()
-    rows = np.flatnonzero(matched >= 0)
-    wrong[rows, matched[rows]] = 0
+    rows, columns = linear_sum_assignment(counts, maximize=True)
+    matched, wrong = np.full(len(counts), -1), counts.copy()
+    matched[rows] = columns
+    wrong[rows, columns] = 0
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     clusters, classes = np.unravel_index(order[wrong.ravel()[order] > 0], wrong.shape)
     images = wrong[clusters, classes]
     return list(zip(*(part.tolist() for part in (clusters, matched[clusters], classes, images)), strict=True))
 
 
-def pair_counts(
-    a: NDArray[np.integer], b: NDArray[np.integer], n_a: int, n_b: int, weights: NDArray[np.int64] | None = None
-) -> sparse.csr_matrix:
-    """`contingency` without its checks and without its zeros: for tables of which many are made.
+def contingency(a: ArrayLike, b: ArrayLike, n_a: int, n_b: int) -> NDArray[np.int64]:
+    """How often label i of `a` int[N] in [0, n_a) meets label j of `b` int[N] in [0, n_b): int64[n_a, n_b].
 
-    Args:
-        a: int[N], values in [0, n_a).
-        b: int[N], values in [0, n_b).
-        n_a: number of labels of `a`.
-        n_b: number of labels of `b`.
-        weights: int64[N] >= 0, how many images each row stands for; one each by default.
-
-    Returns:
-        int64 csr [n_a, n_b] of the pairs that occur, columns ascending. Memory beyond it is bounded whatever N is,
-        unless the table has many cells and few rows.
+    Raises ValueError if the lengths differ or a label is outside its range.
     """
-    n_rows, cells = len(a), n_a * n_b
-    if cells <= _CELLS_A_ROW * n_rows:
-        total = np.zeros(cells, dtype=np.int64)
-        for start in range(0, n_rows, _BLOCK_ENTRIES):
-            keys, repeated = _keys(a, b, n_b, weights, slice(start, start + _BLOCK_ENTRIES))
-            # Float sums of whole numbers are exact below 2**53.
-            total += np.bincount(keys, weights=repeated, minlength=cells).astype(np.int64, copy=False)
-        cell = np.flatnonzero(total)
-        count = total[cell]
-    elif weights is None:
-        cell, count = np.unique(_keys(a, b, n_b, None, slice(None))[0], return_counts=True)
-    else:
-        cell, index = np.unique(_keys(a, b, n_b, None, slice(None))[0], return_inverse=True)
-        count = np.bincount(index, weights=weights).astype(np.int64)
-    starts = np.searchsorted(cell, np.arange(n_a + 1) * n_b)
-    columns = (cell % n_b).astype(np.int32)
-    return sparse.csr_matrix((count.astype(np.int64, copy=False), columns, starts), shape=(n_a, n_b))
+    a, b = _checked(a, n_a, "a"), _checked(b, n_b, "b")
+    if a.shape != b.shape:
+        raise ValueError(f"a has {a.size} labels and b has {b.size}; give one label of each per image")
+    counts = np.bincount(a * n_b + b, minlength=n_a * n_b)
+    return counts.reshape(n_a, n_b).astype(np.int64, copy=False)
 
 
 def head_contingency(
@@ -205,21 +131,11 @@ def head_contingency(
     n_clusters: int,
     weights: NDArray[np.int64] | None = None,
 ) -> list[sparse.csr_matrix]:
-    """Contingency tables of one labelling against every head.
+    """Contingency tables of one labelling int[N] in [0, n_clusters) against every head of labels int[N, H].
 
-    Args:
-        labels: int[N, H], labels of the heads, column h in [0, head_sizes[h]).
-        label: int[N], the labelling compared with them, in [0, n_clusters).
-        head_sizes: int[H], clusters of each head.
-        n_clusters: K.
-        weights: int64[N] >= 0, how many images each row stands for; one each by default.
-
-    Returns:
-        One int64 csr [head_sizes[h], K] a head: together never more than N H entries. Tables of shards add up to
-        the tables of the whole.
-
-    Raises:
-        ValueError: shapes that do not fit or labels out of range.
+    Column h of `labels` is in [0, head_sizes[h]); `weights` int64[N] are the images that each row stands for, one each
+    by default. Returns int64 csr [head_sizes[h], n_clusters] per head: together never more than N H entries. Raises
+    ValueError for shapes that do not fit and labels out of range.
     """
     labels, sizes = np.asarray(labels), np.asarray(head_sizes, dtype=np.int64)
     label = _checked(label, n_clusters, "label")
@@ -228,33 +144,46 @@ def head_contingency(
             f"labels have shape {labels.shape}, but {label.size} images and {sizes.size} heads were announced; "
             f"give [N, H]"
         )
-    if labels.size and ((labels < 0).any() or (labels >= sizes).any()):
-        raise ValueError(
-            f"head labels span {labels.min()} to {labels.max()}, but every column must stay within 0 and its head "
-            f"size ({sizes.min()} to {sizes.max()}) - 1; pass the sizes of the heads that made these labels"
-        )
-    pairs = zip(labels.T, sizes.tolist(), strict=True)
-    return [pair_counts(column, label, size, n_clusters, weights) for column, size in pairs]
+    return [
+        pair_counts(_checked(labels[:, head], size, f"head {head}"), label, size, n_clusters, weights)
+        for head, size in enumerate(sizes.tolist())
+    ]
 
 
-def anmi(tables: Iterable[ArrayLike | sparse.csr_matrix]) -> float:
-    """Average NMI of a labelling with the heads, the objective of the consensus (paper eq. 4-7).
+def pair_counts(
+    a: NDArray[np.integer], b: NDArray[np.integer], n_a: int, n_b: int, weights: NDArray[np.int64] | None = None
+) -> sparse.csr_matrix:
+    """`contingency` without its checks and without its zeros: for tables of which many are made.
 
-    `ANMI(l) = 1/H sum_h I(l; l^h) / sqrt(H(l) H(l^h))`.
-
-    Args:
-        tables: one int64[K_h, K] a head, dense or csr, as from `head_contingency`.
-
-    Returns:
-        The mean over heads, in [0, 1].
-
-    Raises:
-        ValueError: no head, or a head whose table counts no image.
+    `weights` int64[N] >= 0 are the images that each row stands for, one each by default. Returns int64 csr [n_a, n_b]
+    of the pairs that occur, columns ascending. Memory beyond it is bounded whatever N is, unless the table has many
+    cells and few rows.
     """
-    values = [nmi(table) for table in tables]
-    if not values:
-        raise ValueError("there is no table; give one a head, at least one")
-    return float(np.mean(values))
+    n_rows, cells = len(a), n_a * n_b
+    if cells <= _CELLS_PER_ROW * n_rows:
+        total = np.zeros(cells, dtype=np.int64)
+        for start in range(0, n_rows, _BLOCK_ENTRIES):
+            block = slice(start, start + _BLOCK_ENTRIES)
+            repeated = None if weights is None else weights[block]
+            # Float sums of whole numbers are exact below 2**53.
+            total += np.bincount(_keys(a[block], b[block], n_b), repeated, cells).astype(np.int64, copy=False)
+        cell = np.flatnonzero(total)
+        count = total[cell]
+    elif weights is None:
+        cell, count = np.unique(_keys(a, b, n_b), return_counts=True)
+    else:
+        cell, index = np.unique(_keys(a, b, n_b), return_inverse=True)
+        count = np.bincount(index, weights=weights).astype(np.int64)
+    starts = np.searchsorted(cell, np.arange(n_a + 1) * n_b)
+    columns = (cell % n_b).astype(np.int32)
+    return sparse.csr_matrix((count.astype(np.int64, copy=False), columns, starts), shape=(n_a, n_b))
+
+
+def _keys(a: NDArray[np.integer], b: NDArray[np.integer], n_b: int) -> NDArray[np.int64]:
+    """Number of the cell of each row, without an int64 copy of either side."""
+    keys = np.multiply(a, n_b, dtype=np.int64)
+    keys += b
+    return keys
 
 
 def margins(table: sparse.csr_matrix) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -277,34 +206,6 @@ def information(table: sparse.csr_matrix, rows: NDArray[np.integer], columns: ND
     return float((counts * (np.log(counts) + np.log(total) - expected)).sum() / total)
 
 
-def _keys(
-    a: NDArray[np.integer], b: NDArray[np.integer], n_b: int, weights: NDArray[np.int64] | None, rows: slice
-) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
-    """Number of the cell of each row of a block, int64, and the block's weights."""
-    keys = np.multiply(a[rows], n_b, dtype=np.int64)
-    keys += b[rows]
-    return keys, None if weights is None else weights[rows]
-
-
-def _match(table: NDArray[np.int64]) -> NDArray[np.int64]:
-    rows, columns = linear_sum_assignment(table, maximize=True)
-    mapping = np.full(table.shape[0], -1, dtype=np.int64)
-    mapping[rows] = columns
-    return mapping
-
-
-def _accuracy(table: NDArray[np.int64]) -> float:
-    rows, columns = linear_sum_assignment(table, maximize=True)
-    return float(table[rows, columns].sum() / table.sum())
-
-
-def _table(labels: ArrayLike, truth: ArrayLike) -> NDArray[np.int64]:
-    labels, truth = np.asarray(labels), np.asarray(truth)
-    if labels.size == 0 or truth.size == 0:
-        raise ValueError(f"{labels.size} labels and {truth.size} classes given; scores need at least one image")
-    return contingency(labels, truth, int(labels.max()) + 1, int(truth.max()) + 1)
-
-
 def _checked(values: ArrayLike, n: int, name: str) -> NDArray[np.int64]:
     array = np.asarray(values)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
@@ -315,7 +216,3 @@ def _checked(values: ArrayLike, n: int, name: str) -> NDArray[np.int64]:
             f"relabel it or raise the number of labels"
         )
     return array.astype(np.int64, copy=False)
-
-
-def _pairs(n: NDArray[np.float64]) -> NDArray[np.float64]:
-    return n * (n - 1) / 2

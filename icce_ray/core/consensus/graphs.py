@@ -98,27 +98,20 @@ def _bipartite(members: sparse.csr_matrix) -> sparse.csr_matrix:
 
 
 def similarity(
-    members: sparse.csr_matrix, counts: NDArray[np.int64], max_entries: int | None = None
+    members: sparse.csr_matrix, counts: NDArray[np.int64], max_entries: int = MAX_CSPA_EDGES
 ) -> sparse.csr_matrix:
     """The co-association graph of distinct rows, its weakest levels left out where it would not fit.
 
     Where noise makes almost every two images share some head, the weakest similarities are the chance level and say
-    nothing.
+    nothing: the graph stays within `max_entries`, up to the error of a sample of the rows.
 
-    Args:
-        members: float64 csr [U, C] of `incidence`, H ones per row.
-        counts: int64[U], images behind each row.
-        max_entries: entries to stay within, up to the error of a sample of the rows; `MAX_CSPA_EDGES` by default.
-
-    Returns:
-        float64 csr [U, U], symmetric, no diagonal: (heads that agree) x (images of one end) x (images of the other).
-
-    Raises:
-        ConsensusSizeError: not even the strongest level fits.
+    `members` is csr [U, C] of `incidence`, `counts` int64[U] are the images behind each row. Returns float64 csr
+    [U, U], symmetric, no diagonal: (heads that agree) x (images of one end) x (images of the other). Raises
+    ConsensusSizeError if not even the strongest level fits.
     """
     n_rows, weights = counts.size, counts.astype(np.float64)
     columns = members.T.tocsr()
-    level = _weakest_level(members, columns, MAX_CSPA_EDGES if max_entries is None else max_entries)
+    level = _weakest_level(members, columns, max_entries)
     pieces = []
     for start in range(0, n_rows, _BLOCK_ROWS):
         agree = members[start : start + _BLOCK_ROWS] @ columns

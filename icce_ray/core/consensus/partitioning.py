@@ -42,17 +42,11 @@ class Partitioners(NamedTuple):
 
 
 def zero_cut(graph: sparse.csr_matrix, n_parts: int) -> NDArray[np.int32] | None:
-    """The parts of a graph that falls into exactly `n_parts` pieces by itself, else None.
+    """The parts int32[n] of a symmetric graph csr [n, n] that falls into exactly `n_parts` pieces by itself, else None.
 
     Its connected components cut no edge: no partition is better, however unequal their sizes are. A balanced
-    partitioner would break the large ones. Isolated vertices (clusters without images) belong to no part.
-
-    Args:
-        graph: csr [n, n], symmetric; a vertex exists if its row has an entry (its diagonal counts).
-        n_parts: number of parts wanted.
-
-    Returns:
-        int32[n], -1 for isolated vertices, numbered by first appearance; or None.
+    partitioner would break the large ones. Parts are numbered by first appearance; a vertex whose row has no entry
+    (a cluster without images) belongs to none, -1.
     """
     present = np.flatnonzero(np.diff(graph.indptr) > 0)
     whole = present.size == graph.indptr.size - 1

@@ -7,11 +7,9 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from icce_ray.core.metrics import (
     accuracy,
     anmi,
-    ari,
     confusions,
     contingency,
     head_contingency,
-    matching,
     nmi,
     pair_counts,
     scores,
@@ -32,7 +30,7 @@ def test_nmi_and_ari_are_scikit_learns(seed, average):
     a, b = labellings(seed)
     table = contingency(a, b, 5, 7)
     assert nmi(table, average) == pytest.approx(normalized_mutual_info_score(a, b, average_method=average), abs=1e-12)
-    assert ari(table) == pytest.approx(adjusted_rand_score(a, b), abs=1e-12)
+    assert table_scores(table)["ari"] == pytest.approx(adjusted_rand_score(a, b), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +50,7 @@ def test_edge_cases_are_scikit_learns(a, b):
     for average in ("geometric", "arithmetic"):
         expected = normalized_mutual_info_score(a, b, average_method=average)
         assert nmi(table, average) == pytest.approx(expected, abs=1e-12)
-    assert ari(table) == pytest.approx(adjusted_rand_score(a, b), abs=1e-12)
+    assert table_scores(table)["ari"] == pytest.approx(adjusted_rand_score(a, b), abs=1e-12)
 
 
 def test_scores_of_the_tables_of_shards_are_scores_of_the_whole():
@@ -76,14 +74,12 @@ def test_accuracy_matches_permuted_labels_exactly():
     truth = np.array([0, 0, 1, 1, 2, 2])
     labels = np.array([2, 2, 0, 0, 1, 1])
     assert accuracy(labels, truth) == 1.0
-    np.testing.assert_array_equal(matching(labels, truth), [1, 2, 0])
 
 
 def test_accuracy_with_more_clusters_than_classes_and_the_reverse():
     more = np.array([0, 0, 1, 2])
     truth = np.array([0, 0, 0, 1])
     assert accuracy(more, truth) == pytest.approx(0.75)
-    np.testing.assert_array_equal(matching(more, truth), [0, -1, 1])
     assert accuracy(truth, more) == pytest.approx(0.75)
 
 
@@ -127,7 +123,7 @@ def test_pairs_counted_in_blocks_or_by_sorting_are_those_of_the_dense_table(dtyp
     expected = contingency(np.repeat(a, ones), np.repeat(b, ones), 200, 30)
     ways = {"sorted": (0, 10**6), "whole": (10**6, 10**6), "blocks": (10**6, 12)}
     for cells_a_row, entries in ways.values():
-        monkeypatch.setattr("icce_ray.core.metrics._CELLS_A_ROW", cells_a_row)
+        monkeypatch.setattr("icce_ray.core.metrics._CELLS_PER_ROW", cells_a_row)
         monkeypatch.setattr("icce_ray.core.metrics._BLOCK_ENTRIES", entries)
         found = pair_counts(a, b, 200, 30, weights)
         np.testing.assert_array_equal(found.toarray(), expected)
@@ -152,13 +148,10 @@ def test_anmi_is_the_mean_over_heads():
         (lambda: contingency([0, 5], [0, 1], 2, 2), "a spans 0 to 5"),
         (lambda: contingency([-1, 0], [0, 1], 2, 2), "a spans -1 to 0"),
         (lambda: contingency([0.5, 1.0], [0, 1], 2, 2), "give integers"),
-        (lambda: nmi(np.ones((2, 2), dtype=int), "max"), "'geometric' or 'arithmetic'"),  # type: ignore[arg-type]
         (lambda: nmi(np.zeros((2, 2), dtype=int)), "count no image"),
-        (lambda: ari(np.zeros((2, 2))), "counts no image"),
         (lambda: scores([], []), "at least one image"),
-        (lambda: anmi(np.zeros((0, 2, 2), dtype=int)), "at least one"),
         (lambda: head_contingency(np.zeros((3, 2), int), [0, 0], [1, 1], 2), "give [N, H]"),
-        (lambda: head_contingency(np.full((2, 2), 4), [0, 0], [5, 3], 2), "head labels span"),
+        (lambda: head_contingency(np.full((2, 2), 4), [0, 0], [5, 3], 2), "head 1 spans 4 to 4"),
     ],
 )
 def test_errors_name_the_value(call, message):
