@@ -36,7 +36,6 @@ from icce_ray.store.artifacts import (
     CONSENSUS,
     CONSENSUS_SCORES,
     HEAD_LABELS,
-    Document,
     candidate_labels,
     candidate_score,
 )
@@ -46,106 +45,98 @@ def run(
     settings: Settings, store: Store, resources: Resources, progress: Progress
 ) -> tuple[list[FileInfo], dict[str, Any]]:
     """Run every method, keep the best, write label and agreement of each image."""
-    methods = settings.consensus.methods
-    progress.begin(len(methods) + 1, unit="steps")
-    steps = _Steps(progress)
-    shards = Shards(store, steps.begins)
-    scores, refused = _candidates(settings, store, shards, steps)
+    steps = _Steps(progress, settings.consensus.methods)
+    shards = Shards(store, steps.begin)
+    _find_candidates(settings, store, shards, steps)
+    scores = {method: steps.scores[method] for method in settings.consensus.methods if method in steps.scores}
     if not scores:
-        raise RunError(f"no consensus: every method refused: {refused}")
+        raise RunError(f"no consensus: every method refused: {steps.refused}")
     method = best_method(scores)
     files, alarms, kept = _keep(settings, store, shards, method)
-    steps.ends(f"{method} kept: ANMI {kept['anmi']:.4f}, mean agreement {kept['mean_agreement']:.1%}")
+    steps.end(f"{method} kept: ANMI {kept['anmi']:.4f}, mean agreement {kept['mean_agreement']:.1%}")
     kept["alarms"] = log_alarms(alarms, progress)
-    summary = {"method": method, "scores": scores, "refused": refused} | kept
+    summary = {"method": method, "scores": scores, "refused": steps.refused} | kept
     store.storage.write_bytes(CONSENSUS_SCORES.path, json.dumps(summary, indent=1).encode())
     store.storage.delete_tree(CANDIDATES)
     return [*files, store.storage.describe(CONSENSUS_SCORES.path)], summary
 
 
 class _Steps:
-    """Progress by methods that have ended, with the name of what is under way."""
+    """Progress by methods that have ended, with the name of what is under way; what each method gave."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.done = 0
+    def __init__(self, progress: Progress, methods: Sequence[str]) -> None:
+        self.progress, self.done = progress, 0
+        self.scores: dict[str, float] = {}
+        self.refused: dict[str, str] = {}
+        progress.begin(len(methods) + 1, unit="steps")
 
-    def begins(self, name: str) -> None:
+    def begin(self, name: str) -> None:
         self.progress.update(self.done, now=name)
 
-    def ends(self, text: str = "") -> None:
+    def end(self, text: str = "") -> None:
         self.done += 1
         self.progress.update(self.done)
         if text:
             self.progress.log(text)
 
-
-def _candidates(
-    settings: Settings, store: Store, shards: Shards, steps: _Steps
-) -> tuple[dict[str, float], dict[str, str]]:
-    """ANMI of each method whose candidate is on storage, now or from before, and why the others refused."""
-    methods = settings.consensus.methods
-    scores: dict[str, float] = {}
-    refused: dict[str, str] = {}
-
-    def tell(method: str, score: float | None, reason: str = "") -> None:
-        if score is None:
-            refused[method] = reason
+    def end_method(self, method: str, result: float | str) -> None:
+        """`result` is the ANMI of the method's candidate, or why it refused."""
+        if isinstance(result, str):
+            self.refused[method] = result
+            self.end(f"{method} refused: {result}")
         else:
-            scores[method] = score
-        steps.ends(f"{method} refused: {reason}" if score is None else "")
+            self.scores[method] = result
+            self.end()
 
+
+def _find_candidates(settings: Settings, store: Store, shards: Shards, steps: _Steps) -> None:
+    """Leave the candidate of each method on storage, unless it is there or the method refuses."""
+    methods = settings.consensus.methods
     for method in methods:
         if store.storage.exists(candidate_score(method).path):
-            tell(method, _score(store, candidate_score(method)))
-    missing = [method for method in methods if method not in scores]
-    cuts = {}
+            steps.end_method(method, store.document(candidate_score(method))["anmi"])
+    missing = [method for method in methods if method not in steps.scores]
     rows = shards.distinct() if set(missing) - {"mcla"} else 0
+    cuts = {}
     for method in missing:
         try:
             check_problem(shards.n_images, settings.clusters)
             check_rows(method, rows, shards.n_heads)
         except ConsensusSizeError as reason:
-            tell(method, None, str(reason))
+            steps.end_method(method, str(reason))
             continue
         if method != "mcla":
-            cuts[_cut_rows.remote(store.root, method, settings.clusters, settings.seed, *_all_of(shards))] = method
-    if "mcla" in missing and "mcla" not in refused:
-        tell("mcla", *_mcla(settings, store, shards))
+            each = zip(shards.index, shards.counts, shards.columns, strict=True)
+            arrays = [array for index, counts, columns in each for array in (index, counts, *columns)]
+            task = _cut_rows.remote(store.root, method, settings.clusters, settings.seed, len(shards.parts), *arrays)
+            cuts[task] = method
+    if "mcla" in missing and "mcla" not in steps.refused:
+        steps.end_method("mcla", _mcla(settings, store, shards))
     while cuts:
         (ready, *_), _ = ray.wait(list(cuts), num_returns=1)
-        tell(cuts.pop(ready), *ray.get(ready))
-    return {method: scores[method] for method in methods if method in scores}, refused
+        steps.end_method(cuts.pop(ready), ray.get(ready))
 
 
-def _score(store: Store, document: Document) -> float:
-    """The ANMI of a candidate that an earlier driver finished."""
-    return store.document(document)["anmi"]
-
-
-def _mcla(settings: Settings, store: Store, shards: Shards) -> tuple[float | None, str]:
-    """MCLA's candidate, written by a task a shard; its ANMI, or None and why it refused."""
+def _mcla(settings: Settings, store: Store, shards: Shards) -> float | str:
+    """ANMI of MCLA's candidate, written by one task per shard, or why it refused."""
+    partition = PARTITIONERS_BESIDE_RAY.graph
     try:
-        label, counted = best_meta_clusters(
-            shards, settings.clusters, PARTITIONERS_BESIDE_RAY.graph, settings.seed, IMBALANCES
-        )
+        label, counted = best_meta_clusters(shards, settings.clusters, partition, settings.seed, IMBALANCES)
     except ConsensusSizeError as reason:
-        return None, str(reason)
+        return str(reason)
+    write: Any = ray.remote(num_cpus=0.5)(_write_candidate)
     pairs = enumerate(zip(label, shards.index, strict=True))
-    ray.get([_write_candidate.remote(store.root, "mcla", number, *pair) for number, pair in pairs])
+    ray.get([write.remote(store.root, "mcla", number, *pair) for number, pair in pairs])
     _finish_candidate(store, "mcla", counted.anmi)
-    return counted.anmi, ""
-
-
-def _all_of(shards: Shards) -> Sequence[Any]:
-    """What `_cut_rows` takes: everything, shard by shard."""
-    each = zip(shards.index, shards.counts, shards.columns, strict=True)
-    return [len(shards.parts), *(item for index, counts, columns in each for item in (index, counts, *columns))]
+    return counted.anmi
 
 
 @ray.remote(num_cpus=1)
-def _cut_rows(root: str, method: str, clusters: int, seed: int, shards: int, *arrays: Any) -> tuple[float | None, str]:
-    """One method's candidate from the distinct rows of all shards; its ANMI, or None and why it refused."""
+def _cut_rows(root: str, method: str, clusters: int, seed: int, shards: int, *arrays: Any) -> float | str:
+    """ANMI of one method's candidate from the distinct rows of all shards, or why it refused.
+
+    `arrays` are the index, the counts and the blocks of head labels of each shard.
+    """
     each = len(arrays) // shards
     labels = [np.concatenate(arrays[first + 2 : first + each]).T for first in range(0, len(arrays), each)]
     index, counts = arrays[::each], arrays[1::each]
@@ -155,20 +146,15 @@ def _cut_rows(root: str, method: str, clusters: int, seed: int, shards: int, *ar
         distinct = collapse(np.concatenate(labels), np.concatenate(images))
         label, score = candidate(distinct, clusters, method, PARTITIONERS_BESIDE_RAY, seed)
     except ConsensusSizeError as reason:
-        return None, str(reason)
+        return str(reason)
     ends = np.cumsum([len(rows) for rows in labels])
     for number, (of_shard, rows) in enumerate(zip(np.split(label[distinct.index], ends[:-1]), index, strict=True)):
-        _store_candidate(root, method, number, of_shard, rows)
+        _write_candidate(root, method, number, of_shard, rows)
     _finish_candidate(Store(root), method, score)
-    return score, ""
+    return score
 
 
-@ray.remote(num_cpus=0.5)
 def _write_candidate(root: str, method: str, number: int, label: np.ndarray, index: np.ndarray | None) -> None:
-    _store_candidate(root, method, number, label, index)
-
-
-def _store_candidate(root: str, method: str, number: int, label: np.ndarray, index: np.ndarray | None) -> None:
     """Labels of the images of one shard, from those of its rows."""
     table = pa.table({"label": label if index is None else label[index]})
     candidate_labels(method).write(Store(root).storage, table, number)
@@ -195,19 +181,19 @@ def _keep(
 ) -> tuple[list[FileInfo], list[Alarm], dict[str, Any]]:
     """Refine the kept candidate and write it, one part for each part of the features."""
     start: Label = [_read_candidate.remote(store.root, method, i, index) for i, index in enumerate(shards.index)]
-    label, found, votes = refine(shards, start, settings.clusters, MAX_VOTES)
+    label, counted, votes = refine(shards, start, settings.clusters, MAX_VOTES)
     rows = FeatureRows.training(store)
     each = zip(shards.parts, label, shards.index, shards.columns, strict=True)
-    mapping = ray.put(found.mapping)
+    mapping = ray.put(counted.mapping)
     written = ray.get([_write.remote(rows, part, mapping, of, index, *columns) for part, of, index, columns in each])
     summary = {
-        "anmi": found.anmi,
+        "anmi": counted.anmi,
         "votes": votes,
         "mean_agreement": sum(agreed for _, agreed in written) / (shards.n_images * shards.n_heads),
-        "cluster_sizes": found.sizes.tolist(),
-        "empty_clusters": int((found.sizes == 0).sum()),
+        "cluster_sizes": counted.sizes.tolist(),
+        "empty_clusters": int((counted.sizes == 0).sum()),
     }
-    alarms = alarms_of(shards, label, found, summary["mean_agreement"])
+    alarms = alarms_of(shards, label, counted, summary["mean_agreement"])
     return [info for files, _ in written for info in files], alarms, summary
 
 

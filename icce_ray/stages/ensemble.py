@@ -34,15 +34,15 @@ Label = list[Any]
 
 
 class Shards:
-    """The labels of a run's heads, read by tasks that begin at once; `begins` is told every step that takes time."""
+    """The labels of a run's heads, read by tasks that start at once; `on_step` gets the name of every slow step."""
 
-    def __init__(self, store: Store, begins: Callable[[str], None]) -> None:
-        self.begins = begins
+    def __init__(self, store: Store, on_step: Callable[[str], None]) -> None:
+        self.on_step = on_step
         heads = store.require("heads")
         files = HEAD_LABELS.files(heads.files)
         self.parts = shards_of(files)
         self.arrays = blocks_of(heads.summary["heads"])
-        begins(f"{len(self.parts)} shards of head labels")
+        on_step(f"{len(self.parts)} shards of head labels")
         load: Any = _load.options(num_returns=4 + len(self.arrays))
         loaded = [load.remote(store.root, [files[i].path for i in part], self.arrays) for part in self.parts]
         self.index, self.counts, self.keys = ([shard[i] for shard in loaded] for i in (1, 2, 3))
@@ -67,10 +67,10 @@ class Shards:
         """One table for each pair of heads, a task for the pairs of two blocks of heads; one graph, a task a cut."""
         mcla.check_clusters(int(self.present.sum()), n_clusters)
         blocks = [(i, j) for i in range(len(self.arrays)) for j in range(i, len(self.arrays))]
-        self.begins(f"tables of {len(all_pairs(self.n_heads))} pairs of heads")
+        self.on_step(f"tables of {len(all_pairs(self.n_heads))} pairs of heads")
         pieces = [self._overlaps(i, j) for i, j in blocks]
         ray.wait(pieces, num_returns=len(pieces), fetch_local=False)
-        self.begins("meta-clusters")
+        self.on_step("meta-clusters")
         graph = _graph.remote(self.present, *pieces)
         cuts = [_cut.remote(graph, partition, n_clusters, seed, imbalance) for imbalance in imbalances]
         return ray.get(cuts)
@@ -89,19 +89,19 @@ class Shards:
 
     def tally(self, label: Label, n_clusters: int) -> Tally:
         """One task a block of heads."""
-        self.begins("labels against heads")
+        self.on_step("labels against heads")
         parts = [self._of_heads(_tally, block, n_clusters, label) for block in range(len(self.arrays))]
         return tally.concatenate_tallies(ray.get(parts))
 
     def vote(self, label: Label, n_clusters: int) -> Label:
         """One task a block of heads for the ballots, then one a shard for the votes."""
-        self.begins("vote")
+        self.on_step("vote")
         cast = [self._of_heads(_ballots, block, n_clusters, label) for block in range(len(self.arrays))]
         return [_vote.remote(self.offsets, len(cast), *cast, *columns) for columns in self.columns]
 
     def split(self, label: Label, split: Split) -> tuple[Label, np.ndarray]:
         """One task a shard."""
-        self.begins("labels that no image has")
+        self.on_step("labels that no image has")
         task: Any = _split.options(num_returns=2)
         divided = [
             task.remote(split, self.head_sizes, *arguments, *columns)
@@ -114,7 +114,7 @@ class Shards:
 
     def division_moments(self, label: Label, chosen: np.ndarray, counted: Tally) -> np.ndarray:
         """One task a shard."""
-        self.begins("labels that heads divide")
+        self.on_step("labels that heads divide")
         each = zip(label, self.counts, self.columns, strict=True)
         clusters = ray.put(counted.split_cluster)
         parts = [_division.remote(chosen, clusters, of, counts, *columns) for of, counts, columns in each]

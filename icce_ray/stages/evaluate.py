@@ -62,9 +62,9 @@ def run(
     stages = _of_stages.remote(store.root, shared)
     baseline = _kmeans.remote(store.root, settings.clusters, settings.seed, shared) if kmeans else None
     counts = _count(own, truth, shared, progress.update)
-    if not counts.known:
+    if not counts.images:
         raise RunError(f"{labels} has labels of none of the {own.images} images of {store.root}; check its uri column")
-    figures: Figures = {"labels": labels, "images": counts.known}
+    figures: Figures = {"labels": labels, "images": counts.images}
     figures |= ray.get(stages) | counts.scores("classifier_seen", "classifier_rest")
     figures |= counts.confused(class_names(truth))
     if store.marker("heads") is not None and "mean_head" not in figures:
@@ -73,7 +73,7 @@ def run(
         figures |= ray.get(baseline)
     if unseen is not None:
         counts = _count(unseen, truth, shared, lambda done: progress.update(len(own.paths) + done))
-        if not counts.known:
+        if not counts.images:
             raise RunError(
                 f"the labels know none of the {unseen.images} images of {predictions}; check their uri column"
             )
@@ -106,7 +106,7 @@ class _Shards:
 class _Counts:
     """Images with a true class, and contingency tables of classifier and truth: of all of them, outside the sample."""
 
-    known: int = 0
+    images: int = 0
     tables: list[np.ndarray] = field(default_factory=list)
 
     def scores(self, *names: str) -> Figures:
@@ -118,16 +118,16 @@ class _Counts:
         """Of the classifier: the true class most frequent in each of its classes, and its largest errors."""
         if not self.tables:
             return {}
-        table, told = self.tables[0], [*names, "no class of its own"]  # -1: more clusters than classes
+        table, text = self.tables[0], [*names, "no class of its own"]  # -1: more clusters than classes
         sizes = table.sum(axis=1)
         shares = table.max(axis=1) / np.maximum(sizes, 1)
         most = zip(table.argmax(axis=1).tolist(), shares.tolist(), sizes.tolist(), strict=True)
         return {
             "classes": [
-                {"class": told[best], "share": round(share, 6)} if size else None for best, share, size in most
+                {"class": text[best], "share": round(share, 6)} if size else None for best, share, size in most
             ],
             "confused": [
-                {"label": label, "taken_for": told[matched], "true": told[true], "images": images}
+                {"label": label, "taken_for": text[matched], "true": text[true], "images": images}
                 for label, matched, true, images in confusions(table, CONFUSED)
             ],
         }
@@ -137,15 +137,15 @@ def _count(shards: _Shards, truth: pa.Table, shared: Any, on_progress: Callable[
     """Add up what the tasks count in groups of shards."""
     groups, counts, done = grouped(shards.paths, room_for(0.5)()), _Counts(), 0
     sample = _sampled_ids.remote(shards.root) if shards.sampled else None
-    found = np.zeros(len(truth), bool)
+    named = np.zeros(len(truth), bool)
 
     def on_result(result: tuple[int, np.ndarray, list[np.ndarray]]) -> None:
         nonlocal done
         paths, places, tables = result
-        if found[places].any():
+        if named[places].any():
             raise shared_name(truth)
-        found[places] = True
-        counts.known += len(places)
+        named[places] = True
+        counts.images += len(places)
         counts.tables = [one + other for one, other in zip(counts.tables, tables, strict=True)] if done else tables
         done += paths
         on_progress(done)
@@ -169,17 +169,17 @@ def _count_group(
     columns = [*NAMES, "label"] if classes else NAMES
     table = pa.concat_tables([storage.read_table(path, columns) for path in paths])
     places = places_for(truth, table)
-    known = places >= 0
+    labelled = places >= 0
     if not classes:
-        return len(paths), places[known], []
-    label, true = table["label"].to_numpy()[known], classes_at(truth, places[known])
+        return len(paths), places[labelled], []
+    label, true = table["label"].to_numpy()[labelled], classes_at(truth, places[labelled])
     true_classes = int(truth["label"].to_numpy().max(initial=-1)) + 1
     tables = [contingency(label, true, classes, true_classes)]
     if sample is not None:
-        ids = table["image_id"].to_numpy()[known]
+        ids = table["image_id"].to_numpy()[labelled]
         rest = sample[np.minimum(np.searchsorted(sample, ids), len(sample) - 1)] != ids
         tables.append(contingency(label[rest], true[rest], classes, true_classes))
-    return len(paths), places[known], tables
+    return len(paths), places[labelled], tables
 
 
 @ray.remote(num_cpus=0.25)
@@ -195,11 +195,11 @@ def _of_stages(root: str, truth: pa.Table) -> Figures:
     if heads is None:
         return {}
     true = _of_training(store, truth)
-    known = true >= 0
-    if not known.any():
+    labelled = true >= 0
+    if not labelled.any():
         return {}
-    images = {"images": int(known.sum())}
-    each = [scores(column, true[known]) for column in consensus.head_labels(store)[known].T]
+    images = {"images": int(labelled.sum())}
+    each = [scores(column, true[labelled]) for column in consensus.head_labels(store)[labelled].T]
     best = heads.summary["best_head"]
     figures: Figures = {
         "mean_head": {key: float(np.mean([one[key] for one in each])) for key in each[0]} | images,
@@ -207,7 +207,7 @@ def _of_stages(root: str, truth: pa.Table) -> Figures:
         "highest_head": max(each, key=lambda one: one["acc"]) | images,
     }
     if store.marker("consensus") is not None:
-        figures["consensus"] = scores(consensus.labels(store)[known], true[known]) | images
+        figures["consensus"] = scores(consensus.labels(store)[labelled], true[labelled]) | images
     return figures
 
 
@@ -224,10 +224,11 @@ def _kmeans(root: str, clusters: int, seed: int, truth: pa.Table) -> Figures:
 
     store = Store(root)
     true = _of_training(store, truth)
-    known = true >= 0
-    if not known.any():
+    labelled = true >= 0
+    if not labelled.any():
         return {}
     features = FeatureRows.training(store).features().astype(np.float32)
-    means: Any = KMeans  # its annotations know only n_init="auto"
+    means: Any = KMeans  # its annotations allow only n_init="auto"
+    # Seeds of a run may have 64 bits; scikit-learn takes 32.
     label = means(clusters, n_init=10, random_state=seed % 2**32).fit_predict(features)
-    return {"kmeans": scores(label[known], true[known]) | {"images": int(known.sum())}}
+    return {"kmeans": scores(label[labelled], true[labelled]) | {"images": int(labelled.sum())}}

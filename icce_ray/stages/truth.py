@@ -18,7 +18,7 @@ _NAMES = b"classes"  # of the table's metadata
 
 
 def read_truth(location: str) -> pa.Table:
-    """Table with `label` (int64 classes numbered from 0) and what images are told by: uri, key or image_id.
+    """Table with `label` (int64 classes numbered from 0) and what identifies images: uri, key or image_id.
 
     The file is CSV or Parquet with a column `label` (numbers or names) and one of uri, key, path (the same as uri),
     image_id. Raises RunError for any other content, for a row without label or name, and for a name that is there
@@ -95,8 +95,8 @@ def places_for(truth: pa.Table, images: pa.Table) -> np.ndarray:
     """Row of `truth` for each row of `images`, int64, -1 where there is none. Raises RunError as `labels_for` does."""
     by = truth.column_names[0]
     place = _place(images[by].cast(truth[by].type), truth[by].combine_chunks())
-    known = place.drop_null()
-    if len(known.unique()) != len(known):
+    matched = place.drop_null()
+    if len(matched.unique()) != len(matched):
         raise shared_name(truth)
     return place.cast(pa.int64()).fill_null(-1).to_numpy()
 
@@ -107,7 +107,7 @@ def classes_at(truth: pa.Table, places: np.ndarray) -> np.ndarray:
 
 
 def shared_name(truth: pa.Table) -> RunError:
-    """The error of labels that do not tell images apart."""
+    """The error of labels whose key several images share."""
     return RunError(f"the labels are by {truth.column_names[0]}, which several images share; label by uri or image_id")
 
 
