@@ -22,7 +22,7 @@ from torch import Tensor
 from icce_ray.core.metrics import head_contingency, scores
 from jobs.paper.icce import LABEL_ROWS, Trained, agree, self_training, train
 from jobs.paper.measure import Figures, Measured
-from jobs.paper.tables import cell, difference, head, points
+from jobs.paper.tables import cells, difference, points, table
 
 ROUNDS = 2
 _COLUMNS = {"seen": "seen", "unseen": "unseen", "self_training": "self-training on it"}
@@ -38,13 +38,16 @@ def aligned(measure: Measured, seeds: Sequence[int]) -> str:
             each.append(
                 {key.removeprefix(f"{name}."): one for key, one in figures.items() if key.startswith(f"{name}.")}
             )
-    lines = ["### Aligned heads", "", head(["", *_COLUMNS.values(), "clusters used", "seconds"])]
-    for name, each in found.items():
-        cells = [cell(each, column) for column in _COLUMNS]
-        cells += [f"{np.mean([one['used'] for one in each]):.1f}", f"{np.mean([one['seconds'] for one in each]):.2f}"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", *(_verdict(found, name, column) for name in (SOFT, HARD) for column in _COLUMNS)]
-    return "\n".join(lines) + "\n"
+    rows = [
+        [name, *cells(each, _COLUMNS), f"{_mean(each, 'used'):.1f}", f"{_mean(each, 'seconds'):.2f}"]
+        for name, each in found.items()
+    ]
+    verdicts = [_verdict(found, name, column) for name in (SOFT, HARD) for column in _COLUMNS]
+    return table("Aligned heads", ["", *_COLUMNS.values(), "clusters used", "seconds"], rows, verdicts)
+
+
+def _mean(figures: list[Figures], name: str) -> float:
+    return float(np.mean([one[name] for one in figures]))
 
 
 def _verdict(found: dict[str, list[Figures]], name: str, column: str) -> str:

@@ -16,7 +16,7 @@ from icce_ray.core.selection import pair_accuracy
 from jobs.paper.feature_sets import FeatureSet
 from jobs.paper.measure import Measured
 from jobs.paper.studies import FINAL, thresholds
-from jobs.paper.tables import cell, head, measured
+from jobs.paper.tables import cell, measured, table
 
 
 def auto(measure: Measured, seeds: Sequence[int]) -> str:
@@ -31,14 +31,10 @@ def auto(measure: Measured, seeds: Sequence[int]) -> str:
     behind = 100 * float(np.mean([one[FINAL] for one in swept[best]]) - np.mean([one[FINAL] for one in picked]))
     share = float(np.mean([spent for _, spent in found]) / np.mean([one["seconds"] for one in picked]))
     numbers = ", ".join(f"{evidence.threshold:.3f}" for evidence, _ in found)
-    lines = ["### Threshold without labels", "", *_curve(measure, found[0][0]), ""]
-    lines += [head(["threshold", "self-training, unseen"]), f"| auto ({numbers}) | {cell(picked, FINAL)} |"]
-    lines += [f"| {name}{', best of the sweep' * (name == best)} | {cell(swept[name], FINAL)} |" for name in swept]
-    lines += [
-        "",
-        f"- {behind:.2f} points behind the best of the sweep; the pilot takes {share:.2f} of a training here.",
-    ]
-    return "\n".join(lines) + "\n"
+    rows = [[f"auto ({numbers})", cell(picked, FINAL)]]
+    rows += [[f"{name}{', best of the sweep' * (name == best)}", cell(swept[name], FINAL)] for name in swept]
+    note = f"- {behind:.2f} points behind the best of the sweep; the pilot takes {share:.2f} of a training here."
+    return f"{_curve(measure, found[0][0])}\n{table('', ['threshold', 'self-training, unseen'], rows, [note])}"
 
 
 def _chosen(measure: Measured, seed: int) -> tuple[Evidence, float]:
@@ -64,16 +60,16 @@ def pilot(on: FeatureSet, seed: int) -> Evidence:
     )
 
 
-def _curve(measure: Measured, evidence: Evidence) -> list[str]:
-    """Every third point of the evidence beside the true accuracy."""
+def _curve(measure: Measured, evidence: Evidence) -> str:
+    """A Markdown table of every third point of the evidence beside the true accuracy."""
     on, base = measure.on, measure.on.base
     k_max = default_k_max(len(on.features), on.n_clusters, base.k_min)
     lists = mine(on.features, threshold=-1.0, k_min=base.k_min, k_max=k_max)
-    lines = [head(["threshold", "neighbours", "of class %, estimated", "of class %, true"])]
+    rows = []
     for point in evidence.curve[::3]:
         cut = narrow(lists, threshold=point.threshold, k_min=base.k_min, k_max=k_max)
         true = pair_accuracy(cut, torch.from_numpy(on.classes))
-        lines.append(
-            f"| {point.threshold:.3f} | {point.mean_neighbors:.1f} | {100 * point.accuracy:.1f} | {100 * true:.1f} |"
-        )
-    return lines
+        percent = (f"{100 * value:.1f}" for value in (point.accuracy, true))
+        rows.append([f"{point.threshold:.3f}", f"{point.mean_neighbors:.1f}", *percent])
+    header = ["threshold", "neighbours", "of class %, estimated", "of class %, true"]
+    return table("Threshold without labels", header, rows)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from icce_ray.core.recipe import Recipe
 from jobs.paper.measure import Measured
 from jobs.paper.studies import ALL, FINAL, VALIDATION
-from jobs.paper.tables import COLUMNS, Results, Row, Study, cell, difference, head, measured, points
+from jobs.paper.tables import COLUMNS, Results, Row, Study, cells, difference, measured, points, table
 from jobs.paper.variants import Variant
 
 _COLUMNS = (ALL, VALIDATION, FINAL)
@@ -71,14 +71,14 @@ def markdown(base: Variant, n_images: int, results: Results, sweeps: Sequence[Sw
     recipe = base.recipe
     batch = min(recipe.batch_size, n_images)
     steps = recipe.epochs * (n_images // batch)
-    lines = [f"### Defaults: one setting at a time ({steps:,} steps of {batch} images)", ""]
-    lines.append(head(["setting", "value", *(COLUMNS[name] for name in _COLUMNS)]))
+    rows = []
     for sweep in sweeps:
         for value in sweep.around(base):
-            cells = [cell(results[sweep.row(base, value).name], name) for name in _COLUMNS]
             mark = " (default)" if value == sweep.default(base.recipe) else ""
-            lines.append(f"| {sweep.name} | {value:g}{mark} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *(_better(sweep, base, results) for sweep in sweeps)]) + "\n"
+            rows.append([sweep.name, f"{value:g}{mark}", *cells(results[sweep.row(base, value).name], _COLUMNS)])
+    title = f"Defaults: one setting at a time ({steps:,} steps of {batch} images)"
+    header = ["setting", "value", *(COLUMNS[name] for name in _COLUMNS)]
+    return table(title, header, rows, [_better(sweep, base, results) for sweep in sweeps])
 
 
 def _better(sweep: Sweep, base: Variant, results: Results) -> str:

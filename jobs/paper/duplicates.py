@@ -18,7 +18,7 @@ from jobs.paper.feature_sets import FeatureSet
 from jobs.paper.measure import Measured
 from jobs.paper.studies import ALL, FINAL, NEIGHBORS, OF_CLASS, VALIDATION
 from jobs.paper.synthetic import STREAM, near_copies
-from jobs.paper.tables import COLUMNS, Results, cell, difference, head, points
+from jobs.paper.tables import COLUMNS, Results, cells, difference, points, table
 
 #: Of the images, as copies.
 SHARE = 0.3
@@ -37,13 +37,14 @@ def duplicates(measure: Measured, seeds: Sequence[int], share: float = SHARE) ->
             here = measure if on is measure.on else Measured(on, measure.kept, measure.say)
             found.setdefault(name, []).append(here.variant(f"duplicates: {name}", on.base, seed))
             sizes[name] = len(on.features)
-    lines = [f"### Near-duplicates: {share:.0%} copies", "", head(["", "images", *(COLUMNS[n] for n in _COLUMNS)])]
-    for name, figures in found.items():
-        lines.append(f"| {name} | {sizes[name]:,} | {' | '.join(cell(figures, column) for column in _COLUMNS)} |")
-    lines += ["", _cost("copies on top of all images", found[_ON_TOP], found[_PLAIN])]
-    lines.append(_cost("copies on top of fewer images", found[_INSTEAD], found[_FEWER]))
-    lines.append(_cost("copies instead of other images (which are lost too)", found[_INSTEAD], found[_PLAIN]))
-    return "\n".join(lines) + "\n"
+    rows = [[name, f"{sizes[name]:,}", *cells(figures, _COLUMNS)] for name, figures in found.items()]
+    costs = [
+        _cost("copies on top of all images", found[_ON_TOP], found[_PLAIN]),
+        _cost("copies on top of fewer images", found[_INSTEAD], found[_FEWER]),
+        _cost("copies instead of other images (which are lost too)", found[_INSTEAD], found[_PLAIN]),
+    ]
+    header = ["", "images", *(COLUMNS[name] for name in _COLUMNS)]
+    return table(f"Near-duplicates: {share:.0%} copies", header, rows, costs)
 
 
 def on_top(on: FeatureSet, share: float, seed: int) -> FeatureSet:

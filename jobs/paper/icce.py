@@ -17,11 +17,24 @@ from icce_ray.core.linear import LinearGrid, best_point, holdout_rows
 from icce_ray.core.neighbors import Neighbors
 from icce_ray.core.recipe import Execution
 from icce_ray.core.training import HeadTrainer
-from jobs.paper.fitted import Fitted
 from jobs.paper.variants import Variant
 
 LABEL_ROWS = 8192
 HOLDOUT = 0.1
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A clustering of the rows a method was fitted on, and its rule for rows it has not seen."""
+
+    labels: NDArray[np.int32]
+    """int32[n] in [0, n_clusters), of the rows fitted."""
+    predict: Callable[[Tensor], NDArray[np.int32]]
+    """int32[m] in [0, n_clusters) of rows float32[m, D]."""
+
+
+Fit = Callable[[Tensor, int, int], Fitted]
+"""`fit(features, n_clusters, seed)`: features float32[n, D], not normalised. No method is ever given a label."""
 
 
 @dataclass(frozen=True)

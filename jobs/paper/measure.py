@@ -18,8 +18,7 @@ from icce_ray.core.metrics import scores
 from icce_ray.core.neighbors import Neighbors
 from icce_ray.core.selection import neighbor_accuracy, pair_accuracy
 from jobs.paper.feature_sets import FeatureSet
-from jobs.paper.fitted import Fit, Fitted
-from jobs.paper.icce import Trained, ensemble, self_training, stage_one, train
+from jobs.paper.icce import Fit, Fitted, Trained, ensemble, self_training, stage_one, train
 from jobs.paper.variants import Variant, lists_of, mined
 
 Figures = dict[str, float]

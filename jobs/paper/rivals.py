@@ -12,7 +12,7 @@ from jobs.paper.baselines.scan import scan
 from jobs.paper.baselines.turtle import turtle
 from jobs.paper.measure import Figures, Measured
 from jobs.paper.studies import TEMI
-from jobs.paper.tables import cell, head
+from jobs.paper.tables import cells, table
 
 #: Of ICCE and TEMI, as in the paper; other studies have fewer to save time.
 HEADS = 50
@@ -40,10 +40,9 @@ def rivals(measure: Measured, seeds: Sequence[int]) -> str:
         stages = {"ICCE, stage 1": "best_head", "ICCE, ensemble": "ensemble", FINAL: "self_training"}
         for name, stage in stages.items():
             found.setdefault(name, []).append(_stage(icce, stage))
-    lines = ["### Rivals on the same features", ""]
-    lines.append(head(["", "ACC, seen", "ACC, unseen", "NMI, unseen", "ARI, unseen"]))
-    lines += [f"| {name} | {' | '.join(cell(each, metric) for metric in _METRICS)} |" for name, each in found.items()]
-    return "\n".join([*lines, "", *_leads(found)]) + "\n"
+    rows = [[name, *cells(each, _METRICS)] for name, each in found.items()]
+    header = ["", "ACC, seen", "ACC, unseen", "NMI, unseen", "ARI, unseen"]
+    return table("Rivals on the same features", header, rows, [_lead(found)])
 
 
 def _stage(figures: Figures, stage: str) -> Figures:
@@ -51,7 +50,7 @@ def _stage(figures: Figures, stage: str) -> Figures:
     return {name.removeprefix(f"{stage}."): value for name, value in figures.items() if name.startswith(f"{stage}.")}
 
 
-def _leads(found: dict[str, list[Figures]]) -> list[str]:
+def _lead(found: dict[str, list[Figures]]) -> str:
     """By how much the last stage is above each rival on unseen rows, mean over seeds, in points."""
     own = np.array([one["unseen.acc"] for one in found[FINAL]])
     others = [name for name in found if not name.startswith("ICCE")]
@@ -59,5 +58,5 @@ def _leads(found: dict[str, list[Figures]]) -> list[str]:
     behind = [f"{name} by {-lead:.2f}" for name, lead in leads.items() if lead <= 0]
     closest = min(leads, key=lambda name: leads[name])
     if behind:
-        return [f"- {FINAL} is behind {', '.join(behind)} points on unseen images."]
-    return [f"- {FINAL} leads on unseen images; the closest is {closest}, {leads[closest]:.2f} points below."]
+        return f"- {FINAL} is behind {', '.join(behind)} points on unseen images."
+    return f"- {FINAL} leads on unseen images; the closest is {closest}, {leads[closest]:.2f} points below."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,17 +70,28 @@ def measured(study: Study, measure: Measured, seeds: Sequence[int]) -> Results:
 
 def markdown(study: Study, results: Results) -> str:
     """The study as a Markdown table, mean +- standard deviation over seeds (paper's figure), and its claims."""
-    lines = [f"### {study.title}", "", head(["", *(COLUMNS[name] for name in study.columns)])]
-    for row in study.rows:
-        cells = [cell(results[row.name], name, row.paper.get(name)) for name in study.columns]
-        lines.append(f"| {row.name} | {' | '.join(cells)} |")
-    lines += ["", *(verdict(claim, results) for claim in study.claims)]
+    rows = [
+        [row.name, *(cell(results[row.name], name, row.paper.get(name)) for name in study.columns)]
+        for row in study.rows
+    ]
+    header = ["", *(COLUMNS[name] for name in study.columns)]
+    return table(study.title, header, rows, [verdict(claim, results) for claim in study.claims])
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], notes: Iterable[str] = ()) -> str:
+    """A Markdown table below its title (none if that is empty), the notes below the table."""
+    lines = [f"### {title}", ""] if title else []
+    lines += [_line(header), f"|{'---|' * len(header)}", *(_line(row) for row in rows), "", *notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def head(names: Sequence[str]) -> str:
-    """The first two lines of a Markdown table."""
-    return f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
+def _line(cells: Iterable[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def cells(figures: Sequence[Figures], names: Iterable[str]) -> list[str]:
+    """`cell` of each figure."""
+    return [cell(figures, name) for name in names]
 
 
 def cell(figures: Sequence[Figures], name: str, paper: float | None = None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from icce_ray.core.cluster_count import CountEvidence, choose_clusters, in_reach
 from jobs.paper.feature_sets import FeatureSet
 from jobs.paper.measure import Measured
-from jobs.paper.tables import head
+from jobs.paper.tables import table
 
 #: Numbers of clusters shown for each seed, those of the clearest drops.
 SHOWN = 4
@@ -17,9 +17,7 @@ SHOWN = 4
 def unknown_k(measure: Measured, seeds: Sequence[int], cluster_range: tuple[int, int]) -> str:
     """A Markdown table of the number found by seed, the clearest drops, and the seconds."""
     on = measure.on
-    lines = ["### Unknown number of clusters", ""]
-    lines.append(head(["seed", "found", "next by evidence (eigenvalue ratio)", "seconds"]))
-    wrong = []
+    rows, wrong = [], []
     for seed in seeds:
         started = time.monotonic()
         found = _found(on, seed, cluster_range)
@@ -27,15 +25,15 @@ def unknown_k(measure: Measured, seeds: Sequence[int], cluster_range: tuple[int,
         measure.say(f"unknown_k, seed {seed}: {found.clusters} in {seconds:.0f} s")
         drops = sorted(found.curve, key=lambda drop: drop.ratio)[:SHOWN]
         shown = ", ".join(f"{drop.clusters} ({drop.ratio:.2f})" for drop in drops)
-        lines.append(f"| {seed} | {found.clusters} | {shown} | {seconds:.0f} |")
+        rows.append([seed, found.clusters, shown, f"{seconds:.0f}"])
         wrong.append(found.clusters - on.n_clusters)
     worst = max(wrong, key=abs)
-    lines += [
-        "",
+    note = (
         f"- True K = {on.n_clusters}; found in {cluster_range[0]} to {cluster_range[1]}, at worst {worst:+d} "
-        f"({100 * worst / on.n_clusters:+.0f} %).",
-    ]
-    return "\n".join(lines) + "\n"
+        f"({100 * worst / on.n_clusters:+.0f} %)."
+    )
+    header = ["seed", "found", "next by evidence (eigenvalue ratio)", "seconds"]
+    return table("Unknown number of clusters", header, rows, [note])
 
 
 def _found(on: FeatureSet, seed: int, cluster_range: tuple[int, int]) -> CountEvidence:

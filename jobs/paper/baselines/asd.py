@@ -34,9 +34,17 @@ from torch import Tensor
 from icce_ray.adapters.partition import metis_graph
 from icce_ray.core.heads import derived_seed
 from icce_ray.core.sampling import uniform_rows
-from jobs.paper.baselines.pseudo_labels import confident_cross_entropy, dropped
-from jobs.paper.baselines.rows import Scale, batches, check_clusters, fitted, fresh_linear, scaling
-from jobs.paper.fitted import Fit, Fitted
+from jobs.paper.baselines.rows import (
+    Scale,
+    batches,
+    check_clusters,
+    confident_cross_entropy,
+    dropped,
+    fitted,
+    fresh_linear,
+    scaling,
+)
+from jobs.paper.icce import Fit, Fitted
 
 _STREAM = 23
 _BLOCK_ROWS = 1024

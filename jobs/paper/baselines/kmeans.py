@@ -17,7 +17,7 @@ from torch import Tensor
 
 from icce_ray.core.heads import derived_seed
 from jobs.paper.baselines.rows import Scale, check_clusters, fitted, scaling
-from jobs.paper.fitted import Fit, Fitted
+from jobs.paper.icce import Fit, Fitted
 
 _STREAM = 20  # of random numbers, as in every rival a number of its own
 

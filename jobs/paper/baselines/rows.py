@@ -1,4 +1,4 @@
-"""What the rivals share: checks, the scale of their inputs, batches of rows, and labels by the highest score."""
+"""What the rivals share: checks, scale and batches of rows, a linear layer, and training on confident predictions."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from icce_ray.core.search import unit_rows
 from icce_ray.core.training import feature_statistics
-from jobs.paper.fitted import Fitted
+from jobs.paper.icce import Fitted
 
 Scale = Literal["raw", "rms", "unit", "standardize"]
 """Rows as they are; over the root mean square of all entries fitted; over their lengths; or columns standardised.
@@ -83,3 +84,29 @@ def fresh_linear(outputs: tuple[int, ...], dim: int, generator: torch.Generator)
     drawn = (torch.rand(shape, generator=generator, device=generator.device) for shape in ((*outputs, dim), outputs))
     weight, bias = (((2 * tensor - 1) * dim**-0.5).requires_grad_(True) for tensor in drawn)
     return weight, bias
+
+
+def dropped(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Rows [B, D] with each entry zero with probability `share`, the others scaled up so that the mean stays.
+
+    It stands where the sources augment an image strongly, which frozen features do not allow (ours).
+    """
+    kept = torch.rand(x.shape, generator=generator, device=x.device) >= share
+    return x * kept / (1.0 - share)
+
+
+def confident_cross_entropy(logits: Tensor, targets: Tensor, threshold: float, *, balanced: bool) -> Tensor:
+    """Cross-entropy of `logits` [B, K] against the most probable class of `targets` [B, K], a scalar.
+
+    Only rows whose probability under `targets` (logits too, no gradient) exceeds `threshold` count. `balanced` is
+    SCAN's: a row weighs one over the number of such rows of its class, so that every class that is there weighs the
+    same. Otherwise it is FixMatch's: a sum over the confident rows over the number of all rows. Zero without any.
+    """
+    confidence, classes = targets.detach().softmax(1).max(1)
+    weight = (confidence > threshold).float()
+    total = float(len(logits))
+    if balanced:
+        counts = torch.zeros(logits.shape[1], device=logits.device).index_add_(0, classes, weight)
+        weight = weight / counts.clamp_min(1.0)[classes]
+        total = (counts > 0).sum().clamp_min(1)
+    return (F.cross_entropy(logits, classes, reduction="none") * weight).sum() / total

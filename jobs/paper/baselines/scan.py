@@ -28,9 +28,17 @@ from torch import Tensor
 
 from icce_ray.core.heads import derived_seed
 from icce_ray.core.search import mine
-from jobs.paper.baselines.pseudo_labels import confident_cross_entropy, dropped
-from jobs.paper.baselines.rows import Scale, batches, check_clusters, fitted, fresh_linear, scaling
-from jobs.paper.fitted import Fit, Fitted
+from jobs.paper.baselines.rows import (
+    Scale,
+    batches,
+    check_clusters,
+    confident_cross_entropy,
+    dropped,
+    fitted,
+    fresh_linear,
+    scaling,
+)
+from jobs.paper.icce import Fit, Fitted
 
 _STREAM = 21
 _BLOCK_ROWS = 1024

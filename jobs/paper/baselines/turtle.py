@@ -32,7 +32,7 @@ from torch import Tensor
 from icce_ray.core.heads import derived_seed
 from icce_ray.core.linear import LinearGrid
 from jobs.paper.baselines.rows import Scale, batches, check_clusters, fitted, fresh_linear, scaling
-from jobs.paper.fitted import Fit, Fitted
+from jobs.paper.icce import Fit, Fitted
 
 Start = Literal["cold", "warm"]
 

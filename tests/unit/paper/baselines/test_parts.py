@@ -7,8 +7,7 @@ import torch.nn.functional as F
 
 from jobs.paper.baselines.asd import asd, transitions
 from jobs.paper.baselines.kmeans import kmeans
-from jobs.paper.baselines.pseudo_labels import confident_cross_entropy, dropped
-from jobs.paper.baselines.rows import batches, scaling
+from jobs.paper.baselines.rows import batches, confident_cross_entropy, dropped, scaling
 from jobs.paper.baselines.scan import scan
 from jobs.paper.baselines.turtle import generalization, turtle
 from tests.failures import fails
