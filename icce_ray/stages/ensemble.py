@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import ray
@@ -72,7 +73,8 @@ class Shards:
         ray.wait(pieces, num_returns=len(pieces), fetch_local=False)
         self.on_step("meta-clusters")
         graph = _graph.remote(self.present, *pieces)
-        cuts = [_cut.remote(graph, partition, n_clusters, seed, imbalance) for imbalance in imbalances]
+        cut: Any = ray.remote(num_cpus=1)(mcla.meta_clusters)
+        cuts = [cut.remote(graph, n_clusters, partition, seed, imbalance=imbalance) for imbalance in imbalances]
         return ray.get(cuts)
 
     def _overlaps(self, i: int, j: int) -> Any:
@@ -83,29 +85,28 @@ class Shards:
         return _overlaps.remote(pairs, heads, self.offsets, len(self.parts), *self.counts, *arrays)
 
     def assign(self, meta: np.ndarray, n_clusters: int) -> Label:
-        """One task a shard."""
-        shared = ray.put(meta)
-        return [_assign.remote(self.offsets, shared, n_clusters, *columns) for columns in self.columns]
+        """One task per shard."""
+        return self._of_shards(mcla.assign, self.offsets, meta, n_clusters)
 
     def tally(self, label: Label, n_clusters: int) -> Tally:
-        """One task a block of heads."""
+        """One task per block of heads."""
         self.on_step("labels against heads")
-        parts = [self._of_heads(_tally, block, n_clusters, label) for block in range(len(self.arrays))]
-        return tally.concatenate_tallies(ray.get(parts))
+        return tally.concatenate_tallies(ray.get(self._of_heads(tally.tally, label, n_clusters)))
 
     def vote(self, label: Label, n_clusters: int) -> Label:
-        """One task a block of heads for the ballots, then one a shard for the votes."""
+        """One task per block of heads for the ballots, then one per shard for the votes."""
         self.on_step("vote")
-        cast = [self._of_heads(_ballots, block, n_clusters, label) for block in range(len(self.arrays))]
-        return [_vote.remote(self.offsets, len(cast), *cast, *columns) for columns in self.columns]
+        ballots = self._of_heads(partial(votes.ballots, n_heads=self.n_heads), label, n_clusters)
+        return self._of_shards(votes.vote, _concatenate_ballots.remote(*ballots), self.offsets)
 
     def split(self, label: Label, split: Split) -> tuple[Label, np.ndarray]:
-        """One task a shard."""
+        """One task per shard."""
         self.on_step("labels that no image has")
-        task: Any = _split.options(num_returns=2)
+        each = zip(label, self.counts, self.columns, strict=True)
+        task: Any = _of_shard.options(num_returns=2)
         divided = [
-            task.remote(split, self.head_sizes, *arguments, *columns)
-            for *arguments, columns in zip(label, self.counts, self.columns, strict=True)
+            task.remote(tally.apply_split, len(columns), *columns, of, split, self.head_sizes, counts)
+            for of, counts, columns in each
         ]
         halves = np.zeros((int(self.offsets[-1]), 2), dtype=np.int64)
         for _, columns in divided:
@@ -113,18 +114,28 @@ class Shards:
         return [reference for reference, _ in divided], halves
 
     def division_moments(self, label: Label, chosen: np.ndarray, counted: Tally) -> np.ndarray:
-        """One task a shard."""
+        """One task per shard."""
         self.on_step("labels that heads divide")
-        each = zip(label, self.counts, self.columns, strict=True)
-        clusters = ray.put(counted.split_cluster)
-        parts = [_division.remote(chosen, clusters, of, counts, *columns) for of, counts, columns in each]
+        clusters, task = ray.put(counted.split_cluster), cast(Any, _of_shard)
+        parts = [
+            task.remote(tally.division_moments, len(columns), *columns, of, chosen, clusters, counts)
+            for of, counts, columns in zip(label, self.counts, self.columns, strict=True)
+        ]
         return np.sum(ray.get(parts), axis=0)
 
-    def _of_heads(self, task: Any, block: int, n_clusters: int, label: Label) -> Any:
-        """Submit a task on one block of heads in all shards."""
-        sizes = self.head_sizes[self.arrays[block].start : self.arrays[block].stop]
-        arrays = [shard[block] for shard in self.columns]
-        return task.remote(sizes, n_clusters, self.n_heads, *label, *self.counts, *arrays)
+    def _of_shards(self, function: Callable[..., np.ndarray], *shared: Any) -> Label:
+        """A task per shard, on its labels under all heads and arguments that all shards share."""
+        references = [item if isinstance(item, (ray.ObjectRef, int)) else ray.put(item) for item in shared]
+        return [_of_shard.remote(function, len(columns), *columns, *references) for columns in self.columns]
+
+    def _of_heads(self, function: Callable[..., Any], label: Label, n_clusters: int) -> list[Any]:
+        """A task per block of heads, on their tables with the labelling."""
+        arguments = [*label, *self.counts]
+        blocks = [(self.head_sizes[heads.start : heads.stop], number) for number, heads in enumerate(self.arrays)]
+        return [
+            _of_tables.remote(function, sizes, n_clusters, *arguments, *(shard[number] for shard in self.columns))
+            for sizes, number in blocks
+        ]
 
 
 def shards_of(files: Sequence[FileInfo]) -> list[range]:
@@ -194,54 +205,30 @@ def _graph(present: np.ndarray, *pieces: Overlaps) -> Any:
 
 
 @ray.remote(num_cpus=1)
-def _cut(graph: Any, partition: Partitioner, n_clusters: int, seed: int, imbalance: float) -> np.ndarray:
-    return mcla.meta_clusters(graph, n_clusters, partition, seed, imbalance=imbalance)
+def _of_shard(function: Callable[..., Any], blocks: int, *arguments: Any) -> Any:
+    """A function of the labels of one shard, whose blocks of heads come first among the arguments."""
+    return function(np.concatenate(arguments[:blocks]).T, *arguments[blocks:])
 
 
 @ray.remote(num_cpus=1)
-def _assign(offsets: np.ndarray, meta: np.ndarray, n_clusters: int, *columns: np.ndarray) -> np.ndarray:
-    return mcla.assign(np.concatenate(columns).T, offsets, meta, n_clusters)
+def _of_tables(function: Callable[[list[Any]], Any], sizes: np.ndarray, n_clusters: int, *arrays: Any) -> Any:
+    """A function of the tables of some heads, of these sizes, with a labelling.
 
-
-@ray.remote(num_cpus=1)
-def _tally(sizes: np.ndarray, n_clusters: int, n_heads: int, *arrays: Any) -> Tally:
-    return tally.tally(_tables(sizes, n_clusters, arrays))
-
-
-@ray.remote(num_cpus=1)
-def _ballots(sizes: np.ndarray, n_clusters: int, n_heads: int, *arrays: Any) -> votes.Ballots:
-    return votes.ballots(_tables(sizes, n_clusters, arrays), n_heads)
-
-
-@ray.remote(num_cpus=1)
-def _vote(offsets: np.ndarray, blocks: int, *arrays: Any) -> np.ndarray:
-    labels = np.concatenate(arrays[blocks:]).T
-    return votes.vote(labels, votes.concatenate_ballots(arrays[:blocks]), offsets)
-
-
-@ray.remote(num_cpus=1)
-def _split(
-    split: Split, head_sizes: np.ndarray, label: np.ndarray, counts: np.ndarray | None, *columns: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    return tally.apply_split(np.concatenate(columns).T, label, split, head_sizes, counts)
-
-
-@ray.remote(num_cpus=1)
-def _division(
-    chosen: np.ndarray, split_cluster: np.ndarray, label: np.ndarray, counts: np.ndarray | None, *columns: np.ndarray
-) -> np.ndarray:
-    return tally.division_moments(np.concatenate(columns).T, label, chosen, split_cluster, counts)
-
-
-def _tables(sizes: np.ndarray, n_clusters: int, arrays: Sequence[Any]) -> list[Any]:
-    """Tables of some heads with a labelling; arrays: its labels, counts and the heads' labels, of each shard."""
+    `arrays` are the labelling of each shard, the counts of each, and the labels of these heads of each.
+    """
     shards = len(arrays) // 3
     label, columns = np.concatenate(arrays[:shards]), arrays[2 * shards :]
     counts = _counts(arrays[shards : 2 * shards], columns)
-    return [
+    tables = [
         pair_counts(np.concatenate([shard[head] for shard in columns]), label, size, n_clusters, counts)
         for head, size in enumerate(sizes.tolist())
     ]
+    return function(tables)
+
+
+@ray.remote(num_cpus=1)
+def _concatenate_ballots(*parts: votes.Ballots) -> votes.Ballots:
+    return votes.concatenate_ballots(parts)
 
 
 def _counts(of_shards: Sequence[np.ndarray | None], columns: Sequence[np.ndarray]) -> np.ndarray | None:
