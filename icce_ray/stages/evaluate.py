@@ -8,7 +8,7 @@ disk, and adds up tables: nothing there grows with the images of the run.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -61,23 +61,24 @@ def run(
     shared = ray.put(truth)
     stages = _of_stages.remote(store.root, shared)
     baseline = _kmeans.remote(store.root, settings.clusters, settings.seed, shared) if kmeans else None
-    counts = _count(own, truth, shared, progress.update)
-    if not counts.images:
+    images, tables = _count(own, truth, shared, progress.update)
+    if not images:
         raise RunError(f"{labels} has labels of none of the {own.images} images of {store.root}; check its uri column")
-    figures: Figures = {"labels": labels, "images": counts.images}
-    figures |= ray.get(stages) | counts.scores("classifier_seen", "classifier_rest")
-    figures |= counts.confused(class_names(truth))
+    figures: Figures = {"labels": labels, "images": images}
+    figures |= ray.get(stages) | _scores(tables, "classifier_seen", "classifier_rest")
+    if tables:
+        figures |= _confused(tables[0], class_names(truth))
     if store.marker("heads") is not None and "mean_head" not in figures:
         progress.log("none of the images with a label is in the sample: only the classifier can be scored")
     if baseline is not None:
         figures |= ray.get(baseline)
     if unseen is not None:
-        counts = _count(unseen, truth, shared, lambda done: progress.update(len(own.paths) + done))
-        if not counts.images:
+        images, tables = _count(unseen, truth, shared, lambda done: progress.update(len(own.paths) + done))
+        if not images:
             raise RunError(
                 f"the labels know none of the {unseen.images} images of {predictions}; check their uri column"
             )
-        figures |= counts.scores("classifier_unseen", "")
+        figures |= _scores(tables[:1], "classifier_unseen")
     return figures
 
 
@@ -102,51 +103,42 @@ class _Shards:
         return cls(store.root, [info.path for info in files], images, classes, store.sampled())
 
 
-@dataclass
-class _Counts:
-    """Images with a true class, and contingency tables of classifier and truth: of all of them, outside the sample."""
-
-    images: int = 0
-    tables: list[np.ndarray] = field(default_factory=list)
-
-    def scores(self, *names: str) -> Figures:
-        """Scores of each table that counts an image."""
-        pairs = zip(names, self.tables, strict=False)
-        return {name: table_scores(table) | {"images": int(table.sum())} for name, table in pairs if table.any()}
-
-    def confused(self, names: list[str]) -> Figures:
-        """Of the classifier: the true class most frequent in each of its classes, and its largest errors."""
-        if not self.tables:
-            return {}
-        table, text = self.tables[0], [*names, "no class of its own"]  # -1: more clusters than classes
-        sizes = table.sum(axis=1)
-        shares = table.max(axis=1) / np.maximum(sizes, 1)
-        most = zip(table.argmax(axis=1).tolist(), shares.tolist(), sizes.tolist(), strict=True)
-        return {
-            "classes": [
-                {"class": text[best], "share": round(share, 6)} if size else None for best, share, size in most
-            ],
-            "confused": [
-                {"label": label, "taken_for": text[matched], "true": text[true], "images": images}
-                for label, matched, true, images in confusions(table, CONFUSED)
-            ],
-        }
+def _scores(tables: list[np.ndarray], *names: str) -> Figures:
+    """Scores of each table that counts an image."""
+    pairs = zip(names, tables, strict=False)
+    return {name: table_scores(table) | {"images": int(table.sum())} for name, table in pairs if table.any()}
 
 
-def _count(shards: _Shards, truth: pa.Table, shared: Any, on_progress: Callable[[int], None]) -> _Counts:
-    """Add up what the tasks count in groups of shards."""
-    groups, counts, done = grouped(shards.paths, room_for(0.5)()), _Counts(), 0
+def _confused(table: np.ndarray, names: list[str]) -> Figures:
+    """The true class most frequent in each class of the classifier, and the classifier's largest errors."""
+    sizes = table.sum(axis=1)
+    shares = table.max(axis=1) / np.maximum(sizes, 1)
+    most = zip(table.argmax(axis=1).tolist(), shares.tolist(), sizes.tolist(), strict=True)
+    names = [*names, "no class of its own"]  # -1: more clusters than classes
+    return {
+        "classes": [{"class": names[best], "share": round(share, 6)} if size else None for best, share, size in most],
+        "confused": [
+            {"label": label, "taken_for": names[matched], "true": names[true], "images": images}
+            for label, matched, true, images in confusions(table, CONFUSED)
+        ],
+    }
+
+
+def _count(
+    shards: _Shards, truth: pa.Table, shared: Any, on_progress: Callable[[int], None]
+) -> tuple[int, list[np.ndarray]]:
+    """Images with a true class, and tables of classifier and truth: of all of them, outside the sample if any."""
+    groups, tables, done = grouped(shards.paths, room_for(0.5)()), [], 0
     sample = _sampled_ids.remote(shards.root) if shards.sampled else None
     named = np.zeros(len(truth), bool)
 
     def on_result(result: tuple[int, np.ndarray, list[np.ndarray]]) -> None:
-        nonlocal done
-        paths, places, tables = result
+        nonlocal done, tables
+        paths, places, counted = result
         if named[places].any():
             raise shared_name(truth)
         named[places] = True
-        counts.images += len(places)
-        counts.tables = [one + other for one, other in zip(counts.tables, tables, strict=True)] if done else tables
+        tables = [one + other for one, other in zip(tables, counted, strict=True)] if done else counted
         done += paths
         on_progress(done)
 
@@ -157,7 +149,7 @@ def _count(shards: _Shards, truth: pa.Table, shared: Any, on_progress: Callable[
         limit=room_for(0.5),
         on_result=on_result,
     )
-    return counts
+    return int(named.sum()), tables
 
 
 @ray.remote(num_cpus=0.5)
