@@ -30,21 +30,10 @@ _REFUSED = 3  # exit status of the process of METIS: the input was refused, and 
 def metis_graph(
     edges: sparse.csr_matrix, vertex_weights: NDArray[np.int64], n_parts: int, seed: int, *, imbalance: float = 0.05
 ) -> NDArray[np.int32]:
-    """Cut a graph with METIS, multilevel k-way (Karypis & Kumar 1998).
+    """Cut a graph with METIS, multilevel k-way (Karypis & Kumar 1998). Arguments as of `Partitioner`.
 
-    Args:
-        edges: csr [n, n], symmetric, values >= 0; the diagonal is ignored. Whole numbers are used as they are,
-            other weights are scaled to whole numbers of six digits.
-        vertex_weights: int[n] >= 0, not all zero.
-        n_parts: 1 <= n_parts <= n.
-        seed: same seed and input, same parts.
-        imbalance: how far, relatively, a part may exceed the mean weight, > 0 (METIS: ufactor / 1000).
-
-    Returns:
-        int32[n] in [0, n_parts); METIS may leave a part empty.
-
-    Raises:
-        ValueError: input that METIS would crash on or misread.
+    Edge weights that are whole numbers are used as they are, others are scaled to whole numbers of six digits. METIS
+    may leave a part empty. Raises ValueError for input that it would crash on or misread.
     """
     n = edges.indptr.size - 1
     vertices = _vertex_weights(vertex_weights, n, n_parts, imbalance)
@@ -124,9 +113,9 @@ def mtkahypar_hypergraph(
 ) -> NDArray[np.int32]:
     """Cut a hypergraph with Mt-KaHyPar's deterministic preset, minimising sum_e (pieces of e - 1).
 
-    METIS cannot cut hypergraphs, and hMETIS, which Strehl & Ghosh used, is not free software. `edges` is csr [E, n]
-    with an entry for each vertex of a hyperedge, whatever its value; rows without any are left out. The others are as
-    of `metis_graph`. Raises ValueError for input that the library would crash on or misread.
+    METIS cannot cut hypergraphs, and hMETIS, which Strehl & Ghosh used, is not free software. Arguments as of
+    `Partitioner`; hyperedges without a vertex are left out. Raises ValueError for input that the library would crash on
+    or misread.
     """
     import mtkahypar
 
