@@ -92,7 +92,7 @@ def test_the_command_is_an_entry_point(built):
 def test_extras(built):
     """No extra brings a second package that writes the folder faiss/."""
     found = metadata(built)
-    assert set(found.get_all("Provides-Extra")) == {"gpu", "cluster", "mlflow", "wandb", "dev"}
+    assert set(found.get_all("Provides-Extra")) == {"gpu", "cluster", "gcs", "azure", "mlflow", "wandb", "dev"}
     required = found.get_all("Requires-Dist")
     assert [re.split(r"[^\w-]", line)[0] for line in required if "faiss" in line] == ["faiss-cpu"]
     assert [line for line in required if 'extra == "gpu"' in line] == ['torch>=2.13; extra == "gpu"']
