@@ -57,7 +57,7 @@ def swap(uri: str, data: bytes, version: str | None) -> str | None:
 def remove(uri: str, version: str) -> bool:
     """Delete the file if it still has this version; whether it had.
 
-    On S3 the store decides where it knows conditional deletes; where it does not, and on stores other than S3 and
+    On S3 the store decides where it supports conditional deletes; where it does not, and on stores other than S3 and
     local disks, somebody may write between the look and the deletion. Raises StorageError as `swap` does.
     """
     filesystem, path = resolve(uri)
@@ -135,7 +135,7 @@ def _guarded(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if not _is_still(guard, descriptor):
-                continue  # removed by the one that held it: whoever comes now locks another file
+                continue  # its holder removed it: later processes lock another file
             try:
                 yield
             finally:

@@ -105,7 +105,7 @@ class S3Store(S3FileSystem):
             "connect_timeout": 5,
             "read_timeout": 60,
             "retries": {"mode": "standard", "total_max_attempts": 1},
-            "request_checksum_calculation": "when_required",  # stores other than AWS may not know the trailing checksum
+            "request_checksum_calculation": "when_required",  # not every store supports the trailing checksum
             "response_checksum_validation": "when_required",
             "ignore_configured_endpoint_urls": True,  # `options` has it
             "max_pool_connections": 32,
@@ -270,7 +270,9 @@ class S3Store(S3FileSystem):
                 return False
             if answer_of(error.__cause__)[0] != 501:
                 raise
-            self._call("delete_object", Bucket=bucket, Key=key)  # the store knows no conditional delete
+            self._call(
+                "delete_object", Bucket=bucket, Key=key
+            )  # without the condition, which this store does not support
         return True
 
     def abort_uploads(self, path: str) -> int:

@@ -179,7 +179,7 @@ class Storage:
         return sorted((name, size) for name, size in files if not _TEMPORARY.match(name.rsplit("/", 1)[-1]))
 
     def _files_below(self, folder: str) -> Listing:
-        """(path as the filesystem knows it, bytes); that somebody deletes files meanwhile is no error."""
+        """(path as the filesystem knows it, bytes); files that are deleted meanwhile are no error."""
         if self.local:
             return list(_local_files(folder))
         if is_s3(self.root):
@@ -188,8 +188,8 @@ class Storage:
             keys = (item for page in pages.pages(f"{folder}/") for item in page.objects)
             return [(f"{bucket}/{key}", size) for key, size in keys if not key.endswith("/")]
         self._fs.invalidate_cache()
-        found: dict[str, Any] = self._retried("", lambda: self._fs.find(folder, detail=True))
-        return [(path, details["size"]) for path, details in found.items()]
+        files: dict[str, Any] = self._retried("", lambda: self._fs.find(folder, detail=True))
+        return [(path, details["size"]) for path, details in files.items()]
 
     def describe(self, path: str) -> FileInfo:
         """What the file holds now, its bytes hashed again; `rows` for names that end in `.parquet`."""
@@ -212,7 +212,7 @@ class Storage:
     def sweep(self) -> int:
         """Delete what killed writers left under temporary names on a local disk; returns how many files.
 
-        Only for who alone writes here: a write that is under way loses its file.
+        Only for the one process that writes here: a write that is under way loses its file.
         """
         if not self.local:
             return 0

@@ -185,7 +185,7 @@ class RemoteFile(io.RawIOBase):
         else:
             there = filesystem.info(path)
             self._size, self.tail = there["size"], b""
-            # A server that does not know ranges sends all of it anyway.
+            # A server without ranges sends all of it anyway.
             if self._size is None or self._size <= tail or not there.get("ranges", True):
                 self.tail = filesystem.cat_file(path)
                 self._size = len(self.tail)

@@ -34,7 +34,7 @@ class WebStore(HTTPFileSystem):
     async def _cat_file(
         self, url: str, start: int | None = None, end: int | None = None, most: int | None = None, **_: Any
     ) -> bytes:
-        """The body, of a range where the server knows ranges. Raises TooLargeError for more than `most` bytes."""
+        """The body, of a range where the server supports ranges. Raises TooLargeError for more than `most` bytes."""
         fields = (
             {"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"} if end and start is not None else {}
         )
@@ -54,7 +54,7 @@ class WebStore(HTTPFileSystem):
             return data[start:end] if fields and response.status != 206 else data
 
     async def _info(self, url: str, **_: Any) -> dict[str, Any]:
-        """Size (None where the server does not say), and whether it knows ranges."""
+        """Size (None where the server does not say), and whether it supports ranges."""
         async with self._answered(url, {}) as response:
             fields = response.headers
             length = fields.get("Content-Length", "")

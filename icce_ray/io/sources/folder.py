@@ -25,12 +25,12 @@ class FolderSource(Source):
 
     def files(self) -> Iterator[tuple[str, int | None]]:
         """The image files; see `Source.files`."""
-        found = 0
+        count = 0
         for path, size in select(walk(self.spec.location, self.left_out), IMAGE_EXTENSIONS, self.left_out):
             self.seen(path, size)
-            found += 1
+            count += 1
             yield path, size
-        if not found:
+        if not count:
             ignored = ", ".join(f"{count:,} {kind}" for kind, count in self.left_out.items()) or "nothing at all"
             raise SourceError(
                 f"0 images in {self.spec.location!r} ({ignored}); file names looked for: "

@@ -199,9 +199,9 @@ class _Local:
             if linked and self._linked[identity] > LINKS:
                 self._left_out["repeated links"] += 1
                 return
-            with os.scandir(path) as found:
+            with os.scandir(path) as listed:
                 # A folder sorts as "name/": the order of the walk is then the order of the full paths.
-                entries = sorted(found, key=lambda entry: to_text(entry.name) + "/" * _is_folder(entry))
+                entries = sorted(listed, key=lambda entry: to_text(entry.name) + "/" * _is_folder(entry))
         except PermissionError:
             if not relative:
                 raise
