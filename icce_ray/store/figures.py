@@ -20,26 +20,38 @@ NotNegative = Annotated[float, Field(ge=0.0)]
 Sizes = Annotated[list[Count], Field(min_length=1)]
 
 
-class Source(TypedDict):
-    """What listing found of the source."""
-
+class _Source(TypedDict):
     format: Format
     column: str | None
     key_column: str | None
 
 
-class Rejected(TypedDict):
-    """One rejected input, as the first of them are kept."""
-
+class _Reject(TypedDict):
     uri: str
     reason: str
     detail: str | None
 
 
-class Alarm(TypedDict):
-    """One collapse alarm."""
-
+class _Alarm(TypedDict):
     text: str
+
+
+class _Scores(TypedDict):
+    acc: float
+    nmi: float
+    ari: float
+    images: Count
+
+
+class _Class(TypedDict):
+    share: float
+
+
+class _Confusion(TypedDict):
+    label: Count
+    images: Count
+    true: Any
+    taken_for: Any
 
 
 class Figures(TypedDict, total=False):
@@ -48,12 +60,12 @@ class Figures(TypedDict, total=False):
     images: Count
     bytes: Count
     left_out: dict[str, Count]
-    source: Source
+    source: _Source
     digest: str
     ok: Count
     rejected: Count
     rejected_by_reason: dict[str, Count]
-    first_rejects: list[Rejected]
+    first_rejects: list[_Reject]
     dim: Positive
     block_dim: Count
     layout: Annotated[dict[str, tuple[Count, Count]], Field(min_length=1)]
@@ -70,7 +82,7 @@ class Figures(TypedDict, total=False):
     heads: Positive
     best_head: Count
     temi: list[float]
-    alarms: list[Alarm]
+    alarms: list[_Alarm]
     method: str
     scores: dict[str, float]
     refused: dict[str, str]
@@ -88,42 +100,18 @@ class Figures(TypedDict, total=False):
     mean_confidence: float
 
 
-class Scores(TypedDict):
-    """One labelling against true labels."""
-
-    acc: float
-    nmi: float
-    ari: float
-    images: Count
-
-
-class TrueClass(TypedDict):
-    """The true class that is most frequent in a class."""
-
-    share: float
-
-
-class Confusion(TypedDict):
-    """Two true classes that were taken for each other."""
-
-    label: Count
-    images: Count
-    true: Any
-    taken_for: Any
-
-
 class Evaluation(TypedDict, total=False):
     """Of `icce evaluate`."""
 
-    kmeans: Scores
-    mean_head: Scores
-    best_head: Scores
-    consensus: Scores
-    classifier_seen: Scores
-    classifier_rest: Scores
-    classifier_unseen: Scores
-    classes: list[TrueClass | None]
-    confused: list[Confusion]
+    kmeans: _Scores
+    mean_head: _Scores
+    best_head: _Scores
+    consensus: _Scores
+    classifier_seen: _Scores
+    classifier_rest: _Scores
+    classifier_unseen: _Scores
+    classes: list[_Class | None]
+    confused: list[_Confusion]
 
 
 def check_figures(section: str, figures: Any) -> None:

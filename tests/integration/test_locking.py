@@ -23,10 +23,14 @@ from tests.processes import PATIENCE
 
 from .conftest import tiny
 
-HOLD = (
-    "import sys; from icce_ray.store.lock import RunLock; RunLock(sys.argv[1]).__enter__(); print('held', flush=True)"
-)
-HOLD += "print('held', flush=True); sys.stdin.read()"
+HOLD = """
+import sys
+from icce_ray.store.lock import RunLock
+
+RunLock(sys.argv[1]).__enter__()
+print("held", flush=True)
+sys.stdin.read()
+"""
 
 
 def files(root):
