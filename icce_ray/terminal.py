@@ -1,4 +1,4 @@
-"""What a person reads on standard output and standard error: our own words beside names, paths and errors of others."""
+"""Text on standard output and standard error: our own words beside names, paths and errors of others."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ EXIT_PIPE = 141
 
 def visible(text: str) -> str:
     """`text` in one line that does nothing to a terminal: what cannot be seen is escaped, such as `\\x1b`."""
-    return _UNSEEN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+    return _UNSEEN.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
 
 
 class Terminal(Console):
     """rich's console, but text is shown as it is: no markup, no emoji, no highlighting, nothing unseen.
 
     Takes the options of `rich.console.Console`. `wide` is the width of tables where the output is no terminal, which
-    would tell its own.
+    has its own.
     """
 
     def __init__(self, *, wide: int | None = None, **options: Any) -> None:

@@ -1,7 +1,7 @@
 """Figures of a run while it works: `metrics.jsonl`, and the trackers TensorBoard, MLflow and Weights & Biases.
 
 `metrics.jsonl` has every event and is what trackers are given: what a killed run had logged, or what `--redo` takes
-back, is known from there. One thread of the driver writes and sends everything; who logs a figure waits for nothing.
+back, stands there. One thread of the driver writes and sends everything; who logs a figure waits for nothing.
 """
 
 from __future__ import annotations

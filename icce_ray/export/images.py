@@ -75,8 +75,8 @@ class RunImages:
         order = np.argsort(shard_of, kind="stable")
         parts = np.split(ids[order], np.searchsorted(shard_of[order], shards[1:]))
         with ThreadPoolExecutor(_SHARDS) as pool:
-            found = pa.concat_tables(pool.map(self._of_shard, shards, parts))
-        return found.take(pa.array(np.argsort(order, kind="stable")))
+            table = pa.concat_tables(pool.map(self._of_shard, shards, parts))
+        return table.take(pa.array(np.argsort(order, kind="stable")))
 
     def _of_shard(self, shard: int, ids: np.ndarray) -> pa.Table:
         table = self._store.storage.read_table(self._files[shard].path)

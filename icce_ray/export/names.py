@@ -1,4 +1,4 @@
-"""Names of clusters, as a person gives them in a CSV file, and as folders and files can bear them."""
+"""Names of classes, as a CSV file gives them, and as folders and files can bear them."""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ def classes_of(store: Store) -> Classes | None:
         column = store.storage.read_table(head_info.path, ["labels"])["labels"].combine_chunks()
         labels = column.flatten().to_numpy().reshape(len(column), column.type.list_size)  # a shard may be empty
         sizes = np.full(labels.shape[1], n_clusters)
-        found = head_contingency(labels, label, sizes, n_classes)
-        tables = [one + other for one, other in zip(tables, found, strict=True)] if tables else found
+        counts = head_contingency(labels, label, sizes, n_classes)
+        tables = [one + other for one, other in zip(tables, counts, strict=True)] if tables else counts
         agreed += np.bincount(label, weights=table["agreement"].to_numpy(), minlength=n_classes)
         counted += np.bincount(label, minlength=n_classes)
         kept.append(labels[::step])
@@ -83,9 +83,9 @@ def _pairs(labels: NDArray[np.integer], n_clusters: int) -> NDArray[np.float64]:
     """NMI of each two heads, float64[H, H], of int[n, H] labels."""
     heads = labels.shape[1]
     columns = np.ascontiguousarray(labels.T)
-    found = np.eye(heads)
+    pairs = np.eye(heads)
     for one in range(heads):  # pairs of heads, not images: 1,225 for 50 heads
         for other in range(one):
             table = pair_counts(columns[one], columns[other], n_clusters, n_clusters)
-            found[one, other] = found[other, one] = nmi(table)
-    return found
+            pairs[one, other] = pairs[other, one] = nmi(table)
+    return pairs

@@ -26,7 +26,7 @@ _GAMMA, _MIX1, _MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111E
 
 @dataclass(frozen=True)
 class Labelled:
-    """Where a run keeps one label an image, and the share that says how sure it is."""
+    """Where a run keeps one label per image, and the share that says how sure it is."""
 
     artifact: str
     share: str

@@ -90,7 +90,7 @@
       picture.alt = tile.key ?? tile.uri;
     }
     document.getElementById("large-name").textContent = tile.key ? `${tile.uri} (${tile.key})` : tile.uri;
-    document.getElementById("large-told").textContent = tile.missing ?? `sure to ${percent(tile.share)}`;
+    document.getElementById("large-about").textContent = tile.missing ?? `sure to ${percent(tile.share)}`;
     large.showModal();
   };
   document.getElementById("large-close").addEventListener("click", () => large.close());
@@ -112,14 +112,14 @@
       if (tiles.length) card.append(make("h4", {}, kinds[kind]), make("ul", { class: "tiles" }, ...tiles.map(tileOf)));
     });
   };
-  const told = (one) => {
+  const summary = (one) => {
     const parts = [`${one.size.toLocaleString("en")} images`];
     if (one.agreement !== null) parts.push(`${percent(one.agreement)} of heads agree`);
     if (one.confidence !== null) parts.push(`sure to ${percent(one.confidence)}`);
     return parts.join(", ");
   };
   const cardOf = (one) => {
-    const card = make("article", { class: "card", id: `class-${one.label}` }, make("h3", {}, title(one)), make("p", {}, told(one)));
+    const card = make("article", { class: "card", id: `class-${one.label}` }, make("h3", {}, title(one)), make("p", {}, summary(one)));
     if (one.truth) card.append(make("p", {}, `${percent(one.truth.share)} are ${one.truth.class}`));
     if (one.near.length) {
       const near = make("p", {}, "Nearest: ");
