@@ -3,7 +3,7 @@
 HOG: Dalal and Triggs, CVPR 2005, scikit-image's implementation. One block of 6 x 6 cells, 9 unsigned orientations,
 L2-Hys: chosen among a dozen layouts on digits (8 x 8) and MNIST for its leave-one-out 20-NN accuracy by cosine,
 98.9 % and 97.6 %. The one block makes it fast as well: with overlapping blocks of 2 x 2 cells scikit-image's own loop
-over blocks, in Python, takes most of the time, 1,500 instead of 10,000 images a second and core at 32 x 32.
+over blocks, in Python, takes most of the time, 1,500 instead of 10,000 images per second and core at 32 x 32.
 
 All entries of HOG are positive, so cosines are high: on digits 0.55 on average within a class and 0.35 between classes.
 A neighbour threshold made for DINOv2 (0.3) selects nearly everything here; 0.6 is the like of it.

@@ -65,7 +65,7 @@ _PILLOW_ERRORS = (
     *(OSError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError),
     *(MemoryError, RuntimeError, AssertionError, struct.error, zlib.error),
 )
-# Twenty bytes a pixel are normal on the way: pictures above this are decoded one at a time in a process.
+# Twenty bytes per pixel are normal on the way: pictures above this are decoded one at a time in a process.
 _LARGE_PIXELS = 16_000_000
 _one_large = threading.Lock()
 # Small files that keep a decoder busy for minutes. Progressive JPEGs have some 10 scans, 256 would refine each bit of
@@ -81,7 +81,7 @@ class Reject(Exception):
 
     Attributes:
         reason: one of `REASONS`, for counting.
-        detail: what was found, for a person.
+        detail: what was found, for the user.
     """
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
@@ -103,7 +103,7 @@ def decode(data: bytes, *, size: int, resize: Resize, max_pixels: int) -> np.nda
     difference (tests allow 1.5 on average and 12 at most).
 
     Args:
-        data: the file's bytes: one of `FORMATS`, told by content, never by name.
+        data: the file's bytes: one of `FORMATS`, recognised by content, never by name.
         size: side of the result in pixels.
         resize: `squash` takes the whole picture to the square, ignoring its aspect ratio (ICCE resizes to 224);
             `crop` takes the shorter side to size * 256 / 224 and cuts the centre (DINOv2's evaluation). Both bicubic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,16 +38,19 @@ class FeatureRows:
         ends = np.cumsum([info.rows or 0 for info in self.files])
         return [(int(end - (info.rows or 0)), int(end)) for info, end in zip(self.files, ends, strict=True)]
 
-    def table(self, start: int, stop: int, columns: list[str]) -> pa.Table:
-        """Rows start ... stop - 1, some columns."""
-        store = Store(self.root)
-        pieces = []
+    def pieces(self, start: int, stop: int, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
+        """(place from `start` on, rows) of each file that holds some of rows start ... stop - 1."""
+        storage = Store(self.root).storage
         for info, (first, last) in zip(self.files, self.blocks(), strict=True):
             low, high = max(start, first), min(stop, last)
             if low < high:
-                pieces.append(store.storage.read_table(info.path, columns).slice(low - first, high - low))
+                yield low - start, storage.read_table(info.path, columns).slice(low - first, high - low)
+
+    def table(self, start: int, stop: int, columns: list[str]) -> pa.Table:
+        """Rows start ... stop - 1, some columns."""
+        pieces = [piece for _, piece in self.pieces(start, stop, columns)]
         if not pieces:  # no rows asked for: a file whose images were all rejected has none
-            return store.storage.read_table(self.files[0].path, columns).slice(0, 0)
+            return Store(self.root).storage.read_table(self.files[0].path, columns).slice(0, 0)
         return pa.concat_tables(pieces).combine_chunks()
 
     def image_ids(self, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -55,16 +59,12 @@ class FeatureRows:
 
     def features(self, start: int = 0, stop: int | None = None, column: str = "features") -> np.ndarray:
         """Features of rows, float16[rows, D]; beside them, one file is in memory at a time."""
-        stop = len(self) if stop is None else min(stop, len(self))
-        storage, values = Store(self.root).storage, None
-        for info, (first, last) in zip(self.files, self.blocks(), strict=True):
-            low, high = max(start, first), min(stop, last)
-            if low < high:
-                part = storage.read_table(info.path, [column])[column].slice(low - first, high - low)
-                piece = matrix(part)
-                if values is None:
-                    values = np.empty((stop - start, piece.shape[1]), piece.dtype)
-                values[low - start : high - start] = piece
+        stop, values = len(self) if stop is None else min(stop, len(self)), None
+        for place, table in self.pieces(start, stop, [column]):
+            piece = matrix(table[column])
+            if values is None:
+                values = np.empty((stop - start, piece.shape[1]), piece.dtype)
+            values[place : place + len(piece)] = piece
         return matrix(self.table(start, start, [column])[column]) if values is None else values
 
 

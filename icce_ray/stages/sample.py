@@ -22,7 +22,7 @@ from icce_ray.stages.features import FeatureRows
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import NEIGHBORS, SAMPLE
 
-#: Images a shard of the sample: whatever the shards of the features are, the sample's are the same.
+#: Images per shard of the sample: whatever the shards of the features are, the sample's are the same.
 ROWS_PER_SHARD = 8192
 
 

@@ -43,7 +43,7 @@ class SourceSpec:
 
     Attributes:
         location: path or URI of a folder or prefix, or of one file.
-        format: one of `detect.FORMATS`; `auto` looks at what lies there.
+        format: one of `sources.FORMATS`; `auto` looks at what lies there.
         column: of Parquet files, the column of images, URIs or features; None takes the one that can only be meant.
         key_column: of Parquet files, the column that names each image; None takes a usual name, else the row number.
         dim: of features, the numbers in a row; None until somebody has looked.

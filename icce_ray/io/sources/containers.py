@@ -6,7 +6,7 @@ import io
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -20,10 +20,6 @@ from icce_ray.io.stores import RemoteFile, info, is_local, resolve
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-T = TypeVar("T")
-
-#: Files listed at the same time.
-WIDTH = 8
 #: A jump forward up to this far goes on reading ahead; a longer one starts again with a small read. About what a store
 #: sends in the time that it takes to answer.
 _NEAR = 1 << 20

@@ -7,8 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icce_ray.io.sources import SourceError, SourceSpec, find_source, open_source
-from icce_ray.io.sources.detect import LOOK_AT
+from icce_ray.io.sources import LOOK_AT, SourceError, SourceSpec, find_source, open_source
 from icce_ray.io.sources.parquet import parquet_format
 from tests.failures import fails
 from tests.forms import FORMS, write, write_tar
