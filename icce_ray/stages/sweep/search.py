@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.schedulers import ASHAScheduler
 
 from icce_ray.core.consensus import ConsensusSizeError
 from icce_ray.progress import Progress
@@ -117,8 +117,9 @@ class Recorder(tune.Callback):
 def run_trials(sweep: Sweep, shared: Shared, recorder: Recorder, slots: int, share: dict[str, float]) -> None:
     """Run every trial that has not ended. Raises RunError if some were lost for good; the others are kept."""
     trials, ended = recorder.trials, recorder.ended
+    asha = _asha(sweep, trials) if sweep.search == "asha" else None
     # `asha` compares with trials that ended before: they report again what they did, first, and take no time.
-    replayed = [trial.index for trial in trials if trial.digest in ended] if sweep.search == "asha" else []
+    replayed = [trial.index for trial in trials if trial.digest in ended] if asha else []
     missing = [trial.index for trial in trials if trial.digest not in ended]
     os.environ.update(_ENVIRONMENT)
     with tempfile.TemporaryDirectory(prefix="icce-tune-", ignore_cleanup_errors=True) as folder:
@@ -128,9 +129,7 @@ def run_trials(sweep: Sweep, shared: Shared, recorder: Recorder, slots: int, sha
         tuner = tune.Tuner(
             tune.with_resources(trainable, share),
             param_space={"index": tune.grid_search(replayed + missing)},
-            tune_config=tune.TuneConfig(
-                scheduler=_scheduler(sweep, trials), max_concurrent_trials=slots, reuse_actors=True
-            ),
+            tune_config=tune.TuneConfig(scheduler=asha, max_concurrent_trials=slots, reuse_actors=True),
             run_config=tune.RunConfig(
                 name="sweep",
                 storage_path=folder,
@@ -182,9 +181,7 @@ def _run(
     tune.report(last | {"state": state, "figures": figures, "seconds": round(time.monotonic() - started, 3)})
 
 
-def _scheduler(sweep: Sweep, trials: Sequence[Trial]) -> ASHAScheduler | FIFOScheduler:
-    if sweep.search != "asha":
-        return FIFOScheduler()
+def _asha(sweep: Sweep, trials: Sequence[Trial]) -> ASHAScheduler:
     return ASHAScheduler(
         time_attr="epoch",
         metric="score",
