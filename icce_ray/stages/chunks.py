@@ -59,7 +59,11 @@ class Stream:
 
 
 class TaskError(RunError, UserCodeException):
-    """An error of a task whose message the user should see, as Ray Data passes it on to the driver."""
+    """An error of a task whose `message` the user should see; Ray Data adds words of its own to `args` on the way."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
 
 
 @contextlib.contextmanager

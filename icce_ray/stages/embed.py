@@ -171,7 +171,7 @@ def _written(
             yield from dataset.iter_rows()
         except RayTaskError as error:
             if isinstance(error.cause, TaskError):
-                raise RunError(str(error.cause)) from error
+                raise RunError(error.cause.message) from error
             raise
 
 
