@@ -24,7 +24,7 @@ from icce_ray.core.alarms import Alarm, CollapseWarning, cluster_sizes, head_ala
 from icce_ray.core.cluster_count import choose_clusters, in_reach
 from icce_ray.core.consensus import METHODS, consensus
 from icce_ray.core.linear import GridPoint, LinearClassifier, LinearGrid, best_point, holdout_rows
-from icce_ray.core.neighbors import default_k_max
+from icce_ray.core.neighbors import Limits, default_k_max
 from icce_ray.core.parameters import check_parameters, check_sizes
 from icce_ray.core.pilot import choose_threshold, pilot_rows, scaled
 from icce_ray.core.recipe import CLUSTER_RANGE, HOLDOUT, K_MIN, THRESHOLD, GridRecipe, Recipe
@@ -224,7 +224,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
             self.n_clusters_ = self._count(rows, seed)
             k_max = self.k_max or default_k_max(len(features), self.n_clusters_, self.k_min)
             self.threshold_ = self._threshold(rows, k_max, seed)
-            neighbors = mine(rows, threshold=self.threshold_, k_min=self.k_min, k_max=k_max)
+            neighbors = mine(rows, Limits(self.threshold_, self.k_min, k_max))
         recipe = self._recipe()
         trainer = HeadTrainer(rows, neighbors, n_clusters=self.n_clusters_, recipe=recipe, seed=seed)
         losses: list[Tensor] = []
@@ -265,8 +265,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         return choose_threshold(
             rows,
             n_clusters=self.n_clusters_,
-            k_min=k_min,
-            k_max=scaled(k_max, len(rows), len(features)),
+            widest=Limits(-1.0, k_min, scaled(k_max, len(rows), len(features))),
             recipe=self._recipe(),
             seed=seed,
             partitioners=PARTITIONERS,
@@ -306,7 +305,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
                 labels[train],
                 inputs={"features": [(0, features.shape[1])]},
                 n_classes=len(self.classes_),
-                iterations=self.iterations,
+                recipe=GridRecipe(iterations=self.iterations),
                 seed=seed,
             ).fit(lambda done, _: progress.update(done))
         self.classifier_grid_ = grid.score(features[held], labels[held])

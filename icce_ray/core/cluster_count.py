@@ -11,9 +11,8 @@ not far fewer: what heads of more clusters have in common may be superclasses, o
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +22,8 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from icce_ray.core.consensus.clusters import check_labels, head_offsets, incidence
-from icce_ray.core.neighbors import Neighbors, default_k_max
-from icce_ray.core.pilot import head_labels
+from icce_ray.core.neighbors import Limits, Neighbors, default_k_max
+from icce_ray.core.pilot import head_labels, pilot_recipe
 from icce_ray.core.recipe import Precision, Recipe
 from icce_ray.core.search import mine
 
@@ -108,7 +107,6 @@ def choose_clusters(
     recipe: Recipe,
     seed: int,
     precision: Precision = "auto",
-    on_count: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> CountEvidence:
     """The number of clusters that short trainings with many numbers of clusters agree on, without labels.
 
@@ -119,17 +117,15 @@ def choose_clusters(
         recipe: of the training that is to come; each pilot is `brief`.
         seed: of the pilots.
         precision: of the products.
-        on_count: called with trainings done and their number.
 
     Raises:
-        ValueError: not FEWEST <= low < high, or fewer than two images a cluster.
+        ValueError: not FEWEST <= low < high, or fewer than two images per cluster.
     """
     lists = nearest(features, low=low, high=high, k_min=k_min)
-    tried = counts_to_try(low, high)
-    labels = {}
-    for count in tried:
-        labels[count] = labels_of(features, lists, count, k_min=k_min, recipe=recipe, seed=seed, precision=precision)
-        on_count(len(labels), len(tried))
+    labels = {
+        n_clusters: labels_of(features, lists, n_clusters, k_min=k_min, recipe=recipe, seed=seed, precision=precision)
+        for n_clusters in counts_to_try(low, high)
+    }
     return evidence(labels, low, high)
 
 
@@ -143,13 +139,13 @@ def nearest(features: Tensor, *, low: int, high: int, k_min: int) -> Neighbors:
             "trained for that and need two images each; lower the highest number"
         )
     k_max = min(default_k_max(len(features), tried[0], k_min), max(k_min, LARGEST_K_MAX))
-    return mine(features, threshold=-1.0, k_min=k_min, k_max=k_max)
+    return mine(features, Limits(-1.0, k_min, k_max))
 
 
 def labels_of(
     features: Tensor,
     lists: Neighbors,
-    count: int,
+    n_clusters: int,
     *,
     k_min: int,
     recipe: Recipe,
@@ -157,28 +153,20 @@ def labels_of(
     precision: Precision = "auto",
 ) -> NDArray[np.int32]:
     """Labels of the pilot with one number of clusters, int32[n, heads]; `lists` as from `nearest`."""
-    k_max = min(int(lists.counts.max()), default_k_max(len(features), count, k_min))
-    return head_labels(
-        features,
-        lists,
-        n_clusters=count,
-        k_min=k_min,
-        k_max=k_max,
-        recipe=brief(recipe, len(features), count),
-        seed=seed,
-        precision=precision,
-    )
+    n_rows = len(features)
+    widest = Limits(-1.0, k_min, min(int(lists.counts.max()), default_k_max(n_rows, n_clusters, k_min)))
+    short = brief(recipe, n_rows, n_clusters)
+    return head_labels(features, lists, widest, n_clusters=n_clusters, recipe=short, seed=seed, precision=precision)
 
 
-def brief(recipe: Recipe, n_rows: int, count: int) -> Recipe:
-    """The recipe of a pilot of `count` clusters: a part of the epochs, and no further than `TRAVEL`."""
+def brief(recipe: Recipe, n_rows: int, n_clusters: int) -> Recipe:
+    """The recipe of a pilot: a part of the epochs, no further than `TRAVEL`, and as many heads as make CLUSTERS."""
     batch = min(recipe.batch_size, n_rows)
-    travelled = recipe.learning_rate * batch / 256 * (n_rows // batch)  # in an epoch
-    epochs = max(1, min(recipe.epochs // SHARE, math.ceil(TRAVEL / travelled)))
-    warmup = min(recipe.warmup_epochs, max(1, epochs // 5))
-    # Cross-entropy comes late in a training.
-    heads = min(MOST_HEADS, max(FEWEST_HEADS, math.ceil(CLUSTERS / count)))
-    return dataclasses.replace(recipe, heads=heads, epochs=epochs, warmup_epochs=warmup, ce_weight=0.0)
+    per_epoch = recipe.learning_rate * batch / 256 * (n_rows // batch)
+    epochs = max(1, min(recipe.epochs // SHARE, math.ceil(TRAVEL / per_epoch)))
+    return pilot_recipe(
+        recipe, heads=min(MOST_HEADS, max(FEWEST_HEADS, math.ceil(CLUSTERS / n_clusters))), epochs=epochs
+    )
 
 
 def evidence(labels: Mapping[int, NDArray[np.int32]], low: int, high: int) -> CountEvidence:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from icce_ray.core.heads import derived_seed
-from icce_ray.core.recipe import LEARNING_RATES, Precision, product_precision
+from icce_ray.core.recipe import GridRecipe, Precision, product_precision
 from icce_ray.core.training import feature_statistics
 
 MOMENTUM = 0.9
@@ -65,9 +65,7 @@ class LinearGrid:
         *,
         inputs: Mapping[str, Sequence[tuple[int, int]]],
         n_classes: int,
-        learning_rates: Sequence[float] = LEARNING_RATES,
-        batch_size: int = 1024,
-        iterations: int = 12_500,
+        recipe: GridRecipe = GridRecipe(),  # noqa: B008 - it is frozen
         seed: int = 0,
         precision: Precision = "auto",
     ) -> None:
@@ -79,9 +77,9 @@ class LinearGrid:
             raise ValueError(f"labels span [{low}, {high}], outside [0, {n_classes}); give one label a class")
         device = features.device
         self.features, self.labels, self.n_classes = features, labels.long(), n_classes
-        self.iterations, self.seed = iterations, seed
-        self.batch_size = min(batch_size, len(features))
-        self.learning_rates, self.inputs = tuple(learning_rates), inputs
+        self.iterations, self.seed = recipe.iterations, seed
+        self.batch_size = min(recipe.batch_size, len(features))
+        self.learning_rates, self.inputs = recipe.learning_rates, inputs
         self.columns = {
             name: torch.cat([torch.arange(*part, device=device) for part in parts]) for name, parts in inputs.items()
         }

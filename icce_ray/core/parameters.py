@@ -10,7 +10,7 @@ from typing import Any
 
 from icce_ray.core.cluster_count import counts_to_try
 from icce_ray.core.consensus import METHODS
-from icce_ray.core.neighbors import check_limits
+from icce_ray.core.neighbors import Limits
 
 #: Lowest and highest value of each number; those with an integer as lowest value are integers.
 LIMITS: dict[str, tuple[float, float]] = {
@@ -55,9 +55,9 @@ def check_parameters(values: Mapping[str, Any]) -> None:
     if values["threshold"] == "auto":
         if values["n_clusters"] == 1:
             raise ValueError("threshold='auto' with n_clusters=1: it is found for at least 2 clusters; give a number")
-        check_limits(0.0, values["k_min"], values["k_max"] or values["k_min"])
+        Limits(0.0, values["k_min"], values["k_max"] or values["k_min"])
     elif values["k_max"] is not None:
-        check_limits(values["threshold"], values["k_min"], values["k_max"])
+        Limits(values["threshold"], values["k_min"], values["k_max"])
 
 
 def check_sizes(n_samples: int, n_clusters: int | str, k_min: int) -> None:

@@ -12,9 +12,7 @@ threshold is taken at which it still reaches a floor.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,7 +21,7 @@ from torch import Tensor
 
 from icce_ray.core.consensus.ensemble import consensus
 from icce_ray.core.consensus.partitioning import Partitioners
-from icce_ray.core.neighbors import Neighbors, narrow
+from icce_ray.core.neighbors import Limits, Neighbors, apply_limits
 from icce_ray.core.recipe import Execution, Precision, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.selection import pair_accuracy
@@ -75,25 +73,22 @@ def choose_threshold(
     features: Tensor,
     *,
     n_clusters: int,
-    k_min: int,
-    k_max: int,
+    widest: Limits,
     recipe: Recipe,
     seed: int,
     partitioners: Partitioners,
     precision: Precision = "auto",
-    on_epoch: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Evidence:
     """The lowest threshold whose neighbours are right often enough, without labels.
 
     Args:
         features: [n, D] float16 or float32, all images or a uniform sample of them; no row is zero.
         n_clusters: K >= 2.
-        k_min, k_max: limits of the lists for so many images (`scaled` to the sample).
+        widest: k_min and k_max for so many images (`scaled` to the sample), and the threshold -1.
         recipe: of the training that is to come.
         seed: of the pilot.
         partitioners: for MCLA.
         precision: of the products.
-        on_epoch: called with epochs done and their number.
 
     Raises:
         ValueError: fewer than 2 clusters.
@@ -101,18 +96,9 @@ def choose_threshold(
     """
     if n_clusters < 2:
         raise ValueError(f"n_clusters = {n_clusters}: a threshold is chosen for at least 2 clusters; give a number")
-    lists = mine(features, threshold=-1.0, k_min=k_min, k_max=k_max)
-    labels = head_labels(
-        features,
-        lists,
-        n_clusters=n_clusters,
-        k_min=k_min,
-        k_max=k_max,
-        recipe=shortened(recipe),
-        seed=seed,
-        precision=precision,
-        on_epoch=on_epoch,
-    )
+    lists = mine(features, widest)
+    short = pilot_recipe(recipe, heads=min(HEADS, recipe.heads), epochs=max(1, recipe.epochs // SHARE))
+    labels = head_labels(features, lists, widest, n_clusters=n_clusters, recipe=short, seed=seed, precision=precision)
     label = consensus(
         labels,
         n_clusters,
@@ -120,69 +106,63 @@ def choose_threshold(
         methods=("mcla",),
         seed=seed,
     ).label
-    thresholds = candidates(lists, k_min, k_max)
-    return lowest(estimated(lists, torch.from_numpy(label).to(features.device), thresholds, k_min, k_max))
+    return lowest(estimated(lists, torch.from_numpy(label).to(features.device), candidates(lists, widest), widest))
 
 
 def head_labels(
     features: Tensor,
     lists: Neighbors,
+    widest: Limits,
     *,
     n_clusters: int,
-    k_min: int,
-    k_max: int,
     recipe: Recipe,
     seed: int,
     precision: Precision = "auto",
-    on_epoch: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> NDArray[np.int32]:
     """Labels of a training on the neighbours of a middling threshold, int32[n, heads].
 
-    `lists` are the k_max nearest of every row or more, with similarities.
+    `lists` are the k_max nearest of every row or more, with similarities; `widest` as in `choose_threshold`.
     """
-    nearest = narrow(lists, threshold=-1.0, k_min=k_min, k_max=k_max)
-    thresholds = candidates(nearest, k_min, k_max)
-    middle = narrow(nearest, threshold=thresholds[len(thresholds) // 2], k_min=k_min, k_max=k_max)
-    trainer = HeadTrainer(
-        features, middle, n_clusters=n_clusters, recipe=recipe, seed=seed, execution=Execution(precision=precision)
-    )
-    for epoch in range(recipe.epochs):
+    nearest = apply_limits(lists, widest)
+    thresholds = candidates(nearest, widest)
+    middle = apply_limits(nearest, replace(widest, threshold=thresholds[len(thresholds) // 2]))
+    execution = Execution(precision=precision)
+    trainer = HeadTrainer(features, middle, n_clusters=n_clusters, recipe=recipe, seed=seed, execution=execution)
+    for _ in range(recipe.epochs):
         trainer.run_epoch()
-        on_epoch(epoch + 1, recipe.epochs)
-    teacher = trainer.gather_teacher()
-    return torch.cat([trainer.labels(rows, teacher) for rows in features.split(_LABEL_ROWS)]).cpu().numpy()
+    return torch.cat([trainer.labels(rows) for rows in features.split(_LABEL_ROWS)]).cpu().numpy()
 
 
-def shortened(recipe: Recipe) -> Recipe:
+def pilot_recipe(recipe: Recipe, *, heads: int, epochs: int) -> Recipe:
     """The recipe of a pilot: fewer heads and epochs, and no cross-entropy, which comes late in a training."""
-    epochs = max(1, recipe.epochs // SHARE)
     warmup = min(recipe.warmup_epochs, max(1, epochs // 5))
-    heads = min(HEADS, recipe.heads)
-    return dataclasses.replace(recipe, heads=heads, epochs=epochs, warmup_epochs=warmup, ce_weight=0.0)
+    return replace(recipe, heads=heads, epochs=epochs, warmup_epochs=warmup, ce_weight=0.0)
 
 
-def candidates(lists: Neighbors, k_min: int, k_max: int, count: int = POINTS) -> list[float]:
+def candidates(lists: Neighbors, widest: Limits, count: int = POINTS) -> list[float]:
     """Descending thresholds whose mean numbers of neighbours, within [k_min, k_max], lie evenly in logarithm.
 
     `lists` are the k_max nearest of every row, with similarities. The last is one at which hardly a pair is left out.
     """
     first = torch.repeat_interleave(lists.offsets[:-1], lists.counts)
     rank = torch.arange(len(lists.ids), device=first.device) - first
-    free = lists.similarities[rank >= k_min].sort(descending=True).values  # those that a threshold decides on
+    # Those that a threshold decides on.
+    free = lists.similarities[rank >= widest.k_min].sort(descending=True).values
     if not len(free):
         return [1.0]
-    share = (torch.logspace(0, 1, count + 1, base=k_max / k_min, dtype=torch.float64) - 1)[1:] / (k_max / k_min - 1)
+    most = widest.k_max / widest.k_min
+    share = (torch.logspace(0, 1, count + 1, base=most, dtype=torch.float64) - 1)[1:] / (most - 1)
     places = (share.clamp_max(0.99) * len(free)).long().clamp_max(len(free) - 1)
     return sorted(set(free[places].tolist()), reverse=True)
 
 
-def estimated(lists: Neighbors, label: Tensor, thresholds: list[float], k_min: int, k_max: int) -> tuple[Point, ...]:
+def estimated(lists: Neighbors, label: Tensor, thresholds: list[float], widest: Limits) -> tuple[Point, ...]:
     """Mean neighbours and estimated accuracy at each threshold; `label` int[n] takes the place of the classes."""
-    cuts = [narrow(lists, threshold=threshold, k_min=k_min, k_max=k_max) for threshold in thresholds]
-    return tuple(
-        Point(threshold, float(cut.counts.double().mean()), pair_accuracy(cut, label))
-        for threshold, cut in zip(thresholds, cuts, strict=True)
-    )
+    points = []
+    for threshold in thresholds:
+        cut = apply_limits(lists, replace(widest, threshold=threshold))
+        points.append(Point(threshold, float(cut.counts.double().mean()), pair_accuracy(cut, label)))
+    return tuple(points)
 
 
 def lowest(curve: tuple[Point, ...]) -> Evidence:

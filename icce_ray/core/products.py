@@ -80,37 +80,42 @@ class Similarities:
         self._turned = False
 
     def leave_out(self, rows: Tensor, columns: Tensor) -> None:
-        """Make these entries minus infinity."""
-        if self._turned:
-            raise RuntimeError("entries are left out before any are compared; report this")
+        """Make these entries minus infinity, before any are compared."""
         self.values[rows, columns] = -torch.inf
 
-    def reach(self, cut: Tensor) -> Tensor:
-        """Where a product may have been at least the cut of its row, float32[b], before rounding: bool[b, n]."""
-        if not self._turned and bool((cut <= 0).any()):
-            self._turn()
-        return self.keys >= (_ordered(cut.to(self.values.dtype)) - 1)[:, None]
+    def reach(self, rows: Tensor, cut: Tensor) -> Tensor:
+        """Where products of some rows may have been at least their cut, before rounding: bool[len(rows), n]."""
+        keys = self._in_order(rows) if bool((cut <= 0).any()) else self._of(rows)
+        return keys >= (_ordered(cut.to(self.values.dtype)) - 1)[:, None]
 
     def largest(self, rows: Tensor, k: int) -> Tensor:
         """What the k-th largest product of some rows was at least, before rounding: float32[len(rows)].
 
         Minus infinity where fewer than k are left.
         """
-        self._turn()
-        chosen = self.keys[rows]
-        if chosen.is_cuda:
-            keys = torch.topk(chosen, k, dim=1, sorted=False).values.amin(1)
+        keys = self._in_order(rows)
+        if keys.is_cuda:
+            ranked = torch.topk(keys, k, dim=1, sorted=False).values.amin(1)
         else:  # a partition, in vector instructions, is several times faster than a heap
-            place = chosen.shape[1] - k
-            keys = torch.from_numpy(np.partition(chosen.numpy(), place, axis=1)[:, place].copy())
-        out = keys <= _ordered(torch.full_like(self.values[:1, :1], -torch.inf)).flatten()
-        return torch.where(out, -torch.inf, _ordered(keys - 1).view(self.values.dtype).float())
+            place = keys.shape[1] - k
+            ranked = torch.from_numpy(np.partition(keys.numpy(), place, axis=1)[:, place].copy())
+        out = ranked <= _ordered(torch.full_like(self.values[:1, :1], -torch.inf)).flatten()
+        return torch.where(out, -torch.inf, _ordered(ranked - 1).view(self.values.dtype).float())
 
-    def _turn(self) -> None:
-        """Bring negative floats into order as well: as plain bits they are below zero, but in no order."""
-        if not self._turned:
-            self.keys.copy_(_ordered(self.keys))
-            self._turned = True
+    def _of(self, rows: Tensor) -> Tensor:
+        return self.keys if len(rows) == len(self.keys) else self.keys[rows]
+
+    def _in_order(self, rows: Tensor) -> Tensor:
+        """Keys of some rows with negative floats in order as well: as plain bits they are below zero, but in no order.
+
+        If it is all rows, they stay so.
+        """
+        if self._turned:
+            return self._of(rows)
+        if len(rows) < len(self.keys):
+            return _ordered(self.keys[rows])
+        self._turned = True
+        return self.keys.copy_(_ordered(self.keys))
 
 
 def _ordered(values: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from icce_ray.core.neighbors import Neighbors, check_limits, concatenate, entries, joined, replaced, select
+from icce_ray.core.neighbors import Limits, Neighbors, concatenate, merge, offsets_of, ranges, select
 from icce_ray.core.products import CoarseRows, Similarities
 
 #: Elements of one block of similarities. On a CPU they, and the rows they are of, stay in its caches; on a GPU a block
@@ -21,9 +22,10 @@ from icce_ray.core.products import CoarseRows, Similarities
 BLOCK_ELEMENTS = {"cpu": 2**24, "cuda": 2**28}
 #: Ids are sorted in half of a 64-bit integer.
 MAX_ROWS = 2**32
+_LOWEST = -2.0  # below every score, above what is left out
 
-#: A search that stands in for the blocked product: (queries, own=, threshold=, k_min=, k_max=) -> (crow, cols).
-Proposer = Callable[..., tuple[Tensor, Tensor]]
+#: A search in place of the blocked product: (queries, own, limits) -> (crow, cols), as `same_class` returns them.
+Proposer = Callable[[Tensor, Tensor, Limits], tuple[Tensor, Tensor]]
 
 
 def unit_rows(features: Tensor, block_rows: int = 65536) -> Tensor:
@@ -56,34 +58,27 @@ def rescore(queries: Tensor, base: Tensor, crow: Tensor, cols: Tensor) -> Tensor
     Each pair is one dot product of its own, summed in an order that depends on D only: the same pair gets the
     same bits whatever the block, the shard or the search that proposed it.
     """
+    zeros, shape = torch.zeros(len(cols), device=base.device), (len(queries), len(base))
     with warnings.catch_warnings():  # torch calls its CSR layout beta, once per process
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-        pattern = torch.sparse_csr_tensor(
-            crow,
-            cols,
-            torch.zeros(len(cols), device=base.device),
-            (len(queries), len(base)),
-            check_invariants=False,
-        )
+        pattern = torch.sparse_csr_tensor(crow, cols, zeros, shape, check_invariants=False)
     return torch.sparse.sampled_addmm(pattern, queries, base.T, beta=0.0).values().clamp_(-1.0, 1.0)
 
 
 def search_shard(
     queries: Tensor,
     base: Tensor,
+    limits: Limits,
     *,
     query_rows: Tensor,
     first_base: int,
-    threshold: float,
-    k_min: int,
-    k_max: int,
     coarse: CoarseRows | None = None,
     propose: Proposer | None = None,
 ) -> Neighbors:
     """Neighbours of some queries among one shard of the base, with ids counted over all shards.
 
     `queries` float32[b, D] are the rows `query_rows` int64[b] of the whole set, `base` float32[n, D] its rows
-    first_base, first_base + 1, ... The result is what `merge` needs from this shard; alone it is exact for this shard.
+    first_base, first_base + 1, ... The result is what `select` needs from this shard; alone it is exact for this shard.
     `coarse` are the rows of the base for the product, to make them once. `propose` takes the place of the product:
     another search over the whole of `base` that over-selects as much.
 
@@ -93,120 +88,125 @@ def search_shard(
         raise ValueError(f"row {first_base + len(base):,} is beyond {MAX_ROWS:,}, the most that are searched; sample")
     own = query_rows.to(base.device) - first_base
     own[(own < 0) | (own >= len(base))] = -1
-    limits = {"threshold": threshold, "k_min": k_min, "k_max": k_max}
-    if propose is not None:
-        crow, cols = propose(queries, own=own, **limits)
-        return select(crow, cols + first_base, rescore(queries, base, crow, cols), **limits)
-    coarse = coarse or CoarseRows.of(base)
-    if k_min == k_max:
-        found = _Search(queries, base, own, coarse, threshold=-1.0, k_max=k_min).run()
+    if propose is None:
+        lists = _Search(queries, base, own, coarse or CoarseRows.of(base), limits).run()
     else:
-        found = _Search(queries, base, own, coarse, threshold=threshold, k_max=k_max).run()
-        short = (found.counts < k_min).nonzero().flatten()
-        if len(short):
-            nearest = _Search(queries[short], base, own[short], coarse, threshold=-1.0, k_max=k_min).run()
-            found = replaced(found, short, nearest)
-    return Neighbors(found.offsets, found.ids + first_base, found.similarities)
+        crow, cols = propose(queries, own, limits)
+        lists = select([Neighbors(crow, cols, rescore(queries, base, crow, cols))], limits)
+    return Neighbors(lists.offsets, lists.ids + first_base, lists.similarities)
 
 
 class _Search:
-    """The k_max nearest of those that reach the threshold, for a block of queries: a block of the base at a time.
+    """The lists of a block of queries among the base, a block of it at a time; ids are counted within the base.
 
-    `cut` is what a pair's score must reach for its row, float32[b]: the threshold, higher where the list is full. It is
-    always at most what the row's final list ends with. Ids are counted within the shard.
+    `cut` is what the score of a pair must reach for its row, float32[b]; at most what the row's final list ends with.
     """
 
-    def __init__(
-        self, queries: Tensor, base: Tensor, own: Tensor, coarse: CoarseRows, *, threshold: float, k_max: int
-    ) -> None:
-        self.queries, self.base, self.own, self.coarse = queries, base, own, coarse
-        self.limits = {"threshold": threshold, "k_min": 0, "k_max": k_max}
-        self.k_max = k_max
+    def __init__(self, queries: Tensor, base: Tensor, own: Tensor, coarse: CoarseRows, limits: Limits) -> None:
+        self.queries, self.base, self.own, self.coarse, self.limits = queries, base, own, coarse, limits
         self.coarse_queries = CoarseRows.of(queries, coarse.rows.dtype)
         self.margin = coarse.margin(self.coarse_queries)
-        self.cut = torch.full((len(queries),), threshold, device=base.device)
-        self.found: list[Neighbors] = []
+        self.cut = torch.full((len(queries),), _LOWEST, device=base.device)
+        nothing = own.new_empty(0)
+        self.parts = [Neighbors(own.new_zeros(len(own) + 1), nothing, nothing.float())]
 
     def run(self) -> Neighbors:
         """The lists of all queries."""
         step = max(1, BLOCK_ELEMENTS[self.base.device.type] // max(1, len(self.queries)))
         memory = self.coarse.rows.new_empty(len(self.queries) * min(step, len(self.base)))
-        enough = 2 * self.k_max * len(self.queries)
+        enough = 2 * self.limits.k_max * len(self.queries)
         for start in range(0, len(self.base), step):
             block = slice(start, min(start + step, len(self.base)))
-            crow, cols = self._candidates(block, memory)
-            scores = rescore(self.queries, self.base[block], crow, cols)
-            self.found.append(Neighbors(crow, cols + start, scores))
-            if sum(len(part.ids) for part in self.found) > enough:
+            similarities = self.coarse.similarities(self.coarse_queries, block, memory)
+            inside = ((self.own >= block.start) & (self.own < block.stop)).nonzero().flatten()
+            similarities.leave_out(inside, self.own[inside] - block.start)
+            self.parts += self._first(similarities, block) if start == 0 else [self._pairs(similarities, block)]
+            if sum(len(part.ids) for part in self.parts) > enough:
                 self._settle()
-        return self._selected()
+        return merge(self.parts, self.limits)
 
-    def _candidates(self, block: slice, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Pairs (query, row of the block) that contain every pair the lists can keep, as (crow int64[b + 1], cols)."""
-        similarities = self.coarse.similarities(self.coarse_queries, block, memory)
-        inside = ((self.own >= block.start) & (self.own < block.stop)).nonzero().flatten()
-        similarities.leave_out(inside, self.own[inside] - block.start)
-        width = block.stop - block.start
-        rows = torch.arange(len(self.queries), device=self.cut.device)
-        if self.limits["threshold"] <= -1.0 and block.start == 0:
-            self._raise(similarities, rows, width)  # everything reaches it
-        crow, places = entries(similarities.reach(self.cut - self.margin))
-        many = (crow.diff() > 2 * self.k_max).nonzero().flatten()
-        if len(many):
-            self._raise(similarities, many, width)
-            crow, places = entries(similarities.reach(self.cut - self.margin))
-        return crow, places - torch.repeat_interleave(rows * width, crow.diff())
+    def _first(self, similarities: Similarities, block: slice) -> list[Neighbors]:
+        """Pairs of the first block, which gives every row its cut.
 
-    def _raise(self, similarities: Similarities, rows: Tensor, width: int) -> None:
-        """A list ends no lower than its k_max-th in this block alone."""
-        if width >= self.k_max:
-            kth = similarities.largest(rows, self.k_max) - self.margin
-            # Below every score, above what is left out.
-            self.cut[rows] = torch.maximum(self.cut[rows], kth).clamp_min_(-2.0)
+        That is the threshold; where fewer than k_min reach it, the k_min-th best of this block, which is lower.
+        """
+        limits, rows = self.limits, torch.arange(len(self.cut), device=self.cut.device)
+        if limits.threshold <= -1.0 or limits.k_min == limits.k_max:  # the threshold decides nothing
+            self.cut = self._ranked(similarities, rows, limits.k_max)
+            return [self._pairs(similarities, block)]
+        self.cut.fill_(limits.threshold)
+        pairs = self._pairs(similarities, block)
+        enough = offsets_of(pairs.similarities >= limits.threshold)[pairs.offsets].diff() >= limits.k_min
+        short = (~enough).nonzero().flatten()
+        if not len(short):
+            return [pairs]
+        self.cut[short] = self._ranked(similarities, short, limits.k_min).clamp_max(limits.threshold)
+        more, kept = self._pairs(similarities, block, short), torch.repeat_interleave(enough, pairs.counts)
+        counts = torch.zeros_like(pairs.counts).index_copy_(0, short, more.counts)
+        return [
+            Neighbors(offsets_of(pairs.counts * enough), pairs.ids[kept], pairs.similarities[kept]),
+            Neighbors(offsets_of(counts), more.ids, more.similarities),
+        ]
 
-    def _selected(self) -> Neighbors:
-        pairs = joined(self.found)
-        return select(pairs.offsets, pairs.ids, pairs.similarities, **self.limits)
+    def _pairs(self, similarities: Similarities, block: slice, rows: Tensor | None = None) -> Neighbors:
+        """Pairs of some queries or all with a block, scored, in any order: all that the lists can keep, and more."""
+        rows = torch.arange(len(self.queries), device=self.cut.device) if rows is None else rows
+        crow, places = _entries(similarities.reach(rows, self.cut[rows] - self.margin))
+        many = rows[crow.diff() > 2 * self.limits.k_max]
+        if len(many):  # a list ends no lower than its k_max-th in this block alone
+            self.cut[many] = torch.maximum(self.cut[many], self._ranked(similarities, many, self.limits.k_max))
+            crow, places = _entries(similarities.reach(rows, self.cut[rows] - self.margin))
+        begin = torch.arange(len(rows), device=rows.device) * (block.stop - block.start)
+        cols = places - torch.repeat_interleave(begin, crow.diff())
+        return Neighbors(crow, cols + block.start, rescore(self.queries[rows], self.base[block], crow, cols))
+
+    def _ranked(self, similarities: Similarities, rows: Tensor, k: int) -> Tensor:
+        """At most what the k-th best score of some rows in this block is."""
+        if k > similarities.values.shape[1] or not len(rows):
+            return self.cut.new_full((len(rows),), _LOWEST)
+        return (similarities.largest(rows, k) - self.margin).clamp_min(_LOWEST)
 
     def _settle(self) -> None:
-        """Keep what the rule keeps so far: what is out now stays out. Full lists raise the cut to their last score."""
-        kept = self._selected()
-        self.found = [kept]
-        full = (kept.counts == self.k_max).nonzero().flatten()
-        self.cut[full] = torch.maximum(self.cut[full], kept.similarities[kept.offsets[full + 1] - 1])
+        """Apply the limits to what is there so far: what is out now stays out, and the cut rises to what is in."""
+        lists = select(self.parts, self.limits)
+        self.parts = [lists]
+        counts = lists.counts
+        rows = (counts >= self.limits.k_min).nonzero().flatten()
+        last = lists.similarities[lists.offsets[rows + 1] - 1]
+        reached = torch.where(counts[rows] == self.limits.k_max, last, last.clamp_max(self.limits.threshold))
+        self.cut[rows] = torch.maximum(self.cut[rows], reached)
 
 
-def mine(features: Tensor, *, threshold: float, k_min: int, k_max: int, block_rows: int = 2048) -> Neighbors:
-    """Adaptive neighbours of all rows of `features` [N, D] on one device. Raises ValueError on bad limits or rows.
+def _entries(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Where bool[b, n] is true: where each row begins, int64[b + 1], and places in the flat tensor, ascending.
+
+    Rows are counted by their places: sums of bool would take several times longer.
+    """
+    flat = chosen.reshape(-1)
+    places = flat.nonzero().flatten() if flat.is_cuda else torch.from_numpy(np.flatnonzero(flat.numpy()))
+    edges = torch.arange(len(chosen) + 1, device=chosen.device) * chosen.shape[1]
+    return torch.searchsorted(places, edges), places
+
+
+def mine(features: Tensor, limits: Limits, *, block_rows: int = 2048) -> Neighbors:
+    """Adaptive neighbours of all rows of `features` [N, D] on one device. Raises ValueError on bad rows.
 
     With N <= k_min every other image is a neighbour.
     """
-    check_limits(threshold, k_min, k_max)
     if len(features) < 2:
         raise ValueError(f"{len(features)} image has no neighbours: at least 2 are needed")
     unit = unit_rows(features)
-    coarse = CoarseRows.of(unit)
+    coarse, blocks = CoarseRows.of(unit), torch.arange(len(unit), device=unit.device).split(block_rows)
     return concatenate(
-        [
-            search_shard(
-                unit[start : start + block_rows],
-                unit,
-                query_rows=torch.arange(start, min(start + block_rows, len(unit)), device=unit.device),
-                first_base=0,
-                threshold=threshold,
-                k_min=k_min,
-                k_max=k_max,
-                coarse=coarse,
-            )
-            for start in range(0, len(unit), block_rows)
-        ]
+        [search_shard(unit[rows], unit, limits, query_rows=rows, first_base=0, coarse=coarse) for rows in blocks]
     )
 
 
 def same_class(classes: Tensor, base_classes: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
     """Pairs (query, base row) of one true class, a `Proposer`'s for the upper bound of the paper's Table 4.
 
-    `classes` int64[b] are the queries' classes, `base_classes` int64[n] the base's; `own` as in `candidate_pairs`.
+    `classes` int64[b] are the queries' classes, `base_classes` int64[n] the base's, `own` int64[b] the base row that
+    is the query itself, -1 where there is none; it is no candidate.
     Returns (crow int64[b + 1], cols int64), ids ascending within a row. The memory is that of the pairs.
     """
     order = torch.argsort(base_classes, stable=True)
@@ -214,9 +214,6 @@ def same_class(classes: Tensor, base_classes: Tensor, own: Tensor) -> tuple[Tens
     first = torch.searchsorted(ordered, classes)
     counts = torch.searchsorted(ordered, classes, right=True) - first
     row = torch.repeat_interleave(torch.arange(len(classes), device=own.device), counts)
-    place = torch.arange(len(row), device=own.device) - (counts.cumsum(0) - counts)[row]
-    cols = order[first[row] + place]
+    cols = order[ranges(first, counts)]
     others = cols != own[row]
-    crow = torch.zeros(len(classes) + 1, dtype=torch.int64, device=own.device)
-    torch.cumsum(torch.bincount(row[others], minlength=len(classes)), 0, out=crow[1:])
-    return crow, cols[others]
+    return offsets_of(torch.bincount(row[others], minlength=len(classes))), cols[others]

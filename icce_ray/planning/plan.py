@@ -110,7 +110,7 @@ def searched_share(job: Job) -> float:
     chosen = job.settings.neighbors
     if chosen.search != "ivf":
         return 1.0
-    from icce_ray.adapters.faiss_lists import PARTITION_ROWS, default_lists, default_probes  # FAISS itself
+    from icce_ray.search.faiss_index import PARTITION_ROWS, default_lists, default_probes  # FAISS itself
 
     lists = chosen.ivf_lists or default_lists(min(PARTITION_ROWS, job.n))
     return min(1.0, (chosen.ivf_probes or default_probes(lists)) / lists)

@@ -13,6 +13,7 @@ import ray
 import torch
 
 from icce_ray.core.linear import GridPoint, LinearClassifier, LinearGrid, best_point, holdout_rows
+from icce_ray.core.recipe import GridRecipe
 from icce_ray.io.storage import FileInfo
 from icce_ray.io.weights import save_tensors
 from icce_ray.progress import Progress
@@ -104,9 +105,11 @@ def fit_grid(
         labels[train],
         inputs=inputs,
         n_classes=settings.clusters,
-        learning_rates=settings.classifier.learning_rates,
-        batch_size=settings.classifier.batch_size,
-        iterations=settings.classifier.iterations,
+        recipe=GridRecipe(
+            learning_rates=settings.classifier.learning_rates,
+            batch_size=settings.classifier.batch_size,
+            iterations=settings.classifier.iterations,
+        ),
         seed=settings.seed,
         precision=settings.classifier.precision,
     ).fit(on_progress)

@@ -1,12 +1,22 @@
-"""What each worker of Ray Train does in the stage `heads`: train, keep checkpoints, label its share of the images."""
+"""The stage `heads` on Ray Train: what each worker does, and the trainer that starts them.
+
+A worker trains, keeps checkpoints and labels its share of the images.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 import torch
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.train import Result, WorkerGroupError, get_context
+from ray.train.torch import TorchTrainer, get_device
 
 from icce_ray.core.collectives import current_workers
 from icce_ray.core.recipe import Execution, Recipe
@@ -21,6 +31,8 @@ from icce_ray.store import Store
 from icce_ray.store.artifacts import HEAD_LABELS, HEAD_LOSSES, HEAD_WEIGHTS, checkpoint_of
 
 CHECKPOINT = checkpoint_of("heads")
+#: Seconds that an interrupted driver waits until the workers have ended.
+ABORT_SECONDS = 10.0
 
 
 def train(config: dict[str, Any]) -> None:
@@ -28,9 +40,6 @@ def train(config: dict[str, Any]) -> None:
 
     Everything is in the memory of each worker's device. The first worker alone writes checkpoints, losses and weights.
     """
-    from ray.train import get_context
-    from ray.train.torch import get_device
-
     torch.set_num_threads(threads_here(get_context().get_local_world_size()))
     store, rows, settings = Store(config["root"]), config["rows"], HeadsSettings(**config["heads"])
     device = get_device()
@@ -103,3 +112,39 @@ def _losses(history: np.ndarray) -> pa.Table:
             "cross_entropy": history[:, 1].reshape(-1),
         }
     )
+
+
+class HeadsTrainer(TorchTrainer):
+    """`fit` ends with KeyboardInterrupt when it is interrupted, and leaves the handlers of signals as they were.
+
+    Ray Train's own handler of SIGINT takes the first two as a wish, at the third exits with 0, and stays for good.
+    """
+
+    _controller: Any = None
+
+    def fit(self) -> Result:
+        """As of Ray Train; what a worker raised is raised as it was."""
+        here = threading.current_thread() is threading.main_thread()
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            return super().fit()
+        except WorkerGroupError as error:
+            raise _of_worker(error) from error
+        except KeyboardInterrupt:
+            if self._controller is not None:
+                with contextlib.suppress(RayActorError, GetTimeoutError):  # the controller ends with its workers
+                    ray.get(self._controller.abort.remote(), timeout=ABORT_SECONDS)
+            raise
+        finally:
+            if here and before is not None:
+                signal.signal(signal.SIGINT, before)
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self._controller = controller
+
+
+def _of_worker(error: WorkerGroupError) -> Exception:
+    """What the first worker that failed raised; the whole error where that is not known."""
+    failures = [failure for _, failure in sorted(error.worker_failures.items())]
+    causes = [getattr(failure, "cause", failure) for failure in failures]
+    return next((cause for cause in causes if isinstance(cause, Exception)), error)

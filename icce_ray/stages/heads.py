@@ -16,7 +16,6 @@ from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources, await_capacity, grouped, room_for, run_bounded
 from icce_ray.stages.features import FeatureRows, matrix
-from icce_ray.stages.head_worker import train
 from icce_ray.stages.remote_progress import log_alarms, remote_progress
 from icce_ray.store import Store
 from icce_ray.store.artifacts import HEAD_LABELS, HEAD_LOSSES, HEAD_WEIGHTS
@@ -28,7 +27,7 @@ def run(
     """Train all heads, from the last checkpoint if there is one, and label all images with each."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig  # two seconds, which no other stage should pay
 
-    from icce_ray.stages.heads_trainer import HeadsTrainer
+    from icce_ray.stages.head_worker import HeadsTrainer, train
 
     rows, cuda, count = FeatureRows.training(store), resources.device == "cuda", workers_of(settings, resources)
     compiled = settings.resources.compile

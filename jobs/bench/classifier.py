@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from icce_ray.core.linear import LinearGrid
-from icce_ray.core.recipe import LEARNING_RATES
+from icce_ray.core.recipe import LEARNING_RATES, GridRecipe
 from icce_ray.stages.labelling import classifier_inputs
 
 Columns = dict[str, list[tuple[int, int]]]
@@ -56,7 +56,9 @@ def one_after_another(x: Tensor, labels: Tensor, rate: float, settings: dict[str
 def in_one_pass(features: Tensor, labels: Tensor, inputs: Columns, settings: dict[str, Any]) -> float:
     """Least seconds of a step of the grid."""
     stamps = [time.perf_counter()]
-    grid = LinearGrid(features, labels, inputs=inputs, **settings)
+    recipe = GridRecipe(batch_size=settings["batch_size"], iterations=settings["iterations"])
+    options = {name: settings[name] for name in ("n_classes", "precision")}
+    grid = LinearGrid(features, labels, inputs=inputs, recipe=recipe, **options)
     grid.fit(lambda *_: stamps.append(time.perf_counter()))
     return min(after - before for before, after in itertools.pairwise(stamps[1:]))
 

@@ -19,7 +19,7 @@ import torch
 from consensus_shards import write_run
 
 from icce_ray.backbones import describe_backbone, load_backbone
-from icce_ray.core.neighbors import Neighbors
+from icce_ray.core.neighbors import Limits, Neighbors
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
@@ -128,7 +128,7 @@ def _rows(root: Path) -> torch.Tensor:
 
 
 def _neighbors(root: Path) -> None:
-    mine(_rows(root), threshold=0.5, k_min=20, k_max=CLASS)
+    mine(_rows(root), Limits(0.5, 20, CLASS))
 
 
 def _with_lists(root: Path, count: int) -> None:

@@ -21,7 +21,7 @@ from rich.table import Table
 from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import consensus
 from icce_ray.core.metrics import accuracy
-from icce_ray.core.neighbors import default_k_max, narrow
+from icce_ray.core.neighbors import Limits, apply_limits, default_k_max
 from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
@@ -60,10 +60,10 @@ def measured(imbalance: float, seed: int) -> dict[str, list[float]]:
     drawn, _ = draw(FeatureModel(n_clusters=CLUSTERS, dim=DIM, imbalance=imbalance), N, seed)
     k_min, truth = scaled_k_min(N, CLUSTERS), drawn.classes.numpy()
     k_max = default_k_max(N, CLUSTERS, k_min)
-    lists = mine(drawn.features, threshold=0.3, k_min=k_min, k_max=4 * k_max)
+    lists = mine(drawn.features, Limits(0.3, k_min, 4 * k_max))
     found = {}
     for name, (switches, factor) in ROWS.items():
-        own = narrow(lists, threshold=0.3, k_min=k_min, k_max=factor * k_max)
+        own = apply_limits(lists, Limits(0.3, k_min, factor * k_max))
         trainer = HeadTrainer(
             drawn.features,
             own,

@@ -18,11 +18,10 @@ import faiss
 import numpy as np
 import torch
 
-from icce_ray.adapters.faiss_index import FaissCandidates
-from icce_ray.adapters.faiss_lists import InvertedLists, default_lists, default_probes
-from icce_ray.core.neighbors import Neighbors, concatenate, default_k_max, found_among
+from icce_ray.core.neighbors import Limits, Neighbors, concatenate, count_shared, default_k_max
 from icce_ray.core.products import CoarseRows, product_dtype
 from icce_ray.core.search import BLOCK_ELEMENTS, search_shard, unit_rows
+from icce_ray.search.faiss_index import FaissCandidates, InvertedLists, default_lists, default_probes
 
 GROUPS = 10
 THRESHOLD, K_MIN = 0.3, 50  # the paper's
@@ -45,11 +44,11 @@ def features(n: int, dim: int, n_classes: int) -> torch.Tensor:
     return unit_rows(rows)
 
 
-def searched(unit: torch.Tensor, rows: torch.Tensor, limits: dict[str, Any], **options: Any) -> tuple[Neighbors, float]:
+def searched(unit: torch.Tensor, rows: torch.Tensor, limits: Limits, **options: Any) -> tuple[Neighbors, float]:
     """Lists of some rows among all, and the seconds they took."""
     started = time.perf_counter()
     blocks = [
-        search_shard(unit[block], unit, query_rows=block.to(unit.device), first_base=0, **options, **limits)
+        search_shard(unit[block], unit, limits, query_rows=block.to(unit.device), first_base=0, **options)
         for block in rows.split(BLOCK_ROWS)
     ]
     lists = concatenate(blocks).to("cpu")
@@ -76,18 +75,16 @@ def product(unit: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) -> float
     return min(once(), once())
 
 
-def faiss_calls(
-    unit: np.ndarray, queries: np.ndarray, limits: dict[str, Any], threads: int
-) -> Iterator[tuple[str, float]]:
+def faiss_calls(unit: np.ndarray, queries: np.ndarray, limits: Limits, threads: int) -> Iterator[tuple[str, float]]:
     """Seconds of FAISS's own two ways."""
     faiss.omp_set_num_threads(threads)
     started = time.perf_counter()
-    faiss.knn(queries, unit, limits["k_max"], faiss.METRIC_INNER_PRODUCT)
-    yield f"faiss.knn, k = {limits['k_max']}", time.perf_counter() - started
+    faiss.knn(queries, unit, limits.k_max, faiss.METRIC_INNER_PRODUCT)
+    yield f"faiss.knn, k = {limits.k_max}", time.perf_counter() - started
     index = faiss.IndexFlatIP(unit.shape[1])
     index.add(unit)
     started = time.perf_counter()
-    index.range_search(queries, limits["threshold"])
+    index.range_search(queries, limits.threshold)
     yield "IndexFlatIP.range_search", time.perf_counter() - started
 
 
@@ -113,22 +110,20 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     unit = features(given.images, given.dim, given.classes)
     rows = torch.arange(0, len(unit), max(1, len(unit) // given.queries))[: given.queries]
-    limits = {"threshold": THRESHOLD, "k_min": K_MIN, "k_max": default_k_max(len(unit), given.classes, K_MIN)}
+    limits = Limits(THRESHOLD, K_MIN, default_k_max(len(unit), given.classes, K_MIN))
     exact = exact_search(unit, rows, limits, given)
     if not given.no_ivf:
         inverted_lists(unit, rows, limits, exact, given.threads)
 
 
-def exact_search(
-    unit: torch.Tensor, rows: torch.Tensor, limits: dict[str, Any], given: argparse.Namespace
-) -> Neighbors:
+def exact_search(unit: torch.Tensor, rows: torch.Tensor, limits: Limits, given: argparse.Namespace) -> Neighbors:
     """Print the table of exact searches; the lists."""
     there = unit.to(given.device)
     fastest = product_dtype(there.device)
     searched(there, rows[:BLOCK_ROWS], limits)  # libraries start their threads
     lists, _ = reference = searched(there, rows, limits, coarse=CoarseRows.of(there, torch.float32))
     products = {dtype: product(there, rows, dtype) for dtype in dict.fromkeys((torch.float32, fastest))}
-    mean, at_most = lists.counts.double().mean(), (lists.counts == limits["k_max"]).double().mean()
+    mean, at_most = lists.counts.double().mean(), (lists.counts == limits.k_max).double().mean()
     print(
         f"{len(unit):,} x {given.dim}, {len(rows):,} queries, {limits}, {given.device}, {given.threads} threads: "
         f"{mean:.0f} neighbours on average, {at_most:.0%} of the images have k_max.\n"
@@ -154,9 +149,7 @@ def exact_search(
     return lists
 
 
-def inverted_lists(
-    unit: torch.Tensor, rows: torch.Tensor, limits: dict[str, Any], exact: Neighbors, threads: int
-) -> None:
+def inverted_lists(unit: torch.Tensor, rows: torch.Tensor, limits: Limits, exact: Neighbors, threads: int) -> None:
     """Print the table of inverted lists."""
     print("\n| search | index s | search s | recall |\n|---|---|---|---|")
     started = time.perf_counter()
@@ -166,7 +159,7 @@ def inverted_lists(
     for probes in sorted({*PROBES, default_probes(lists)}):
         index.probes = probes
         found, seconds = searched(unit, rows, limits, propose=index.propose)
-        shared, of = found_among(found, exact)
+        shared, of = count_shared(found, exact)
         note = ", the default" if probes == default_probes(lists) else ""
         print(f"| ivf, {probes} of {lists} lists{note} | {built:.2f} | {seconds:.2f} | {shared / of:.4f} |", flush=True)
 

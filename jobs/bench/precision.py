@@ -19,7 +19,7 @@ import torch
 from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import consensus
 from icce_ray.core.metrics import scores
-from icce_ray.core.neighbors import Neighbors, default_k_max
+from icce_ray.core.neighbors import Limits, Neighbors, default_k_max
 from icce_ray.core.recipe import Execution, Precision, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
@@ -43,7 +43,7 @@ def main() -> None:
     given = parser.parse_args()
     features, truth = image_features(given.parquet, given.rows) if given.parquet else digit_features()
     k_max = default_k_max(len(features), CLUSTERS, K_MIN)
-    lists = mine(features, threshold=THRESHOLD, k_min=K_MIN, k_max=k_max)
+    lists = mine(features, Limits(THRESHOLD, K_MIN, k_max))
     recipe = Recipe(
         heads=given.heads,
         epochs=given.epochs,

@@ -17,8 +17,8 @@ from icce_ray.backbones import describe_backbone, load_backbone
 from icce_ray.backbones.shape import TransformerShape
 from icce_ray.core.cost import HeadCost, grid_flops
 from icce_ray.core.linear import LinearClassifier, LinearGrid
-from icce_ray.core.neighbors import Neighbors
-from icce_ray.core.recipe import LEARNING_RATES, Execution, Recipe
+from icce_ray.core.neighbors import Limits, Neighbors
+from icce_ray.core.recipe import LEARNING_RATES, Execution, GridRecipe, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
 
@@ -108,8 +108,7 @@ def search(device: str) -> tuple[float, float]:
 
     def seconds(neighbors: int) -> float:
         # Every image is similar enough, and the nearest are kept: the most work for so many neighbours.
-        limits = {"threshold": -1.0, "k_min": few, "k_max": neighbors}
-        return least(lambda: mine(features, **limits), device)
+        return least(lambda: mine(features, Limits(-1.0, few, neighbors)), device)
 
     short, long = seconds(few), seconds(many)
     return 2.0 * n * n * dim / short, 8.0 * dim * n * (many - few) / (long - short)
@@ -122,7 +121,7 @@ def linear(device: str) -> float:
     features = torch.randn(8192, dim, generator=generator).half().to(device)
     labels = torch.randint(clusters, (8192,), generator=generator).to(device)
     inputs = {"cls": [(0, dim // 2)], "cls+patch_mean": [(0, dim)]}
-    grid = LinearGrid(features, labels, inputs=inputs, n_classes=clusters, iterations=iterations)
+    grid = LinearGrid(features, labels, inputs=inputs, n_classes=clusters, recipe=GridRecipe(iterations=iterations))
     widths = [dim // 2, dim]
     flops = grid_flops(batch=1024, widths=widths, rates=len(LEARNING_RATES), n_classes=clusters)
     return iterations * flops / least(grid.fit, device)

@@ -23,8 +23,8 @@ from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import consensus
 from icce_ray.core.linear import LinearGrid, best_point, holdout_rows
 from icce_ray.core.metrics import scores
-from icce_ray.core.neighbors import default_k_max
-from icce_ray.core.recipe import Recipe
+from icce_ray.core.neighbors import Limits, default_k_max
+from icce_ray.core.recipe import GridRecipe, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.selection import modularity
 from icce_ray.core.training import HeadTrainer
@@ -57,7 +57,7 @@ def main() -> None:
     batch = 256 if arguments.parquet is None else 512
     recipe = RECIPE | {"batch_size": batch, "learning_rate": 3e-3, "teacher_momentum": 0.99}
     known = {json.dumps(one["trial"]): one for one in map(json.loads, _lines(arguments.out))}
-    graph = mine(features, threshold=1.0, k_min=20, k_max=20).ids.view(-1, 20)
+    graph = mine(features, Limits(1.0, 20, 20)).ids.view(-1, 20)
     found: dict[str, list[dict[str, Any]]] = {}
     for name, points in SWEEPS.items():
         found[name] = []
@@ -92,7 +92,7 @@ def _trial(
     values = BASE | recipe | point
     threshold, k_min, clusters = (values.pop(name) for name in BASE)
     k_max = default_k_max(len(features), clusters, k_min)
-    lists = mine(features, threshold=threshold, k_min=k_min, k_max=k_max)
+    lists = mine(features, Limits(threshold, k_min, k_max))
     trainer = HeadTrainer(features, lists, n_clusters=clusters, recipe=Recipe(**values), seed=0)
     losses = [trainer.run_epoch() for _ in range(trainer.recipe.epochs)]
     labels = trainer.labels(features).numpy()
@@ -105,9 +105,7 @@ def _trial(
         label[train].long(),
         inputs={"features": [(0, features.shape[1])]},
         n_classes=clusters,
-        learning_rates=(1e-3, 1e-2, 1e-1),
-        batch_size=256,
-        iterations=400,
+        recipe=GridRecipe(learning_rates=(1e-3, 1e-2, 1e-1), batch_size=256, iterations=400),
     ).fit()
     figures = (
         modularity(label, graph, clusters),

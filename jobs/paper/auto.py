@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from icce_ray.adapters.partition import PARTITIONERS
-from icce_ray.core.neighbors import default_k_max, narrow
+from icce_ray.core.neighbors import Limits, apply_limits, default_k_max
 from icce_ray.core.pilot import Evidence, choose_threshold
 from icce_ray.core.search import mine
 from icce_ray.core.selection import pair_accuracy
@@ -51,8 +51,7 @@ def pilot(on: FeatureSet, seed: int) -> Evidence:
     return choose_threshold(
         on.features,
         n_clusters=on.n_clusters,
-        k_min=base.k_min,
-        k_max=default_k_max(len(on.features), on.n_clusters, base.k_min),
+        widest=Limits(-1.0, base.k_min, default_k_max(len(on.features), on.n_clusters, base.k_min)),
         recipe=base.recipe,
         seed=seed,
         partitioners=PARTITIONERS,
@@ -64,10 +63,10 @@ def _curve(measure: Measured, evidence: Evidence) -> str:
     """A Markdown table of every third point of the evidence beside the true accuracy."""
     on, base = measure.on, measure.on.base
     k_max = default_k_max(len(on.features), on.n_clusters, base.k_min)
-    lists = mine(on.features, threshold=-1.0, k_min=base.k_min, k_max=k_max)
+    lists = mine(on.features, Limits(-1.0, base.k_min, k_max))
     rows = []
     for point in evidence.curve[::3]:
-        cut = narrow(lists, threshold=point.threshold, k_min=base.k_min, k_max=k_max)
+        cut = apply_limits(lists, Limits(point.threshold, base.k_min, k_max))
         true = pair_accuracy(cut, torch.from_numpy(on.classes))
         percent = (f"{100 * value:.1f}" for value in (point.accuracy, true))
         rows.append([f"{point.threshold:.3f}", f"{point.mean_neighbors:.1f}", *percent])

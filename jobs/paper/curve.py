@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from icce_ray.core.neighbors import default_k_max, narrow
+from icce_ray.core.neighbors import Limits, apply_limits, default_k_max
 from icce_ray.core.search import search_shard, unit_rows
 from icce_ray.core.selection import pair_accuracy
 from jobs.paper.studies import TABLE_11
@@ -22,11 +22,11 @@ def curve(model: FeatureModel, n_images: int, seed: int = 0) -> str:
     k_max = default_k_max(n_images, model.n_clusters, k_min)
     base = unit_rows(drawn.features)
     queries = torch.arange(min(QUERIES, n_images))
-    found = search_shard(base[queries], base, query_rows=queries, first_base=0, threshold=0.1, k_min=k_min, k_max=k_max)
+    found = search_shard(base[queries], base, Limits(0.1, k_min, k_max), query_rows=queries, first_base=0)
     scale = 1285 / (n_images / model.n_clusters)
     rows = []
     for threshold, (count, share, _) in list(TABLE_11.items())[1:]:
-        lists = narrow(found, threshold=threshold, k_min=k_min, k_max=k_max)
+        lists = apply_limits(found, Limits(threshold, k_min, k_max))
         own, accuracy = scale * float(lists.counts.double().mean()), 100 * pair_accuracy(lists, drawn.classes)
         off = f"{100 * (own / count - 1):+.1f}", f"{accuracy - (share or 0.0):+.2f}"
         rows.append([threshold, f"{own:.1f}", count, off[0], f"{accuracy:.2f}", share, off[1]])

@@ -15,7 +15,7 @@ from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import Consensus, consensus
 from icce_ray.core.linear import LinearGrid, best_point, holdout_rows
 from icce_ray.core.neighbors import Neighbors
-from icce_ray.core.recipe import Execution
+from icce_ray.core.recipe import Execution, GridRecipe
 from icce_ray.core.training import HeadTrainer
 from jobs.paper.variants import Variant
 
@@ -125,7 +125,7 @@ def self_training(trained: Trained, label: NDArray[np.int32] | None = None) -> F
         labels[rows],
         inputs={"features": [(0, features.shape[1])]},
         n_classes=trained.n_clusters,
-        iterations=variant.iterations,
+        recipe=GridRecipe(iterations=variant.iterations),
         seed=seed,
         precision=variant.precision,
     ).fit()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from icce_ray.core.neighbors import Neighbors, default_k_max, narrow
+from icce_ray.core.neighbors import Limits, Neighbors, apply_limits, default_k_max
 from icce_ray.core.recipe import Precision, Recipe
 from icce_ray.core.search import mine, same_class
 
@@ -47,7 +47,7 @@ class Variant:
 def mined(features: Tensor, n_classes: int, base: Variant) -> Neighbors:
     """Lists that serve every adaptive and fixed variant of a set."""
     k_max = default_k_max(len(features), n_classes, base.k_min)
-    return mine(features, threshold=min(LOWEST, base.threshold), k_min=base.k_min, k_max=k_max)
+    return mine(features, Limits(min(LOWEST, base.threshold), base.k_min, k_max))
 
 
 def lists_of(variant: Variant, lowest: Neighbors, classes: Tensor) -> Neighbors:
@@ -58,4 +58,4 @@ def lists_of(variant: Variant, lowest: Neighbors, classes: Tensor) -> Neighbors:
     k_max = int(lowest.counts.max())
     if variant.neighbors == "fixed":
         k_max = min(k_max, variant.k_min)
-    return narrow(lowest, threshold=variant.threshold, k_min=variant.k_min, k_max=k_max)
+    return apply_limits(lowest, Limits(variant.threshold, variant.k_min, k_max))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from icce_ray import pipeline
+from icce_ray.core.neighbors import Limits
 from icce_ray.core.search import mine
 from icce_ray.settings import load
 from icce_ray.stages import neighbors
@@ -53,7 +54,7 @@ def loaded(store):
 
 def test_five_actors_are_one_index(mined):
     found = loaded(mined[1])
-    expected = mine(torch.from_numpy(photo_patches(N)), **LIMITS)
+    expected = mine(torch.from_numpy(photo_patches(N)), Limits(**LIMITS))
     assert torch.equal(found.offsets, expected.offsets)
     assert torch.equal(found.ids, expected.ids.int())
     assert torch.equal(found.similarities, expected.similarities)

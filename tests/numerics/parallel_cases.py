@@ -8,6 +8,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from icce_ray.core.collectives import SINGLE_PROCESS, Distributed, current_workers
+from icce_ray.core.neighbors import Limits
 from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
@@ -46,7 +47,7 @@ def features():
 def build(workers=SINGLE_PROCESS, parallelism="heads", chunk=3, precision="auto", compiled=False, **switches):
     """A trainer whose heads are in several chunks, of several sizes, on every worker but those with few."""
     rows = features()
-    lists = mine(rows, threshold=0.5, k_min=3, k_max=20)
+    lists = mine(rows, Limits(0.5, 3, 20))
     recipe = dataclasses.replace(RECIPE, **switches)
     options = {"parallelism": parallelism, "chunk": chunk, "precision": precision, "compiled": compiled}
     return HeadTrainer(

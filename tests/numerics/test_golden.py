@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from icce_ray.core.neighbors import Limits
 from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
@@ -22,10 +23,10 @@ SMALL = {"heads": 3, "hidden": 24, "bottleneck": 16, "epochs": 4, "batch_size": 
 SMALL |= {"learning_rate": 0.02, "teacher_momentum": 0.9}
 #: name: (switches of the recipe, limits of the neighbours)
 PRESETS = {
-    "icce": ({"smoothing_neighbors": 2}, {"threshold": 0.3, "k_min": 5, "k_max": 40}),
+    "icce": ({"smoothing_neighbors": 2}, Limits(0.3, 5, 40)),
     "temi": (
         {"teacher": "softmax", "input_norm": "standardize", "ce_weight": 0.0},
-        {"threshold": 1.0, "k_min": 10, "k_max": 10},
+        Limits(1.0, 10, 10),
     ),
 }
 
@@ -39,7 +40,7 @@ def losses(preset):
     features = torch.from_numpy(rows.round(3)).float()
     recipe = Recipe(**SMALL, **switches)
     trainer = HeadTrainer(
-        features, mine(features, **limits), n_clusters=4, recipe=recipe, seed=11, execution=Execution(chunk=2)
+        features, mine(features, limits), n_clusters=4, recipe=recipe, seed=11, execution=Execution(chunk=2)
     )
     steps, step = [], trainer.step
 

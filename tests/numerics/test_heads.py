@@ -5,6 +5,7 @@ import torch
 from reference_heads import ReferenceTrainer
 
 from icce_ray.core.heads import PARAMETERS, HeadBank, derived_seed, head_shapes, heads_per_chunk, initialise
+from icce_ray.core.neighbors import Limits
 from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
@@ -20,7 +21,7 @@ def problem(**switches):
     features = centres.repeat(N // K, 1) + torch.randn(N, DIM, generator=generator)
     small = {"heads": HEADS, "hidden": 12, "bottleneck": 8, "epochs": 2, "batch_size": 16, "warmup_epochs": 1}
     recipe = Recipe(**small, learning_rate=0.02, teacher_momentum=0.9, **switches)
-    return features, mine(features, threshold=0.5, k_min=3, k_max=12), recipe
+    return features, mine(features, Limits(0.5, 3, 12)), recipe
 
 
 def build(chunk, **switches):

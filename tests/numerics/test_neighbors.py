@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from icce_ray.adapters.faiss_index import FaissCandidates
 from icce_ray.core import neighbors, products, search
-from icce_ray.core.neighbors import Neighbors, concatenate, default_k_max, merge
+from icce_ray.core.neighbors import Limits, Neighbors, concatenate, default_k_max, merge
 from icce_ray.core.search import mine, search_shard, unit_rows
+from icce_ray.search.faiss_index import FaissCandidates
 from tests.failures import fails
 
 
@@ -45,15 +45,15 @@ def all_scores(features):
     return search.rescore(unit, unit, crow, cols).view(n, n).numpy()
 
 
-def brute_force(scores, threshold, k_min, k_max):
+def brute_force(scores, limits):
     """The rule of the paper, one image and one pair at a time: [(id, score), ...] of each image."""
     lists = []
     for i, row in enumerate(scores):
         others = sorted((-score, j) for j, score in enumerate(row) if j != i)
-        near = [pair for pair in others if -pair[0] >= np.float32(threshold)]
-        if len(near) < k_min:
-            near = others[:k_min]
-        lists.append([(j, -negative) for negative, j in near[:k_max]])
+        near = [pair for pair in others if -pair[0] >= np.float32(limits.threshold)]
+        if len(near) < limits.k_min:
+            near = others[: limits.k_min]
+        lists.append([(j, -negative) for negative, j in near[: limits.k_max]])
     return lists
 
 
@@ -70,8 +70,8 @@ def sharded(features, n_shards, limits, block_rows=17):
     for start in range(0, len(unit), block_rows):
         queries = unit[start : start + block_rows]
         rows = torch.arange(start, start + len(queries))
-        parts = [search_shard(queries, unit[a:b], query_rows=rows, first_base=a, **limits) for a, b in pairwise(edges)]
-        blocks.append(merge(parts, **limits))
+        parts = [search_shard(queries, unit[a:b], limits, query_rows=rows, first_base=a) for a, b in pairwise(edges)]
+        blocks.append(merge(parts, limits))
     return concatenate(blocks)
 
 
@@ -88,8 +88,8 @@ def same(a, b):
 @pytest.mark.parametrize(("k_min", "k_max"), [(1, 1), (1, 7), (5, 5), (5, 20), (20, 39), (39, 39), (1, 1000), (60, 90)])
 def test_every_limit_with_ties_against_all_pairs(threshold, k_min, k_max):
     rows = lattice(40, 8, seed=1)  # many exact ties, many pairs exactly at the threshold, some duplicates
-    found = mine(torch.from_numpy(rows), threshold=threshold, k_min=k_min, k_max=k_max)
-    assert as_lists(found) == brute_force(rows @ rows.T, threshold, k_min, k_max)
+    found = mine(torch.from_numpy(rows), Limits(threshold, k_min, k_max))
+    assert as_lists(found) == brute_force(rows @ rows.T, Limits(threshold, k_min, k_max))
     assert found.offsets.dtype == found.ids.dtype == torch.int64
     assert found.similarities.dtype == torch.float32
 
@@ -99,8 +99,8 @@ def test_every_limit_with_ties_against_all_pairs(threshold, k_min, k_max):
 def test_random_features_against_all_pairs_in_float64(threshold, k_min, k_max):
     features = gaussian(60, 24, seed=2) + 0.3
     exact = features.double() / features.double().norm(dim=1, keepdim=True)
-    expected = brute_force((exact @ exact.T).numpy(), threshold, k_min, k_max)
-    found = as_lists(mine(features, threshold=threshold, k_min=k_min, k_max=k_max))
+    expected = brute_force((exact @ exact.T).numpy(), Limits(threshold, k_min, k_max))
+    found = as_lists(mine(features, Limits(threshold, k_min, k_max)))
     for mine_list, exact_list in zip(found, expected, strict=True):
         assert [j for j, _ in mine_list] == [j for j, _ in exact_list]
         assert [s for _, s in mine_list] == pytest.approx([s for _, s in exact_list], abs=3e-7)
@@ -123,18 +123,18 @@ def test_pairs_within_a_few_ulp_of_the_threshold(dim):
     features = packed(dim)
     scores = all_scores(features)
     for k_min, k_max in [(1, 90), (1, 40), (60, 80)]:
-        limits = {"threshold": 0.3, "k_min": k_min, "k_max": k_max}
-        found = mine(features, **limits, block_rows=13)
-        assert as_lists(found) == brute_force(scores, **limits)
+        limits = Limits(0.3, k_min, k_max)
+        found = mine(features, limits, block_rows=13)
+        assert as_lists(found) == brute_force(scores, limits)
         assert same(found, sharded(features, 3, limits))
 
 
 def test_duplicates_beyond_k_max_go_to_the_lower_ids():
     features = gaussian(40, 16, seed=3)
     features[5:30] = features[5]  # 25 equal rows, k_max is 6
-    limits = {"threshold": 0.3, "k_min": 3, "k_max": 6}
-    found = mine(features, **limits, block_rows=7)
-    assert as_lists(found) == brute_force(all_scores(features), **limits)
+    limits = Limits(0.3, 3, 6)
+    found = mine(features, limits, block_rows=7)
+    assert as_lists(found) == brute_force(all_scores(features), limits)
     lists = [[j for j, _ in row] for row in as_lists(found)]
     assert lists[5] == [6, 7, 8, 9, 10, 11]
     assert lists[8] == [5, 6, 7, 9, 10, 11]
@@ -143,14 +143,14 @@ def test_duplicates_beyond_k_max_go_to_the_lower_ids():
 
 
 def test_all_rows_equal():
-    found = mine(torch.full((9, 5), 0.1), threshold=0.3, k_min=2, k_max=4)
+    found = mine(torch.full((9, 5), 0.1), Limits(0.3, 2, 4))
     assert [j for j, _ in as_lists(found)[0]] == [1, 2, 3, 4]
     assert [j for j, _ in as_lists(found)[8]] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("n", [2, 3, 10, 50])
 def test_no_more_images_than_k_min_means_every_other_image(n):
-    found = mine(gaussian(n, 4, seed=n), threshold=1.0, k_min=50, k_max=50)
+    found = mine(gaussian(n, 4, seed=n), Limits(1.0, 50, 50))
     assert [sorted(j for j, _ in row) for row in as_lists(found)] == [[j for j in range(n) if j != i] for i in range(n)]
 
 
@@ -159,8 +159,8 @@ def test_any_number_of_shards_gives_the_same_bits(dim):
     features = gaussian(150, dim, seed=4) + 0.2
     features[70:90] = features[10:30]
     for threshold, k_min, k_max in [(0.3, 5, 40), (-1.0, 1, 149), (1.0, 20, 20), (0.05, 30, 35)]:
-        limits = {"threshold": threshold, "k_min": k_min, "k_max": k_max}
-        whole = mine(features, **limits)
+        limits = Limits(threshold, k_min, k_max)
+        whole = mine(features, limits)
         assert same(whole, sharded(features, 2, limits))
         assert same(whole, sharded(features, 7, limits, block_rows=150))
 
@@ -168,10 +168,10 @@ def test_any_number_of_shards_gives_the_same_bits(dim):
 @pytest.mark.parametrize(("elements", "block_rows"), [(1, 4096), (20, 1), (300, 31), (1234, 31), (2**25, 1)])
 def test_any_size_of_blocks_gives_the_same_bits(monkeypatch, elements, block_rows):
     features = gaussian(40, 33, seed=5)
-    limits = {"threshold": 0.1, "k_min": 4, "k_max": 12}
-    whole = mine(features, **limits)
+    limits = Limits(0.1, 4, 12)
+    whole = mine(features, limits)
     monkeypatch.setattr(search, "BLOCK_ELEMENTS", {"cpu": elements})
-    assert same(whole, mine(features, **limits, block_rows=block_rows))
+    assert same(whole, mine(features, limits, block_rows=block_rows))
 
 
 @pytest.mark.parametrize("threshold", [-1.0, 0.05, 0.9])
@@ -179,13 +179,13 @@ def test_any_size_of_blocks_gives_the_same_bits(monkeypatch, elements, block_row
 def test_many_blocks_with_full_lists_and_short_ones(monkeypatch, product, threshold, k_min, k_max):
     """Lists that fill up early raise what later blocks must reach; those that stay short lower it."""
     features = gaussian(180, 16, seed=11) + torch.linspace(0, 1, 180)[:, None]
-    limits = {"threshold": threshold, "k_min": k_min, "k_max": k_max}
-    expected = brute_force(all_scores(features), **limits)
+    limits = Limits(threshold, k_min, k_max)
+    expected = brute_force(all_scores(features), limits)
     monkeypatch.setattr(search, "BLOCK_ELEMENTS", {"cpu": 50 * 20})
     settled = []
     settle = search._Search._settle
     monkeypatch.setattr(search._Search, "_settle", lambda self: settled.append(self) or settle(self))
-    assert as_lists(mine(features, **limits, block_rows=50)) == expected
+    assert as_lists(mine(features, limits, block_rows=50)) == expected
     assert settled or k_max == 150 or threshold == 0.9
 
 
@@ -200,7 +200,7 @@ def test_no_score_is_beyond_the_margin_of_its_product(product, dim):
     assert 0 < margin < 0.02
     for row in range(0, 200, 7):
         for cut in (scores[row].amin(), scores[row, 3], scores[row].amax()):
-            reached = near.reach(torch.full((200,), float(cut) - margin))[row]
+            reached = near.reach(torch.arange(200), torch.full((200,), float(cut) - margin))[row]
             assert reached[scores[row] >= cut].all()
             assert not reached[scores[row] < cut - 2 * margin - 0.01].any()
     for k in (1, 5, 200):
@@ -214,8 +214,8 @@ def test_entries_left_out_are_below_everything():
     values = torch.tensor([[-0.5, 0.25, -0.0, 0.0]], dtype=torch.bfloat16)
     near = products.Similarities(values)
     near.leave_out(torch.tensor([0]), torch.tensor([1]))
-    assert near.reach(torch.tensor([0.2])).tolist() == [[False] * 4]
-    assert near.reach(torch.tensor([-2.0])).tolist() == [[True, False, True, True]]
+    assert near.reach(torch.tensor([0]), torch.tensor([0.2])).tolist() == [[False] * 4]
+    assert near.reach(torch.tensor([0]), torch.tensor([-2.0])).tolist() == [[True, False, True, True]]
     assert near.largest(torch.tensor([0]), 3).item() == pytest.approx(-0.5, abs=0.01)
     assert near.largest(torch.tensor([0]), 4).item() == -torch.inf
 
@@ -223,7 +223,7 @@ def test_entries_left_out_are_below_everything():
 def everything(base):
     """A search that proposes every pair."""
 
-    def propose(queries, *, own, **_):
+    def propose(queries, own, _):
         chosen = torch.ones(len(queries), len(base), dtype=torch.bool)
         rows = (own >= 0).nonzero().flatten()
         chosen[rows, own[rows]] = False
@@ -242,18 +242,18 @@ def test_another_search_proposes_and_the_core_decides(search, features):
     unit = unit_rows(features)
     rows = torch.arange(len(unit))
     for threshold, k_min, k_max in [(0.3, 1, 90), (0.3, 1, 40), (0.25, 5, 10), (1.0, 20, 20)]:
-        limits = {"threshold": threshold, "k_min": k_min, "k_max": k_max}
+        limits = Limits(threshold, k_min, k_max)
         parts = [
-            search_shard(unit, unit[a:b], query_rows=rows, first_base=a, **limits, propose=search(unit[a:b]))
+            search_shard(unit, unit[a:b], limits, query_rows=rows, first_base=a, propose=search(unit[a:b]))
             for a, b in pairwise([0, 31, len(unit)])
         ]
-        assert same(merge(parts, **limits), mine(features, **limits))
+        assert same(merge(parts, limits), mine(features, limits))
 
 
 def test_half_precision_features_are_their_float32_values():
     features = gaussian(50, 20, seed=6).half()
-    limits = {"threshold": 0.2, "k_min": 3, "k_max": 9}
-    assert same(mine(features, **limits), mine(features.float(), **limits))
+    limits = Limits(0.2, 3, 9)
+    assert same(mine(features, limits), mine(features.float(), limits))
 
 
 def test_a_pair_has_one_score_in_both_directions():
@@ -264,33 +264,33 @@ def test_a_pair_has_one_score_in_both_directions():
 
 @given(data=st.data())
 @hypothesis_settings(max_examples=50, deadline=None)
-def test_lists_narrowed_are_lists_mined_with_those_limits(data):
+def test_lists_cut_to_limits_are_lists_mined_with_them(data):
     """Ties, duplicates and pairs exactly at the threshold included, whatever the block."""
     n = data.draw(st.integers(2, 45), "n")
     k_max = data.draw(st.integers(1, 50), "k_max")
     k_min = data.draw(st.integers(1, k_max), "k_min")
     steps = [-1.0, -0.5, 0.0, 0.25, 0.3, 0.5, 0.75, 1.0]
     low, high = sorted([data.draw(st.sampled_from(steps)), data.draw(st.sampled_from(steps))])
-    wide = {"threshold": low, "k_max": data.draw(st.integers(k_max, 60), "wide k_max")}
-    wide["k_min"] = data.draw(st.integers(k_min, wide["k_max"]), "wide k_min")
+    wide_k_max = data.draw(st.integers(k_max, 60), "wide k_max")
+    wide = Limits(low, data.draw(st.integers(k_min, wide_k_max), "wide k_min"), wide_k_max)
     rows = torch.from_numpy(lattice(n, 8, seed=data.draw(st.integers(0, 5), "seed")))
-    mined = mine(rows, **wide)
+    mined = mine(rows, wide)
     mined = Neighbors(mined.offsets, mined.ids.int(), mined.similarities)
-    limits = {"threshold": high, "k_min": k_min, "k_max": k_max}
+    limits = Limits(high, k_min, k_max)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbors, "_BLOCK_PAIRS", data.draw(st.sampled_from([1, 30, 2**25]), "block"))
-        cut = neighbors.narrow(mined, **limits)
+        cut = neighbors.apply_limits(mined, limits)
     assert cut.ids.dtype == torch.int32
-    assert same(Neighbors(cut.offsets, cut.ids.long(), cut.similarities), mine(rows, **limits))
+    assert same(Neighbors(cut.offsets, cut.ids.long(), cut.similarities), mine(rows, limits))
 
 
-def test_lists_without_similarities_cannot_be_narrowed():
-    mined = mine(gaussian(9, 4, seed=8), threshold=0.0, k_min=2, k_max=8)
+def test_lists_without_similarities_cannot_be_cut():
+    mined = mine(gaussian(9, 4, seed=8), Limits(0.0, 2, 8))
     bare = Neighbors(mined.offsets, mined.ids, torch.empty(0))
     with fails(ValueError, "0 similarities", "load them"):
-        neighbors.narrow(bare, threshold=0.3, k_min=2, k_max=8)
+        neighbors.apply_limits(bare, Limits(0.3, 2, 8))
     with fails(ValueError, "k_max = 1", "k_min = 2"):
-        neighbors.narrow(mined, threshold=0.3, k_min=2, k_max=1)
+        neighbors.apply_limits(mined, Limits(0.3, 2, 1))
 
 
 def test_unit_rows_do_not_depend_on_the_block():
@@ -307,7 +307,7 @@ def test_rows_without_a_direction_are_named():
     features[7, 2] = torch.nan
     features[11, 0] = -torch.inf
     with fails(ValueError, "3 of 20", "[3, 7, 11]", "remove"):
-        mine(features, threshold=0.3, k_min=1, k_max=5)
+        mine(features, Limits(0.3, 1, 5))
 
 
 @pytest.mark.parametrize(
@@ -322,12 +322,12 @@ def test_rows_without_a_direction_are_named():
 def test_limits_are_checked(limits, message):
     threshold, k_min, k_max = limits
     with fails(ValueError, *message):
-        mine(gaussian(9, 2, seed=0), threshold=threshold, k_min=k_min, k_max=k_max)
+        Limits(threshold, k_min, k_max)
 
 
 def test_one_image_has_no_neighbours():
     with fails(ValueError, "at least 2"):
-        mine(torch.ones(1, 3), threshold=0.3, k_min=1, k_max=1)
+        mine(torch.ones(1, 3), Limits(0.3, 1, 1))
 
 
 def test_default_k_max_is_a_balanced_class():
@@ -349,13 +349,13 @@ def test_pairs_of_one_class():
 def test_recall_counts_the_entries_of_the_exact_lists():
     exact = Neighbors(torch.tensor([0, 3, 3, 5]), torch.tensor([7, 2, 9, 0, 7]), torch.zeros(5))
     found = Neighbors(torch.tensor([0, 2, 3, 5]), torch.tensor([9, 7, 7, 3, 0]), torch.zeros(5))
-    assert neighbors.found_among(found, exact) == (3, 5)
-    assert neighbors.found_among(exact, exact) == (5, 5)
+    assert neighbors.count_shared(found, exact) == (3, 5)
+    assert neighbors.count_shared(exact, exact) == (5, 5)
 
 
 def test_lists_that_are_all_empty():
     empty = Neighbors(torch.zeros(4, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
-    limits = {"threshold": 0.3, "k_min": 1, "k_max": 2}
-    merged = merge([empty, empty], **limits)
+    limits = Limits(0.3, 1, 2)
+    merged = merge([empty, empty], limits)
     assert merged.counts.tolist() == [0, 0, 0]
     assert same(merged.to("cpu"), empty)

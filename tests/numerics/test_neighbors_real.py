@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from icce_ray.adapters.faiss_index import FaissCandidates
-from icce_ray.adapters.faiss_lists import InvertedLists
-from icce_ray.core.neighbors import concatenate, found_among, merge
+from icce_ray.core.neighbors import Limits, concatenate, count_shared, merge
 from icce_ray.core.search import search_shard, unit_rows
+from icce_ray.search.faiss_index import FaissCandidates, InvertedLists
 from tests.patches import THRESHOLD, photo_patches
 
 N, BLOCK = 8_000, 1024
-LIMITS = {"threshold": THRESHOLD, "k_min": 10, "k_max": 60}
+LIMITS = Limits(THRESHOLD, 10, 60)
 QUERIES = torch.arange(0, N, 4)  # the stage's test has all
 
 
@@ -40,12 +39,10 @@ def searched(unit, shards, indexes, rows=QUERIES):
     blocks = []
     for block in rows.split(BLOCK):
         parts = [
-            search_shard(
-                unit[block], base, query_rows=block, first_base=first, propose=index and index.propose, **LIMITS
-            )
+            search_shard(unit[block], base, LIMITS, query_rows=block, first_base=first, propose=index and index.propose)
             for (first, base), index in zip(shards, indexes, strict=True)
         ]
-        blocks.append(merge(parts, **LIMITS))
+        blocks.append(merge(parts, LIMITS))
     return concatenate(blocks)
 
 
@@ -88,8 +85,8 @@ def test_inverted_lists_in_shards(unit):
         for index in indexes:
             index.probes = probes
         found = searched(unit, shards, indexes, some)
-        assert (found.counts >= LIMITS["k_min"]).all()
-        same, of = found_among(found, exact)
+        assert (found.counts >= LIMITS.k_min).all()
+        same, of = count_shared(found, exact)
         recalls.append(same / of)
     assert recalls[0] < 0.9 < 0.95 < recalls[1] < 1.0
     assert_same(found, exact)

@@ -29,7 +29,7 @@ class Layer(NamedTuple):
     banned: frozenset[str] = frozenset()
 
 
-FILES = "documents spelling terminal version io backbones adapters progress"
+FILES = "documents spelling terminal version io backbones adapters search progress"
 #: From the lowest up.
 LAYERS = {
     "core": Layer(names("core"), packages=names("torch numpy scipy"), banned=names("os io pathlib shutil tempfile")),

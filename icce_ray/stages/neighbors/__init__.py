@@ -3,28 +3,29 @@
 Each actor of `index` holds a shard of the unit features. A block of queries is read once and goes to every actor by
 reference; a task merges the shards' lists to those that one index would give and writes them (`files`). The driver sees
 files and counts only. Exact lists are the same on any number of actors of one kind of hardware; so are those of
-inverted lists, which belong to a fixed number of rows and not to an actor, but these miss some neighbours (`recall`).
+inverted lists, which belong to a fixed number of rows and not to an actor, but these miss some neighbours: how many is
+measured.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import ray
 from ray.exceptions import RayTaskError
 
-from icce_ray.core import neighbors as core
+from icce_ray.core.neighbors import Limits, default_k_max
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources, described, run_files
 from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors import files
-from icce_ray.stages.neighbors.auto import resolved
+from icce_ray.stages.neighbors.auto import find_numbers
 from icce_ray.stages.neighbors.files import load
 from icce_ray.stages.neighbors.index import ShardedIndex
-from icce_ray.stages.neighbors.recall import check_recall
 from icce_ray.stages.truth import truth_of_rows
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import NEIGHBORS
@@ -40,72 +41,65 @@ def run(
     `rows` are those of another store, whose neighbours a sweep keeps in a place of its own; by default the store's.
     """
     rows = rows or FeatureRows.training(store)
-    unknown = settings.count_unknown
-    settings, evidence = resolved(settings, store, rows, resources, progress)
-    size = settings.neighbors.rows_per_shard
-    blocks = [(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
-    done = store.parts(NEIGHBORS, of=len(blocks))
-    missing = [index for index in range(len(blocks)) if index not in done]
-    finished = sum(stop - start for index, (start, stop) in enumerate(blocks) if index in done)
-    progress.begin(len(rows), done=finished, unit="images")
+    count_unknown = settings.count_unknown
+    settings, evidence = find_numbers(settings, store, rows, resources, progress)
     limits = limits_of(settings, len(rows))
-    if limits["k_min"] > len(rows) / settings.clusters and settings.neighbors.mode != "ground_truth":
+    if limits.k_min > len(rows) / settings.clusters and settings.neighbors.mode != "ground_truth":
         progress.log(
-            f"k_min = {limits['k_min']} is more than a class of {len(rows):,} / {settings.clusters} images has: "
+            f"k_min = {limits.k_min} is more than a class of {len(rows):,} / {settings.clusters} images has: "
             "neighbours will come from other classes; think of a lower neighbors.k_min"
         )
     try:
-        found, measured = _mined(settings, store, rows, blocks, missing, finished, resources, progress)
+        written, measured = _mine(settings, store, rows, resources, progress)
     except RayTaskError as error:
         if isinstance(error.cause, (RunError, ValueError)):  # what a task says of its input, without its trace
             raise RunError(str(error.cause)) from error
         raise
-    found += described(store, [NEIGHBORS], {info.path for info in found})
-    counts = files.counted(store, found, limits["k_min"])
+    written += described(store, [NEIGHBORS], {info.path for info in written})
+    summary = files.count_lists(store, written, limits.k_min)
     progress.log(
-        f"{counts['mean_neighbors']:.1f} neighbours on average ({counts['smallest']:,} to {counts['largest']:,}); "
-        f"{counts['share_at_k_min']:.0%} of the images have no more than k_min = {limits['k_min']}"
+        f"{summary['mean_neighbors']:.1f} neighbours on average ({summary['smallest']:,} to {summary['largest']:,}); "
+        f"{summary['share_at_k_min']:.0%} of the images have no more than k_min = {limits.k_min}"
     )
-    found += [store.storage.describe(path) for path in evidence]
-    return found, counts | limits | measured | ({"clusters": settings.clusters} if unknown else {})
+    written += [store.storage.describe(path) for path in evidence]
+    summary |= asdict(limits) | measured | ({"clusters": settings.clusters} if count_unknown else {})
+    return written, summary
 
 
-def limits_of(settings: Settings, n_images: int) -> dict[str, Any]:
-    """threshold, k_min and k_max with defaults filled in. Raises RunError on a threshold that is not known yet."""
+def limits_of(settings: Settings, n_images: int) -> Limits:
+    """The limits that the settings ask for among so many images. RunError if the threshold is not found yet."""
     chosen = settings.neighbors
     if chosen.mode == "fixed":
-        return {"threshold": 1.0, "k_min": chosen.k_min, "k_max": chosen.k_min}
+        return Limits(1.0, chosen.k_min, chosen.k_min)
     if chosen.threshold == "auto":
         raise RunError(
             "neighbors.threshold = auto: a sweep compares numbers; complete the stage neighbors, whose number is then "
             "taken, or add --param neighbors.threshold=0.3:0.7:0.1"
         )
-    k_max = chosen.k_max or core.default_k_max(n_images, settings.clusters, chosen.k_min)
-    return {"threshold": chosen.threshold, "k_min": chosen.k_min, "k_max": k_max}
+    k_max = chosen.k_max or default_k_max(n_images, settings.clusters, chosen.k_min)
+    return Limits(chosen.threshold, chosen.k_min, k_max)
 
 
-def _mined(
-    settings: Settings,
-    store: Store,
-    rows: FeatureRows,
-    blocks: list[tuple[int, int]],
-    missing: list[int],
-    finished: int,
-    resources: Resources,
-    progress: Progress,
+def _mine(
+    settings: Settings, store: Store, rows: FeatureRows, resources: Resources, progress: Progress
 ) -> tuple[list[FileInfo], dict[str, Any]]:
-    """Files of the missing blocks, and what was measured on the way."""
-    limits = limits_of(settings, len(rows))
-    truth = None
+    """Files of the blocks that are missing, and what was measured on the way."""
+    starts = range(0, len(rows), settings.neighbors.rows_per_shard)
+    done = store.parts(NEIGHBORS, of=len(starts))
+    missing = [index for index in range(len(starts)) if index not in done]
+    blocks = {index: (starts[index], min(starts[index] + starts.step, len(rows))) for index in missing}
+    finished = len(rows) - sum(stop - start for start, stop in blocks.values())
+    progress.begin(len(rows), done=finished, unit="images")
+    limits, truth = limits_of(settings, len(rows)), None
     if settings.neighbors.mode == "ground_truth":
         # All images of the class, however far and however many.
-        limits = {"threshold": -1.0, "k_min": 1, "k_max": len(rows)}
+        limits = Limits(-1.0, 1, len(rows))
         truth = _truth.remote(rows, settings.neighbors.labels or "")
     approximate = truth is None and settings.neighbors.search == "ivf"
     if not (missing or approximate):
         return [], {}
     index = ShardedIndex(rows, settings, resources, truth)
-    measured = check_recall(index, settings.neighbors, limits, progress) if approximate else {}
+    measured = index.check_recall(settings.neighbors, limits, progress) if approximate else {}
     image_ids = files.image_ids.remote(rows)
     write: Any = files.write_merged
 

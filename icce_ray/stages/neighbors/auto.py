@@ -1,6 +1,7 @@
 """`clusters: auto` and `neighbors.threshold: auto`: numbers from pilot trainings on a sample, before anything is mined.
 
-The sample has the same size however many images there are, and so has the cost: a task on the device for each training.
+The sample has the same size however many images there are, and so has the cost: a task on the device for each training,
+as many at a time as the cluster has room for.
 """
 
 from __future__ import annotations
@@ -10,24 +11,27 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import ray
 import torch
+from ray.exceptions import RayTaskError
 
 from icce_ray.adapters.partition import PARTITIONERS_BESIDE_RAY
-from icce_ray.core.neighbors import default_k_max
+from icce_ray.core import cluster_count
+from icce_ray.core.neighbors import Limits, Neighbors, default_k_max
 from icce_ray.core.pilot import choose_threshold, pilot_rows, scaled
 from icce_ray.core.recipe import Recipe
+from icce_ray.core.sampling import uniform_rows
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.features import FeatureRows
-from icce_ray.stages.neighbors.count import count_clusters, sampled
-from icce_ray.store import Store
+from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import CLUSTERS_EVIDENCE, THRESHOLD_EVIDENCE, Document
 from icce_ray.store.run import with_numbers
 
 
-def resolved(
+def find_numbers(
     settings: Settings, store: Store, rows: FeatureRows, resources: Resources, progress: Progress
 ) -> tuple[Settings, list[str]]:
     """The settings with numbers in place of `auto`, and the files that say what these were chosen from.
@@ -36,35 +40,35 @@ def resolved(
     """
     files = []
     if settings.count_unknown:
-        found = _kept(store, CLUSTERS_EVIDENCE, lambda: count_clusters(settings, rows, resources, progress))
-        second = sorted(found["curve"], key=lambda drop: drop["ratio"])[1:2]
+        evidence = _kept(store, CLUSTERS_EVIDENCE, lambda: _count_clusters(settings, rows, resources, progress))
+        second = sorted(evidence["curve"], key=lambda drop: drop["ratio"])[1:2]
         progress.log(
-            f"clusters = auto: {found['clusters']} (the spectrum of the heads drops to {found['ratio']:.0%} there"
+            f"clusters = auto: {evidence['clusters']} (the spectrum of the heads drops to {evidence['ratio']:.0%} there"
             + "".join(f"; next best {drop['clusters']}, {drop['ratio']:.0%}" for drop in second)
             + ")"
         )
-        settings = with_numbers(settings, found)
+        settings = with_numbers(settings, evidence)
         files.append(CLUSTERS_EVIDENCE.path)
     if settings.neighbors.threshold == "auto" and settings.neighbors.mode == "adaptive":
-        found = _kept(store, THRESHOLD_EVIDENCE, lambda: _threshold_of(settings, rows, resources, progress))
-        point = min(found["curve"], key=lambda point: abs(point["threshold"] - found["threshold"]))
+        evidence = _kept(store, THRESHOLD_EVIDENCE, lambda: _find_threshold(settings, rows, resources, progress))
+        point = min(evidence["curve"], key=lambda point: abs(point["threshold"] - evidence["threshold"]))
         progress.log(
-            f"threshold {found['threshold']:.4f}: {point['accuracy']:.1%} of the neighbours are estimated to be of "
-            f"the image's class, {found['floor']:.1%} are asked for"
+            f"threshold {evidence['threshold']:.4f}: {point['accuracy']:.1%} of the neighbours are estimated to be of "
+            f"the image's class, {evidence['floor']:.1%} are asked for"
         )
-        settings = with_numbers(settings, found)
+        settings = with_numbers(settings, evidence)
         files.append(THRESHOLD_EVIDENCE.path)
     return settings, files
 
 
 def _kept(store: Store, evidence: Document, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What is found now, or was in a run that was killed since."""
+    """What `find` returns now, or did in a run that was killed since."""
     if not store.storage.exists(evidence.path):
         store.storage.write_bytes(evidence.path, json.dumps(find(), indent=1).encode())
     return store.document(evidence)
 
 
-def _threshold_of(settings: Settings, rows: FeatureRows, resources: Resources, progress: Progress) -> dict[str, Any]:
+def _find_threshold(settings: Settings, rows: FeatureRows, resources: Resources, progress: Progress) -> dict[str, Any]:
     progress.log("neighbors.threshold = auto: a pilot training ...")
     pilot = _threshold.options(num_cpus=1, num_gpus=resources.gpu_share)
     return ray.get(pilot.remote(settings.model_dump(), rows, resources.device, resources.cores))
@@ -75,17 +79,92 @@ def _threshold(values: dict[str, Any], rows: FeatureRows, device: str, threads: 
     """The evidence for a threshold as plain values, with the number of images it was found on."""
     torch.set_num_threads(threads)
     settings = Settings.model_validate(values)
-    features = torch.from_numpy(sampled(rows, pilot_rows(len(rows), settings.clusters), settings.seed)).to(device)
+    features = torch.from_numpy(_sample(rows, pilot_rows(len(rows), settings.clusters), settings.seed)).to(device)
     k_min, k_max = settings.neighbors.k_min, settings.neighbors.k_max
     k_max = k_max or default_k_max(len(rows), settings.clusters, k_min)
     evidence = choose_threshold(
         features,
         n_clusters=settings.clusters,
-        k_min=scaled(k_min, len(features), len(rows)),
-        k_max=scaled(k_max, len(features), len(rows)),
+        widest=Limits(-1.0, scaled(k_min, len(features), len(rows)), scaled(k_max, len(features), len(rows))),
         recipe=Recipe(**settings.heads.recipe()),
         seed=settings.seed,
         partitioners=PARTITIONERS_BESIDE_RAY,
         precision=settings.heads.precision,
     )
     return dataclasses.asdict(evidence) | {"images": len(features)}
+
+
+def _count_clusters(settings: Settings, rows: FeatureRows, resources: Resources, progress: Progress) -> dict[str, Any]:
+    """The evidence for a number of clusters as plain values, with the number of images it was found on."""
+    try:
+        low, high = cluster_count.in_reach(len(rows), settings.neighbors.k_min, *settings.neighbors.cluster_range)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    size = pilot_rows(len(rows), high)
+    k_min = scaled(settings.neighbors.k_min, size, len(rows))
+    tried = cluster_count.counts_to_try(low, high)
+    progress.log(f"clusters = auto: {len(tried)} pilot trainings on {size:,} images with {low} to {tried[-1]} clusters")
+    progress.begin(len(tried), unit="trainings")
+    values, share = settings.model_dump(), {"num_cpus": 1, "num_gpus": resources.gpu_share}
+    shared = _nearest.options(**share).remote(rows, settings.seed, size, (low, high), k_min, resources.device)
+    pilot = _labels.options(**share)
+    threads = max(1, resources.cores // len(tried))
+    # The largest take longest, so they begin first.
+    labels = {count: pilot.remote(shared, values, count, k_min, resources.device, threads) for count in reversed(tried)}
+    pending = list(labels.values())
+    while pending:
+        _, pending = ray.wait(pending, fetch_local=False)  # the driver sees no labels
+        progress.update(len(tried) - len(pending))
+    try:
+        evidence = ray.get(_evidence.remote(low, high, tried, *(labels[count] for count in tried)))
+    except RayTaskError as error:
+        if isinstance(error.cause, ValueError):  # what a task says of its input, without its trace
+            raise RunError(str(error.cause)) from error
+        raise
+    return dataclasses.asdict(evidence) | {"ratio": evidence.ratio, "images": size}
+
+
+def _sample(rows: FeatureRows, size: int, seed: int) -> np.ndarray:
+    """A uniform sample of the features, [size, D]."""
+    chosen = uniform_rows(len(rows), size, seed)
+    pieces = []
+    for start, stop in rows.blocks():
+        own = chosen[np.searchsorted(chosen, start) : np.searchsorted(chosen, stop)]
+        if len(own):
+            pieces.append(rows.features(start, stop)[own - start])
+    return np.concatenate(pieces)
+
+
+@ray.remote(max_retries=2)
+def _nearest(
+    rows: FeatureRows, seed: int, size: int, reach: tuple[int, int], k_min: int, device: str
+) -> tuple[np.ndarray, ...]:
+    """What all pilots share: features, and offsets, ids and similarities of their neighbours."""
+    features = _sample(rows, size, seed)
+    low, high = reach
+    lists = cluster_count.nearest(torch.from_numpy(features).to(device), low=low, high=high, k_min=k_min)
+    return features, *(part.cpu().numpy() for part in (lists.offsets, lists.ids, lists.similarities))
+
+
+@ray.remote(max_retries=2)
+def _labels(
+    shared: tuple[np.ndarray, ...], values: dict[str, Any], count: int, k_min: int, device: str, threads: int
+) -> np.ndarray:
+    """Labels of the pilot with one number of clusters, int32[n, heads]."""
+    torch.set_num_threads(threads)
+    settings = Settings.model_validate(values)
+    features, *lists = (torch.tensor(part, device=device) for part in shared)  # what Ray shares must not be written to
+    return cluster_count.labels_of(
+        features,
+        Neighbors(*lists),
+        count,
+        k_min=k_min,
+        recipe=Recipe(**settings.heads.recipe()),
+        seed=settings.seed,
+        precision=settings.heads.precision,
+    )
+
+
+@ray.remote(num_cpus=1)
+def _evidence(low: int, high: int, tried: list[int], *labels: np.ndarray) -> cluster_count.CountEvidence:
+    return cluster_count.evidence(dict(zip(tried, labels, strict=True)), low, high)

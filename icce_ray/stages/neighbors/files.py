@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,18 @@ import pyarrow as pa
 import ray
 import torch
 
-from icce_ray.core import neighbors as core
+from icce_ray.core.neighbors import Limits, Neighbors, merge
 from icce_ray.io.storage import FileInfo
 from icce_ray.stages.cluster import run_bounded
 from icce_ray.stages.features import FeatureRows
+from icce_ray.stages.neighbors.index import Arrays, as_lists
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import NEIGHBORS
 
 #: Files a task counts, and such tasks at a time.
 _FILES, _TASKS = 16, 32
+#: image_ids for each row, up to which a table of them is made: 64 bytes a row.
+_MOST_GAPS = 16
 
 
 @ray.remote(num_cpus=0.25)
@@ -28,10 +32,10 @@ def image_ids(rows: FeatureRows) -> np.ndarray:
 
 @ray.remote(num_cpus=0.25)
 def write_merged(
-    root: str, rows: FeatureRows, index: int, start: int, image_ids: np.ndarray, limits: dict[str, Any], *lists: Any
+    root: str, rows: FeatureRows, index: int, start: int, image_ids: np.ndarray, limits: Limits, *shards: Arrays
 ) -> FileInfo:
-    """Merge the shards' lists of one block and write its file below `root`, with row numbers as image_ids."""
-    merged = core.merge(as_lists(lists), **limits)
+    """Merge the shards' lists of one block and write its file below `root`, with image_ids in place of row numbers."""
+    merged = merge([as_lists(arrays) for arrays in shards], limits)
     offsets = pa.array(merged.offsets.numpy(), pa.int64())
     neighbor_ids = pa.LargeListArray.from_arrays(offsets, pa.array(image_ids[merged.ids.numpy()]))
     similarities = pa.LargeListArray.from_arrays(offsets, pa.array(merged.similarities.numpy()))
@@ -40,35 +44,23 @@ def write_merged(
     return NEIGHBORS.write(Store(root).storage, table, index)
 
 
-def as_lists(shards: Any) -> list[core.Neighbors]:
-    """Lists as actors send them; copied, for Ray's arrays are read-only."""
-    return [core.Neighbors(*(torch.tensor(array) for array in arrays)) for arrays in shards]
-
-
-def counted(store: Store, found: list[FileInfo], k_min: int) -> dict[str, Any]:
+def count_lists(store: Store, files: list[FileInfo], k_min: int) -> dict[str, Any]:
     """What the lists look like: how many neighbours, the share of images filled up to k_min."""
-    paths = [info.path for info in found]
-    images, pairs, at_k_min, smallest, largest = 0, 0, 0, np.iinfo(np.int64).max, 0
-
-    def on_result(counts: tuple[int, ...]) -> None:
-        nonlocal images, pairs, at_k_min, smallest, largest
-        images, pairs, at_k_min = images + counts[0], pairs + counts[1], at_k_min + counts[2]
-        smallest, largest = min(smallest, counts[3]), max(largest, counts[4])
-
-    count: Any = _count
+    paths, counts = [info.path for info in files], []
     run_bounded(
-        lambda index: count.remote(store.root, paths[index : index + _FILES], k_min),
+        lambda index: _count.remote(store.root, paths[index : index + _FILES], k_min),
         range(0, len(paths), _FILES),
         limit=_TASKS,
-        on_result=on_result,
+        on_result=counts.append,
     )
+    images, pairs, at_k_min, smallest, largest = zip(*counts, strict=True)
     return {
-        "images": images,
-        "pairs": pairs,
-        "mean_neighbors": pairs / images,
-        "smallest": smallest,
-        "largest": largest,
-        "share_at_k_min": at_k_min / images,
+        "images": sum(images),
+        "pairs": sum(pairs),
+        "mean_neighbors": sum(pairs) / sum(images),
+        "smallest": min(smallest),
+        "largest": max(largest),
+        "share_at_k_min": sum(at_k_min) / sum(images),
     }
 
 
@@ -84,17 +76,17 @@ def _offsets(table: pa.Table) -> np.ndarray:
     return table["neighbor_ids"].combine_chunks().offsets.to_numpy()
 
 
-def load(root: str, rows: FeatureRows, similarities: bool = False) -> core.Neighbors:
+def load(root: str, rows: FeatureRows, similarities: bool = False) -> Neighbors:
     """All neighbour lists of a run by row number, int32, on the CPU.
 
-    `similarities` also loads these, float32: `core.neighbors.narrow` needs them, training does not. The memory is that
-    of the lists and of one file. Raises RunError for lists that an older version mined.
+    `similarities` also loads these, float32: `core.neighbors.apply_limits` needs them, training does not. The memory is
+    that of the lists and of one file. Raises RunError for lists that an older version mined.
     """
     store = Store(root)
     marker = store.require("neighbors")
     if "pairs" not in marker.summary:
         raise RunError(f"the neighbours of {root} were mined by an older version; mine them again: --redo neighbors")
-    names = rows.image_ids()
+    row_of = row_numbers(rows.image_ids())
     offsets = torch.zeros(marker.summary["images"] + 1, dtype=torch.int64)
     ids = torch.empty(marker.summary["pairs"], dtype=torch.int32)
     values = torch.empty(len(ids) if similarities else 0)
@@ -105,9 +97,24 @@ def load(root: str, rows: FeatureRows, similarities: bool = False) -> core.Neigh
         ends = torch.from_numpy(_offsets(table)[1:] + pair)
         last = int(ends[-1])
         offsets[row + 1 : row + 1 + len(ends)] = ends
-        places = np.searchsorted(names, table["neighbor_ids"].combine_chunks().flatten().to_numpy())
-        ids[pair:last] = torch.from_numpy(places)
+        ids[pair:last] = torch.from_numpy(row_of(table["neighbor_ids"].combine_chunks().flatten().to_numpy()))
         if similarities:
             values[pair:last] = torch.tensor(table["similarities"].combine_chunks().flatten().to_numpy())
         row, pair = row + len(ends), last
-    return core.Neighbors(offsets, ids, values)
+    return Neighbors(offsets, ids, values)
+
+
+def row_numbers(image_ids: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The function from image_ids to their places in `image_ids`, int64[N], ascending.
+
+    A subtraction where ids have no gap, a table where they have few; a search, which takes a hundred times as long as a
+    table, only among a sparse sample, whose table would be larger than the lists.
+    """
+    first, span = int(image_ids[0]), int(image_ids[-1] - image_ids[0]) + 1
+    if span == len(image_ids):
+        return lambda ids: ids - first
+    if span > _MOST_GAPS * len(image_ids):
+        return lambda ids: np.searchsorted(image_ids, ids)
+    table = np.zeros(span, np.int32)
+    table[image_ids - first] = np.arange(len(image_ids), dtype=np.int32)
+    return lambda ids: table[ids - first]

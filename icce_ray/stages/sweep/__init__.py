@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
 
+from icce_ray.core.neighbors import Limits
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.settings.sweep import Sweep, Trial
@@ -51,9 +53,9 @@ def mine(
     """Root of neighbour lists that serve every trial: the run's own, or the sweep's, which are mined if missing."""
     store, rows = records.store, FeatureRows.training(records.store)
     limits = widest(trials, len(rows))
-    text = ", ".join(f"{name} = {value}" for name, value in limits.items())
+    text = ", ".join(f"{name} = {value}" for name, value in asdict(limits).items())
     own = store.marker("neighbors")
-    if own is not None and settings.neighbors.mode != "ground_truth" and covers(own.summary, limits):
+    if own is not None and settings.neighbors.mode != "ground_truth" and Limits.of_summary(own.summary).covers(limits):
         progress.log(f"the run's own neighbours serve all {len(trials)} trials ({text})")
         return store.root
     place = Store(records.root)
@@ -61,7 +63,7 @@ def mine(
         progress.log(f"mined before, for all {len(trials)} trials ({text})")
         return place.root
     progress.log(f"mining once for all {len(trials)} trials: {text}")
-    wide = settings.neighbors.model_copy(update={"mode": "adaptive", "labels": None} | limits)
+    wide = settings.neighbors.model_copy(update={"mode": "adaptive", "labels": None} | asdict(limits))
     wide = settings.model_copy(update={"neighbors": wide})
     started = time.monotonic()
     files, summary = neighbors.run(wide, place, resources, progress, rows=rows)
@@ -70,20 +72,11 @@ def mine(
     return place.root
 
 
-def widest(trials: Sequence[Trial], n_images: int) -> dict[str, Any]:
+def widest(trials: Sequence[Trial], n_images: int) -> Limits:
     """Limits whose lists hold those of every trial, and the objective's graph."""
     limits = [neighbors.limits_of(trial.settings, n_images) for trial in trials]
-    k_min = max(graph_width(n_images), *(one["k_min"] for one in limits))
-    return {
-        "threshold": min(one["threshold"] for one in limits),
-        "k_min": k_min,
-        "k_max": max(k_min, *(one["k_max"] for one in limits)),
-    }
-
-
-def covers(mined: dict[str, Any], limits: dict[str, Any]) -> bool:
-    """Whether lists mined with some limits hold those of others."""
-    return mined["threshold"] <= limits["threshold"] and all(mined[k] >= limits[k] for k in ("k_min", "k_max"))
+    k_min = max(graph_width(n_images), *(one.k_min for one in limits))
+    return Limits(min(one.threshold for one in limits), k_min, max(k_min, *(one.k_max for one in limits)))
 
 
 def run(

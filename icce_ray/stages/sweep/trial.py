@@ -16,7 +16,7 @@ from torch import Tensor
 from icce_ray.adapters.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.core.consensus import Consensus, consensus
 from icce_ray.core.metrics import scores
-from icce_ray.core.neighbors import Neighbors, narrow
+from icce_ray.core.neighbors import Neighbors, apply_limits
 from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.selection import NEAREST, modularity, nearest, neighbor_accuracy
 from icce_ray.core.training import HeadTrainer
@@ -65,7 +65,7 @@ class TrialRun:
         self.features, self.truth = arrays["features"].to(shared.device), arrays.get("truth")
         mined = Neighbors(*(arrays[name] for name in ("offsets", "ids", "similarities"))).to(shared.device)
         self.graph = nearest(mined, graph_width(len(self.features)))
-        lists = narrow(mined, **limits_of(self.settings, len(self.features)))
+        lists = apply_limits(mined, limits_of(self.settings, len(self.features)))
         self.lists = Neighbors(lists.offsets, lists.ids, lists.similarities[:0])
         self.history: list[Tensor] = []
         self.rungs: list[Rung] = []

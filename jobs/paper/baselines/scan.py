@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from icce_ray.core.heads import derived_seed
+from icce_ray.core.neighbors import Limits
 from icce_ray.core.search import mine
 from jobs.paper.baselines.rows import (
     Scale,
@@ -69,7 +70,7 @@ def scan(
         check_clusters(features, n_clusters)
         prepare = scaling(features, scale)
         x = prepare(features)
-        lists = mine(features, threshold=1.0, k_min=neighbors, k_max=neighbors).ids.view(len(x), -1)
+        lists = mine(features, Limits(1.0, neighbors, neighbors)).ids.view(len(x), -1)
         generator = torch.Generator(x.device).manual_seed(derived_seed(seed, _STREAM))
         bank = fresh_linear((heads, n_clusters), x.shape[1], generator)
         optimizer = torch.optim.Adam(bank, lr=learning_rate, fused=True)

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from icce_ray.core.heads import derived_seed
 from icce_ray.core.linear import LinearGrid
+from icce_ray.core.recipe import GridRecipe
 from jobs.paper.baselines.rows import Scale, batches, check_clusters, fitted, fresh_linear, scaling
 from jobs.paper.icce import Fit, Fitted
 
@@ -135,7 +136,11 @@ def generalization(x: Tensor, labels: Tensor, n_clusters: int, seed: int) -> flo
     for fold in range(_FOLDS):
         held = folds == fold
         grid = LinearGrid(
-            x[~held], labels[~held], inputs=inputs, n_classes=n_clusters, learning_rates=_SCORE_RATES, iterations=200
+            x[~held],
+            labels[~held],
+            inputs=inputs,
+            n_classes=n_clusters,
+            recipe=GridRecipe(learning_rates=_SCORE_RATES, iterations=200),
         )
         accuracies.append(max(point.accuracy for point in grid.fit().score(x[held], labels[held])))
     return sum(accuracies) / _FOLDS

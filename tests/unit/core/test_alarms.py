@@ -21,6 +21,7 @@ from icce_ray.core.consensus import consensus
 from icce_ray.core.consensus.clusters import collapse
 from icce_ray.core.consensus.rows import LocalRows, alarms_of
 from icce_ray.core.consensus.tally import division_moments
+from icce_ray.core.neighbors import Limits
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
@@ -33,7 +34,7 @@ def trained(n_clusters=8, **switches):
     """Losses [epochs, H] and labels [N, H] of heads on eight blobs."""
     rows, _ = make_blobs(400, n_features=16, centers=8, cluster_std=1.5, random_state=3)
     features = torch.from_numpy(rows.astype(np.float32))
-    lists = mine(features, threshold=0.3, k_min=5, k_max=50)
+    lists = mine(features, Limits(0.3, 5, 50))
     recipe = Recipe(**SMALL | switches)
     trainer = HeadTrainer(features, lists, n_clusters=n_clusters, recipe=recipe, seed=0)
     losses = np.stack([trainer.run_epoch().temi.numpy() for _ in range(recipe.epochs)])

@@ -8,6 +8,7 @@ from torch import nn
 
 from icce_ray.core.heads import derived_seed
 from icce_ray.core.linear import STREAM, GridPoint, LinearClassifier, LinearGrid, best_point, holdout_rows
+from icce_ray.core.recipe import GridRecipe
 from tests.failures import fails
 
 N, DIM, K = 90, 8, 3
@@ -25,8 +26,10 @@ def problem(seed=0):
 
 def grid(iterations=30, features=None, **changes):
     data, labels = problem()
-    settings = {"inputs": INPUTS, "n_classes": K, "learning_rates": RATES, "batch_size": 20, "seed": 4} | changes
-    return LinearGrid(data if features is None else features, labels, iterations=iterations, **settings)
+    own = {name: changes.pop(name) for name in ("learning_rates", "batch_size") if name in changes}
+    recipe = GridRecipe(**{"learning_rates": RATES, "batch_size": 20} | own, iterations=iterations)
+    settings = {"inputs": INPUTS, "n_classes": K, "seed": 4} | changes
+    return LinearGrid(data if features is None else features, labels, recipe=recipe, **settings)
 
 
 def one_after_another(trained, iterations):

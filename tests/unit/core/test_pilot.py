@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from icce_ray.adapters.partition import PARTITIONERS
-from icce_ray.core.neighbors import Neighbors, narrow
+from icce_ray.core.neighbors import Limits, Neighbors, apply_limits
 from icce_ray.core.pilot import (
     FLOOR,
     Point,
     candidates,
     choose_threshold,
     lowest,
+    pilot_recipe,
     pilot_rows,
     scaled,
-    shortened,
 )
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.search import mine
@@ -27,6 +27,7 @@ RECIPE = Recipe(
     heads=8, hidden=64, bottleneck=32, epochs=30, warmup_epochs=3, batch_size=128, learning_rate=4e-3,
     teacher_momentum=0.97,
 )  # fmt: skip
+WIDEST = Limits(-1.0, 5, 120)
 TOOLS = {"partitioners": PARTITIONERS}
 
 
@@ -36,12 +37,9 @@ def drawn():
 
 
 def test_the_estimate_is_near_the_truth_at_every_threshold(drawn):
-    found = choose_threshold(drawn.features, n_clusters=10, k_min=5, k_max=120, recipe=RECIPE, seed=0, **TOOLS)
-    lists = mine(drawn.features, threshold=-1.0, k_min=5, k_max=120)
-    true = [
-        pair_accuracy(narrow(lists, threshold=point.threshold, k_min=5, k_max=120), drawn.classes)
-        for point in found.curve
-    ]
+    found = choose_threshold(drawn.features, n_clusters=10, widest=WIDEST, recipe=RECIPE, seed=0, **TOOLS)
+    lists = mine(drawn.features, Limits(-1.0, 5, 120))
+    true = [pair_accuracy(apply_limits(lists, Limits(point.threshold, 5, 120)), drawn.classes) for point in found.curve]
     assert min(true) < 0.8 < 0.95 < max(true)  # else any estimate would do
     for point, accuracy in zip(found.curve, true, strict=True):
         assert point.accuracy == pytest.approx(accuracy, abs=0.08)
@@ -53,15 +51,15 @@ def test_the_estimate_is_near_the_truth_at_every_threshold(drawn):
 
 def test_the_same_seed_finds_the_same(drawn):
     recipe = dataclasses.replace(RECIPE, epochs=6)
-    limits = {"n_clusters": 10, "k_min": 5, "k_max": 120, "recipe": recipe}
-    first, again = (choose_threshold(drawn.features, seed=3, **limits, **TOOLS) for _ in range(2))
+    given = {"n_clusters": 10, "widest": WIDEST, "recipe": recipe}
+    first, again = (choose_threshold(drawn.features, seed=3, **given, **TOOLS) for _ in range(2))
     assert first == again
 
 
 def test_candidates_run_from_few_neighbours_to_nearly_all(drawn):
-    lists = mine(drawn.features, threshold=-1.0, k_min=5, k_max=120)
-    found = candidates(lists, 5, 120, 12)
-    means = [float(narrow(lists, threshold=one, k_min=5, k_max=120).counts.double().mean()) for one in found]
+    lists = mine(drawn.features, Limits(-1.0, 5, 120))
+    found = candidates(lists, WIDEST, 12)
+    means = [float(apply_limits(lists, Limits(one, 5, 120)).counts.double().mean()) for one in found]
     assert found == sorted(found, reverse=True)
     assert means == sorted(means)
     assert 5 < means[0] < 8
@@ -71,10 +69,10 @@ def test_candidates_run_from_few_neighbours_to_nearly_all(drawn):
 
 
 def test_lists_without_a_choice_have_one_candidate(drawn):
-    lists = mine(drawn.features[:50], threshold=-1.0, k_min=5, k_max=5)
-    assert candidates(lists, 5, 5) == [1.0]
+    lists = mine(drawn.features[:50], Limits(-1.0, 5, 5))
+    assert candidates(lists, Limits(-1.0, 5, 5)) == [1.0]
     empty = Neighbors(torch.zeros(3, dtype=torch.int64), torch.empty(0, dtype=torch.int64), torch.empty(0))
-    assert candidates(empty, 1, 2) == [1.0]
+    assert candidates(empty, Limits(-1.0, 1, 2)) == [1.0]
 
 
 def curve(*accuracies):
@@ -93,13 +91,13 @@ def test_where_none_reaches_the_floor_it_follows_the_best():
 
 
 def test_the_pilot_is_small():
-    short = shortened(Recipe())
+    short = pilot_recipe(Recipe(), heads=12, epochs=133)
     assert (short.heads, short.epochs, short.warmup_epochs, short.ce_weight) == (12, 133, 20, 0.0)
-    assert shortened(Recipe(epochs=2, heads=3)).epochs == 1
+    assert pilot_recipe(Recipe(), heads=12, epochs=2).warmup_epochs == 1
     assert (pilot_rows(10**9, 100), pilot_rows(10**9, 1000), pilot_rows(500, 10)) == (20_000, 50_000, 500)
     assert (scaled(50, 20_000, 10**6), scaled(50, 500, 500), scaled(1000, 20_000, 10**6)) == (1, 50, 20)
 
 
 def test_one_cluster_needs_no_threshold(drawn):
     with fails(ValueError, "at least 2 clusters"):
-        choose_threshold(drawn.features, n_clusters=1, k_min=5, k_max=9, recipe=RECIPE, seed=0, **TOOLS)
+        choose_threshold(drawn.features, n_clusters=1, widest=WIDEST, recipe=RECIPE, seed=0, **TOOLS)

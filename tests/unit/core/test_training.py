@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from icce_ray.core.neighbors import Limits
 from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer, feature_statistics
@@ -25,7 +26,7 @@ def blobs(seed=0, dtype=torch.float32):
 
 def build(seed=0, chunk=None, features=None, **changes):
     features = blobs() if features is None else features
-    neighbors = mine(features, threshold=0.5, k_min=3, k_max=20)
+    neighbors = mine(features, Limits(0.5, 3, 20))
     recipe = dataclasses.replace(RECIPE, **changes)
     return HeadTrainer(features, neighbors, n_clusters=K, recipe=recipe, seed=seed, execution=Execution(chunk=chunk))
 
@@ -180,7 +181,7 @@ def test_feature_statistics_are_those_of_all_images():
 
 
 def test_neighbours_must_fit_the_features():
-    lists = mine(blobs(), threshold=0.5, k_min=3, k_max=20)
+    lists = mine(blobs(), Limits(0.5, 3, 20))
     with fails(ValueError, "60 neighbour lists", "59 features"):
         HeadTrainer(blobs()[:-1], lists, n_clusters=K, recipe=RECIPE, seed=0)
     lists.offsets[1] = 0

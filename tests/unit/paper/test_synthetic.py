@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from icce_ray.core.neighbors import default_k_max, narrow
+from icce_ray.core.neighbors import Limits, apply_limits, default_k_max
 from icce_ray.core.search import mine
 from icce_ray.core.selection import neighbor_accuracy
 from jobs.paper.synthetic import FeatureModel, class_sizes, draw, scaled_k_min
@@ -29,9 +29,9 @@ TABLE_11 = {
 def test_the_curve_is_the_papers_at_a_tenth_of_its_size():
     images, _ = draw(FeatureModel(), 12_850, 0)
     k_min, k_max = scaled_k_min(12_850, 100), default_k_max(12_850, 100, 1)
-    mined = mine(images.features, threshold=0.1, k_min=k_min, k_max=k_max)
+    mined = mine(images.features, Limits(0.1, k_min, k_max))
     for threshold, (count, accuracy) in TABLE_11.items():
-        lists = narrow(mined, threshold=threshold, k_min=k_min, k_max=k_max)
+        lists = apply_limits(mined, Limits(threshold, k_min, k_max))
         assert 10 * float(lists.counts.double().mean()) == pytest.approx(count, rel=0.15), threshold
         same = images.classes[lists.ids.long()] == torch.repeat_interleave(images.classes, lists.counts)
         assert 100 * float(same.double().mean()) == pytest.approx(accuracy, abs=3.0), threshold
@@ -84,7 +84,7 @@ def test_duplicates_have_an_original_of_their_class():
 def test_mislabelled_images_lie_in_another_class():
     model = FeatureModel(n_clusters=4, dim=64, leaning=0.0, atypical=0.0, mislabelled=0.2)
     images, _ = draw(model, 2000, 0)
-    lists = mine(images.features, threshold=0.5, k_min=5, k_max=500)
+    lists = mine(images.features, Limits(0.5, 5, 500))
     assert neighbor_accuracy(lists, images.classes) == pytest.approx(0.85**2 + 0.15**2 / 3, abs=0.03)
 
 

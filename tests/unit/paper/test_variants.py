@@ -2,6 +2,7 @@
 
 import torch
 
+from icce_ray.core.neighbors import Limits
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.search import mine
 from jobs.paper.synthetic import FeatureModel, draw
@@ -29,7 +30,7 @@ def test_one_search_serves_every_threshold():
     lowest = mined(DRAWN.features, 5, BASE)
     for threshold in (0.2, 0.8):
         lists = lists_of(BASE.but(threshold=threshold), lowest, DRAWN.classes)
-        alone = mine(DRAWN.features, threshold=threshold, k_min=4, k_max=60)
+        alone = mine(DRAWN.features, Limits(threshold, 4, 60))
         assert torch.equal(lists.ids.long(), alone.ids.long())
         assert torch.equal(lists.offsets, alone.offsets)
 

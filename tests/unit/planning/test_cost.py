@@ -9,7 +9,7 @@ from icce_ray.backbones.shape import PUBLISHED, TransformerShape
 from icce_ray.core.cost import HeadCost, grid_flops
 from icce_ray.core.heads import HeadChunk, head_shapes, heads_per_chunk, initialise
 from icce_ray.core.linear import LinearGrid
-from icce_ray.core.recipe import Recipe
+from icce_ray.core.recipe import GridRecipe, Recipe
 
 RECIPE = Recipe(heads=3, hidden=20, bottleneck=12)
 
@@ -56,7 +56,11 @@ def test_an_iteration_of_the_grid_has_the_operations_that_torch_counts():
     inputs = {"cls": [(0, 4)], "cls+patch_mean": [(0, 10)]}
     rates = (1e-3, 1e-2, 1e-1)
     grid = LinearGrid(
-        features, torch.arange(64) % 5, inputs=inputs, n_classes=5, learning_rates=rates, batch_size=16, iterations=1
+        features,
+        torch.arange(64) % 5,
+        inputs=inputs,
+        n_classes=5,
+        recipe=GridRecipe(learning_rates=rates, batch_size=16, iterations=1),
     )
     with FlopCounterMode(display=False) as counted:
         grid.fit()

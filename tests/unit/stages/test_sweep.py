@@ -2,19 +2,21 @@
 
 import dataclasses
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from icce_ray.core.neighbors import Limits
 from icce_ray.progress import Progress
 from icce_ray.settings import load
 from icce_ray.settings.sweep import Sweep, trials
 from icce_ray.stages import neighbors
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.features import FeatureRows
-from icce_ray.stages.sweep import covers, widest
+from icce_ray.stages.sweep import widest
 from icce_ray.stages.sweep.records import SweepRecords, TrialRecord
 from icce_ray.stages.sweep.search import Recorder, allocation, rungs
 from icce_ray.stages.sweep.trial import Shared, TrialRun
@@ -32,10 +34,10 @@ def points(*params, **options):
 
 def test_lists_are_mined_for_the_widest_trial():
     _, found = points("neighbors.threshold=0.3,0.5", "neighbors.k_min=5,60", "clusters=5,20")
-    assert widest(found, 1000) == {"threshold": 0.3, "k_min": 60, "k_max": 200}
+    assert widest(found, 1000) == Limits(0.3, 60, 200)
     _, found = points("neighbors.mode=fixed", "neighbors.k_min=5,7")
-    assert widest(found, 1000) == {"threshold": 1.0, "k_min": 20, "k_max": 20}, "the objective's graph has 20"
-    assert widest(found, 12)["k_min"] == 11, "there are no more"
+    assert widest(found, 1000) == Limits(1.0, 20, 20), "the objective's graph has 20"
+    assert widest(found, 12).k_min == 11, "there are no more"
 
 
 @pytest.mark.parametrize(
@@ -49,9 +51,9 @@ def test_lists_are_mined_for_the_widest_trial():
     ],
 )
 def test_which_lists_hold_others(name, value, enough):
-    limits = {"threshold": 0.5, "k_min": 20, "k_max": 100}
-    assert covers(limits, limits)
-    assert covers(limits | {name: value}, limits) == enough
+    limits = Limits(0.5, 20, 100)
+    assert limits.covers(limits)
+    assert replace(limits, **{name: value}).covers(limits) == enough
 
 
 def test_rungs_are_a_factor_apart_and_after_the_warmup():

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from icce_ray.adapters import faiss_index
-from icce_ray.adapters.faiss_index import FaissCandidates
-from icce_ray.core.neighbors import concatenate, merge, select
-from icce_ray.core.search import mine, rescore, unit_rows
+from icce_ray.core.neighbors import Limits, concatenate, merge
+from icce_ray.core.search import mine, search_shard, unit_rows
+from icce_ray.search import faiss_index
+from icce_ray.search.faiss_index import FaissCandidates
 from tests.failures import fails
 
 
@@ -37,9 +37,10 @@ def _one_thread():
 
 
 SETS = {"clustered": clustered(), "duplicates": duplicates(), "few": clustered(12), "two": clustered(2)}
+NOBODY = torch.full((300,), -1)  # no query is a row of the base
 
 
-def by_faiss(unit, *, shards=1, block=64, **limits):
+def by_faiss(unit, limits, *, shards=1, block=64):
     """All neighbours from FAISS candidates: blocks of queries against shards of the base, as a stage does it."""
     n, blocks = len(unit), []
     bounds = np.linspace(0, n, shards + 1).astype(int)
@@ -48,11 +49,10 @@ def by_faiss(unit, *, shards=1, block=64, **limits):
     for start in range(0, n, block):
         queries, parts = unit[start : start + block], []
         for first, base, index in indexes:
-            own = np.arange(start, start + len(queries)) - first
-            own[(own < 0) | (own >= len(base))] = -1
-            crow, cols = map(torch.from_numpy, index.pairs(queries.numpy(), own=own, **limits))
-            parts.append(select(crow, cols + first, rescore(queries, base, crow, cols), **limits))
-        blocks.append(merge(parts, **limits))
+            rows = torch.arange(start, start + len(queries))
+            options = {"query_rows": rows, "first_base": first, "propose": index.propose}
+            parts.append(search_shard(queries, base, limits, **options))
+        blocks.append(merge(parts, limits))
     return concatenate(blocks)
 
 
@@ -61,66 +61,65 @@ def by_faiss(unit, *, shards=1, block=64, **limits):
 @pytest.mark.parametrize("threshold", [-1.0, 0.3, 1.0])
 @pytest.mark.parametrize(("k_min", "k_max"), [(1, 1), (5, 50), (10, 10**6)])
 def test_the_neighbours_are_the_cores(name, shards, threshold, k_min, k_max):
-    limits = {"threshold": threshold, "k_min": k_min, "k_max": k_max}
-    expected, got = mine(SETS[name], **limits), by_faiss(unit_rows(SETS[name]), shards=shards, **limits)
+    limits = Limits(threshold, k_min, k_max)
+    expected, got = mine(SETS[name], limits), by_faiss(unit_rows(SETS[name]), limits, shards=shards)
     torch.testing.assert_close(got.offsets, expected.offsets, rtol=0, atol=0)
     torch.testing.assert_close(got.ids, expected.ids, rtol=0, atol=0)
     torch.testing.assert_close(got.similarities, expected.similarities, rtol=0, atol=0)
 
 
 def test_ids_ascend_and_the_query_is_no_candidate():
-    unit = clustered().numpy()
-    crow, cols = FaissCandidates(unit).pairs(unit[:9], own=np.arange(9), threshold=0.3, k_min=5, k_max=50)
-    assert (crow.dtype, cols.dtype, len(crow), crow[-1]) == (np.int64, np.int64, 10, len(cols))
+    unit = clustered()
+    crow, cols = FaissCandidates(unit.numpy()).propose(unit[:9], torch.arange(9), Limits(0.3, 5, 50))
+    assert (crow.dtype, cols.dtype, len(crow), crow[-1]) == (torch.int64, torch.int64, 10, len(cols))
     for row in range(9):
         ids = cols[crow[row] : crow[row + 1]]
-        assert (np.diff(ids) > 0).all()
+        assert (ids.diff() > 0).all()
         assert row not in ids
-    _, cols = FaissCandidates(unit).pairs(unit[:1], own=None, threshold=0.99, k_min=1, k_max=1)
+    _, cols = FaissCandidates(unit.numpy()).propose(unit[:1], NOBODY[:1], Limits(0.99, 1, 1))
     assert cols.tolist() == [0]
 
 
 def test_no_more_pairs_than_needed():
-    unit = clustered(1000).numpy()
-    crow, _ = FaissCandidates(unit).pairs(unit, own=np.arange(1000), threshold=-1.0, k_min=5, k_max=20)
-    assert (np.diff(crow) == 20).all()  # no ties here
+    unit = clustered(1000)
+    crow, _ = FaissCandidates(unit.numpy()).propose(unit, torch.arange(1000), Limits(-1.0, 5, 20))
+    assert (crow.diff() == 20).all()  # no ties here
 
 
 def test_one_search_for_a_row_without_ties(monkeypatch):
-    unit, asked = clustered(1000).numpy(), []
-    index = FaissCandidates(unit)
+    unit, asked = clustered(1000), []
+    index = FaissCandidates(unit.numpy())
     search = index._index.search
     monkeypatch.setattr(index._index, "search", lambda rows, k: asked.append((len(rows), k)) or search(rows, k))
-    index.pairs(unit[:50], own=np.arange(50), threshold=1.0, k_min=5, k_max=100)
+    index.propose(unit[:50], torch.arange(50), Limits(1.0, 5, 100))
     assert asked == [(50, 14)]
 
 
 def test_memory_of_one_search_is_bounded(monkeypatch):
-    unit = clustered().numpy()
-    index = FaissCandidates(unit)
-    limits = {"own": np.arange(300), "threshold": 0.3, "k_min": 5, "k_max": 50}
-    expected = index.pairs(unit, **limits)
+    unit = clustered()
+    index = FaissCandidates(unit.numpy())
+    asked = unit, torch.arange(300), Limits(0.3, 5, 50)
+    expected = index.propose(*asked)
     monkeypatch.setattr(faiss_index, "_BLOCK", 100)
-    for got, whole in zip(index.pairs(unit, **limits), expected, strict=True):
-        np.testing.assert_array_equal(got, whole)
+    for got, whole in zip(index.propose(*asked), expected, strict=True):
+        assert torch.equal(got, whole)
 
 
 def test_empty_base_and_no_queries():
-    unit = clustered(10).numpy()
-    limits = {"own": None, "threshold": 0.3, "k_min": 1, "k_max": 2}
-    crow, cols = FaissCandidates(unit[:0]).pairs(unit, **limits)
+    unit, limits = clustered(10), Limits(0.3, 1, 2)
+    crow, cols = FaissCandidates(unit[:0].numpy()).propose(unit, NOBODY[:10], limits)
     assert (crow.tolist(), cols.tolist()) == ([0] * 11, [])
-    crow, cols = FaissCandidates(unit).pairs(unit[:0], **limits)
+    crow, cols = FaissCandidates(unit.numpy()).propose(unit[:0], NOBODY[:0], limits)
     assert (crow.tolist(), cols.tolist()) == ([0], [])
 
 
 def test_the_limit_of_a_gpu_is_an_error_not_a_short_list():
-    unit = clustered().numpy()
-    index = FaissCandidates(unit)
+    unit = clustered()
+    index = FaissCandidates(unit.numpy())
     index._max_k = 32  # as a GPU's 2,048
-    index.pairs(unit, own=None, threshold=1.0, k_min=5, k_max=5)
+    index.propose(unit, NOBODY, Limits(1.0, 5, 5))
     with fails(ValueError, "at most 32 answers", "k_max 200"):
-        index.pairs(unit, own=None, threshold=-1.0, k_min=5, k_max=200)
+        index.propose(unit, NOBODY, Limits(-1.0, 5, 200))
 
 
 def test_errors():
@@ -129,9 +128,7 @@ def test_errors():
         with fails(ValueError, "must be float32 [n, D]"):
             FaissCandidates(bad)
     with fails(ValueError, "must be float32 [n, 24]"):
-        FaissCandidates(unit).pairs(unit[:, :5], own=None, threshold=0.3, k_min=1, k_max=1)
-    with fails(ValueError, "k_max"):
-        FaissCandidates(unit).pairs(unit, own=None, threshold=0.3, k_min=3, k_max=1)
+        FaissCandidates(unit).propose(torch.from_numpy(unit[:, :5]), NOBODY[:10], Limits(0.3, 1, 1))
 
 
 @pytest.mark.skipif(hasattr(faiss, "StandardGpuResources"), reason="this FAISS is built for GPUs")

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from icce_ray.adapters.faiss_lists import InvertedLists, default_lists, default_probes
-from icce_ray.core.neighbors import found_among, select
-from icce_ray.core.search import mine, rescore, unit_rows
+from icce_ray.core.neighbors import Limits, count_shared
+from icce_ray.core.search import mine, search_shard, unit_rows
+from icce_ray.search.faiss_index import InvertedLists, default_lists, default_probes
 from tests.failures import fails
 
 N = 1000
@@ -20,13 +20,11 @@ def clustered(n=N, dim=24, seed=0):
 
 
 UNIT = clustered()
-LIMITS = {"threshold": 0.5, "k_min": 10, "k_max": 40}
+LIMITS = Limits(0.5, 10, 40)
 
 
-def neighbours(index, unit=UNIT, **limits):
-    limits = LIMITS | limits
-    crow, cols = map(torch.from_numpy, index.pairs(unit.numpy(), own=np.arange(len(unit)), **limits))
-    return select(crow, cols, rescore(unit, unit, crow, cols), **limits)
+def neighbours(index, unit=UNIT, limits=LIMITS):
+    return search_shard(unit, unit, limits, query_rows=torch.arange(len(unit)), first_base=0, propose=index.propose)
 
 
 def same(a, b):
@@ -36,17 +34,17 @@ def same(a, b):
 @pytest.mark.parametrize("threshold", [-1.0, 0.3, 1.0])
 @pytest.mark.parametrize(("k_min", "k_max"), [(1, 1), (5, 50), (10, 10**6)])
 def test_all_lists_are_an_exact_search(threshold, k_min, k_max):
-    limits = {"threshold": threshold, "k_min": k_min, "k_max": k_max}
+    limits = Limits(threshold, k_min, k_max)
     for unit in (UNIT, clustered(40).repeat(10, 1), clustered(2)):
         index = InvertedLists(unit.numpy(), lists=min(20, len(unit)), probes=20)
-        assert same(neighbours(index, unit, **limits), mine(unit, **limits))
+        assert same(neighbours(index, unit, limits), mine(unit, limits))
 
 
 def test_recall_grows_with_the_lists_looked_at():
-    exact, recalls = mine(UNIT, **LIMITS), []
+    exact, recalls = mine(UNIT, LIMITS), []
     index = InvertedLists(UNIT.numpy(), lists=25)
     for index.probes in (1, 4, 12, 25):
-        found, of = found_among(neighbours(index), exact)
+        found, of = count_shared(neighbours(index), exact)
         recalls.append(found / of)
     assert recalls == sorted(set(recalls))
     assert recalls[0] < 0.8
@@ -56,7 +54,7 @@ def test_recall_grows_with_the_lists_looked_at():
 @pytest.mark.parametrize("k_min", [60, N - 1, 2 * N])
 def test_k_min_holds_where_the_lists_looked_at_are_short(k_min):
     index = InvertedLists(UNIT.numpy(), lists=25, probes=1)  # 40 images, more or less
-    lists = neighbours(index, threshold=1.0, k_min=k_min, k_max=k_min)
+    lists = neighbours(index, limits=Limits(1.0, k_min, k_min))
     assert (lists.counts == min(k_min, N - 1)).all()
     rows = torch.repeat_interleave(torch.arange(N), lists.counts)
     assert (rows != lists.ids).all()
@@ -85,11 +83,10 @@ def test_defaults():
 
 
 def test_empty_base_and_no_queries():
-    unit = UNIT.numpy()
-    limits = {"own": None, "threshold": 0.3, "k_min": 1, "k_max": 2}
-    crow, cols = InvertedLists(unit[:0]).pairs(unit[:3], **limits)
+    nobody, limits = torch.full((3,), -1), Limits(0.3, 1, 2)
+    crow, cols = InvertedLists(UNIT[:0].numpy()).propose(UNIT[:3], nobody, limits)
     assert (crow.tolist(), cols.tolist()) == ([0] * 4, [])
-    crow, cols = InvertedLists(unit).pairs(unit[:0], **limits)
+    crow, cols = InvertedLists(UNIT.numpy()).propose(UNIT[:0], nobody[:0], limits)
     assert (crow.tolist(), cols.tolist()) == ([0], [])
 
 
@@ -99,8 +96,6 @@ def test_errors():
         InvertedLists(unit, lists=1001)
     with fails(ValueError, "must be float32"):
         InvertedLists(unit.astype(np.float64))
-    with fails(ValueError, "k_max"):
-        InvertedLists(unit).pairs(unit, own=None, threshold=0.3, k_min=3, k_max=1)
 
 
 @pytest.mark.skipif(hasattr(faiss, "StandardGpuResources"), reason="this FAISS is built for GPUs")

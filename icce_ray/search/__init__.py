@@ -1,0 +1,1 @@
+"""Other engines for what the core defines: FAISS for neighbours."""
