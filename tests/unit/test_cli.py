@@ -81,7 +81,7 @@ def test_version(icce):
         (["-k", "2", "--format", "webdatset"], "list.format = 'webdatset': give 'auto', 'files', 'webdataset'"),
         (["-k", "2", "--set", "head.epochs=3"], "head.epochs = 3: unknown setting; did you mean heads.epochs?"),
         (["-k", "2", "--out", "s3://AKIA:hunter2@bucket/run"], "out: the URI holds credentials"),
-        (["-k", "2", "--out", "what://bucket/run"], "'what://bucket/run' is no location that pyarrow resolves"),
+        (["-k", "2", "--out", "what://bucket/run"], "no store is known for what://, as in 'what://bucket/run'"),
     ],
 )
 def test_a_bad_command_line_ends_with_status_2(error, photos, out, arguments, says):
