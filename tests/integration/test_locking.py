@@ -101,7 +101,7 @@ def test_nothing_is_deleted_before_the_workers_of_a_killed_process_have_ended(di
     monkeypatch.setattr(time, "sleep", slept)
     pipeline.run(settings_of(copy, digits[0]), redo="predict")
     assert stood == [True]
-    assert "waiting 5 s for the end of what the former holder started" in capsys.readouterr().err
+    assert "waiting 5 s for what the former holder started" in capsys.readouterr().err
     assert list(violations(copy)) == []
 
 

@@ -158,6 +158,7 @@ def embedded(root, edges):
         {
             "image_id": ids,
             "uri": [f"{index}.png" for index in ids],
+            "key": [f"{index}.png" for index in ids],
             "features": list_column(numbers.astype(np.float16)),
             "cls_blocks": list_column(numbers[:, :2].astype(np.float16)),
         }
