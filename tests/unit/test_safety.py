@@ -161,7 +161,7 @@ class Trap:
 
 
 def test_the_model_itself_is_accepted(model):
-    assert loaded(model).dim == described(model).dim == 8
+    assert loaded(model).info.dim == described(model).dim == 8
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "of-its-own"])

@@ -9,7 +9,7 @@ import pytest
 
 from icce_ray.io.locations import StorageError
 from icce_ray.io.s3 import S3Store
-from icce_ray.io.sources import walk
+from icce_ray.io.sources.walk import keys_below
 from icce_ray.io.stores import resolve
 from tests.failures import fails
 
@@ -37,21 +37,21 @@ def filled(radosgw):
     return lambda path="": radosgw.uri(name + quote(path))
 
 
-def keys_below(uri):
-    return walk.keys_below(*resolve(uri))
+def keys_of(uri):
+    return keys_below(*resolve(uri))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("ending", ["", "/"])
 def test_keys_are_complete_and_in_order(filled, layout, ending):
-    found = list(keys_below(filled(f"/{layout}{ending}")))
+    found = list(keys_of(filled(f"/{layout}{ending}")))
     expected = sorted(key for key in LAYOUTS[layout] if not key.endswith("/"))
     assert found == [(key, len(f"{layout}/{key}") % 3) for key in expected]
     assert [key for key, _ in found] == sorted((key for key, _ in found), key=str.encode)
 
 
 def test_a_listing_that_is_left_leaves_no_thread(filled):
-    keys = keys_below(filled())
+    keys = keys_of(filled())
     assert next(keys)
     keys.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("listing")]
@@ -68,12 +68,12 @@ def test_prefixes_are_shared_out(filled, monkeypatch):
             yield page
 
     monkeypatch.setattr(S3Store, "pages", recorded)
-    assert len(list(keys_below(filled("/many folders")))) == 80
+    assert len(list(keys_of(filled("/many folders")))) == 80
     flat = [thread for thread, options in listed if not options]
     assert len(flat) == 40
     assert len(set(flat)) > 4
     listed.clear()
-    assert len(list(keys_below(filled("/flat")))) == 1100
+    assert len(list(keys_of(filled("/flat")))) == 1100
     assert [options for _, options in listed] == [{"delimiter": "/"}] * 2 + [{}] * 2
 
 
@@ -87,4 +87,4 @@ def test_what_goes_wrong_reaches_the_reader(filled, monkeypatch):
 
     monkeypatch.setattr(S3Store, "pages", failing)
     with fails(StorageError, "no more"):
-        list(keys_below(filled("/many folders")))
+        list(keys_of(filled("/many folders")))
