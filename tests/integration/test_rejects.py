@@ -104,6 +104,8 @@ def test_every_stage_is_complete_for_the_others_and_predicting_rejects_the_same_
     assert all(store.marker(stage) is not None for stage in pipeline.STAGES)
     assert store.metrics()["predict"]["labelled"] == 20
     assert list(violations(store)) == []
-    summary = commands.predict(store.root, str(source), str(tmp_path / "out"), verbose=False)
+    with pytest.raises(RejectBudgetError):  # the budget is the run's
+        commands.predict(store.root, str(source), str(tmp_path / "out"), verbose=False)
+    summary = Store(str(tmp_path / "out")).require("predict").summary
     assert summary["rejected_by_reason"] == dict.fromkeys(BAD.values(), 1)
     assert summary["labelled"] == 20
