@@ -1,8 +1,8 @@
 # Two commands on a fresh machine with Python 3.11 or later; each makes .venv by itself.
 #   make demo    the whole method on 1,797 real digits, about a minute after installation
-#   make test    the fast tests, at most 8 minutes
+#   make test    the fast tests, 8 minutes on two cores
 # and
-#   make test-all    every test, at most an hour; SHARD=1/4 a quarter of them, TIER=slow only those that make test leaves out
+#   make test-all    every test; SHARD=1/4 a quarter of them, TIER=slow only those that make test leaves out
 #   make test-faults    the fast ones that kill something, TIMES=20 times
 #   make docs    the API reference from the docstrings, in build/docs
 

@@ -1,4 +1,4 @@
-"""Which of several labellings of the same images is best, told without labels.
+"""Which of several labellings of the same images is best, judged without labels.
 
 The objective is the modularity of a labelling on the graph of the nearest neighbours, the same graph whatever the
 settings compared: the share of edges within clusters, less the share that cluster sizes alone would give (Newman and

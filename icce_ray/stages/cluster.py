@@ -109,9 +109,9 @@ def of_nodes(nodes: Sequence[Mapping[str, float]], device: str) -> Resources:
 def threads_here(sharers: int) -> int:
     """Threads for one of so many actors that share the CPUs of the node this process runs on."""
     here = ray.get_runtime_context().get_node_id()
-    told = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here]
-    # In a container the machine has more CPUs than the node may use; on a laptop Ray was told of more than there are.
-    return max(1, int(min(*told, os.cpu_count() or 1)) // sharers)
+    cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here]
+    # In a container the machine has more CPUs than the node may use; on a laptop Ray counts more than there are.
+    return max(1, int(min(*cpus, os.cpu_count() or 1)) // sharers)
 
 
 def others_cluster() -> bool:
@@ -141,11 +141,11 @@ def await_capacity(kind: str, least: int, minutes: float, log: Log) -> None:
 
 def _wait(kind: str, least: int, minutes: float, log: Log) -> int:
     """What the cluster has of it when that is enough, or when the minutes are over."""
-    begun = told = time.monotonic()
+    begun = logged = time.monotonic()
     log(f"the cluster has {_capacity(kind)} of {least} {kind}s: asked for, waiting up to {minutes:g} min")
     while (has := _capacity(kind)) < least and (now := time.monotonic()) < begun + 60 * minutes:
-        if now >= told + WAIT_LINE_SECONDS:
-            told = now
+        if now >= logged + WAIT_LINE_SECONDS:
+            logged = now
             log(f"{has} of {least} {kind}s, {(now - begun) / 60:.0f} of {minutes:g} min waited")
         time.sleep(min(WAIT_POLL_SECONDS, 60 * minutes))
     return has

@@ -83,7 +83,7 @@ def check_budget(marker: Marker | None, budget: float) -> None:
         raise RejectBudgetError(
             f"{summary['rejected']} of {summary['images']} inputs ({share:.1%}) were rejected, the budget is "
             f"{budget:.1%}: {summary['rejected_by_reason']}. Every stage asked for is complete for the others. "
-            "Fix the source, or accept it with --set embed.reject_budget=SHARE"
+            "Fix the source, or accept it by `icce run` with --set embed.reject_budget=SHARE"
         )
 
 

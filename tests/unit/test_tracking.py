@@ -82,7 +82,7 @@ def test_every_line_reaches_the_file_and_all_trackers(storage):
 
 
 def test_no_step_twice_when_the_run_goes_on(storage):
-    """A killed driver told more epochs than its checkpoint knows."""
+    """A killed driver logged more epochs than its checkpoint knows."""
     with event_log(storage, tensorboard(storage)) as log:
         for step in (1, 2, 3):
             log.step("heads", step, {"mean_loss": -float(step)})

@@ -1,6 +1,6 @@
 """CSPA, HGPA and HBGF: graphs whose vertices are the distinct rows of head labels, cut into K parts.
 
-Rows weigh the images behind them, so the balance of the parts is one of images. What cannot be told apart needs no cut:
+Rows weigh the images behind them, so the balance of the parts is one of images. What is already separate needs no cut:
 as few rows as clusters, or rows that fall into K groups that share no cluster of any head. Each method returns the
 label of each distinct row, int32[U] in [0, K), and raises ConsensusSizeError for what it cannot serve.
 """
