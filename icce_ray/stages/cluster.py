@@ -213,7 +213,7 @@ def _drain(pending: set[Any], on_result: Callable[[Any], None]) -> set[Any]:
 
 
 def grouped(shards: Sequence[T], tasks: int, most: int = 16) -> list[Sequence[T]]:
-    """Shards for each task: several, so that what a task loads serves them all, but at least four tasks a worker.
+    """Shards for each task: several, so that what a task loads serves them all, but at least four tasks per worker.
 
     `tasks` run side by side; `most` limits what a task that was killed repeats.
     """
