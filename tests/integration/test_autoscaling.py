@@ -101,6 +101,6 @@ def test_gpus_come_when_they_are_asked_for_and_go_when_they_are_not(autoscaling_
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    first, *_, last = done.stdout.splitlines()
-    assert first == "the cluster has 0 of 2 GPUs: asked for, waiting up to 3 min"
-    assert last == "cuda 2 3 2"
+    lines = done.stdout.splitlines()  # among them what Ray's processes write, whenever they do
+    assert "the cluster has 0 of 2 GPUs: asked for, waiting up to 3 min" in lines
+    assert "cuda 2 3 2" in lines
