@@ -19,7 +19,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.alarms import Alarm, CollapseWarning, cluster_sizes, head_alarms
 from icce_ray.core.cluster_count import choose_clusters, in_reach
 from icce_ray.core.consensus import METHODS, consensus
@@ -32,6 +31,7 @@ from icce_ray.core.sampling import uniform_rows
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
 from icce_ray.progress import stage_progress
+from icce_ray.search.partition import PARTITIONERS
 
 #: Rows labelled at once: activations of a few heads on 8192 rows are some hundred MB at most.
 LABEL_ROWS = 8192

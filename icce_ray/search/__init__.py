@@ -1,1 +1,1 @@
-"""Other engines for what the core defines: FAISS for neighbours."""
+"""Engines of others for what the core defines: FAISS for neighbours, METIS and Mt-KaHyPar for cuts."""

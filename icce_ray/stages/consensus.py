@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from icce_ray.adapters.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.core.alarms import Alarm
 from icce_ray.core.consensus.clusters import check_problem, collapse
 from icce_ray.core.consensus.ensemble import IMBALANCES, MAX_VOTES, best_method, candidate
@@ -25,6 +24,7 @@ from icce_ray.core.consensus.rows import alarms_of, best_meta_clusters, refine
 from icce_ray.core.consensus.tally import agreeing
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
+from icce_ray.search.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.ensemble import Label, Shards

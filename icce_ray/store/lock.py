@@ -32,9 +32,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, ConfigDict
 
-from icce_ray.adapters.process import Process
 from icce_ray.documents import DocumentError, Moment, parse_json, shaped
 from icce_ray.io import conditional
+from icce_ray.io.process import Process
 from icce_ray.io.storage import Storage
 from icce_ray.io.stores import abort_uploads, check_access
 from icce_ray.store.artifacts import LOCK_FILE

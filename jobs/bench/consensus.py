@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import METHODS, consensus
 from icce_ray.core.metrics import accuracy, anmi, head_contingency
+from icce_ray.search.partition import PARTITIONERS
 
 REFERENCE = Path(__file__).with_name("consensus_reference.py")
 TIMEOUT_S = 600

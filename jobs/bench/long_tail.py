@@ -18,13 +18,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import consensus
 from icce_ray.core.metrics import accuracy
 from icce_ray.core.neighbors import Limits, apply_limits, default_k_max
 from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
+from icce_ray.search.partition import PARTITIONERS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `jobs` is not installed
 

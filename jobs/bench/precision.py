@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import consensus
 from icce_ray.core.metrics import scores
 from icce_ray.core.neighbors import Limits, Neighbors, default_k_max
 from icce_ray.core.recipe import Execution, Precision, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
+from icce_ray.search.partition import PARTITIONERS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `jobs` is not installed
 

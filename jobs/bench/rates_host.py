@@ -18,12 +18,12 @@ from rates_device import least
 from scipy import sparse
 
 from icce_ray import pipeline
-from icce_ray.adapters.partition import PARTITIONERS, metis_graph
 from icce_ray.backbones import describe_backbone, load_backbone
 from icce_ray.core.consensus import consensus
 from icce_ray.core.sampling import uniform_rows
 from icce_ray.io.decode import decode
 from icce_ray.io.storage import Storage
+from icce_ray.search.partition import PARTITIONERS, metis_graph
 from icce_ray.settings import load
 from icce_ray.stages.features import list_column
 from icce_ray.store import Store

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import consensus
 from icce_ray.core.linear import LinearGrid, best_point, holdout_rows
 from icce_ray.core.metrics import scores
@@ -28,6 +27,7 @@ from icce_ray.core.recipe import GridRecipe, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.selection import modularity
 from icce_ray.core.training import HeadTrainer
+from icce_ray.search.partition import PARTITIONERS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `jobs` is not installed
 

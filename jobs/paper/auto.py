@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.neighbors import Limits, apply_limits, default_k_max
 from icce_ray.core.pilot import Evidence, choose_threshold
 from icce_ray.core.search import mine
 from icce_ray.core.selection import pair_accuracy
+from icce_ray.search.partition import PARTITIONERS
 from jobs.paper.feature_sets import FeatureSet
 from jobs.paper.measure import Measured
 from jobs.paper.studies import FINAL, thresholds

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import Consensus, consensus
 from icce_ray.core.linear import LinearGrid, best_point, holdout_rows
 from icce_ray.core.neighbors import Neighbors
 from icce_ray.core.recipe import Execution, GridRecipe
 from icce_ray.core.training import HeadTrainer
+from icce_ray.search.partition import PARTITIONERS
 from jobs.paper.variants import Variant
 
 LABEL_ROWS = 8192

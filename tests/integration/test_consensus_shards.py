@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from icce_ray.adapters.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.core.consensus import consensus as in_memory
 from icce_ray.progress import Progress
+from icce_ray.search.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.settings import load
 from icce_ray.stages import consensus, ensemble
 from icce_ray.stages.cluster import Resources

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import METHODS, consensus
 from icce_ray.core.consensus.clusters import head_offsets
 from icce_ray.core.consensus.votes import ballots, vote
 from icce_ray.core.metrics import accuracy, head_contingency
+from icce_ray.search.partition import PARTITIONERS
 
 
 def classes(rng, n, k, unequal):

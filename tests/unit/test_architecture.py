@@ -29,7 +29,7 @@ class Layer(NamedTuple):
     banned: frozenset[str] = frozenset()
 
 
-FILES = "documents spelling terminal version io backbones adapters search progress"
+FILES = "documents spelling terminal version io backbones search progress"
 #: From the lowest up.
 LAYERS = {
     "core": Layer(names("core"), packages=names("torch numpy scipy"), banned=names("os io pathlib shutil tempfile")),
@@ -37,10 +37,10 @@ LAYERS = {
     "settings": Layer(names("settings"), names("core.recipe io.locations documents spelling"), names("pydantic")),
     "store": Layer(
         names("store tracking trackers"),
-        names("adapters.process core.sampling documents io settings version"),
+        names("core.sampling documents io settings version"),
         names("numpy pydantic pyarrow typing_extensions yaml mlflow tensorboardX wandb"),
     ),
-    "estimator": Layer(names("estimator"), names("core adapters io progress"), banned=names("ray")),
+    "estimator": Layer(names("estimator"), names("core search io progress"), banned=names("ray")),
     # They read what the stages wrote: an export or a page needs neither torch nor Ray.
     "views": Layer(
         names("export report"),

@@ -19,7 +19,7 @@ LESS_THAN = 20
 PROGRAMS = {
     "Add a consensus method": """
 import numpy as np
-from icce_ray.adapters.partition import PARTITIONERS
+from icce_ray.search.partition import PARTITIONERS
 from icce_ray.core.consensus import consensus
 from icce_ray.core.metrics import accuracy
 

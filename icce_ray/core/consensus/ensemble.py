@@ -60,7 +60,7 @@ def consensus(
     Args:
         labels: int[N, H], labels of each head, >= 0; heads may differ in their number of clusters.
         n_clusters: K >= 2 of the consensus.
-        partitioners: cut the graphs of the methods, such as `adapters.partition.PARTITIONERS`.
+        partitioners: cut the graphs of the methods, such as `search.partition.PARTITIONERS`.
         methods: which to run, of "cspa", "hgpa", "mcla", "hbgf".
         seed: of the cuts; the same seed gives the same consensus.
         imbalances: balance tolerances to try, real classes being unequal; HGPA uses the first only.

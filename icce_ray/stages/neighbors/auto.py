@@ -16,13 +16,13 @@ import ray
 import torch
 from ray.exceptions import RayTaskError
 
-from icce_ray.adapters.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.core import cluster_count
 from icce_ray.core.neighbors import Limits, Neighbors, default_k_max
 from icce_ray.core.pilot import choose_threshold, pilot_rows, scaled
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.sampling import uniform_rows
 from icce_ray.progress import Progress
+from icce_ray.search.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.features import FeatureRows

@@ -13,7 +13,6 @@ import ray
 import torch
 from torch import Tensor
 
-from icce_ray.adapters.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.core.consensus import Consensus, consensus
 from icce_ray.core.metrics import scores
 from icce_ray.core.neighbors import Neighbors, apply_limits
@@ -21,6 +20,7 @@ from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.selection import NEAREST, modularity, nearest, neighbor_accuracy
 from icce_ray.core.training import HeadTrainer
 from icce_ray.io.weights import load_tensors, save_tensors
+from icce_ray.search.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.settings.sweep import Trial
 from icce_ray.stages.classifier import fit_grid
 from icce_ray.stages.features import FeatureRows

@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from icce_ray.adapters.partition import metis_graph
 from icce_ray.core.heads import derived_seed
 from icce_ray.core.sampling import uniform_rows
+from icce_ray.search.partition import metis_graph
 from jobs.paper.baselines.rows import (
     Scale,
     batches,

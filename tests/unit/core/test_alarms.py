@@ -7,7 +7,6 @@ import pytest
 import torch
 from sklearn.datasets import make_blobs
 
-from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.alarms import (
     LEAST_AGREEMENT,
     MOST_DIVIDED,
@@ -25,6 +24,7 @@ from icce_ray.core.neighbors import Limits
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
+from icce_ray.search.partition import PARTITIONERS
 
 SMALL = {"heads": 4, "hidden": 16, "bottleneck": 8, "epochs": 30, "batch_size": 64}
 SMALL |= {"learning_rate": 0.03, "warmup_epochs": 2, "teacher_momentum": 0.9}

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 import torch
 
-from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.neighbors import Limits, Neighbors, apply_limits
 from icce_ray.core.pilot import (
     FLOOR,
@@ -20,6 +19,7 @@ from icce_ray.core.pilot import (
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.selection import pair_accuracy
+from icce_ray.search.partition import PARTITIONERS
 from jobs.paper.synthetic import FeatureModel, draw
 from tests.failures import fails
 

@@ -5,9 +5,9 @@ import functools
 import numpy as np
 import pytest
 
-from icce_ray.adapters.partition import PARTITIONERS
 from icce_ray.core.consensus import METHODS, ConsensusSizeError, consensus
 from icce_ray.core.metrics import anmi, head_contingency
+from icce_ray.search.partition import PARTITIONERS
 from tests.failures import fails
 from tests.noisy_heads import noisy_heads
 

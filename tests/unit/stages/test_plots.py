@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from icce_ray.adapters.plots import Series, sweep_plot
+from icce_ray.stages.sweep.plots import Series, sweep_plot
 
 SERIES = [Series("acc", "consensus"), Series("mean", "all heads", deviation="std")]
 

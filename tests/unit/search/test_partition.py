@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from icce_ray.adapters.partition import metis_graph, metis_graph_apart, mtkahypar_hypergraph
+from icce_ray.search.partition import metis_graph, metis_graph_apart, mtkahypar_hypergraph
 from tests.failures import fails
 
 

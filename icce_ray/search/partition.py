@@ -76,7 +76,7 @@ def metis_graph_apart(
     csr = {"data": edges.data, "indices": edges.indices, "indptr": edges.indptr, "shape": edges.shape}
     np.savez(sent, **csr, vertices=vertex_weights, numbers=[n_parts, seed], imbalance=imbalance)
     child = subprocess.run(
-        [sys.executable, "-m", "icce_ray.adapters.partition"],
+        [sys.executable, "-m", "icce_ray.search.partition"],
         input=sent.getbuffer(),
         capture_output=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},  # of a worker it is not that of the environment
