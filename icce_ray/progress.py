@@ -18,6 +18,9 @@ import psutil
 from rich import progress as rich_progress
 from rich.console import RenderableType
 from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
 from rich.text import Text
 
 from icce_ray.terminal import Terminal, visible
@@ -82,23 +85,16 @@ class RunProgress:
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[Progress]:
         """Progress of one stage, while the block works. An interrupt is noted with the stage that it ended."""
-        try:
-            with self._shown(name) if self.verbose else contextlib.nullcontext(Progress()) as progress:
-                yield progress
-        except KeyboardInterrupt as interrupt:
-            interrupt.add_note(f"stage {name}")
-            raise
-
-    @contextlib.contextmanager
-    def _shown(self, name: str) -> Iterator[Progress]:
-        started = time.monotonic()
+        started, state = time.monotonic(), "failed"
         row = self.display.row(name, "running")
         self.display.start()
-        progress = _StageProgress(self, row)
-        state = "failed"
+        progress = _StageProgress(self, row) if self.verbose else Progress()
         try:
             yield progress
             state = "done"
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(f"stage {name}")
+            raise
         finally:
             self.display.update(row.id, state=state, seconds=time.monotonic() - started)
         progress.log(_joined(f"done in {row.fields['seconds']:.1f} s", _facts(row)))
@@ -142,11 +138,8 @@ class _Display(rich_progress.Progress):
 
     def __init__(self, console: Terminal, *, enabled: bool) -> None:
         self._started = time.monotonic()
+        self._spinner = Spinner("line" if console.options.ascii_only else "dots", style="progress.spinner")
         super().__init__(
-            _Sign("line" if console.options.ascii_only else "dots"),
-            _Column(lambda task: Text(f"{task.description:<11}", "bold" if _running(task) else "")),
-            _Bar(bar_width=10),
-            _Column(_status),
             console=console,
             disable=not enabled,
             refresh_per_second=REFRESH_PER_SECOND,
@@ -171,45 +164,18 @@ class _Display(rich_progress.Progress):
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """What is drawn."""
-        yield self.make_tasks_table(self.tasks)
+        table, facts = Table.grid(padding=(0, 1)), []
         for task in self.tasks:
-            if _running(task) and task.fields["facts"]:
-                yield Padding(Text(_facts(task)), (0, 0, 0, 14))
-        yield Text(f"  {_duration(time.monotonic() - self._started)}; {memory()}", style="dim")
-
-
-class _Column(rich_progress.ProgressColumn):
-    """A column of text."""
-
-    def __init__(self, text: Callable[[rich_progress.Task], Text]) -> None:
-        super().__init__()
-        self.text = text
-
-    def render(self, task: rich_progress.Task) -> RenderableType:
-        return self.text(task)
-
-
-class _Sign(rich_progress.SpinnerColumn):
-    """The spinner of a stage that runs, the sign of another's state."""
-
-    def __init__(self, spinner: str) -> None:
-        super().__init__(spinner)
-        self.ascii_only = spinner == "line"
-
-    def render(self, task: rich_progress.Task) -> RenderableType:
-        state = task.fields["state"]
-        return super().render(task) if _running(task) else Text(_SIGNS[state][self.ascii_only], _STYLES[state])
-
-
-class _Bar(rich_progress.BarColumn):
-    """The bar of a stage that runs."""
-
-    def render(self, task: rich_progress.Task) -> Any:
-        return super().render(task) if _running(task) else Text()
-
-
-def _running(task: rich_progress.Task) -> bool:
-    return task.fields["state"] == "running"
+            state = task.fields["state"]
+            if state == "running":
+                bar = ProgressBar(task.total, task.completed, width=10)
+                table.add_row(self._spinner, Text(f"{task.description:<11}", "bold"), bar, _status(task))
+                facts += [Padding(Text(_facts(task)), (0, 0, 0, 14))] if task.fields["facts"] else []
+            else:
+                sign = _SIGNS[state][self.console.options.ascii_only]
+                table.add_row(Text(sign, _STYLES[state]), f"{task.description:<11}", "", _status(task))
+        memory_line = Text(f"  {_duration(time.monotonic() - self._started)}; {memory()}", style="dim")
+        yield from (table, *facts, memory_line)
 
 
 def _status(task: rich_progress.Task) -> Text:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from icce_ray.tracking import Event, RunInfo, Tracker, TrackingError
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 #: The tag by which MLflow's run is found again.
 MLFLOW_TAG = "icce_ray.run"
-#: What an MLflow server takes at once (its REST API).
-_METRICS, _PARAMS = 1000, 100
 
 
 def missing_packages(names: Sequence[str]) -> list[str]:
@@ -66,7 +63,7 @@ class TensorBoard:
 
         for event in events:
             for tag, value in event.tagged():
-                self._writer.write_event(_message(scalar(tag, value), event.step, event.time))
+                self._writer.write_event(_message(scalar(tag, value), event.step, event.time.timestamp()))
                 self._last[tag] = event.step
         self._writer.flush()
         if not self._local:
@@ -94,7 +91,7 @@ class TensorBoard:
         # The writer below SummaryWriter: that one has a thread, which a full disk ends without a word.
         writer = EventsWriter(str(self._place / "events"))
         settings = "\n".join(f"    {name}: {value}" for name, value in self._run.params.items())
-        writer.write_event(_message(text("settings", settings), 0, self._events[0].time))
+        writer.write_event(_message(text("settings", settings), 0, self._events[0].time.timestamp()))
         return writer
 
 
@@ -118,6 +115,7 @@ class MLflow:
 
     def open(self, run: RunInfo, events: Sequence[Event]) -> None:
         """Find or make the run, and send what it has not got."""
+        from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
         present: set[tuple[str, int]] = set()
@@ -133,7 +131,8 @@ class MLflow:
                     present |= {(key, one.step) for one in self._client.get_metric_history(self._id, key)}
             else:
                 self._id = self._client.create_run(where, run_name=run.name, tags={MLFLOW_TAG: run.id}).info.run_id
-                self._send_params(run)
+                params = [Param(name, str(value)) for name, value in run.params.items()]
+                self._client.log_batch(self._id, params=params)
             self._send(events, present)
 
     def log(self, events: Sequence[Event]) -> None:
@@ -150,23 +149,12 @@ class MLflow:
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(tag, value, round(1000 * event.time), event.step)
+            Metric(tag, value, round(1000 * event.time.timestamp()), event.step)
             for event in events
             for tag, value in event.tagged()
             if (tag, event.step) not in present
         ]
-        _in_batches(metrics, _METRICS, lambda batch: self._client.log_batch(self._id, metrics=batch))
-
-    def _send_params(self, run: RunInfo) -> None:
-        from mlflow.entities import Param
-
-        params = [Param(name, str(value)) for name, value in run.params.items()]
-        _in_batches(params, _PARAMS, functools.partial(self._client.log_batch, self._id, ()))
-
-
-def _in_batches(values: list[Any], size: int, send: Callable[[list[Any]], None]) -> None:
-    for first in range(0, len(values), size):
-        send(values[first : first + size])
+        self._client.log_batch(self._id, metrics=metrics)
 
 
 @contextmanager

@@ -6,16 +6,15 @@ back, stands there. One thread of the driver writes and sends everything; who lo
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
 import re
 import threading
-import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from pydantic import FiniteFloat
@@ -28,6 +27,8 @@ from icce_ray.store import RunError
 LOCAL_SECONDS, OBJECT_SECONDS = 5.0, 30.0
 #: Seconds that the end of a run waits for trackers that do not answer.
 CLOSE_SECONDS = 60.0
+#: Numbers by name, None in the place of what is not a number: JSON has no NaN.
+Figures = Mapping[str, FiniteFloat | None]
 _UNUSUAL = re.compile(r"[^\w./-]+")
 
 
@@ -35,31 +36,23 @@ _UNUSUAL = re.compile(r"[^\w./-]+")
 class Event:
     """One line: `begin` of a driver's work, a `step` of a stage, or the `summary` of a stage at its end."""
 
-    time: float
-    """Seconds since 1970."""
+    time: datetime
     stage: str
     event: str
     step: int
     """Units of work done, of a `step`; else how many events of this kind there were before."""
-    figures: Mapping[str, float | None]
-    """None in the place of what is not a number: JSON has no NaN."""
+    figures: Figures
     id: str | None = None
     """Only of `begin`: the run as trackers know it."""
     to: tuple[str, ...] = ()
     """Only of `begin`: trackers that were given what follows."""
 
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """What no other event of the run has."""
-        return self.stage, self.event, self.step
-
     def encoded(self) -> bytes:
         """The line with its end."""
-        moment = datetime.datetime.fromtimestamp(self.time, datetime.UTC).isoformat(timespec="milliseconds")
-        content: dict[str, Any] = {"time": moment, "stage": self.stage, "event": self.event, "step": self.step}
-        if self.id is not None:
-            content |= {"id": self.id, "to": list(self.to)}
-        content["figures"] = dict(self.figures)
+        time = self.time.astimezone(UTC).isoformat(timespec="milliseconds")
+        content = {"time": time, "stage": self.stage, "event": self.event, "step": self.step}
+        content |= {"id": self.id, "to": self.to} if self.id is not None else {}
+        content["figures"] = self.figures
         return json.dumps(content, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
     def tagged(self) -> list[tuple[str, float]]:
@@ -79,19 +72,11 @@ def read_events(storage: Storage, path: str) -> list[Event]:
         return []
     try:
         lines = data[: data.rfind(b"\n") + 1].splitlines()
-        return shaped(list[Event], [_content(line) for line in lines if line.strip()])
-    except (DocumentError, OverflowError) as error:
+        return shaped(list[Event], [parse_json(line) for line in lines if line.strip()])
+    except DocumentError as error:
         raise StorageError(
             f"{storage.uri(path)} is damaged ({error}); delete it: what was logged before is lost, results are not"
         ) from error
-
-
-def _content(data: bytes) -> dict[str, Any]:
-    """The fields of a line as `encoded` wrote them, the moment as seconds."""
-    content = shaped(dict[str, Any], parse_json(data))
-    content["time"] = shaped(datetime.datetime, content.get("time")).timestamp()
-    content["figures"] = shaped(dict[str, FiniteFloat | None], content.get("figures"))
-    return content
 
 
 def scalars(figures: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
@@ -104,11 +89,12 @@ def scalars(figures: Mapping[str, Any], prefix: str = "") -> dict[str, float | N
         name = _UNUSUAL.sub("_", f"{prefix}{key}")
         if isinstance(value, Mapping):
             numbers |= scalars(value, f"{name}/")
-        elif isinstance(value, (list, tuple)) and value and all(map(_is_number, value)):
-            mean = math.fsum(value) / len(value)
-            numbers |= scalars({"mean": mean, "min": min(value), "max": max(value)}, f"{name}/")
         elif isinstance(value, (list, tuple)):
-            numbers[name] = len(value)
+            if value and all(map(_is_number, value)):
+                mean = math.fsum(value) / len(value)
+                numbers |= scalars({"mean": mean, "min": min(value), "max": max(value)}, f"{name}/")
+            else:
+                numbers[name] = len(value)
         elif _is_number(value):
             numbers[name] = value if math.isfinite(value) else None
     return numbers
@@ -189,7 +175,7 @@ class EventLog:
             self._events = [one for one in self._events if one.stage not in self._forget and one.event != "begin"]
         begun = [one for one in self._events if one.event == "begin"]
         run = RunInfo(begun[-1].id if begun and begun[-1].id else uuid.uuid4().hex[:16], self._name, self._params)
-        self._seen = {one.key for one in self._events}
+        self._seen = {(one.stage, one.event, one.step) for one in self._events}
         self._last = {(one.stage, one.event): one for one in self._events}
         self._new: list[Event] = []
         self._appends = self._failed = False
@@ -203,8 +189,7 @@ class EventLog:
             for tracker in opened:
                 tracker.close(failed=True)
             raise
-        now, to = time.time(), tuple(self.trackers)
-        self._put(Event(time=now, stage="run", event="begin", step=len(begun), figures={}, id=run.id, to=to))
+        self.add("run", "begin", len(begun), {}, id=run.id, to=tuple(self.trackers))
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
         return self
@@ -222,30 +207,21 @@ class EventLog:
                 "the same command writes the figures of each stage there"
             ) from self._error
 
-    def has(self, stage: str, event: str, step: int = 0) -> bool:
-        """Whether there is such an event."""
-        return (stage, event, step) in self._seen
-
     def last(self, stage: str, event: str) -> Event | None:
         """The last such event, of this driver or one before."""
         return self._last.get((stage, event))
 
-    def step(self, stage: str, step: int, figures: Mapping[str, float | None], *, at: float | None = None) -> None:
-        """Figures when `step` units of a stage's work were done, unless they are there; `at` as `Event.time`."""
-        self._put(Event(time=at or time.time(), stage=stage, event="step", step=step, figures=figures))
-
-    def summary(
-        self, stage: str, figures: Mapping[str, float | None], *, step: int = 0, at: float | None = None
+    def add(
+        self, stage: str, event: str, step: int, figures: Figures, *, at: datetime | None = None, **begin: Any
     ) -> None:
-        """Figures of a stage that is complete, unless they are there."""
-        self._put(Event(time=at or time.time(), stage=stage, event="summary", step=step, figures=figures))
-
-    def _put(self, event: Event) -> None:
+        """Log an event of now or of `at`, unless it is there; see `Event` for the rest."""
         with self._lock:
-            if event.key not in self._seen:
-                self._seen.add(event.key)
-                self._last[event.stage, event.event] = event
-                self._new.append(event)
+            if (stage, event, step) not in self._seen:
+                at = at or datetime.now(UTC)
+                new = Event(time=at, stage=stage, event=event, step=step, figures=figures, **begin)
+                self._seen.add((stage, event, step))
+                self._last[stage, event] = new
+                self._new.append(new)
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from icce_ray import commands, pipeline
 from icce_ray.cli.tables import consensus_table, scores_table, stages_table
-from icce_ray.report.facts import headline
+from icce_ray.report.labels import headline
 from icce_ray.settings import Settings, load
 from icce_ray.stages.connection import connected
 from icce_ray.store import Store

@@ -69,7 +69,7 @@ def evaluate(
     """
     from icce_ray import commands
     from icce_ray.cli.tables import scores_table
-    from icce_ray.report.facts import headline
+    from icce_ray.report.labels import headline
     from icce_ray.store import Store
 
     figures = commands.evaluate(
@@ -161,7 +161,7 @@ def export(
     Example: icce export runs/photos --format imagefolder --out sorted
     """
     from icce_ray.export.formats import export_predictions
-    from icce_ray.export.samples import UNREADABLE
+    from icce_ray.export.images import UNREADABLE
     from icce_ray.progress import stage_progress
     from icce_ray.store import Store
 

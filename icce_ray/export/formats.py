@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from icce_ray.export.images import FIELDS, UNREADABLE, Exported, Sample, samples
 from icce_ray.export.names import class_names, folder_names, read_names
-from icce_ray.export.samples import FIELDS, UNREADABLE, Exported, Sample, samples
 from icce_ray.io.user_tables import column_without_formulas, without_formulas
 from icce_ray.progress import Progress
 from icce_ray.spelling import did_you_mean

@@ -1,23 +1,49 @@
-"""The images of a run or of a prediction, read from its own source."""
+"""The images of a run or of a prediction, read from its own source, and each with its label."""
 
 from __future__ import annotations
 
+import csv
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from icce_ray.export.names import safe_name
 from icce_ray.io.decode import Reject
 from icce_ray.io.filenames import to_bytes
 from icce_ray.io.sources import FeatureSource, SourceError, find_source, found_source
 from icce_ray.io.sources.folder import FolderSource
 from icce_ray.io.sources.walk import one_ahead
 from icce_ray.io.stores import is_local, resolve
-from icce_ray.store import RunError, Store
+from icce_ray.io.user_tables import without_formulas
+from icce_ray.progress import Progress
+from icce_ray.store import Marker, RunError, Store
+from icce_ray.store.artifacts import PREDICTIONS
 
+FIELDS = ("uri", "key", "label", "confidence")
+#: File in an export that names the images it had to leave out.
+UNREADABLE = "unreadable.csv"
+#: Bytes of a file that show its format.
+HEAD = 16
+# First bytes of the formats of io.decode, and the endings they go by, the usual one first.
+_STARTS: tuple[tuple[re.Pattern[bytes], tuple[str, ...]], ...] = (
+    (re.compile(rb"\xff\xd8\xff"), (".jpg", ".jpeg")),
+    (re.compile(rb"\x89PNG"), (".png",)),
+    (re.compile(rb"GIF8"), (".gif",)),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), (".webp",)),
+    (re.compile(rb"BM"), (".bmp",)),
+    (re.compile(rb"II\*\0|MM\0\*|II\+\0|MM\0\+"), (".tif", ".tiff")),
+    (re.compile(rb"P[14]"), (".pbm", ".pnm", ".ppm")),
+    (re.compile(rb"P[25]"), (".pgm", ".pnm", ".ppm")),
+    (re.compile(rb"P[36]"), (".ppm", ".pnm")),
+    (re.compile(rb"P[fF]"), (".pnm", ".ppm")),
+)
 #: Shards of the manifest read at the same time.
 _SHARDS = 8
 
@@ -114,3 +140,111 @@ def _replaced(now: int, listed: int | None) -> Reject | None:
     if listed is None or now == listed:
         return None
     return Reject("unreadable", f"{now} bytes now, {listed} when it was listed: replaced")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and its label. `data` are the bytes of its file, or its path where files are linked."""
+
+    number: str
+    uri: str
+    key: str
+    label: int
+    confidence: float
+    data: bytes | Path
+    ending: str
+
+    @property
+    def file_name(self) -> str:
+        """Unlike that of any other image, also without its ending: the number, and the stem of the key's last part."""
+        name = to_bytes(self.key).decode("utf-8", "surrogateescape")  # its backslashes are none of `to_text`
+        last = name.replace("\\", "/").rpartition("/")[2]
+        stem = safe_name(last.rsplit(".", 1)[0].replace(".", "_"))
+        return f"{self.number}-{stem}{self.ending}" if stem else f"{self.number}{self.ending}"
+
+    def place(self, path: Path) -> None:
+        """Write the file, unchanged, or a link to it."""
+        if isinstance(self.data, Path):
+            path.symlink_to(self.data)
+        else:
+            path.write_bytes(self.data)
+
+
+@dataclass
+class Exported:
+    """What has been written: how many images, and how many could not be read any more, by reason."""
+
+    images: int = 0
+    unreadable: Counter[str] = field(default_factory=Counter)
+
+
+def samples(
+    store: Store, marker: Marker, folder: Path, progress: Progress, done: Exported, *, link: bool = False
+) -> Iterator[Sample]:
+    """Every image with a prediction, by image_id; those that cannot be read go to UNREADABLE in `folder`.
+
+    Counts into `done`. One shard of the predictions is in memory at a time, with some images. Raises RunError for a
+    source of features, for `link` where the source is no local folder, and at the end if no image could be read.
+    """
+    images = RunImages(store)
+    if not images.has_pixels:
+        raise RunError(f"{store.root} was made from features and has no images; use --format csv or parquet")
+    if link and not images.can_link:
+        raise RunError("--link: links lead to files of a local folder, which the source is not; export without it")
+    width = max(6, len(str(len(images) - 1)))
+    for info in PREDICTIONS.files(marker.files):
+        table = store.storage.read_table(info.path, ("image_id", *FIELDS)).sort_by("image_id")
+        # As short as float32 needs: 0.7, not 0.699999988079071.
+        confidence = map(float, table["confidence"].to_numpy().astype(np.float32).astype(str))
+        rows = zip(*(table[name].to_pylist() for name in FIELDS[:-1]), confidence, strict=True)
+        ids = table["image_id"].to_numpy()
+        for row, (image_id, data) in zip(rows, images.link(ids) if link else images.read(ids), strict=True):
+            uri, key, label, probability = row
+            try:
+                ending = ending_of(_head(data), key)
+            except Reject as reject:
+                done.unreadable[reject.reason] += 1
+                _list_unreadable(folder / UNREADABLE, uri, key, label, reject)
+            else:
+                assert not isinstance(data, Reject)
+                yield Sample(f"{image_id:0{width}d}", uri, key, label, probability, data, ending)
+                done.images += 1
+            gone = done.unreadable.total()
+            progress.update(done.images + gone, **({"unreadable": gone} if gone else {}))
+    if not done.images:
+        raise RunError(f"none of the images of {store.root} can be read any more: {dict(done.unreadable)}")
+
+
+def ending_of(head: bytes, key: str) -> str:
+    """The ending for an image that starts with `head`: that of `key` in small letters if it is one of its format.
+
+    Raises Reject for bytes that are no image: a file that was replaced after it had been labelled.
+    """
+    for start, endings in _STARTS:
+        if start.match(head):
+            own = f".{key.rpartition('.')[2].lower()}"
+            return own if own in endings else endings[0]
+    raise Reject("not_an_image", f"it starts with {head[:8]!r}, no image's")
+
+
+def _head(data: bytes | Path | Reject) -> bytes:
+    """The first bytes of an image. Raises Reject where there is none."""
+    if isinstance(data, Reject):
+        raise data
+    if isinstance(data, bytes):
+        return data[:HEAD]
+    try:
+        with data.open("rb") as file:
+            return file.read(HEAD)
+    except OSError as error:
+        raise Reject("unreadable", f"{type(error).__name__}: {error}"[:300]) from error
+
+
+def _list_unreadable(path: Path, uri: str, key: str, label: int, reject: Reject) -> None:
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        if new:
+            rows.writerow(["uri", "key", "label", "reason", "detail"])
+        uri, key, detail = map(without_formulas, (uri, key, reject.detail))
+        rows.writerow([uri, key, label, reject.reason, detail])

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from icce_ray.documents import DocumentError, shaped
-from icce_ray.io.storage import FileInfo
-from icce_ray.report.heads import Classes
-from icce_ray.report.picks import Labelled
+from icce_ray.report.labels import Classes, Labelled, evenly
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import CLASSIFIER_GRID, HEAD_LOSSES, NEIGHBORS, SWEEPS
 from icce_ray.store.seals import opened_yaml
@@ -51,15 +50,16 @@ def charts(store: Store, source: Labelled | None, classes: Classes | None) -> di
     }
 
 
-def _chart(name: str, title: str, caption: str, figure: go.Figure, *, height: int = 340) -> Chart:
-    """A chart of the page. Fonts, colours and widths are set by the page."""
-    figure.update_layout(
-        template=None,
-        height=height,
-        margin={"l": 60, "r": 16, "t": 12, "b": 50},
-        legend={"orientation": "h", "y": 1.08, "yanchor": "bottom"},
-    )
+def _chart(name: str, title: str, caption: str, traces: Any, *, height: int = 340, **layout: Any) -> Chart:
+    """A chart of the page; `layout` as Plotly's `update_layout`. Fonts, colours and widths are set by the page."""
+    margin, legend = {"l": 60, "r": 16, "t": 12, "b": 50}, {"orientation": "h", "y": 1.08, "yanchor": "bottom"}
+    figure = go.Figure(traces)
+    figure.update_layout(template=None, height=height, margin=margin, legend=legend, **layout)
     return Chart(name, title, caption, json.loads(figure.to_json() or ""))
+
+
+def _line(x: Any, y: Any, hover: str, *, mode: str = "lines", **options: Any) -> go.Scatter:
+    return go.Scatter(x=x, y=y, hovertemplate=f"{hover}<extra></extra>", mode=mode, **options)
 
 
 def sizes(source: Labelled | None) -> Iterator[Chart]:
@@ -67,12 +67,11 @@ def sizes(source: Labelled | None) -> Iterator[Chart]:
     if source is None:
         return
     ordered = np.sort(source.sizes)[::-1]
-    bars = go.Bar(x=np.arange(1, len(ordered) + 1), y=ordered, marker={"color": BLUE, "line": {"width": 0}})
-    figure = go.Figure(bars)
-    figure.update_traces(hovertemplate="%{y:,} images<extra></extra>")
-    figure.update_layout(xaxis={"title": {"text": "classes, largest first"}}, yaxis={"title": {"text": "images"}})
     span = f"{ordered.min():,} to {ordered.max():,} images, median {np.median(ordered):,.0f}"
-    yield _chart("sizes", "Sizes of the classes", f"{len(ordered):,} classes of {span}.", figure)
+    bars = go.Bar(x=np.arange(1, len(ordered) + 1), y=ordered, marker={"color": BLUE, "line": {"width": 0}})
+    bars.hovertemplate = "%{y:,} images<extra></extra>"
+    titles = {"xaxis_title": "classes, largest first", "yaxis_title": "images"}
+    yield _chart("sizes", "Sizes of the classes", f"{len(ordered):,} classes of {span}.", bars, **titles)
 
 
 def training(store: Store) -> Iterator[Chart]:
@@ -82,33 +81,27 @@ def training(store: Store) -> Iterator[Chart]:
         return
     heads, best = marker.summary["heads"], marker.summary["best_head"]
     table = store.storage.read_table(HEAD_LOSSES.path)
-    columns = (table[name].to_numpy().reshape(-1, heads) for name in ("epoch", "temi", "cross_entropy"))
-    epochs, temi, cross = columns
+    epochs, temi, cross = (table[name].to_numpy().reshape(-1, heads) for name in ("epoch", "temi", "cross_entropy"))
     shown = np.unique(np.linspace(0, len(epochs) - 1, min(EPOCHS, len(epochs))).round().astype(int))
-    figure = go.Figure()
+    traces = []
     for values, name, axis in ((temi, "TEMI", "y"), (cross, "cross-entropy", "y2")):
         for head in [*(h for h in range(heads) if h != best), best]:
-            figure.add_scatter(
-                x=epochs[shown, 0] + 1,
-                y=values[shown, head],
-                yaxis=axis,
-                mode="lines",
-                name=f"head {head}{', the best' if head == best else ''}",
-                line={"color": ORANGE if head == best else BLUE, "width": 2.5 if head == best else 1},
-                opacity=1.0 if head == best else _FAINT,
-                hovertemplate=f"head {head}, epoch %{{x}}: {name} %{{y:.4f}}<extra></extra>",
-                showlegend=False,
-            )
-    figure.update_layout(
-        xaxis={"title": {"text": "epoch"}, "anchor": "y2"},
-        yaxis={"title": {"text": "TEMI loss"}, "domain": [0.55, 1.0]},
-        yaxis2={"title": {"text": "cross-entropy"}, "domain": [0.0, 0.45]},
-    )
+            style: dict[str, Any] = {"line": {"color": BLUE, "width": 1}, "opacity": _FAINT, "name": f"head {head}"}
+            if head == best:
+                style = {"line": {"color": ORANGE, "width": 2.5}, "name": f"head {head}, the best"}
+            hover = f"head {head}, epoch %{{x}}: {name} %{{y:.4f}}"
+            x, y = epochs[shown, 0] + 1, values[shown, head]
+            traces.append(_line(x, y, hover, yaxis=axis, showlegend=False, **style))
     caption = (
         f"{heads} heads over {len(epochs)} epochs. TEMI ended between {temi[-1].min():.3f} and {temi[-1].max():.3f}; "
         f"head {best} has the lowest loss and stands out."
     )
-    yield _chart("losses", "Losses of all heads", caption, figure, height=460)
+    axes = {
+        "xaxis": {"title": {"text": "epoch"}, "anchor": "y2"},
+        "yaxis": {"title": {"text": "TEMI loss"}, "domain": [0.55, 1.0]},
+        "yaxis2": {"title": {"text": "cross-entropy"}, "domain": [0.0, 0.45]},
+    }
+    yield _chart("losses", "Losses of all heads", caption, traces, height=460, **axes)
 
 
 def neighbors(store: Store) -> Iterator[Chart]:
@@ -116,11 +109,12 @@ def neighbors(store: Store) -> Iterator[Chart]:
     marker = store.marker("neighbors")
     if marker is None or "threshold" not in marker.summary:
         return
-    summary = marker.summary
+    summary, files = marker.summary, NEIGHBORS.files(marker.files)
     lowest = float(summary["threshold"])
     edges = np.append(np.linspace(lowest, 1.0, POINTS), np.inf)
     above, images, lengths = np.zeros(POINTS), 0, []
-    for info in _some(NEIGHBORS.files(marker.files), summary["mean_neighbors"]):
+    pairs = summary["mean_neighbors"] * sum(info.rows or 0 for info in files)
+    for info in evenly(files, PAIRS / max(pairs, 1.0)):
         column = store.storage.read_table(info.path, ["similarities"])["similarities"].combine_chunks()
         similarities = column.flatten().to_numpy()
         above += np.histogram(similarities[similarities >= lowest], edges)[0]
@@ -130,32 +124,22 @@ def neighbors(store: Store) -> Iterator[Chart]:
         return
     means = above[::-1].cumsum()[::-1] / images
     counted = f"Counted on {images:,} images" + ("." if images == summary["images"] else f" of {summary['images']:,}.")
-    figure = go.Figure(go.Scatter(x=edges[:-1], y=means, mode="lines", line={"color": BLUE, "width": 2.5}))
-    figure.update_traces(hovertemplate="similarity %{x:.2f} and more: %{y:.1f} neighbours<extra></extra>")
-    figure.update_layout(
-        xaxis={"title": {"text": "threshold (cosine similarity)"}},
-        yaxis={"title": {"text": "neighbours per image"}, "rangemode": "tozero"},
-    )
     caption = (
         f"{means[0]:.1f} neighbours per image at the run's threshold of {lowest:g}; higher thresholds would keep "
         f"fewer. The run took at least {summary['k_min']} and at most {summary['k_max']}. {counted}"
     )
-    yield _chart("counts", "Neighbours against the threshold", caption, figure)
-    figure = go.Figure(go.Histogram(x=np.concatenate(lengths), nbinsx=60, marker={"color": BLUE}))
-    figure.update_traces(hovertemplate="%{x} neighbours: %{y} images<extra></extra>")
-    figure.update_layout(xaxis={"title": {"text": "neighbours of an image"}}, yaxis={"title": {"text": "images"}})
+    hover = "similarity %{x:.2f} and more: %{y:.1f} neighbours"
+    curve = _line(edges[:-1], means, hover, line={"color": BLUE, "width": 2.5})
+    axes = {"xaxis_title": "threshold (cosine similarity)", "yaxis_title": "neighbours per image"}
+    yield _chart("counts", "Neighbours against the threshold", caption, curve, yaxis_rangemode="tozero", **axes)
     caption = (
         f"{summary['mean_neighbors']:.1f} on average; {summary['share_at_k_min']:.1%} of the images have the fewest, "
         f"{summary['k_min']}, and none more than {summary['k_max']}. {counted}"
     )
-    yield _chart("lengths", "How many neighbours images have", caption, figure)
-
-
-def _some(files: list[FileInfo], mean: float) -> list[FileInfo]:
-    """Shards spread evenly over the run, as many as hold PAIRS pairs."""
-    pairs = mean * sum(info.rows or 0 for info in files)
-    wanted = max(1, min(len(files), round(len(files) * PAIRS / max(pairs, 1.0))))
-    return [files[place] for place in np.linspace(0, len(files) - 1, wanted).round().astype(int)] if files else []
+    bars = go.Histogram(x=np.concatenate(lengths), nbinsx=60, marker={"color": BLUE})
+    bars.hovertemplate = "%{x} neighbours: %{y} images<extra></extra>"
+    axes = {"xaxis_title": "neighbours of an image", "yaxis_title": "images"}
+    yield _chart("lengths", "How many neighbours images have", caption, bars, **axes)
 
 
 def agreement(classes: Classes | None) -> Iterator[Chart]:
@@ -163,16 +147,16 @@ def agreement(classes: Classes | None) -> Iterator[Chart]:
     if classes is None or len(classes.pairs) < 2:
         return
     pairs = classes.pairs
-    figure = go.Figure(go.Heatmap(z=pairs, zmin=0.0, zmax=1.0, colorscale="Viridis", colorbar={"thickness": 12}))
-    figure.update_traces(hovertemplate="heads %{x} and %{y}: NMI %{z:.3f}<extra></extra>")
-    axis = {"title": {"text": "head"}, "constrain": "domain"}
-    figure.update_layout(xaxis=axis, yaxis=axis | {"scaleanchor": "x", "autorange": "reversed"})
     others = pairs[~np.eye(len(pairs), dtype=bool)]
     caption = (
         f"Normalised mutual information of the labels of each two heads on {classes.compared:,} images from "
         f"{others.min():.2f} to {others.max():.2f}, {others.mean():.2f} on average."
     )
-    yield _chart("agreement", "Head by head", caption, figure, height=420)
+    squares = go.Heatmap(z=pairs, zmin=0.0, zmax=1.0, colorscale="Viridis", colorbar={"thickness": 12})
+    squares.hovertemplate = "heads %{x} and %{y}: NMI %{z:.3f}<extra></extra>"
+    axis = {"title": {"text": "head"}, "constrain": "domain"}
+    axes = {"xaxis": axis, "yaxis": axis | {"scaleanchor": "x", "autorange": "reversed"}}
+    yield _chart("agreement", "Head by head", caption, squares, height=420, **axes)
 
 
 def grid(store: Store) -> Iterator[Chart]:
@@ -180,28 +164,18 @@ def grid(store: Store) -> Iterator[Chart]:
     marker = store.marker("classifier")
     if marker is None:
         return
-    rows = store.storage.read_table(CLASSIFIER_GRID.path).to_pydict()
-    figure = go.Figure()
-    for kind, colour in zip(dict.fromkeys(rows["input"]), (BLUE, GREEN, ORANGE) * len(rows["input"]), strict=False):
-        at = [index for index, one in enumerate(rows["input"]) if one == kind]
-        figure.add_scatter(
-            x=[rows["learning_rate"][index] for index in at],
-            y=[rows["accuracy"][index] for index in at],
-            mode="lines+markers",
-            name=kind,
-            line={"color": colour},
-            hovertemplate=f"{kind}, learning rate %{{x}}: %{{y:.4f}}<extra></extra>",
-        )
-    figure.update_layout(
-        xaxis={"title": {"text": "learning rate"}, "type": "log"},
-        yaxis={"title": {"text": "accuracy, held-out images"}},
-        showlegend=True,
-    )
+    rows, traces = store.storage.read_table(CLASSIFIER_GRID.path).to_pylist(), []
+    for kind, colour in zip(dict.fromkeys(row["input"] for row in rows), cycle((BLUE, GREEN, ORANGE)), strict=False):
+        mine = [row for row in rows if row["input"] == kind]
+        rates, accuracies = ([row[name] for row in mine] for name in ("learning_rate", "accuracy"))
+        hover = f"{kind}, learning rate %{{x}}: %{{y:.4f}}"
+        traces.append(_line(rates, accuracies, hover, mode="lines+markers", name=kind, line={"color": colour}))
     caption = (
-        f"{len(rows['accuracy'])} linear classifiers, judged by the consensus labels of images kept aside. "
+        f"{len(rows)} linear classifiers, judged by the consensus labels of images kept aside. "
         f"Chosen: {marker.summary['input']} with learning rate {marker.summary['learning_rate']:g}."
     )
-    yield _chart("grid", "The classifier's grid", caption, figure)
+    axes = {"xaxis_title": "learning rate", "xaxis_type": "log", "yaxis_title": "accuracy, held-out images"}
+    yield _chart("grid", "The classifier's grid", caption, traces, showlegend=True, **axes)
 
 
 def sweeps(store: Store) -> Iterator[Chart]:
@@ -223,21 +197,15 @@ def _params(store: Store, path: str) -> dict[str, str]:
 
 def _sweep(name: str, params: list[str], rows: dict[str, list[Any]]) -> Chart:
     """Scores of every trial over the setting that was swept; of several settings over the number of the trial."""
-    figure = go.Figure()
-    one = len(params) == 1
-    values = rows[params[0]]
-    order = sorted(range(len(values)), key=values.__getitem__) if one else range(len(values))
+    axis = params[0] if len(params) == 1 else "trial"
+    mode = "lines+markers" if len(params) == 1 else "markers"
+    places, traces = rows[axis], []
+    order = sorted(range(len(places)), key=places.__getitem__)
     texts = [", ".join(f"{param} = {rows[param][index]}" for param in params) for index in order]
     shown = [column for column in SCORES if any(value is not None for value in rows[column])]
     for column, colour in zip(shown, (ORANGE, BLUE, GREEN, PINK), strict=False):
-        figure.add_scatter(
-            x=[values[index] for index in order] if one else [rows["trial"][index] for index in order],
-            y=[rows[column][index] for index in order],
-            text=texts,
-            mode="lines+markers" if one else "markers",
-            name=SCORES[column],
-            line={"color": colour},
-            hovertemplate=f"%{{text}}: {SCORES[column]} %{{y:.4f}}<extra></extra>",
-        )
-    figure.update_layout(xaxis={"title": {"text": params[0] if one else "trial"}}, showlegend=True)
-    return _chart(f"sweep-{name}", f"Sweep {name}", f"{len(values)} trials of {', '.join(params)}.", figure)
+        x, y = ([values[index] for index in order] for values in (places, rows[column]))
+        hover = f"%{{text}}: {SCORES[column]} %{{y:.4f}}"
+        traces.append(_line(x, y, hover, mode=mode, text=texts, name=SCORES[column], line={"color": colour}))
+    caption = f"{len(places)} trials of {', '.join(params)}."
+    return _chart(f"sweep-{name}", f"Sweep {name}", caption, traces, xaxis_title=axis, showlegend=True)

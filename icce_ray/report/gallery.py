@@ -1,25 +1,32 @@
-"""One card per class: its figures, the classes that heads take for it, and small pictures, as many as there is room."""
+"""One card per class: its figures, the classes that heads take for it, and small pictures, as many as there is room.
+
+Of large runs not all shards of labels are looked at: pictures that lie in a few files are read from few of them.
+"""
 
 from __future__ import annotations
 
 import base64
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from icce_ray.export.images import RunImages
 from icce_ray.io.decode import Reject, thumbnail
 from icce_ray.io.sources import SourceError
 from icce_ray.progress import Progress
-from icce_ray.report.heads import Classes
-from icce_ray.report.picks import KINDS, Labelled, Picks, pick
+from icce_ray.report.labels import Classes, Labelled, evenly
 from icce_ray.store import Store
 
+#: Which images stand for a class, in the order in which a page that is nearly full takes them.
+KINDS = ("typical", "least certain", "random")
+#: Images that are looked at: so many a class, and at least so many in all.
+LOOKED_AT_A_CLASS, LOOKED_AT = 100, 200_000
 #: Classes named as the nearest, and the least chance that a head takes two images of both for one class.
 NEAREST, LEAST_TOGETHER = 3, 0.01
 #: Names longer than this are cut in the middle: an image may be called anything.
@@ -32,6 +39,23 @@ _SMALLEST_SIDE = 64
 MOST_OF_A_KIND = 10
 #: Images read first, to know how many fit; images read at a time; threads that read and shrink them.
 _PROBED, _BLOCK, _THREADS = 64, 128, 8
+
+
+@dataclass(frozen=True)
+class Picks:
+    """The images picked.
+
+    Attributes:
+        ids: int64[kinds, K, n], image_ids, -1 where a class has no more; best first.
+        shares: float32[kinds, K, n], how sure the label is.
+        seen: int64[K], images of each class looked at.
+        mean_share: float64[K], mean share of those, NaN where there are none.
+    """
+
+    ids: NDArray[np.int64]
+    shares: NDArray[np.float32]
+    seen: NDArray[np.int64]
+    mean_share: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -72,6 +96,30 @@ def gallery(
     return cards, pictures.text
 
 
+def pick(store: Store, source: Labelled, n: int) -> Picks:
+    """The `n` images of each kind and class, from shards spread over the run. The same run gives the same images."""
+    classes, rows = len(source.sizes), sum(info.rows or 0 for info in source.files)
+    files = evenly(source.files, max(LOOKED_AT, LOOKED_AT_A_CLASS * classes) / max(rows, 1))
+    columns = ["image_id", "label", source.share]
+    table = pa.concat_tables([store.storage.read_table(info.path, columns) for info in files]).sort_by("image_id")
+    ids, label, share = (table[name].to_numpy() for name in columns)
+    scores = (-share, share, np.random.default_rng(0).random(len(ids)))
+    best = np.stack([_first(label, score, classes, n) for score in scores])
+    seen, total = (np.bincount(label, weights, minlength=classes) for weights in (None, share))
+    mean = np.divide(total, seen, out=np.full(classes, np.nan), where=seen > 0)
+    return Picks(np.append(ids, -1)[best], np.append(share, np.float32(0))[best], seen, mean)
+
+
+def _first(label: NDArray[np.integer], score: NDArray[np.floating], classes: int, n: int) -> NDArray[np.int64]:
+    """int64[classes, n], the rows of the lowest score in each class, of equals the first; -1 where there is none."""
+    order = np.lexsort((score, label))
+    ranked = label[order]
+    place = np.arange(len(order)) - np.searchsorted(ranked, ranked)
+    rows, kept = np.full((classes, n), -1), place < n
+    rows[ranked[kept], place[kept]] = order[kept]
+    return rows
+
+
 def _pictures(store: Store, source: Labelled, picks: Picks, progress: Progress) -> Pictures:
     try:
         images = RunImages(store)
@@ -83,7 +131,7 @@ def _pictures(store: Store, source: Labelled, picks: Picks, progress: Progress) 
     files, shown = {}, in_turn(picks)
     if images.has_pixels:
         longest = side(len(source.sizes))
-        files = thumbnails(images, shown, longest, progress, max_pixels=images.embed.max_pixels)
+        files = thumbnails(images, shown, longest, progress)
         shown = np.fromiter(files, np.int64, len(files))
         text += f" Neither side of a picture is above {longest} pixels here."
         missing = sum(isinstance(data, Reject) for data in files.values())
@@ -146,31 +194,25 @@ def in_turn(picks: Picks) -> NDArray[np.int64]:
 
 
 def thumbnails(
-    images: RunImages,
-    wanted: NDArray[np.int64],
-    longest: int,
-    progress: Progress,
-    *,
-    max_pixels: int,
-    budget: int = BUDGET,
+    images: RunImages, wanted: NDArray[np.int64], longest: int, progress: Progress, *, budget: int = BUDGET
 ) -> dict[int, bytes | Reject]:
     """WebP file, or why there is none, of each image_id `wanted`, as far as `budget` bytes reach.
 
     The first are served first, so `in_turn` gives every class some. What is read is what is shown, or nearly.
     """
+    most = images.embed.max_pixels
 
     def small(one: tuple[int, bytes | Reject]) -> tuple[int, bytes | Reject]:
         image_id, data = one
-        if isinstance(data, Reject):
-            return one
         try:
-            return image_id, thumbnail(data, longest=longest, max_pixels=max_pixels)
+            return image_id, data if isinstance(data, Reject) else thumbnail(data, longest=longest, max_pixels=most)
         except Reject as reject:
             return image_id, reject
 
     def made(ids: NDArray[np.int64]) -> Iterator[tuple[int, bytes | Reject]]:
+        read = images.read(np.sort(ids), threads=_THREADS)
         with ThreadPoolExecutor(_THREADS) as pool:
-            for block in _blocks(images.read(np.sort(ids), threads=_THREADS), _BLOCK):
+            while block := list(itertools.islice(read, _BLOCK)):
                 yield from pool.map(small, block)
 
     probed = wanted[:: max(1, len(wanted) // _PROBED)][:_PROBED]
@@ -189,9 +231,3 @@ def thumbnails(
 
 def _size(data: bytes | Reject) -> int:
     return 0 if isinstance(data, Reject) else len(data)
-
-
-def _blocks(items: Iterable[tuple[int, bytes | Reject]], size: int) -> Iterator[list[tuple[int, bytes | Reject]]]:
-    iterator = iter(items)
-    while block := list(itertools.islice(iterator, size)):
-        yield block

@@ -13,14 +13,15 @@ from plotly.offline import get_plotlyjs
 
 from icce_ray.export.names import read_names
 from icce_ray.progress import Progress
-from icce_ray.report import facts
 from icce_ray.report.charts import charts
-from icce_ray.report.gallery import gallery
-from icce_ray.report.heads import classes_of
-from icce_ray.report.picks import KINDS, labelled
+from icce_ray.report.gallery import KINDS, gallery
+from icce_ray.report.labels import classes_of, headline, labelled
 from icce_ray.settings import Settings
-from icce_ray.store import RunError, Store, check_files
-from icce_ray.store.artifacts import REPORT, STAGES
+from icce_ray.store import Marker, RunError, Store, check_files
+from icce_ray.store.artifacts import REJECTS, REPORT, STAGES
+
+#: Rejects of each reason that are named, and shards that are looked through for them.
+EXAMPLES, LOOKED_THROUGH = 5, 200
 
 
 def write_report(store: Store, progress: Progress, *, names: str | None = None) -> str:
@@ -52,6 +53,7 @@ def _page(store: Store, settings: Settings, progress: Progress, names: str | Non
     cards, about = gallery(store, source, classes, given, progress) if source is not None else ([], "")
     drawn = charts(store, source, classes)
     run_file, evaluation = store.run_file(), store.metrics().get("evaluation", {})
+    markers = {stage: store.marker(stage) for stage in STAGES}
     environment = Environment(
         loader=PackageLoader("icce_ray.report", "assets"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -61,13 +63,12 @@ def _page(store: Store, settings: Settings, progress: Progress, names: str | Non
         settings=settings,
         created=run_file["created"],
         versions={"icce_ray": run_file["icce_ray"]} | run_file["versions"],
-        verdict=facts.verdict(store, settings),
-        alarms=facts.alarms(store),
-        scores=facts.headline(settings, store, evaluation),
-        confused=evaluation.get("confused", []),
-        stages=facts.stage_rows(store),
-        rejects=facts.rejects(store),
-        setting_rows=facts.setting_rows(settings),
+        summaries={stage: marker.summary if marker else {} for stage, marker in markers.items()},
+        evaluation=evaluation,
+        scores=headline(settings, store, evaluation),
+        times=[(stage, marker, _rate(markers, marker)) for stage, marker in markers.items()],
+        rejects=_rejects(store, markers["embed"]),
+        setting_rows=_setting_rows(settings),
         gallery=cards,
         kinds=KINDS,
         about=about,
@@ -75,6 +76,48 @@ def _page(store: Store, settings: Settings, progress: Progress, names: str | Non
         chart_data={one.name: one.figure for many in drawn.values() for one in many},
         plotly=_plotly(),
     )
+
+
+def _rate(markers: dict[str, Marker | None], marker: Marker | None) -> str:
+    """Throughput of a stage as text; "" where it has none."""
+    if marker is None or marker.seconds <= 0.05:
+        return ""
+    sample = markers["sample"].summary if markers["sample"] else {}
+    images = marker.summary.get("images", marker.summary.get("labelled", sample.get("images")))
+    return f"{images / marker.seconds:,.0f} images per second" if images else ""
+
+
+def _rejects(store: Store, marker: Marker | None) -> list[tuple[str, int, list[tuple[str, str]]]]:
+    """(reason, count, the first few (uri, detail)) of rejected inputs, most frequent reason first."""
+    if marker is None or not marker.summary["rejected"]:
+        return []
+    by_reason: dict[str, int] = marker.summary["rejected_by_reason"]
+    examples: dict[str, list[tuple[str, str]]] = {reason: [] for reason in by_reason}
+    for info in [info for info in REJECTS.files(marker.files) if info.rows][:LOOKED_THROUGH]:
+        table = store.storage.read_table(info.path, ["uri", "reason", "detail"]).slice(0, 1000)
+        for row in table.to_pylist():
+            if len(examples[row["reason"]]) < EXAMPLES:
+                examples[row["reason"]].append((row["uri"], row["detail"] or ""))
+        if all(len(rows) >= min(EXAMPLES, by_reason[reason]) for reason, rows in examples.items()):
+            break
+    ordered = sorted(by_reason.items(), key=lambda item: -item[1])
+    return [(reason, count, examples[reason]) for reason, count in ordered]
+
+
+def _setting_rows(settings: Settings) -> dict[str, list[tuple[str, str, bool]]]:
+    """(field, value, whether it is not the default) of every setting, by stage."""
+    plain = Settings.model_construct().model_dump(mode="json", warnings=False)
+    rows: dict[str, list[tuple[str, str, bool]]] = {"run": []}
+    for name, value in settings.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            rows[name] = [(field, _text(one), one != plain[name][field]) for field, one in value.items()]
+        else:
+            rows["run"].append((name, _text(value), name in plain and value != plain[name]))
+    return rows
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,16 +63,13 @@ def flush(actor: Any) -> None:
 def remote_progress(progress: Progress, total: int, *, unit: str) -> Iterator[Any]:
     """A ProgressActor for the remote process; what it reports there is shown here until the block ends."""
     actor: Any = ProgressActor.remote()
-    stop = threading.Event()
-    begun = False
-    errors: list[Exception] = []
+    stop, begun = threading.Event(), False
 
     def show() -> None:
         nonlocal begun
-        try:
-            reports: list[Report] = ray.get(actor.read.remote())
-        except RayActorError:  # its process was lost and is being replaced: the work itself goes on
-            return
+        reports: list[Report] = []
+        with suppress(RayActorError):  # its process was lost and is being replaced: the work itself goes on
+            reports = ray.get(actor.read.remote())
         for report in reports:
             if not begun:
                 progress.begin(total, done=report.earlier, unit=unit)
@@ -79,25 +77,20 @@ def remote_progress(progress: Progress, total: int, *, unit: str) -> Iterator[An
             progress.update(report.done, **report.facts)
 
     def poll() -> None:
-        try:
-            while not stop.wait(POLL_SECONDS):
-                show()
-        except Exception as error:  # noqa: BLE001 - raised at the end of the block, where somebody sees it
-            errors.append(error)
+        while not stop.wait(POLL_SECONDS):
+            show()
 
-    thread = threading.Thread(target=poll, daemon=True)
-    thread.start()
-    try:
-        yield actor
-        stop.set()
-        thread.join()
-        if errors:
-            raise errors[0]
-        show()  # the last reports, which the thread may have missed
-    finally:
-        stop.set()
-        thread.join()
-        ray.kill(actor)
+    with ThreadPoolExecutor(1) as pool:
+        polling = pool.submit(poll)
+        try:
+            yield actor
+            stop.set()
+            polling.result()  # raises what it failed with
+            show()  # the last reports, which the thread may have missed
+        finally:
+            stop.set()
+            wait([polling])
+            ray.kill(actor)
 
 
 def loss_figures(temi: NDArray[np.floating], cross_entropy: NDArray[np.floating]) -> dict[str, float]:

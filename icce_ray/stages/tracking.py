@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from icce_ray.progress import Progress, RunProgress
@@ -55,7 +55,7 @@ class StepLog(Progress):
             return
         self._part = part
         rate = (done - self._first) / max(time.monotonic() - self._began, 1e-9)
-        self.events.step(self.stage, done, scalars(facts) | {f"{self._unit}_per_second": rate})
+        self.events.add(self.stage, "step", done, scalars(facts) | {f"{self._unit}_per_second": rate})
 
     def log(self, text: str) -> None:
         """One line of text."""
@@ -81,28 +81,28 @@ class TrackedRun:
     def log_complete(self, stage: str) -> None:
         """The figures of a stage that is complete, unless they are there."""
         marker = self.store.marker(stage) if stage in STAGES else None
-        if marker is None or self.events.has(stage, "summary"):
+        if marker is None or self.events.last(stage, "summary"):
             return
-        at = datetime.datetime.fromisoformat(marker.finished).timestamp()
+        at = datetime.fromisoformat(marker.finished)
         if stage == "heads":
             self._log_epochs(at)
         figures = {name: value for name, value in marker.summary.items() if name not in _NO_FIGURES}
-        self.events.summary(stage, scalars(figures | {"seconds": marker.seconds}), at=at)
+        self.events.add(stage, "summary", 0, scalars(figures | {"seconds": marker.seconds}), at=at)
 
     def log_evaluation(self, figures: Mapping[str, Any]) -> None:
         """The scores against true labels, unless they are those of last time; earlier others stay, a step before."""
         scores = scalars({name: value for name, value in figures.items() if isinstance(value, Mapping)})
         before = self.events.last(EVALUATION, "summary")
         if before is None or before.figures != scores:
-            self.events.summary(EVALUATION, scores, step=0 if before is None else before.step + 1)
+            self.events.add(EVALUATION, "summary", 0 if before is None else before.step + 1, scores)
 
-    def _log_epochs(self, at: float) -> None:
+    def _log_epochs(self, at: datetime) -> None:
         """Epochs of which no report came: the actor that had them was lost, or the driver was."""
         losses = self.store.storage.read_table(HEAD_LOSSES.path)
         epochs = int(losses["epoch"].to_numpy().max()) + 1
         temi, cross_entropy = (losses[name].to_numpy().reshape(epochs, -1) for name in ("temi", "cross_entropy"))
         for epoch in range(epochs):
-            self.events.step("heads", epoch + 1, loss_figures(temi[epoch], cross_entropy[epoch]), at=at)
+            self.events.add("heads", "step", epoch + 1, loss_figures(temi[epoch], cross_entropy[epoch]), at=at)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from icce_ray import commands, pipeline
-from icce_ray.report.facts import headline
+from icce_ray.report.labels import headline
 from icce_ray.store import RunError
 from icce_ray.store.artifacts import MARKER, STAGES
 from tests.failures import fails

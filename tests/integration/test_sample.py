@@ -12,7 +12,7 @@ import yaml
 from icce_ray import commands, pipeline
 from icce_ray.core.sampling import uniform_rows
 from icce_ray.progress import Progress
-from icce_ray.report.facts import headline
+from icce_ray.report.labels import headline
 from icce_ray.settings import load
 from icce_ray.stages import sample
 from icce_ray.stages.cluster import resources

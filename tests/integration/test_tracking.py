@@ -43,7 +43,7 @@ def opened(store, **changes):
     return tracked(settings, store, RunProgress(verbose=False), check=lambda: None)
 
 
-def test_every_epoch_is_told_with_its_losses_and_rates(finished):
+def test_every_epoch_is_logged_with_its_losses_and_rates(finished):
     """Though an epoch takes far less time than passes between two looks at what the worker reports."""
     steps = steps_of(finished, "heads")
     assert list(steps) == list(EPOCHS)
@@ -74,17 +74,16 @@ def test_tensorboard_shows_the_same(finished):
     assert curves(Path(finished.root) / "tensorboard") == expected
 
 
-def test_a_run_that_was_not_tracked_is_told_from_its_files(copy):
-    told = {line.stage: line.figures for line in lines_of(copy) if line.event == "summary"}
+def test_a_run_that_was_not_tracked_is_logged_from_its_files(copy):
+    summaries = {line.stage: line.figures for line in lines_of(copy) if line.event == "summary"}
     copy.storage.delete("metrics.jsonl")
     copy.storage.delete_tree("tensorboard")
     with opened(copy) as later:
         later.log_evaluation({"labels": "file.csv", "images": 3, "consensus": {"acc": 0.5}})
     with opened(copy) as later:
         later.log_evaluation({"consensus": {"acc": 0.75}})
-    assert {
-        line.stage: line.figures for line in lines_of(copy) if line.stage in told and line.event == "summary"
-    } == told
+    again = {line.stage: line.figures for line in lines_of(copy) if line.event == "summary"}
+    assert {stage: again[stage] for stage in summaries} == summaries
     np.testing.assert_allclose(
         [figures["mean_loss"] for figures in steps_of(copy, "heads").values()], losses_of(copy).mean(1), rtol=1e-5
     )
@@ -93,15 +92,15 @@ def test_a_run_that_was_not_tracked_is_told_from_its_files(copy):
     with opened(copy) as later:
         later.log_evaluation({"consensus": {"acc": 0.75}})  # nothing new
     assert events.stat().st_mtime_ns == before
-    found = curves(Path(copy.root) / "tensorboard")
-    assert found["evaluation/summary/consensus/acc"] == [(0, 0.5), (1, 0.75)]
-    assert [step for step, _ in found["heads/mean_loss"]] == list(EPOCHS)
+    shown = curves(Path(copy.root) / "tensorboard")
+    assert shown["evaluation/summary/consensus/acc"] == [(0, 0.5), (1, 0.75)]
+    assert [step for step, _ in shown["heads/mean_loss"]] == list(EPOCHS)
 
 
 def test_a_stage_done_again_leaves_no_line_of_before(copy):
     """With no tracker at all: the lines are kept, and verify finds nothing amiss."""
-    with opened(copy) as told:
-        told.log_evaluation({"consensus": {"acc": 0.5}})
+    with opened(copy) as tracking:
+        tracking.log_evaluation({"consensus": {"acc": 0.5}})
     kept = [line for line in lines_of(copy) if line.stage in ("list", "embed", "heads", "consensus")]
     changes = {"classifier": {"iterations": 60}, "tracking": {"to": "none"}}
     settings = tiny(copy.settings().source, copy.root, **changes)
@@ -134,7 +133,7 @@ def test_a_tracker_that_is_not_installed_is_named_before_any_work(tmp_path, monk
     assert not (tmp_path / "run").exists()
 
 
-def test_a_tracker_that_cannot_be_told_is_an_error_of_the_run(copy, monkeypatch):
+def test_a_tracker_that_cannot_be_reached_is_an_error_of_the_run(copy, monkeypatch):
     pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -74,5 +74,5 @@ def test_a_reader_that_is_gone_ends_results_but_no_work(stream, status):
     assert (done.returncode, done.stderr or b"") == (status, b"")
 
 
-def test_a_table_that_goes_to_a_file_is_as_wide_as_it_is_told():
+def test_a_table_that_goes_to_a_file_is_as_wide_as_asked():
     assert Terminal(file=io.StringIO(), wide=160).width == 160

@@ -1,8 +1,9 @@
-"""MLflow and Weights & Biases themselves, on disk: what they are told is there, once."""
+"""MLflow and Weights & Biases themselves, on disk: what they are given is there, once."""
 
 import json
 import os
 import struct
+from datetime import UTC, datetime
 
 import pytest
 
@@ -44,15 +45,15 @@ def history(client, run, key):
 
 
 def fails_after(tracked):
-    tracked.step("heads", 1200, {"mean_loss": -1200.0})
-    tracked.summary("consensus", {"anmi": 0.5})
+    tracked.add("heads", "step", 1200, {"mean_loss": -1200.0})
+    tracked.add("consensus", "summary", 0, {"anmi": 0.5})
     raise KeyError("a fault of the run")
 
 
 def test_mlflow_has_every_figure_once_also_of_a_run_that_was_killed(tmp_path, mlflow):
     with tracking(tmp_path, "mlflow") as tracked:
         for step in range(1, 1200):
-            tracked.step("heads", step, {"mean_loss": -float(step), "worst_loss": None})
+            tracked.add("heads", "step", step, {"mean_loss": -float(step), "worst_loss": None})
     (run,) = runs_of(mlflow)
     assert run.info.run_name == "a run"
     assert run.info.status == "FINISHED"
@@ -71,9 +72,9 @@ def test_mlflow_has_every_figure_once_also_of_a_run_that_was_killed(tmp_path, ml
 
 def test_mlflow_is_sent_what_it_missed(tmp_path, mlflow):
     with EventLog(Storage(str(tmp_path / "run")), "metrics.jsonl", {}, name="a run", params={}) as tracked:
-        tracked.step("heads", 1, {"mean_loss": 1.0})
+        tracked.add("heads", "step", 1, {"mean_loss": 1.0})
     with tracking(tmp_path, "mlflow") as tracked:
-        tracked.step("heads", 2, {"mean_loss": 2.0})
+        tracked.add("heads", "step", 2, {"mean_loss": 2.0})
     (run,) = runs_of(mlflow)
     assert history(mlflow, run, "heads/mean_loss") == [(1, 1.0), (2, 2.0)]
 
@@ -81,7 +82,7 @@ def test_mlflow_is_sent_what_it_missed(tmp_path, mlflow):
 def test_a_repeated_stage_is_a_new_mlflow_run(tmp_path, mlflow):
     for value in (1.0, 2.0):
         with tracking(tmp_path, "mlflow", forget=["heads"]) as tracked:
-            tracked.step("heads", 1, {"mean_loss": value})
+            tracked.add("heads", "step", 1, {"mean_loss": value})
     assert sorted(history(mlflow, run, "heads/mean_loss")[0] for run in runs_of(mlflow)) == [(1, 1.0), (1, 2.0)]
 
 
@@ -142,8 +143,8 @@ def logged(folder):
 def test_weights_and_biases_has_every_figure_on_the_axis_of_its_stage(tmp_path, wandb):
     with tracking(tmp_path, "wandb") as tracked:
         for step in (1, 2):
-            tracked.step("heads", step, {"mean_loss": -float(step), "worst_loss": None})
-        tracked.summary("consensus", {"anmi": 0.5})
+            tracked.add("heads", "step", step, {"mean_loss": -float(step), "worst_loss": None})
+        tracked.add("consensus", "summary", 0, {"anmi": 0.5})
     wandb.teardown()  # else its process may still be writing
     found = [{name: value for name, value in one.items() if not name.startswith("_")} for one in logged(tmp_path)]
     assert found == [
@@ -159,9 +160,9 @@ def test_without_a_key_it_says_what_to_do_and_asks_nobody(tmp_path, wandb, monke
         tracking(tmp_path, "wandb").__enter__()
 
 
-def test_only_what_it_was_not_told():
+def test_only_what_it_was_not_given():
     def line(event, step, to=()):
-        return Event(time=0.0, stage="heads", event=event, step=step, figures={}, to=to)
+        return Event(time=datetime.now(UTC), stage="heads", event=event, step=step, figures={}, to=to)
 
     lines = [line("begin", 0), line("step", 1), line("begin", 1, ("wandb",)), line("step", 2), line("begin", 2)]
     assert [one.step for one in not_sent([*lines, line("step", 3)], "wandb")] == [1, 3]

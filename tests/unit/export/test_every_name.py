@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from icce_ray.export.formats import FORMATS, export_predictions
-from icce_ray.export.samples import Sample
+from icce_ray.export.images import Sample
 from icce_ray.io.filenames import to_bytes, to_text
 from icce_ray.io.user_tables import read_user_table
 from icce_ray.progress import Progress

@@ -120,8 +120,8 @@ def test_webdataset(store, tmp_path):
         tar.extractall(tmp_path / "members", filter="data")
     texts = {path.name: path.read_bytes() for path in (tmp_path / "members").iterdir()}
     assert texts["000004.cls"] == b"3"
-    told = {"uri": "b/photo.png", "key": "b/photo.png", "label": 1, "confidence": 0.72, "name": "\U0001f436"}
-    assert json.loads(texts["000002.json"]) == told
+    described = {"uri": "b/photo.png", "key": "b/photo.png", "label": 1, "confidence": 0.72, "name": "\U0001f436"}
+    assert json.loads(texts["000002.json"]) == described
     assert json.loads(texts["000004.json"])["name"] is None
 
 
@@ -140,14 +140,14 @@ def test_a_tar_is_no_larger_than_asked_unless_for_one_image(store):
 @pytest.mark.parametrize(
     ("form", "link"), [("imagefolder", False), ("imagefolder", True), ("fiftyone", True), ("webdataset", False)]
 )
-def test_images_that_are_gone_are_told(store, tmp_path, form, link):
+def test_images_that_are_gone_are_listed(store, tmp_path, form, link):
     (tmp_path / "photos" / IMAGES[0][0]).unlink()
     (tmp_path / "photos" / IMAGES[1][0]).write_bytes(b"new")
     (tmp_path / "photos" / IMAGES[5][0]).write_bytes(b"<html>".ljust(len(IMAGES[5][1])))
     out, done = export(store, form, link=link)
     assert (done.images, dict(done.unreadable)) == (2, {"unreadable": 2, "not_an_image": 1})
-    told = {row["key"]: row["reason"] for row in read_csv(out / "unreadable.csv")}
-    assert told == {IMAGES[0][0]: "unreadable", IMAGES[1][0]: "unreadable", IMAGES[5][0]: "not_an_image"}
+    listed = {row["key"]: row["reason"] for row in read_csv(out / "unreadable.csv")}
+    assert listed == {IMAGES[0][0]: "unreadable", IMAGES[1][0]: "unreadable", IMAGES[5][0]: "not_an_image"}
     if form == "imagefolder":
         assert len(read_csv(out / "metadata.csv")) == 2
 

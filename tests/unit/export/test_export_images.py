@@ -1,11 +1,14 @@
-"""Images of a run and of a prediction, read again by image_id."""
+"""Images of a run and of a prediction, read again by image_id; their endings are those of their bytes."""
 
+import io
 import shutil
+from pathlib import PurePath
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from icce_ray.export.images import RunImages
+from icce_ray.export.images import HEAD, RunImages, ending_of
 from icce_ray.io.decode import Reject
 from icce_ray.io.sources import SourceError
 from icce_ray.store import RunError, Store
@@ -13,8 +16,10 @@ from icce_ray.store.artifacts import MANIFEST
 from tests.failures import fails
 from tests.forms import write
 from tests.labelled_runs import prediction_of, run_of
+from tests.pictures import files
 
 IMAGES = [(f"{index // 4}/{index:02d}.png", bytes([65 + index]) * (index + 1)) for index in range(11)]
+FILES = files()
 IDS = np.array([10, 0, 7, 3, 4, 9])
 
 
@@ -107,3 +112,19 @@ def test_a_source_that_has_gone(tmp_path):
 def test_neither_a_run_nor_a_prediction(tmp_path):
     with fails(RunError, "not a run"):
         RunImages(Store(str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_has_an_ending(name):
+    head = FILES[name][:HEAD]
+    assert ending_of(head, name.upper()) == PurePath(name).suffix
+    assert ending_of(head, "no ending") == ending_of(head, "wrong.svg")
+    Image.init()
+    wanted = str(Image.open(io.BytesIO(FILES[name])).format)
+    assert Image.EXTENSION[ending_of(head, "")] == wanted.replace("MPO", "JPEG")
+
+
+@pytest.mark.parametrize("head", [b"", b"<html>", b"RIFF0000WAVE", b"%PDF-1.7"])
+def test_what_is_no_image_is_rejected(head):
+    with fails(Reject, "not_an_image"):
+        ending_of(head, "a.png")

@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from icce_ray.report import charts
-from icce_ray.report.heads import classes_of
-from icce_ray.report.picks import labelled
+from icce_ray.report.labels import classes_of, labelled
 from icce_ray.store.artifacts import NEIGHBORS, PREDICTIONS, SWEEPS
 
 
@@ -38,14 +37,7 @@ def test_neighbours_against_the_threshold(made):
     assert "Counted on 590 images." in curve.caption
 
 
-def test_of_large_runs_some_lists_are_counted(made, monkeypatch):
-    files = NEIGHBORS.files(made.marker("neighbors").files)
-    monkeypatch.setattr(charts, "PAIRS", 1000)
-    assert len(charts._some(files * 50, mean=20.0)) == 1
-    assert len(charts._some(files * 50, mean=0.05)) == 34
-
-
-def test_losses_of_every_head(made):
+def test_losses_of_every_head(made, monkeypatch):
     (chart,) = charts.training(made)
     losses = made.storage.read_table("heads/losses.parquet").to_pandas()
     best = made.marker("heads").summary["best_head"]
@@ -57,13 +49,9 @@ def test_losses_of_every_head(made):
         mine = losses[losses["head"] == head].sort_values("epoch")
         np.testing.assert_array_equal(drawn[f"head {head}", "y"], mine["temi"])
         np.testing.assert_array_equal(drawn[f"head {head}", "y2"], mine["cross_entropy"])
-    assert [trace["name"] for trace in chart.figure["data"] if "best" in trace["name"]] == [
-        f"head {best}, the best"
-    ] * 2
-
-
-def test_long_trainings_are_thinned_and_keep_their_ends(made, monkeypatch):
-    monkeypatch.setattr(charts, "EPOCHS", 4)
+    marked = [trace["name"] for trace in chart.figure["data"] if "best" in trace["name"]]
+    assert marked == [f"head {best}, the best"] * 2
+    monkeypatch.setattr(charts, "EPOCHS", 4)  # long trainings are thinned and keep their ends
     (chart,) = charts.training(made)
     assert values(chart.figure["data"][0]["x"]).tolist() == [1, 7, 14, 20]
 

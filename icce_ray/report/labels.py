@@ -1,19 +1,64 @@
-"""What the heads say of each other and of the classes: agreement, and which classes they take for one."""
+"""The labels that a page shows: those of the run, and what its heads say of them and of each other."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from icce_ray.core.metrics import head_contingency, nmi, pair_counts
+from icce_ray.io.storage import FileInfo
+from icce_ray.settings import Settings
 from icce_ray.store import Store
-from icce_ray.store.artifacts import CONSENSUS, HEAD_LABELS
+from icce_ray.store.artifacts import CONSENSUS, HEAD_LABELS, PREDICTIONS
 
 #: Images whose head labels are compared in pairs of heads, at most.
 COMPARED = 50_000
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Where a run keeps one label per image, and the share that says how sure it is."""
+
+    share: str
+    """Name of its column."""
+    files: Sequence[FileInfo]
+    sizes: NDArray[np.int64]
+    """int64[K], images of each class, all of them counted."""
+
+
+def labelled(store: Store) -> Labelled | None:
+    """The classifier's labels, or the consensus of a run that has no classifier yet; None before that."""
+    for table, share, sizes in ((PREDICTIONS, "confidence", "class_sizes"), (CONSENSUS, "agreement", "cluster_sizes")):
+        marker = store.marker(table.stage)
+        if marker is not None:
+            return Labelled(share, table.files(marker.files), np.asarray(marker.summary[sizes], np.int64))
+    return None
+
+
+def headline(settings: Settings, store: Store, figures: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(name, scores) of each labelling of an evaluation in the order of the method, for a table."""
+    kept = store.marker("consensus")
+    names = {
+        "kmeans": "k-means on the same features",
+        "mean_head": f"mean of {settings.heads.heads} heads",
+        "best_head": "best head (lowest loss)",
+        "consensus": f"consensus ({kept.summary['method']})" if kept else "consensus",
+        "classifier_seen": "classifier, seen images",
+        "classifier_rest": "classifier, images outside the sample",
+        "classifier_unseen": "classifier, unseen images",
+    }
+    return [(text, figures[name]) for name, text in names.items() if name in figures]
+
+
+def evenly(files: Sequence[FileInfo], share: float) -> list[FileInfo]:
+    """About this share of the shards, at least one and at most all, evenly spread over the run."""
+    wanted = max(1, min(len(files), round(len(files) * share)))
+    return [files[place] for place in np.linspace(0, len(files) - 1, wanted).round().astype(int)] if files else []
 
 
 @dataclass(frozen=True)
@@ -42,30 +87,24 @@ def classes_of(store: Store) -> Classes | None:
     files = CONSENSUS.files(consensus.files)
     head_files = HEAD_LABELS.files(heads.files)  # the same rows: both are written in blocks of the features
     n_classes = len(consensus.summary["cluster_sizes"])
+    asked = store.settings().clusters
+    n_clusters = asked if isinstance(asked, int) else store.require("neighbors").summary["clusters"]
     step = max(1, sum(info.rows or 0 for info in files) // COMPARED)
     tables: list[sparse.csr_matrix] = []
     agreed, counted, kept = np.zeros(n_classes), np.zeros(n_classes), []
-    n_clusters = _clusters(store)
     for info, head_info in zip(files, head_files, strict=True):
         table = store.storage.read_table(info.path, ["label", "agreement"])
         label = table["label"].to_numpy()
         column = store.storage.read_table(head_info.path, ["labels"])["labels"].combine_chunks()
         labels = column.flatten().to_numpy().reshape(len(column), column.type.list_size)  # a shard may be empty
-        sizes = np.full(labels.shape[1], n_clusters)
-        counts = head_contingency(labels, label, sizes, n_classes)
+        counts = head_contingency(labels, label, np.full(labels.shape[1], n_clusters), n_classes)
         tables = [one + other for one, other in zip(tables, counts, strict=True)] if tables else counts
         agreed += np.bincount(label, weights=table["agreement"].to_numpy(), minlength=n_classes)
         counted += np.bincount(label, minlength=n_classes)
         kept.append(labels[::step])
     agreement = np.divide(agreed, counted, out=np.full(n_classes, np.nan), where=counted > 0)
-    some = np.concatenate(kept)
-    return Classes(agreement, _together(tables), _pairs(some, n_clusters), len(some))
-
-
-def _clusters(store: Store) -> int:
-    """Clusters of a head: the setting, or what the stage neighbors found."""
-    asked = store.settings().clusters
-    return asked if isinstance(asked, int) else store.require("neighbors").summary["clusters"]
+    compared = np.concatenate(kept)
+    return Classes(agreement, _together(tables), _pairs(compared, n_clusters), len(compared))
 
 
 def _together(tables: list[sparse.csr_matrix]) -> NDArray[np.float32]:
