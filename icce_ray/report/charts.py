@@ -70,7 +70,7 @@ def sizes(source: Labelled | None) -> Iterator[Chart]:
     span = f"{ordered.min():,} to {ordered.max():,} images, median {np.median(ordered):,.0f}"
     bars = go.Bar(x=np.arange(1, len(ordered) + 1), y=ordered, marker={"color": BLUE, "line": {"width": 0}})
     bars.hovertemplate = "%{y:,} images<extra></extra>"
-    titles = {"xaxis_title": "classes, largest first", "yaxis_title": "images"}
+    titles: dict[str, Any] = {"xaxis_title": "classes, largest first", "yaxis_title": "images"}
     yield _chart("sizes", "Sizes of the classes", f"{len(ordered):,} classes of {span}.", bars, **titles)
 
 
@@ -96,7 +96,7 @@ def training(store: Store) -> Iterator[Chart]:
         f"{heads} heads over {len(epochs)} epochs. TEMI ended between {temi[-1].min():.3f} and {temi[-1].max():.3f}; "
         f"head {best} has the lowest loss and stands out."
     )
-    axes = {
+    axes: dict[str, Any] = {
         "xaxis": {"title": {"text": "epoch"}, "anchor": "y2"},
         "yaxis": {"title": {"text": "TEMI loss"}, "domain": [0.55, 1.0]},
         "yaxis2": {"title": {"text": "cross-entropy"}, "domain": [0.0, 0.45]},
@@ -130,7 +130,7 @@ def neighbors(store: Store) -> Iterator[Chart]:
     )
     hover = "similarity %{x:.2f} and more: %{y:.1f} neighbours"
     curve = _line(edges[:-1], means, hover, line={"color": BLUE, "width": 2.5})
-    axes = {"xaxis_title": "threshold (cosine similarity)", "yaxis_title": "neighbours per image"}
+    axes: dict[str, Any] = {"xaxis_title": "threshold (cosine similarity)", "yaxis_title": "neighbours per image"}
     yield _chart("counts", "Neighbours against the threshold", caption, curve, yaxis_rangemode="tozero", **axes)
     caption = (
         f"{summary['mean_neighbors']:.1f} on average; {summary['share_at_k_min']:.1%} of the images have the fewest, "
@@ -138,7 +138,7 @@ def neighbors(store: Store) -> Iterator[Chart]:
     )
     bars = go.Histogram(x=np.concatenate(lengths), nbinsx=60, marker={"color": BLUE})
     bars.hovertemplate = "%{x} neighbours: %{y} images<extra></extra>"
-    axes = {"xaxis_title": "neighbours of an image", "yaxis_title": "images"}
+    axes: dict[str, Any] = {"xaxis_title": "neighbours of an image", "yaxis_title": "images"}
     yield _chart("lengths", "How many neighbours images have", caption, bars, **axes)
 
 
@@ -155,7 +155,7 @@ def agreement(classes: Classes | None) -> Iterator[Chart]:
     squares = go.Heatmap(z=pairs, zmin=0.0, zmax=1.0, colorscale="Viridis", colorbar={"thickness": 12})
     squares.hovertemplate = "heads %{x} and %{y}: NMI %{z:.3f}<extra></extra>"
     axis = {"title": {"text": "head"}, "constrain": "domain"}
-    axes = {"xaxis": axis, "yaxis": axis | {"scaleanchor": "x", "autorange": "reversed"}}
+    axes: dict[str, Any] = {"xaxis": axis, "yaxis": axis | {"scaleanchor": "x", "autorange": "reversed"}}
     yield _chart("agreement", "Head by head", caption, squares, height=420, **axes)
 
 
@@ -174,7 +174,11 @@ def grid(store: Store) -> Iterator[Chart]:
         f"{len(rows)} linear classifiers, judged by the consensus labels of images kept aside. "
         f"Chosen: {marker.summary['input']} with learning rate {marker.summary['learning_rate']:g}."
     )
-    axes = {"xaxis_title": "learning rate", "xaxis_type": "log", "yaxis_title": "accuracy, held-out images"}
+    axes: dict[str, Any] = {
+        "xaxis_title": "learning rate",
+        "xaxis_type": "log",
+        "yaxis_title": "accuracy, held-out images",
+    }
     yield _chart("grid", "The classifier's grid", caption, traces, showlegend=True, **axes)
 
 

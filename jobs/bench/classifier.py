@@ -11,16 +11,13 @@ least of all iterations. The floor is the two products of every input alone, in 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
+from measuring import header, least, options, row
 from torch import Tensor, nn
 
 from icce_ray.core.linear import LinearGrid
@@ -40,8 +37,10 @@ def one_after_another(x: Tensor, labels: Tensor, rate: float, settings: dict[str
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     order = torch.randperm(len(x))
 
-    def step(index: int) -> None:
-        start = index * batch % (len(x) - batch + 1)
+    steps = itertools.count()
+
+    def step() -> None:
+        start = next(steps) * batch % (len(x) - batch + 1)
         rows = order[start : start + batch]
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=settings["precision"] == "bfloat16"):
@@ -72,8 +71,8 @@ def floor(inputs: Columns, settings: dict[str, Any]) -> float:
         x = torch.randn(batch, sum(stop - start for start, stop in parts)).to(dtype)
         weight = torch.randn(wide, x.shape[1]).to(dtype)
         gradient, out = torch.empty_like(weight), torch.empty_like(logits)
-        total += least(lambda _, x=x, w=weight, out=out: torch.mm(x, w.T, out=out), settings["iterations"])
-        total += least(lambda _, x=x, out=gradient: torch.mm(logits.T, x, out=out), settings["iterations"])
+        total += least(lambda x=x, w=weight, out=out: torch.mm(x, w.T, out=out), settings["iterations"])
+        total += least(lambda x=x, out=gradient: torch.mm(logits.T, x, out=out), settings["iterations"])
     return total
 
 
@@ -83,18 +82,7 @@ def standardised(features: Tensor, parts: list[tuple[int, int]]) -> Tensor:
     return (x - x.mean(0)) / x.std(0)
 
 
-def least(step: Callable[[int], Any], times: int) -> float:
-    """Least seconds of a step, after one that does not count: the least is what the machine can do."""
-    step(0)
-    taken = []
-    for index in range(1, times + 1):
-        started = time.perf_counter()
-        step(index)
-        taken.append(time.perf_counter() - started)
-    return min(taken)
-
-
-def add_rows(table: Table, dim: int, blocks: int, settings: dict[str, Any], images: int) -> None:
+def print_rows(dim: int, blocks: int, settings: dict[str, Any], images: int) -> None:
     """Both precisions of one grid."""
     inputs = classifier_inputs({"cls": [0, dim], "patch_mean": [dim, 2 * dim]}, 2 * dim, 4 * dim if blocks > 1 else 0)
     width = max(stop for parts in inputs.values() for _, stop in parts)
@@ -116,27 +104,21 @@ def add_rows(table: Table, dim: int, blocks: int, settings: dict[str, Any], imag
         widths = "+".join(str(sum(stop - start for start, stop in parts)) for parts in inputs.values())
         numbers = [f"{1e3 * value:.1f}" for value in (bare, grid, alone)]
         ratios = [f"{bare / grid:.0%}", f"{alone / grid:.2f}", f"{base / grid:.2f}"]
-        table.add_row(widths, str(settings["n_classes"]), precision, *numbers, *ratios)
+        row(widths, settings["n_classes"], precision, *numbers, *ratios)
 
 
 def main() -> None:
     """Measure and print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("dim", 384), ("batch", 1024), ("iterations", 10), ("images", 8192)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--blocks", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--clusters", type=int, nargs="+", default=[100, 1000])
-    given = parser.parse_args()
+    sizes = {"dim": 384, "batch": 1024, "iterations": 10, "images": 8192}
+    given = options(__doc__, **sizes, blocks=[1, 4], clusters=[100, 1000]).parse_args()
     torch.manual_seed(0)
-    title = f"{vars(given)}, {torch.get_num_threads()} threads"
-    table = Table("inputs", "K", "precision", title=title, title_justify="left")
-    for name in ("floor ms", "grid ms", "one after another ms", "of the floor", "speed", "speed against float32"):
-        table.add_column(name, justify="right")
+    print(f"{vars(given)}, {torch.get_num_threads()} threads\n")
+    times = ("floor ms", "grid ms", "one after another ms", "of the floor", "speed", "speed against float32")
+    header("inputs", "K", "precision", *times)
     for blocks in given.blocks:
         for clusters in given.clusters:
             settings = {"n_classes": clusters, "batch_size": given.batch, "iterations": given.iterations}
-            add_rows(table, given.dim, blocks, settings, given.images)
-    Console(width=140).print(table)
+            print_rows(given.dim, blocks, settings, given.images)
 
 
 if __name__ == "__main__":

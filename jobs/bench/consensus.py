@@ -6,7 +6,6 @@ PATH is a Python that can import `ClusterEnsembles` (tsano430) and/or `Cluster_E
 can is run in a subprocess on the same labels, so that this project depends on neither.
 """
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from measuring import header, options, row
 from numpy.typing import NDArray
 
 from icce_ray.core.consensus import METHODS, consensus
@@ -100,11 +100,8 @@ def reference(python: str, labels: NDArray[np.int32], k: int) -> dict[str, tuple
 
 def main() -> None:
     """Print the table; exit with 1 if a package's best ANMI is above the ANMI of the consensus kept."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reference-python", help="a Python with the public packages")
-    parser.add_argument("--quick", action="store_true", help="three small ensembles only")
-    arguments = parser.parse_args()
-    print("| ensemble | who | method | ANMI | ACC | s |\n|---|---|---|---|---|---|")
+    arguments = options(__doc__, reference_python="", quick=False).parse_args()
+    header("ensemble", "who", "method", "ANMI", "ACC", "s")
     lost = 0
     for ensemble in QUICK if arguments.quick else ENSEMBLES:
         labels, truth = ensemble.make()
@@ -116,9 +113,8 @@ def main() -> None:
             who, method = name.split(":")
             score = anmi(head_contingency(labels, label, sizes, int(label.max()) + 1))
             best[who] = max(best.get(who, 0.0), score)
-            print(f"| {ensemble} | {who} | {method} | {score:.4f} | {accuracy(label, truth):.4f} | {seconds:.2f} |")
+            row(ensemble, who, method, f"{score:.4f}", f"{accuracy(label, truth):.4f}", f"{seconds:.2f}")
         lost += any(score > best["icce_ray"] + 1e-9 for score in best.values())
-        sys.stdout.flush()
     print(f"\nRows in which a package's best ANMI is above ours: {lost}")
     sys.exit(int(lost > 0))
 

@@ -19,7 +19,6 @@ import argparse
 import json
 import logging
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from measuring import Watch
+from measuring import Watch, header, in_a_process, options, row
 
 from icce_ray.progress import Progress
 
@@ -120,16 +119,15 @@ def run_stage(root: str, clusters: int, heads: int, cpus: int) -> dict[str, Any]
     return {"total": total, "seconds": clock.seconds, "memory": watch.most, "summary": summary}
 
 
-def measured(images: int, clusters: int, heads: int, cpus: int) -> str:
+def print_row(images: int, clusters: int, heads: int, cpus: int) -> None:
     """One row of the table."""
     from icce_ray.core.metrics import accuracy
     from icce_ray.store import Store
 
     with tempfile.TemporaryDirectory(prefix="icce-consensus-") as root:
         truth = write_run(root, images, clusters, heads)
-        command = [sys.executable, __file__, "--stage", root, "--clusters", str(clusters), "--heads", str(heads)]
-        answer = subprocess.run([*command, "--cpus", str(cpus)], check=True, stdout=subprocess.PIPE)
-        found = json.loads(answer.stdout.splitlines()[-1])
+        sizes = ("--clusters", clusters, "--heads", heads, "--cpus", cpus)
+        found = in_a_process(__file__, "--stage", root, *sizes)
         parts = sorted(Path(root).glob("consensus/part-*.parquet"))
         storage = Store(root).storage
         labels = np.concatenate(
@@ -137,20 +135,14 @@ def measured(images: int, clusters: int, heads: int, cpus: int) -> str:
         )
     summary, seconds, memory = found["summary"], found["seconds"], found["memory"]
     each = [found["total"], *(seconds.get(name, [0.0, 0.0]) for name in (*STEP_NAMES, "rest"))]
-    times = " | ".join(f"{clock:.1f} ({cpu:.1f})" for clock, cpu in each)
-    sizes = f"{memory['driver']} | {memory['task']} | {memory['shared']} | {memory['all']}"
-    quality = (
-        f"{summary['anmi']:.4f} | {accuracy(labels, truth):.4f} | {summary['votes']} | {summary['empty_clusters']}"
-    )
-    return f"| {images:,} | {times} | {sizes} | {quality} |"
+    times = (f"{clock:.1f} ({cpu:.1f})" for clock, cpu in each)
+    quality = f"{summary['anmi']:.4f}", f"{accuracy(labels, truth):.4f}", summary["votes"], summary["empty_clusters"]
+    row(f"{images:,}", *times, *(memory[name] for name in ("driver", "task", "shared", "all")), *quality)
 
 
 def main() -> None:
     """Print one table, a row for each number of images."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, nargs="+", default=[500_000, 2_000_000])
-    for name, value in (("clusters", 1000), ("heads", 50), ("cpus", 2)):
-        parser.add_argument(f"--{name}", type=int, default=value)
+    parser = options(__doc__, images=[500_000, 2_000_000], clusters=1000, heads=50, cpus=2)
     parser.add_argument("--stage", metavar="RUN", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.stage:
@@ -158,9 +150,9 @@ def main() -> None:
         return
     columns = ["images", "s in all", *STEP_NAMES, "rest", "driver MiB", "task MiB", "shared MiB", "all MiB"]
     columns += ["ANMI", "ACC", "votes kept", "empty"]
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
+    header(*columns)
     for images in given.images:
-        print(measured(images, given.clusters, given.heads, given.cpus), flush=True)
+        print_row(images, given.clusters, given.heads, given.cpus)
 
 
 if __name__ == "__main__":

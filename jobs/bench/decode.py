@@ -1,4 +1,4 @@
-"""Decoding and resizing to 224 x 224: images a second and core of several libraries, and how far the pixels are off.
+"""Decoding and resizing to 224 x 224: images per second and core of several libraries, and how far the pixels are off.
 
     python jobs/bench/decode.py [--size 224 --images 4 --passes 5]
 
@@ -10,7 +10,6 @@ bicubic, which is what DINOv2 was evaluated with. A library that is not installe
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import io
 import os
@@ -20,9 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import header, least, options, row
 from PIL import Image, JpegImagePlugin
-from rich.console import Console
-from rich.table import Table
 from sklearn.datasets import load_sample_images
 
 from icce_ray.io.decode import decode
@@ -162,7 +160,7 @@ def _imagecodecs() -> dict[str, Decoder]:
     }
 
 
-def decoders(console: Console) -> dict[str, Decoder]:
+def decoders() -> dict[str, Decoder]:
     """Every way that can run here, the obvious one first."""
     found: dict[str, Decoder] = {
         "Pillow, full size": pillow,
@@ -179,45 +177,29 @@ def decoders(console: Console) -> dict[str, Decoder]:
         try:
             found |= load()
         except (ImportError, RuntimeError, OSError) as error:  # not there, or without the C library it binds
-            console.print(f"left out: {load.__name__[1:]} ({type(error).__name__}: {str(error).splitlines()[0][:90]})")
+            print(f"left out: {load.__name__[1:]} ({type(error).__name__}: {str(error).splitlines()[0][:90]})")
     return found
-
-
-def least(work: Callable[[], Any], passes: int) -> float:
-    """Least processor seconds of some passes, after one that does not count."""
-    work()
-    taken = []
-    for _ in range(passes):
-        started = time.process_time()
-        work()
-        taken.append(time.process_time() - started)
-    return min(taken)
 
 
 def measured(
     decoder: Decoder, files: list[bytes], truth: list[np.ndarray], size: int, passes: int
 ) -> tuple[float, float]:
-    """Images a second and mean absolute difference from the truth; zero if the library has no such format."""
+    """Images per second and mean absolute difference from the truth; zero if the library has no such format."""
     try:
         found = [decoder(data, size) for data in files]
     except (ValueError, OSError, RuntimeError):
         return 0.0, 0.0
     error = np.mean([np.abs(a.astype(int) - b).mean() for a, b in zip(found, truth, strict=True)])
-    return len(files) / least(lambda: [decoder(data, size) for data in files], passes), float(error)
+    return len(files) / least(lambda: [decoder(data, size) for data in files], passes, time.process_time), float(error)
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--passes", type=int, default=5)
-    args = parser.parse_args()
+    args = options(__doc__, size=224, images=4, passes=5).parse_args()
     os.environ["VIPS_CONCURRENCY"] = "1"  # read when the library loads
     torch.set_num_threads(1)
-    console, kinds = Console(width=160), [(*size, "JPEG") for size in SIZES] + [(*SIZES[0], "PNG"), (*SIZES[1], "PNG")]
-    ways = decoders(console)
-    table = Table("images/s/core (x) difference", *(f"{kind} {width} x {height}" for width, height, kind in kinds))
+    kinds = [(*size, "JPEG") for size in SIZES] + [(*SIZES[0], "PNG"), (*SIZES[1], "PNG")]
+    ways = decoders()
     # Once a large block was freed, the C library keeps memory: before, small pictures take twice the time.
     pillow(pictures(*SIZES[-1], 1, "JPEG")[0], args.size)
     columns = []
@@ -227,9 +209,9 @@ def main() -> None:
         rates = [measured(way, files, truth, args.size, args.passes) for way in ways.values()]
         obvious = rates[0][0]
         columns.append([f"{rate:,.0f} ({rate / obvious:.2f}x) {error:.2f}" if rate else "-" for rate, error in rates])
-    for name, *cells in zip(ways, *columns, strict=True):
-        table.add_row(name, *cells)
-    console.print(table)
+    header("images/s/core (x) difference", *(f"{kind} {width} x {height}" for width, height, kind in kinds))
+    for cells in zip(ways, *columns, strict=True):
+        row(*cells)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,12 @@ The same features, settings and split as `icce demo`, through `icce_ray.ICCE`, w
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from measuring import header, options, row
 from sklearn.cluster import KMeans
 
 from icce_ray.backbones import describe_backbone, load_backbone
@@ -35,9 +33,7 @@ def features_of(folder: Path) -> np.ndarray:
 
 def main() -> None:
     """Measure and print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
-    seeds = parser.parse_args().seeds
+    seeds = options(__doc__, seeds=[0, 1, 2, 3, 4]).parse_args().seeds
     with tempfile.TemporaryDirectory() as folder:
         write_digits(Path(folder))
         rows = (Path(folder) / "labels.csv").read_text().split()[1:]
@@ -47,11 +43,10 @@ def main() -> None:
     labels = {part: np.array([truth[name] for name in names[part]]) for part in data}
     given: dict[str, Any] = SETTINGS["neighbors"] | SETTINGS["heads"]
     given["iterations"] = SETTINGS["classifier"]["iterations"]
-    table = Table("seed", title="ACC (%) on scikit-learn's digits", title_justify="left")
     means: Any = KMeans
     found = []
-    for name in ("k-means", "mean head", "best head", "consensus", "classifier, unseen"):
-        table.add_column(name, justify="right")
+    print("ACC (%) on scikit-learn's digits\n")
+    header("seed", "k-means", "mean head", "best head", "consensus", "classifier, unseen")
     for seed in seeds:
         model = ICCE(n_clusters=10, random_state=seed, **given).fit(data["seen"])
         heads = [accuracy(column, labels["seen"]) for column in model.head_labels_.T]
@@ -63,9 +58,8 @@ def main() -> None:
             accuracy(model.predict(data["unseen"]), labels["unseen"]),
         )
         found.append(scores)
-        table.add_row(str(seed), *(f"{100 * score:.2f}" for score in scores))
-    table.add_row("mean", *(f"{100 * score:.2f}" for score in np.mean(found, axis=0)))
-    Console().print(table)
+        row(seed, *(f"{100 * score:.2f}" for score in scores))
+    row("mean", *(f"{100 * score:.2f}" for score in np.mean(found, axis=0)))
 
 
 if __name__ == "__main__":

@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 from decode import BICUBIC, pictures
+from measuring import header, options, row
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 from transformers import Dinov2Config, Dinov2Model
 from transformers.utils import logging
@@ -58,7 +57,7 @@ def products(device: str, precision: str) -> Iterator[None]:
 
 
 def bare(model: Any, device: str, precision: str, images: int) -> dict[int, float]:
-    """Images a second of the model alone by batch size, the better of two passes over so many images."""
+    """Images per second of the model alone by batch size, the better of two passes over so many images."""
     found = {}
     for batch in BARE_BATCHES if device == "cpu" else (BATCH, 4 * BATCH):
         x = torch.randn(batch, 3, SIDE, SIDE, device=device)
@@ -147,13 +146,7 @@ def folders(where: Path, few: int, many: int) -> tuple[Path, Path]:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--few", type=int, default=128)
-    parser.add_argument("--many", type=int, default=640)
-    parser.add_argument("--width", type=int, default=384)
-    parser.add_argument("--depth", type=int, default=12)
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    args = parser.parse_args()
+    args = options(__doc__, few=128, many=640, width=384, depth=12, precision="float32").parse_args()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     import ray.data  # noqa: F401 - else the first stage alone would pay for it
@@ -168,10 +161,9 @@ def main() -> None:
         model.to(device)
         few, many = folders(where, args.few, args.many)
         weights, run = str(where / "weights"), where / "run"
-        console = Console(width=120)
-        console.print(f"{device}, {args.precision}, width {args.width}, depth {args.depth}")
+        print(f"{device}, {args.precision}, width {args.width}, depth {args.depth}")
         rates = bare(model, device, args.precision, min(64, args.few))
-        console.print(f"bare, images/s by batch: {rates}")
+        print(f"bare, images/s by batch: {rates}")
         ways = {
             "DataLoader script": [
                 lambda folder=folder: script(model, device, args.precision, folder) for folder in (few, many)
@@ -187,23 +179,24 @@ def main() -> None:
         seconds = {}
         for name, (short, long) in ways.items():
             seconds[name] = (short(), long())
-            console.print(f"{name}: {seconds[name][0]:.1f} s, {seconds[name][1]:.1f} s")
-        console.print(table(args, rates, seconds))
+            print(f"{name}: {seconds[name][0]:.1f} s, {seconds[name][1]:.1f} s")
+        print_table(args, rates, seconds)
         share = labelling(weights, run, device, args.precision)
-        console.print(f"labelling adds {100 * share:.3f} % to the time of the backbone on a batch of {BATCH}")
+        print(f"labelling adds {100 * share:.3f} % to the time of the backbone on a batch of {BATCH}")
 
 
-def table(args: argparse.Namespace, bare_rates: dict[int, float], seconds: dict[str, tuple[float, float]]) -> Table:
+def print_table(
+    args: argparse.Namespace, bare_rates: dict[int, float], seconds: dict[str, tuple[float, float]]
+) -> None:
     """Rates against the fastest bare one."""
     best = max(bare_rates.values())
-    made = Table("what", "images/s", "of the best bare rate", "fixed s", f"s of {args.few}", f"s of {args.many}")
+    header("what", "images/s", "of the best bare rate", "fixed s", f"s of {args.few}", f"s of {args.many}")
     for batch, rate in bare_rates.items():
-        made.add_row(f"bare, batch {batch}", f"{rate:.1f}", f"{rate / best:.2f}", "", "", "")
+        row(f"bare, batch {batch}", f"{rate:.1f}", f"{rate / best:.2f}", "", "", "")
     for name, (short, long) in seconds.items():
         slope = (long - short) / (args.many - args.few)
         rate, fixed = 1 / slope, short - slope * args.few
-        made.add_row(name, f"{rate:.1f}", f"{rate / best:.2f}", f"{fixed:.1f}", f"{short:.1f}", f"{long:.1f}")
-    return made
+        row(name, f"{rate:.1f}", f"{rate / best:.2f}", f"{fixed:.1f}", f"{short:.1f}", f"{long:.1f}")
 
 
 if __name__ == "__main__":

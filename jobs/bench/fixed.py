@@ -8,7 +8,6 @@ imported by then; the exit status is 1 if one of them is among those that the ro
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -16,8 +15,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.table import Table
+from measuring import header, options, row
 
 from icce_ray.pipeline import STAGES
 from icce_ray.store import Store
@@ -58,8 +56,8 @@ def measured(case: Case, times: int) -> tuple[float, list[str]]:
     return statistics.median(taken), answer.stdout.splitlines()[-1].split()
 
 
-def demo() -> Table:
-    """Seconds of `icce demo` in a new directory by stage; the rest is Ray's start, the unseen images and the scores."""
+def demo() -> None:
+    """Print seconds of `icce demo` by stage; the rest is Ray's start, the unseen images and the scores."""
     with tempfile.TemporaryDirectory(prefix="icce-demo-") as out:
         started = time.perf_counter()
         code = ICCE.format(words=["icce", "demo", "--out", out, "--quiet"])
@@ -67,27 +65,21 @@ def demo() -> Table:
         total = time.perf_counter() - started
         metrics = Store(f"{out}/run-seed0").metrics()
     stages = {name: metrics[name]["seconds"] for name in STAGES}
-    table = Table(*stages, "rest", "all", title="icce demo, seconds", title_justify="left")
-    numbers = [*stages.values(), total - sum(stages.values()), total]
-    table.add_row(*(f"{value:.1f}" for value in numbers))
-    return table
+    print("\nicce demo, seconds\n")
+    header(*stages, "rest", "all")
+    row(*(f"{value:.1f}" for value in [*stages.values(), total - sum(stages.values()), total]))
 
 
 def main() -> None:
     """Measure and print two tables; exit 1 if a row imports what it must do without."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, default=7)
-    parser.add_argument("--no-demo", action="store_true", help="leave out `icce demo`")
-    given = parser.parse_args()
-    table, wrong = Table("process", "s", "imports"), []
+    given, wrong = options(__doc__, times=7, no_demo=False).parse_args(), []
+    header("process", "s", "imports")
     for case in CASES:
         seconds, found = measured(case, given.times)
-        table.add_row(case.name, f"{seconds:.2f}", ", ".join(found) or "-")
+        row(case.name, f"{seconds:.2f}", ", ".join(found) or "-")
         wrong += [f"{case.name} imports {name}" for name in found if name in case.without]
-    console = Console(width=120)
-    console.print(table)
     if not given.no_demo:
-        console.print(demo())
+        demo()
     if wrong:
         sys.exit("; ".join(wrong))
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import growth_stages
 from growth_plot import plotted
-from measuring import Watch, fresh_peak, in_a_process, peak, shared_of, slope
+from measuring import Watch, fresh_peak, header, in_a_process, options, peak, row, shared_of, slope
 
 SIZES, FACTOR, WARM = 4, 4, 512
 REPEATED_SECONDS, REPEATED = 2.0, 5
@@ -61,28 +61,23 @@ def grown(name: str, largest: int) -> dict[str, list[float]]:
     return found
 
 
-def table_of(results: dict[str, dict[str, list[float]]]) -> str:
-    """Markdown, a row a stage; numbers of the four sizes follow each other."""
-    columns = ["stage", "images", "s", "exponent", "of the last step", "MiB", "exponent", "of the last step"]
-    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+def print_table(results: dict[str, dict[str, list[float]]]) -> None:
+    """A row a stage; numbers of the four sizes follow each other."""
+    header("stage", "images", "s", "exponent", "of the last step", "MiB", "exponent", "of the last step")
     for name, found in results.items():
         sizes, cells = found["images"], [name, f"{found['images'][0]:,.0f} to {found['images'][-1]:,.0f}"]
         for key, digits in (("seconds", 2), ("peak", 0)):
             values = [max(value, 1e-3) for value in found[key]]
             cells.append(", ".join(f"{value:.{digits}f}" for value in values))
             cells += [f"{slope(sizes[first:], values[first:]):.2f}" for first in (0, -2)]
-        lines.append(f"| {' | '.join(cells)} |")
+        row(*cells)
         if growth_stages.STAGES[name].workers:
-            lines.append(
-                f"| {name}, all processes | | | | | {', '.join(f'{value:.0f}' for value in found['all'])} | | |"
-            )
-    return "\n".join(lines)
+            row(f"{name}, all processes", *[""] * 4, ", ".join(f"{value:.0f}" for value in found["all"]), "", "")
 
 
 def main() -> None:
     """Print one table and write one plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=16384, help="the largest size")
+    parser = options(__doc__, images=16384)
     parser.add_argument("--stages", nargs="+", choices=list(growth_stages.STAGES), default=list(growth_stages.STAGES))
     parser.add_argument("--plot", type=Path, help="an SVG to write")
     parser.add_argument("--results", type=Path, help="a JSON file to add the figures to; the table is of all there")
@@ -98,7 +93,7 @@ def main() -> None:
         if given.results:
             given.results.write_text(json.dumps(results))
     results = {name: results[name] for name in growth_stages.STAGES if name in results}
-    print(table_of(results))
+    print_table(results)
     if given.plot:
         given.plot.write_bytes(plotted(results))
 

@@ -9,7 +9,6 @@ stays: no step can be faster. Ratios are against the loop, in this run; losses a
 
 from __future__ import annotations
 
-import argparse
 import copy
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from measuring import header, least, options, row
 from torch import Tensor, nn
 
 from icce_ray.core import losses as objectives
@@ -100,10 +100,10 @@ def bare_products(recipe: Recipe, dim: int, clusters: int, rows: int, device: st
             torch.randn(narrow, wide, device=device, dtype=dtype),
         )
         y, back, grad = x @ weight.T, torch.empty_like(x), torch.empty_like(weight)
-        total += 2 * seconds(lambda _, x=x, weight=weight, y=y: torch.mm(x, weight.T, out=y), 20)
-        total += seconds(lambda _, x=x, grad=grad, y=y: torch.mm(y.T, x, out=grad), 20)
+        total += 2 * least(lambda x=x, weight=weight, y=y: torch.mm(x, weight.T, out=y), 20, now)
+        total += least(lambda x=x, grad=grad, y=y: torch.mm(y.T, x, out=grad), 20, now)
         if index:  # nobody asks for the gradient of the features
-            total += seconds(lambda _, back=back, weight=weight, y=y: torch.mm(y, weight, out=back), 20)
+            total += least(lambda back=back, weight=weight, y=y: torch.mm(y, weight, out=back), 20, now)
     return total * recipe.heads
 
 
@@ -114,20 +114,12 @@ def now() -> float:
     return time.perf_counter()
 
 
-def seconds(step: Callable[[int], object], steps: int) -> float:
-    """Least seconds of a step, after one that does not count: the least is what the machine can do."""
-    step(0)
-    taken = []
-    for index in range(steps):
-        started = now()
-        step(index)
-        taken.append(now() - started)
-    return min(taken)
-
-
 def main() -> None:
     """Measure and print one table."""
-    given = arguments()
+    parser = options(__doc__, heads=50, dim=384, clusters=100, batch=1024, steps=5, chunks=[1, 2, 4, 8, 16, 50])
+    parser.add_argument("--compile", action="store_true", help="also with passes fused by torch.compile")
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args()
     device, n = given.device, 4 * given.batch
     generator = torch.Generator(device).manual_seed(0)
     features = torch.randn(n, given.dim, generator=generator, device=device)
@@ -151,15 +143,14 @@ def main() -> None:
             steps[name, precision] = lambda *batch, made=made: made.step(*batch)[0]
     taken, losses = rounds(steps, first, given.steps)
     print(f"{vars(given)}, {torch.get_num_threads()} threads\n")
-    row("heads a product", "products", "ms a step", "speed against the loop", "largest difference of a loss")
-    row(*["---"] * 5)
+    header("heads per product", "products", "ms per step", "speed against the loop", "largest difference of a loss")
     base, reference = next(iter(taken.values())), next(iter(losses.values()))
-    for (name, precision), least in taken.items():
+    for (name, precision), seconds in taken.items():
         error = float(((losses[name, precision] - reference) / reference).abs().max())
-        row(name, precision, f"{1e3 * least:.0f}", f"{base / least:.2f}", f"{error:.0e}")
+        row(name, precision, f"{1e3 * seconds:.0f}", f"{base / seconds:.2f}", f"{error:.0e}")
     for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        least = bare_products(recipe, given.dim, given.clusters, 2 * given.batch, device, dtype)
-        row("bare products", precision, f"{1e3 * least:.0f}", f"{base / least:.2f}", "")
+        seconds = bare_products(recipe, given.dim, given.clusters, 2 * given.batch, device, dtype)
+        row("bare products", precision, f"{1e3 * seconds:.0f}", f"{base / seconds:.2f}", "")
 
 
 def rounds(
@@ -175,25 +166,8 @@ def rounds(
         for key, step in steps.items():
             started = now()
             losses[key].append(step(anchors, partners, index))
-            least = now() - started
-            taken[key] = min(taken[key], least) if index else taken[key]
+            taken[key] = min(taken[key], now() - started) if index else taken[key]
     return taken, {key: torch.stack(found) for key, found in losses.items()}
-
-
-def row(*cells: str) -> None:
-    """Print a row of a Markdown table."""
-    print("| " + " | ".join(cells) + " |", flush=True)
-
-
-def arguments() -> argparse.Namespace:
-    """What the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("heads", 50), ("dim", 384), ("clusters", 100), ("batch", 1024), ("steps", 5)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--chunks", type=int, nargs="*", default=[1, 2, 4, 8, 16, 50])
-    parser.add_argument("--compile", action="store_true", help="also with passes fused by torch.compile")
-    parser.add_argument("--device", default="cpu")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

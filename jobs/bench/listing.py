@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from measuring import header, in_a_process, options, row
 
 PER_FOLDER = 1000
 
@@ -70,14 +70,12 @@ CASES = {"ours": ours, "whole": whole}
 
 def measured(case: str, source: str) -> dict[str, float]:
     """Images, seconds and peak MiB of one case in a process of its own."""
-    answer = subprocess.run([sys.executable, __file__, "--case", case, source], check=True, capture_output=True)
-    return json.loads(answer.stdout.splitlines()[-1])
+    return in_a_process(__file__, "--case", case, source)
 
 
 def main() -> None:
     """Print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[20_000, 200_000], help="numbers of local files")
+    parser = options(__doc__, sizes=[20_000, 200_000])
     parser.add_argument("--s3", help="URI of a prefix to list as well")
     parser.add_argument("--fill", type=int, default=0, help="put this many objects below the prefix first")
     parser.add_argument("--case", nargs=2, metavar=("CASE", "SOURCE"), help=argparse.SUPPRESS)
@@ -97,13 +95,11 @@ def main() -> None:
         if arguments.s3:
             fill_bucket(arguments.s3, arguments.fill)
             sources.append(("S3", arguments.s3))
-        print("| store | images | listing | seconds | images/s | peak MiB |\n|---|---|---|---|---|---|")
+        header("store", "images", "listing", "seconds", "images/s", "peak MiB")
         for name, source in sources:
             for case in CASES:
-                row = measured(case, source)
-                rate = row["images"] / row["seconds"]
-                figures = f"{row['seconds']:.2f} | {rate:,.0f} | {row['peak']:.0f}"
-                print(f"| {name} | {row['images']:,.0f} | {case} | {figures} |")
+                images, seconds, peak = measured(case, source).values()
+                row(name, f"{images:,.0f}", case, f"{seconds:.2f}", f"{images / seconds:,.0f}", f"{peak:.0f}")
 
 
 if __name__ == "__main__":

@@ -8,27 +8,26 @@ setting per row: ACC of the heads and of the consensus, means over seeds, and ho
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
+from measuring import header, options, row
 
 from icce_ray.core.consensus import consensus
 from icce_ray.core.metrics import accuracy
 from icce_ray.core.neighbors import Limits, apply_limits, default_k_max
-from icce_ray.core.recipe import Execution, Recipe
+from icce_ray.core.recipe import Recipe
 from icce_ray.core.search import mine
-from icce_ray.core.training import HeadTrainer
 from icce_ray.search.partition import PARTITIONERS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `jobs` is not installed
 
+from jobs.paper.icce import train
 from jobs.paper.synthetic import FeatureModel, draw, scaled_k_min
+from jobs.paper.variants import Variant
 
 N, CLUSTERS, DIM = 6000, 30, 128
 IMBALANCES = (1.0, 50.0)
@@ -64,17 +63,8 @@ def measured(imbalance: float, seed: int) -> dict[str, list[float]]:
     found = {}
     for name, (switches, factor) in ROWS.items():
         own = apply_limits(lists, Limits(0.3, k_min, factor * k_max))
-        trainer = HeadTrainer(
-            drawn.features,
-            own,
-            n_clusters=CLUSTERS,
-            recipe=Recipe(**SIZE, **switches),
-            seed=seed,
-            execution=Execution(precision="bfloat16"),
-        )
-        for _ in range(trainer.recipe.epochs):
-            trainer.run_epoch()
-        labels = trainer.labels(drawn.features).numpy()
+        variant = Variant(recipe=Recipe(**SIZE, **switches), precision="bfloat16")
+        labels = train(drawn.features, own, CLUSTERS, variant, seed).head_labels
         heads = 100 * float(np.mean([accuracy(column, truth) for column in labels.T]))
         used = float(np.mean([len(np.unique(column)) for column in labels.T]))
         found[name] = [heads, 100 * accuracy(label(labels, seed), truth), used]
@@ -86,21 +76,17 @@ def measured(imbalance: float, seed: int) -> dict[str, list[float]]:
 
 def main() -> None:
     """Measure and print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    seeds = parser.parse_args().seeds
+    seeds = options(__doc__, seeds=[0, 1, 2]).parse_args().seeds
     torch.set_num_threads(1)
-    table = Table("", title=f"ACC (%), mean of seeds {seeds}", title_justify="left")
-    for imbalance in IMBALANCES:
-        for name in ("heads", "consensus", "used"):
-            table.add_column(f"{imbalance:.0f}:1 {name}", justify="right")
+    print(f"ACC (%), mean of seeds {seeds}\n")
+    header("", *(f"{imbalance:.0f}:1 {name}" for imbalance in IMBALANCES for name in ("heads", "consensus", "used")))
     each = [[measured(imbalance, seed) for seed in seeds] for imbalance in IMBALANCES]
-    for row in (*list(ROWS)[:1], LOOSE, *list(ROWS)[1:]):
-        values = np.concatenate([np.mean([found[row] for found in of_set], axis=0) for of_set in each])
-        spread = np.concatenate([np.std([found[row] for found in of_set], axis=0) for of_set in each])
-        cells = [f"{value:.1f} ± {sd:.1f}" for value, sd in zip(values, spread, strict=True)]
-        table.add_row(row, *cells)
-    Console(width=150).print(table)
+    for name in (*list(ROWS)[:1], LOOSE, *list(ROWS)[1:]):
+        means, deviations = (
+            np.concatenate([of([found[name] for found in of_set], axis=0) for of_set in each])
+            for of in (np.mean, np.std)
+        )
+        row(name, *(f"{mean:.1f} ± {deviation:.1f}" for mean, deviation in zip(means, deviations, strict=True)))
 
 
 if __name__ == "__main__":

@@ -121,10 +121,10 @@ def _parts(store: Store, artifact: Table, columns: dict[str, Any]) -> list[FileI
 
 def _embed(store: Store, settings: Settings, table: pa.Table, bad: np.ndarray) -> None:
     reasons = [REASONS[row % len(REASONS)] for row in range(len(bad))]
-    told = {"reason": pa.array(reasons, pa.string()), "detail": pa.array([f"made up, {row}" for row in bad.tolist()])}
+    why = {"reason": pa.array(reasons, pa.string()), "detail": pa.array([f"made up, {row}" for row in bad.tolist()])}
     rows = table.take(pa.array(bad))
     names = {name: rows[name] for name in ("image_id", "uri", "key")}
-    files = _parts(store, REJECTS, names | told)
+    files = _parts(store, REJECTS, names | why)
     summary = {
         "images": len(table),
         "ok": len(table) - len(bad),
@@ -192,10 +192,10 @@ def _heads(
         columns = {"image_id": rows, "key": table["key"].take(rows)}
         columns["labels"] = pa.FixedSizeListArray.from_arrays(pa.array(labels.ravel()), heads)
         files.append(store.storage.write_table(HEAD_LABELS.part(index), pa.table(columns)))
-    told = [{"name": "made_up", "value": 0.0, "limit": 1.0, "text": text} for text in alarms]
+    raised = [{"name": "made_up", "value": 0.0, "limit": 1.0, "text": text} for text in alarms]
     last = falling[-1].tolist()
     summary = {"epochs": epochs, "heads": heads, "best_head": int(np.argmin(falling[-1])), "temi": last}
-    _commit(store, settings, "heads", files, summary | {"cross_entropy": last, "alarms": told})
+    _commit(store, settings, "heads", files, summary | {"cross_entropy": last, "alarms": raised})
 
 
 def _labels(
@@ -207,13 +207,13 @@ def _labels(
     confidence = random.beta(20, 1, len(good)).astype(np.float32)
     sizes = np.bincount(label, minlength=clusters)
     files = _parts(store, CONSENSUS, names | {"agreement": pa.array(agreement)})
-    told = {"method": "hbgf", "scores": {"hbgf": 0.8}, "refused": {}, "anmi": 0.8, "votes": 1, "alarms": []}
-    told |= {"mean_agreement": float(agreement.mean()), "cluster_sizes": sizes.tolist()}
-    _commit(store, settings, "consensus", files, told | {"empty_clusters": int((sizes == 0).sum())})
+    summary = {"method": "hbgf", "scores": {"hbgf": 0.8}, "refused": {}, "anmi": 0.8, "votes": 1, "alarms": []}
+    summary |= {"mean_agreement": float(agreement.mean()), "cluster_sizes": sizes.tolist()}
+    _commit(store, settings, "consensus", files, summary | {"empty_clusters": int((sizes == 0).sum())})
     rates = list(settings.classifier.learning_rates)
     grid = {"input": ["hog"] * len(rates), "learning_rate": rates, "accuracy": np.linspace(0.5, 0.9, len(rates))}
     file = store.storage.write_table(CLASSIFIER_GRID.path, pa.table(grid | {"loss": rates}))
     _commit(store, settings, "classifier", [file], {"input": "hog", "learning_rate": rates[-1]})
     files = _parts(store, PREDICTIONS, names | {"confidence": pa.array(confidence)})
-    told = {"labelled": len(good), "class_sizes": sizes.tolist(), "mean_confidence": float(confidence.mean())}
-    _commit(store, settings, "predict", files, told)
+    summary = {"labelled": len(good), "class_sizes": sizes.tolist(), "mean_confidence": float(confidence.mean())}
+    _commit(store, settings, "predict", files, summary)

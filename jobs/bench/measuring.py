@@ -1,7 +1,8 @@
-"""Memory and time of processes, read from /proc: shared by the scripts of this folder."""
+"""What the scripts of this folder share: their options and tables, and time and memory of processes."""
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import gc
 import json
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,46 @@ def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def in_a_process(script: str, *arguments: str) -> dict[str, Any]:
+def options(about: str | None, **defaults: Any) -> argparse.ArgumentParser:
+    """A parser of options of the type of their default: a number, text, a list of these, or a flag (False)."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in defaults.items():
+        option = f"--{name.replace('_', '-')}"
+        if default is False:
+            parser.add_argument(option, action="store_true")
+        elif isinstance(default, list):
+            parser.add_argument(option, type=type(default[0]), nargs="*", default=default)
+        else:
+            parser.add_argument(option, type=type(default), default=default)
+    return parser
+
+
+def row(*cells: object) -> None:
+    """Print a row of a Markdown table."""
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def header(*cells: object) -> None:
+    """Print the first two rows of a Markdown table."""
+    row(*cells)
+    print(f"|{'---|' * len(cells)}", flush=True)
+
+
+def least(work: Callable[[], object], passes: int, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Least seconds of some passes, after one that does not count: the least is what the machine can do."""
+    work()
+    taken = []
+    for _ in range(passes):
+        started = clock()
+        work()
+        taken.append(clock() - started)
+    return min(taken)
+
+
+def in_a_process(script: str, *arguments: object, **environment: str) -> dict[str, Any]:
     """What a script prints as JSON on its last line, run in a process of its own."""
-    answer = subprocess.run([sys.executable, script, *arguments], check=True, stdout=subprocess.PIPE)
+    command = [sys.executable, script, *map(str, arguments)]
+    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=os.environ | environment)
     return json.loads(answer.stdout.splitlines()[-1])
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
+from measuring import header, least, options, row
 
 from icce_ray.core.neighbors import Limits, Neighbors, concatenate, count_shared, default_k_max
 from icce_ray.core.products import CoarseRows, product_dtype
@@ -61,8 +62,7 @@ def product(unit: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) -> float
     memory = base.new_empty(BLOCK_ELEMENTS[unit.device.type])
     step = len(memory) // BLOCK_ROWS
 
-    def once() -> float:
-        started = time.perf_counter()
+    def once() -> None:
         for block in rows.split(BLOCK_ROWS):
             queries = base[block]
             for other in base.split(step):
@@ -70,9 +70,8 @@ def product(unit: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) -> float
                 torch.mm(queries, other.T, out=out)
         if unit.is_cuda:
             torch.cuda.synchronize()
-        return time.perf_counter() - started
 
-    return min(once(), once())
+    return least(once, 2)
 
 
 def faiss_calls(unit: np.ndarray, queries: np.ndarray, limits: Limits, threads: int) -> Iterator[tuple[str, float]]:
@@ -95,18 +94,8 @@ def same(lists: Neighbors, others: Neighbors) -> bool:
 
 def main() -> None:
     """Print the tables, in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (
-        ("images", 60_000),
-        ("dim", 384),
-        ("queries", 6000),
-        ("classes", 40),
-        ("threads", os.cpu_count()),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--no-ivf", action="store_true", help="exact search only")
-    given = parser.parse_args()
+    sizes = {"images": 60_000, "dim": 384, "queries": 6000, "classes": 40, "threads": os.cpu_count()}
+    given = options(__doc__, **sizes, device="cpu", no_ivf=False).parse_args()
     torch.set_num_threads(given.threads)
     unit = features(given.images, given.dim, given.classes)
     rows = torch.arange(0, len(unit), max(1, len(unit) // given.queries))[: given.queries]
@@ -128,30 +117,31 @@ def exact_search(unit: torch.Tensor, rows: torch.Tensor, limits: Limits, given: 
         f"{len(unit):,} x {given.dim}, {len(rows):,} queries, {limits}, {given.device}, {given.threads} threads: "
         f"{mean:.0f} neighbours on average, {at_most:.0%} of the images have k_max.\n"
     )
-    print("| search | seconds | over the float32 product | same neighbours |\n|---|---|---|---|")
+    header("search", "seconds", "over the float32 product", "same neighbours")
 
-    def row(name: str, seconds: float, found: Neighbors | None = None) -> None:
+    def add(name: str, seconds: float, found: Neighbors | None = None) -> None:
         equal = "" if found is None else "yes" if same(found, lists) else "NO"
-        print(f"| {name} | {seconds:.2f} | {seconds / products[torch.float32]:.2f} | {equal} |", flush=True)
+        row(name, f"{seconds:.2f}", f"{seconds / products[torch.float32]:.2f}", equal)
 
     for dtype, seconds in products.items():
-        row(f"product, {str(dtype)[6:]}", seconds)
-    row("ours, float32", reference[1], lists)
+        add(f"product, {str(dtype)[6:]}", seconds)
+    add("ours, float32", reference[1], lists)
     if fastest != torch.float32:
         found, seconds = searched(there, rows, limits, coarse=CoarseRows.of(there))
-        row(f"ours, {str(fastest)[6:]} and float32 scores", seconds, found)
+        add(f"ours, {str(fastest)[6:]} and float32 scores", seconds, found)
     if given.device == "cpu":
         for name, seconds in faiss_calls(unit.numpy(), unit[rows].numpy(), limits, given.threads):
-            row(name, seconds)
+            add(name, seconds)
         index = FaissCandidates(unit.numpy(), threads=given.threads)
         found, seconds = searched(unit, rows, limits, propose=index.propose)
-        row("neighbors.search = faiss", seconds, found)
+        add("neighbors.search = faiss", seconds, found)
     return lists
 
 
 def inverted_lists(unit: torch.Tensor, rows: torch.Tensor, limits: Limits, exact: Neighbors, threads: int) -> None:
     """Print the table of inverted lists."""
-    print("\n| search | index s | search s | recall |\n|---|---|---|---|")
+    print()
+    header("search", "index s", "search s", "recall")
     started = time.perf_counter()
     index = InvertedLists(unit.numpy(), threads=threads)
     built = time.perf_counter() - started
@@ -161,7 +151,7 @@ def inverted_lists(unit: torch.Tensor, rows: torch.Tensor, limits: Limits, exact
         found, seconds = searched(unit, rows, limits, propose=index.propose)
         shared, of = count_shared(found, exact)
         note = ", the default" if probes == default_probes(lists) else ""
-        print(f"| ivf, {probes} of {lists} lists{note} | {built:.2f} | {seconds:.2f} | {shared / of:.4f} |", flush=True)
+        row(f"ivf, {probes} of {lists} lists{note}", f"{built:.2f}", f"{seconds:.2f}", f"{shared / of:.4f}")
 
 
 if __name__ == "__main__":

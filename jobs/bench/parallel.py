@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from measuring import header, options, row
 from torch.multiprocessing.spawn import spawn
 
 from icce_ray.core.collectives import Distributed, current_workers
@@ -114,31 +115,19 @@ def together(size: int, given: argparse.Namespace, parallelism: Parallelism) -> 
 
 def main() -> None:
     """Measure and print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sizes = (("heads", 50), ("dim", 384), ("clusters", 100), ("batch", 1024), ("steps", 3), ("threads", 1))
-    for name, value in sizes:
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--workers", type=int, nargs="*", default=[2, 4])
-    given = parser.parse_args()
+    sizes = {"heads": 50, "dim": 384, "clusters": 100, "batch": 1024, "steps": 3, "threads": 1}
+    given = options(__doc__, **sizes, workers=[2, 4]).parse_args()
     base = together(1, given, "heads")
-    stated = ", ".join(f"{name} {getattr(given, name)}" for name, _ in sizes)
+    stated = ", ".join(f"{name} {getattr(given, name)}" for name in sizes)
     print(f"{stated}, float32, {base['device']}\n")
-    titles = [
-        "parallelism",
-        "workers",
-        "bytes per step",
-        "ms per step",
-        "CPU ms",
-        "speed",
-    ]
-    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
-    print(f"| one process | 1 |0 | {base['ms']:,.0f} | {base['cpu']:,.0f} | 1.00 |")
+    header("parallelism", "workers", "bytes per step", "ms per step", "CPU ms", "speed")
+    row("one process", 1, 0, f"{base['ms']:,.0f}", f"{base['cpu']:,.0f}", "1.00")
     kinds: tuple[Parallelism, ...] = ("heads", "data")
     for parallelism in kinds:
         for size in given.workers:
             found = together(size, given, parallelism)
-            cells = " | ".join(f"{found[name]:,.0f}" for name in ("bytes", "ms", "cpu"))
-            print(f"| {parallelism} | {size} | {cells} | {base['ms'] / found['ms']:.2f} |", flush=True)
+            cells = (f"{found[name]:,.0f}" for name in ("bytes", "ms", "cpu"))
+            row(parallelism, size, *cells, f"{base['ms'] / found['ms']:.2f}")
 
 
 if __name__ == "__main__":

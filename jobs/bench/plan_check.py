@@ -8,13 +8,13 @@ than planned. Rates of another machine, or of a busy one, fail this: run `python
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from measuring import header, options, row
 from rates_host import photograph
 
 from icce_ray import pipeline
@@ -42,12 +42,7 @@ def planned(settings: Settings, images: int, image_bytes: float) -> Plan:
 
 def main() -> None:
     """Run, print one table, judge the whole."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--clusters", type=int, default=10)
-    parser.add_argument("--backbone", default="hog")
-    parser.add_argument("--factor", type=float, default=3.0)
-    given = parser.parse_args()
+    given = options(__doc__, images=2000, clusters=10, backbone="hog", factor=3.0).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         average = fill(Path(folder) / "images", given.images)
         values = {
@@ -65,15 +60,14 @@ def main() -> None:
         pipeline.run(settings, verbose=False)
         whole = time.monotonic() - started
         store = Store(values["out"])
-        print("| stage | planned | was | planned / was | bytes planned | were |\n|---|---|---|---|---|---|")
+        header("stage", "planned", "was", "planned / was", "bytes planned", "were")
         for stage in plan.stages:
             marker = store.require(stage.stage)
             ratio = number(stage.seconds / max(marker.seconds, 1e-3))
-            times = f"{duration(stage.seconds)} | {duration(marker.seconds)} | {ratio}"
-            bytes_were = sum(info.bytes for info in marker.files)
-            print(f"| {stage.stage} | {times} | {size(stage.storage)} | {size(bytes_were)} |")
+            written = size(sum(info.bytes for info in marker.files))
+            row(stage.stage, duration(stage.seconds), duration(marker.seconds), ratio, size(stage.storage), written)
     ratio = planned_seconds / whole
-    print(f"| whole | {duration(planned_seconds)} | {duration(whole)} | {number(ratio)} | | |")
+    row("whole", duration(planned_seconds), duration(whole), number(ratio), "", "")
     sys.exit(int(not 1 / given.factor <= ratio <= given.factor))
 
 

@@ -8,13 +8,13 @@ Without --parquet scikit-learn's 1,797 digits; else rows of a Parquet file with 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import header, options, row
 
 from icce_ray.core.consensus import consensus
 from icce_ray.core.metrics import scores
@@ -34,12 +34,8 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 def main() -> None:
     """Print one row a seed and precision, then the differences."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, rows=20_000, seeds=3, heads=10, epochs=30)
     parser.add_argument("--parquet", type=Path)
-    parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--heads", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=30)
     given = parser.parse_args()
     features, truth = image_features(given.parquet, given.rows) if given.parquet else digit_features()
     k_max = default_k_max(len(features), CLUSTERS, K_MIN)
@@ -53,7 +49,7 @@ def main() -> None:
         teacher_momentum=0.99,
     )
     print(f"{len(features):,} x {features.shape[1]}, {vars(given)}\n")
-    print("| seed | products | TEMI at the end | ACC, mean of heads | ACC, consensus | s |\n|---|---|---|---|---|---|")
+    header("seed", "products", "TEMI at the end", "ACC, mean of heads", "ACC, consensus", "s")
     curves = np.array(
         [[_training(features, lists, truth, recipe, seed, p) for p in PRECISIONS] for seed in range(given.seeds)]
     )
@@ -79,17 +75,10 @@ def _training(
     losses = [float(trainer.run_epoch().temi.mean()) for _ in range(recipe.epochs)]
     taken = time.perf_counter() - started
     labels = trainer.labels(features).numpy()
-    found = consensus(
-        labels,
-        CLUSTERS,
-        PARTITIONERS,
-        methods=("mcla", "hbgf"),
-    )
+    found = consensus(labels, CLUSTERS, PARTITIONERS, methods=("mcla", "hbgf"))
     heads = float(np.mean([scores(head, truth)["acc"] for head in labels.T]))
     acc = scores(found.label, truth)["acc"]
-    print(
-        f"| {seed} | {precision} | {losses[-1]:.4f} | {100 * heads:.2f} | {100 * acc:.2f} | {taken:.0f} |", flush=True
-    )
+    row(seed, precision, f"{losses[-1]:.4f}", f"{100 * heads:.2f}", f"{100 * acc:.2f}", f"{taken:.0f}")
     return [*losses, heads, acc]
 
 

@@ -1,6 +1,6 @@
 """Speeds of one device, CPU or CUDA, by the project's own core and backbone: no Ray, no settings.
 
-Used by `rates.py`, which says how; each function gives operations or bytes a second of a GPU or of a core.
+Used by `rates.py`, which says how; each function gives operations or bytes per second of a GPU or of a core.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
+import measuring
 import numpy as np
 import torch
 
@@ -42,13 +43,7 @@ def least(work: Callable[[], object], device: str = "cpu", passes: int = PASSES)
         spent = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
         return sum(one.ru_utime + one.ru_stime for one in spent)
 
-    work()
-    taken = []
-    for _ in range(passes):
-        started = now()
-        work()
-        taken.append(now() - started)
-    return min(taken)
+    return measuring.least(work, passes, now)
 
 
 def forward(size: str, device: str) -> float:

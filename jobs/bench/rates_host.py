@@ -42,7 +42,7 @@ def photograph(seed: int, width: int = 500, height: int = 375) -> Image.Image:
 
 
 def pictures() -> dict[str, float]:
-    """Images a second and core: decoding at 224 pixels, HOG."""
+    """Images per second and core: decoding at 224 pixels, HOG."""
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for index in range(16):
@@ -57,7 +57,7 @@ def pictures() -> dict[str, float]:
 
 
 def tables(folder: str) -> dict[str, float]:
-    """Bytes a second and core of feature shards, and bytes of a row's names, for keys of 22 characters."""
+    """Bytes per second and core of feature shards, and bytes of a row's names, for keys of 22 characters."""
     storage, rows = Storage(folder), 1024
     keys = [f"{index // 1000:05d}/{index:012d}.jpg" for index in range(rows)]
     names = pa.table({"image_id": range(rows), "uri": keys, "key": keys})
@@ -77,13 +77,13 @@ def tables(folder: str) -> dict[str, float]:
 
 
 def draw() -> dict[str, float]:
-    """Images a second among which the sample is drawn."""
+    """Images per second among which the sample is drawn."""
     rows = 20_000_000
     return {"draw": rows / least(lambda: uniform_rows(rows, 100_000, 0), passes=1)}
 
 
 def ensembles() -> dict[str, float]:
-    """What the methods of the consensus do in a second, one core, on noisy heads (20 % flipped)."""
+    """What the methods of the consensus do per second and core, on noisy heads (20 % flipped)."""
     small = Ensemble(3000, 10, 20, 0.2)
     labels = small.n * small.n_heads
     work = {"cspa": 2 * small.n**2, "hgpa": labels * small.k, "hbgf": 2 * labels}
@@ -104,7 +104,7 @@ def _seconds(labels: Any, clusters: int, method: str, max_votes: int = 0) -> flo
 
 
 def _cut() -> float:
-    """Entries a second of a graph that METIS cuts into 200 parts: 10,000 clusters, each like 400 others."""
+    """Entries per second of a graph that METIS cuts into 200 parts: 10,000 clusters, each like 400 others."""
     count, rng = 10_000, np.random.default_rng(0)
     one_way = sparse.random_array((count, count), density=0.02, rng=rng, format="csr")
     graph = sparse.csr_matrix(one_way + one_way.T)

@@ -9,7 +9,6 @@ until the first card shows a picture, from a file on the disk.
 
 from __future__ import annotations
 
-import argparse
 import resource
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from made_run import make_run, parquet_source
+from measuring import options
 
 from icce_ray.progress import Progress
 from icce_ray.report.page import write_report
@@ -25,10 +25,7 @@ from icce_ray.report.page import write_report
 
 def main() -> None:
     """Print one line a measurement."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1_000_000)
-    parser.add_argument("--clusters", type=int, default=1000)
-    parser.add_argument("--heads", type=int, default=50)
+    parser = options(__doc__, images=1_000_000, clusters=1000, heads=50)
     parser.add_argument("--keep", help="write the run there and keep it")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

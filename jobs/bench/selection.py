@@ -8,7 +8,6 @@ Without --parquet scikit-learn's 1,797 digits; else rows of a Parquet file with 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from itertools import combinations
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import header, options, row
 from scipy.stats import spearmanr
 
 from icce_ray.core.consensus import consensus
@@ -26,12 +26,13 @@ from icce_ray.core.neighbors import Limits, default_k_max
 from icce_ray.core.recipe import GridRecipe, Recipe
 from icce_ray.core.search import mine
 from icce_ray.core.selection import modularity
-from icce_ray.core.training import HeadTrainer
 from icce_ray.search.partition import PARTITIONERS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `jobs` is not installed
 
 from jobs.paper.feature_sets import digit_features, image_features
+from jobs.paper.icce import train
+from jobs.paper.variants import Variant
 
 TEMPERATURES = (0.03, 0.05, 0.1, 0.15, 0.2, 0.3)
 #: Name of a sweep: settings of each of its trials; what a trial does not name is as in BASE.
@@ -52,11 +53,14 @@ FIGURES = ("modularity 20", "modularity 10", "ANMI", "pairwise AMI", "pairwise A
 
 def main() -> None:
     """Run the trials that are missing and print both tables."""
-    arguments = _arguments()
+    parser = options(__doc__, rows=3000, out=Path("trials.jsonl"))
+    parser.add_argument("--parquet", type=Path)
+    arguments = parser.parse_args()
     features, truth = image_features(arguments.parquet, arguments.rows) if arguments.parquet else digit_features()
     batch = 256 if arguments.parquet is None else 512
     recipe = RECIPE | {"batch_size": batch, "learning_rate": 3e-3, "teacher_momentum": 0.99}
-    known = {json.dumps(one["trial"]): one for one in map(json.loads, _lines(arguments.out))}
+    lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
+    known = {json.dumps(one["trial"]): one for one in map(json.loads, lines)}
     graph = mine(features, Limits(1.0, 20, 20)).ids.view(-1, 20)
     found: dict[str, list[dict[str, Any]]] = {}
     for name, points in SWEEPS.items():
@@ -71,18 +75,6 @@ def main() -> None:
     _print(found)
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parquet", type=Path)
-    parser.add_argument("--rows", type=int, default=3000)
-    parser.add_argument("--out", type=Path, default=Path("trials.jsonl"))
-    return parser.parse_args()
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
-
-
 def _trial(
     features: torch.Tensor, truth: np.ndarray, graph: torch.Tensor, point: dict[str, Any], recipe: dict[str, Any]
 ) -> dict[str, float]:
@@ -93,16 +85,15 @@ def _trial(
     threshold, k_min, clusters = (values.pop(name) for name in BASE)
     k_max = default_k_max(len(features), clusters, k_min)
     lists = mine(features, Limits(threshold, k_min, k_max))
-    trainer = HeadTrainer(features, lists, n_clusters=clusters, recipe=Recipe(**values), seed=0)
-    losses = [trainer.run_epoch() for _ in range(trainer.recipe.epochs)]
-    labels = trainer.labels(features).numpy()
+    trained = train(features, lists, clusters, Variant(recipe=Recipe(**values)), 0)
+    labels = trained.head_labels
     found = consensus(labels, clusters, PARTITIONERS, methods=("mcla", "hbgf"))
     label = torch.from_numpy(found.label)
     pairs = list(combinations(labels.T, 2))
-    train, held = holdout_rows(len(features), 0.1, 0)
+    rows, held = holdout_rows(len(features), 0.1, 0)
     grid = LinearGrid(
-        features[train],
-        label[train].long(),
+        features[rows],
+        label[rows].long(),
         inputs={"features": [(0, features.shape[1])]},
         n_classes=clusters,
         recipe=GridRecipe(learning_rates=(1e-3, 1e-2, 1e-1), batch_size=256, iterations=400),
@@ -115,7 +106,7 @@ def _trial(
         float(np.mean([adjusted_rand_score(*pair) for pair in pairs])),
         float(found.agreement.mean()),
         best_point(grid.score(features[held], label[held])).accuracy,
-        -float(losses[-1].temi.mean()),
+        -float(trained.losses.mean()),
     )
     return dict(zip(FIGURES, figures, strict=True)) | {"acc": scores(found.label, truth)["acc"]}
 
@@ -123,19 +114,19 @@ def _trial(
 def _print(found: dict[str, list[dict[str, Any]]]) -> None:
     names = list(found)
     print("Spearman's rank correlation with ACC\n")
-    _head(["figure", *names, "all at K = 10", "all"])
+    header("figure", *names, "all at K = 10", "all")
     everything = [one for trials in found.values() for one in trials]
     at_ten = [one for one in everything if "clusters" not in one["trial"]]
     for figure in FIGURES:
         groups = [*found.values(), at_ten, everything]
-        _row(figure, [f"{_rank(trials, figure):.2f}" for trials in groups])
+        row(figure, *(f"{_rank(trials, figure):.2f}" for trials in groups))
     print("\nPoints of ACC that the pick of each figure is below the best of the sweep\n")
-    _head(["figure", *names, "mean"])
+    header("figure", *names, "mean")
     for figure in FIGURES:
         lost = [_best(trials) - max(trials, key=lambda one: one[figure])["acc"] for trials in found.values()]
-        _row(figure, [f"{100 * value:.1f}" for value in [*lost, np.mean(lost)]])
+        row(figure, *(f"{100 * value:.1f}" for value in [*lost, np.mean(lost)]))
     lost = [_best(trials) - np.mean([one["acc"] for one in trials]) for trials in found.values()]
-    _row("a trial at random", [f"{100 * value:.1f}" for value in [*lost, np.mean(lost)]])
+    row("a trial at random", *(f"{100 * value:.1f}" for value in [*lost, np.mean(lost)]))
 
 
 def _rank(trials: list[dict[str, Any]], figure: str) -> float:
@@ -145,14 +136,6 @@ def _rank(trials: list[dict[str, Any]], figure: str) -> float:
 
 def _best(trials: list[dict[str, Any]]) -> float:
     return max(one["acc"] for one in trials)
-
-
-def _head(cells: list[str]) -> None:
-    print("| " + " | ".join(cells) + " |\n|" + "---|" * len(cells))
-
-
-def _row(name: str, cells: list[str]) -> None:
-    print("| " + " | ".join([name, *cells]) + " |")
 
 
 if __name__ == "__main__":

@@ -15,14 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from urllib.parse import urlsplit, urlunsplit
+
+from measuring import header, in_a_process, options, row
 
 CASES = ("list", "small", "large", "embed")
 SMALL, LARGE = 20_000, 8 << 20
@@ -101,24 +101,16 @@ def embed(uri: str) -> float:
 def measured(case: str, tree: str, arguments: argparse.Namespace) -> tuple[float, float]:
     """Seconds and processor seconds of a case in a process of its own, with the code of a checkout."""
     counts = [f"--{kind}={getattr(arguments, kind)}" for kind in COUNTS]
-    command = [sys.executable, __file__, arguments.uri, "--case", case, *counts]
-    environment = os.environ | {"PYTHONPATH": tree}
-    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
-    row = json.loads(answer.stdout.splitlines()[-1])
-    return row["seconds"], row["processor"]
+    taken = in_a_process(__file__, arguments.uri, "--case", case, *counts, PYTHONPATH=tree)
+    return taken["seconds"], taken["processor"]
 
 
 def main() -> None:
     """Print a table: medians of all rounds, and the median of their ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, rounds=3, cases=[*CASES], fill=False, **COUNTS)
     parser.add_argument("uri")
     parser.add_argument("--against", help="a checkout of another version")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--cases", nargs="+", default=CASES)
-    parser.add_argument("--fill", action="store_true")
     parser.add_argument("--case", help=argparse.SUPPRESS)
-    for kind, count in COUNTS.items():
-        parser.add_argument(f"--{kind}", type=int, default=count)
     arguments = parser.parse_args()
     if arguments.case:
         begin = time.process_time()
@@ -129,15 +121,12 @@ def main() -> None:
         fill(arguments.uri, arguments)
         return
     trees = [*([arguments.against] if arguments.against else []), str(Path(__file__).parents[2])]
-    print("| case | " + " | ".join(f"{tree}: s (CPU s)" for tree in trees) + " | ratio |")
+    header("case", *(f"{tree}: s (CPU s)" for tree in trees), "ratio")
     for case in arguments.cases:
         rounds = [[measured(case, tree, arguments) for tree in trees] for _ in range(arguments.rounds)]
-        cells = [
-            f"{median(row[place][0] for row in rounds):.2f} ({median(row[place][1] for row in rounds):.2f})"
-            for place in range(len(trees))
-        ]
-        ratio = median(row[-1][0] / row[0][0] for row in rounds)
-        print(f"| {case} | {' | '.join(cells)} | {ratio:.2f} |", flush=True)
+        medians = [[median(figures) for figures in zip(*of_tree, strict=True)] for of_tree in zip(*rounds, strict=True)]
+        ratio = median(one[-1][0] / one[0][0] for one in rounds)
+        row(case, *(f"{seconds:.2f} ({processor:.2f})" for seconds, processor in medians), f"{ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -35,13 +35,13 @@ from icce_ray.core.heads import derived_seed
 from icce_ray.core.sampling import uniform_rows
 from icce_ray.search.partition import metis_graph
 from jobs.paper.baselines.rows import (
-    Scale,
     batches,
     check_clusters,
     confident_cross_entropy,
     dropped,
     fitted,
     fresh_linear,
+    minimize,
     scaling,
 )
 from jobs.paper.icce import Fit, Fitted
@@ -63,7 +63,6 @@ def asd(
     batch_size: int = 1024,
     learning_rate: float = 1e-3,
     threshold: float = 0.95,
-    scale: Scale = "rms",
 ) -> Fit:
     """The ASD start and its learner as a `Fit`. The threshold is FixMatch's, all other values are ours.
 
@@ -72,7 +71,7 @@ def asd(
 
     def fit(features: Tensor, n_clusters: int, seed: int) -> Fitted:
         check_clusters(features, n_clusters)
-        prepare = scaling(features, scale)
+        prepare = scaling(features)
         x = prepare(features)
         generator = torch.Generator(x.device).manual_seed(derived_seed(seed, _STREAM))
         few = _drawn(x, min(len(x), per_cluster * n_clusters), derived_seed(seed, _STREAM, 0))
@@ -90,22 +89,20 @@ def asd(
         groups = _groups(swaps, n_clusters, derived_seed(seed, _STREAM, 2) % 2**31)
         labels = torch.from_numpy(groups).long().to(x.device)
         weight, bias = fresh_linear((n_clusters,), x.shape[1], generator)
-        optimizer = torch.optim.Adam([weight, bias], lr=learning_rate, fused=True)
-        labelled = batches(len(few), batch_size, steps, generator)
-        for rows, own in zip(batches(len(x), batch_size, steps, generator), labelled, strict=True):
+
+        def fixmatch(drawn: tuple[Tensor, Tensor]) -> Tensor:
+            """Loss of labelled rows, and of two views of unlabelled ones (FixMatch, eq. 3 and 4)."""
+            rows, own = drawn
             views = x[few[own]], x[rows], dropped(x[rows], dropout, generator)
             known, weak, strong = (torch.addmm(bias, view, weight.T) for view in views)
-            optimizer.zero_grad(set_to_none=True)
-            _fixmatch(known, weak, strong, labels[own], threshold).backward()
-            optimizer.step()
+            confident = confident_cross_entropy(strong, weak, threshold, balanced=False)
+            return F.cross_entropy(known, labels[own]) + confident
+
+        unlabelled, labelled = (batches(n, batch_size, steps, generator) for n in (len(x), len(few)))
+        minimize([weight, bias], learning_rate, zip(unlabelled, labelled, strict=True), fixmatch)
         return fitted(features, lambda rows: torch.addmm(bias, prepare(rows), weight.T))
 
     return fit
-
-
-def _fixmatch(known: Tensor, weak: Tensor, strong: Tensor, labels: Tensor, threshold: float) -> Tensor:
-    """Loss of logits [B, K] of labelled rows, and of two views of unlabelled ones (FixMatch, eq. 3 and 4)."""
-    return F.cross_entropy(known, labels) + confident_cross_entropy(strong, weak, threshold, balanced=False)
 
 
 def _drawn(x: Tensor, size: int, seed: int) -> Tensor:

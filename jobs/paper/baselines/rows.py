@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,16 +11,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from icce_ray.core.search import unit_rows
-from icce_ray.core.training import feature_statistics
 from jobs.paper.icce import Fitted
 
-Scale = Literal["raw", "rms", "unit", "standardize"]
-"""Rows as they are; over the root mean square of all entries fitted; over their lengths; or columns standardised.
-
-"rms" changes the unit and nothing else: a learning rate that suits one backbone's features then suits another's.
-"""
-
+T = TypeVar("T")
 _BLOCK_ROWS = 8192
 
 
@@ -32,27 +25,25 @@ def check_clusters(features: Tensor, n_clusters: int) -> None:
         raise ValueError(f"n_clusters = {n_clusters} for {len(features)} rows; ask for 1 to {len(features)}")
 
 
-def scaling(features: Tensor, scale: Scale) -> Callable[[Tensor], Tensor]:
-    """The function that brings rows [m, D] of any set to `scale`, float32[m, D], with the statistics of `features`.
+def scaling(features: Tensor) -> Callable[[Tensor], Tensor]:
+    """The function that divides rows [m, D] of any set by the root mean square of all entries of `features`.
 
-    Raises ValueError on an unknown scale, with "unit" on rows that are zero or not finite, and with "rms" on
-    values that are not finite or all zero.
+    That changes the unit and nothing else: a learning rate that suits one backbone's features then suits another's.
+    Raises ValueError on values that are not finite or all zero.
     """
-    if scale == "raw":
-        return Tensor.float
-    if scale == "unit":
-        return unit_rows
-    if scale == "rms":
-        size = features.float().square().mean().sqrt()
-        if not (bool(size.isfinite()) and bool(size > 0)):
-            raise ValueError(
-                f"the features' root mean square is {float(size)}; remove rows that are not finite or zero"
-            )
-        return lambda rows: rows.float() / size
-    if scale == "standardize":
-        mean, std = feature_statistics(features)
-        return lambda rows: (rows.float() - mean) / std
-    raise ValueError(f"scale is {scale!r}; choose 'raw', 'rms', 'unit' or 'standardize'")
+    size = features.float().square().mean().sqrt()
+    if not (bool(size.isfinite()) and bool(size > 0)):
+        raise ValueError(f"the features' root mean square is {float(size)}; remove rows that are not finite or zero")
+    return lambda rows: rows.float() / size
+
+
+def minimize(parameters: Sequence[Tensor], rate: float, draws: Iterable[T], loss: Callable[[T], Tensor]) -> None:
+    """Lower the loss of one draw after the other, each by a step of Adam."""
+    optimizer = torch.optim.Adam(parameters, lr=rate, fused=True)
+    for drawn in draws:
+        optimizer.zero_grad(set_to_none=True)
+        loss(drawn).backward()
+        optimizer.step()
 
 
 def batches(n_rows: int, size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -30,13 +30,13 @@ from icce_ray.core.heads import derived_seed
 from icce_ray.core.neighbors import Limits
 from icce_ray.core.search import mine
 from jobs.paper.baselines.rows import (
-    Scale,
     batches,
     check_clusters,
     confident_cross_entropy,
     dropped,
     fitted,
     fresh_linear,
+    minimize,
     scaling,
 )
 from jobs.paper.icce import Fit, Fitted
@@ -57,7 +57,6 @@ def scan(
     self_label_steps: int = 500,
     self_label_rate: float = 1e-3,
     dropout: float = 1 / 3,
-    scale: Scale = "rms",
 ) -> Fit:
     """SCAN as a `Fit`; `self_label_steps=0` is its first step alone.
 
@@ -68,40 +67,35 @@ def scan(
 
     def fit(features: Tensor, n_clusters: int, seed: int) -> Fitted:
         check_clusters(features, n_clusters)
-        prepare = scaling(features, scale)
+        prepare = scaling(features)
         x = prepare(features)
         lists = mine(features, Limits(1.0, neighbors, neighbors)).ids.view(len(x), -1)
         generator = torch.Generator(x.device).manual_seed(derived_seed(seed, _STREAM))
         bank = fresh_linear((heads, n_clusters), x.shape[1], generator)
-        optimizer = torch.optim.Adam(bank, lr=learning_rate, fused=True)
-        for anchors in batches(len(x), batch_size, steps, generator):
+
+        def clustering(anchors: Tensor) -> Tensor:
             drawn = torch.randint(lists.shape[1], anchors.shape, generator=generator, device=x.device)
             log_p = _log_probabilities(x[torch.cat([anchors, lists[anchors, drawn]])], *bank)
             p_mean = log_p[:, : len(anchors)].exp().mean(1)
             consistency = -_agreement(*log_p.split(len(anchors), dim=1)).mean(1)
-            optimizer.zero_grad(set_to_none=True)
             # Heads share nothing, so each follows its own loss.
-            (consistency - entropy_weight * torch.special.entr(p_mean).sum(1)).sum().backward()
-            optimizer.step()
+            return (consistency - entropy_weight * torch.special.entr(p_mean).sum(1)).sum()
+
+        minimize(bank, learning_rate, batches(len(x), batch_size, steps, generator), clustering)
         best = _losses(x, lists, *bank, entropy_weight=entropy_weight).argmin()
         head = [tensor.detach()[best].clone().requires_grad_(True) for tensor in bank]
-        optimizer = torch.optim.Adam(head, lr=self_label_rate, fused=True)
-        for rows in batches(len(x), batch_size, self_label_steps, generator):
-            optimizer.zero_grad(set_to_none=True)
-            _self_labelling(x[rows], head, threshold, dropout, generator).backward()
-            optimizer.step()
+
+        def self_labelling(rows: Tensor) -> Tensor:
+            """What the head says of thinned rows against what it is sure of in the whole rows."""
+            plain, strong = (
+                torch.addmm(head[1], view, head[0].T) for view in (x[rows], dropped(x[rows], dropout, generator))
+            )
+            return confident_cross_entropy(strong, plain, threshold, balanced=True)
+
+        minimize(head, self_label_rate, batches(len(x), batch_size, self_label_steps, generator), self_labelling)
         return fitted(features, lambda rows: torch.addmm(head[1], prepare(rows), head[0].T))
 
     return fit
-
-
-def _self_labelling(
-    x: Tensor, head: list[Tensor], threshold: float, dropout: float, generator: torch.Generator
-) -> Tensor:
-    """Loss of one head on rows [B, D]: what it says of a thinned row against what it is sure of in the whole row."""
-    weight, bias = head
-    plain, strong = (torch.addmm(bias, view, weight.T) for view in (x, dropped(x, dropout, generator)))
-    return confident_cross_entropy(strong, plain, threshold, balanced=True)
 
 
 def _log_probabilities(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from torch import Tensor
 from icce_ray.core.heads import derived_seed
 from icce_ray.core.linear import LinearGrid
 from icce_ray.core.recipe import GridRecipe
-from jobs.paper.baselines.rows import Scale, batches, check_clusters, fitted, fresh_linear, scaling
+from jobs.paper.baselines.rows import batches, check_clusters, fitted, fresh_linear, scaling
 from jobs.paper.icce import Fit, Fitted
 
 Start = Literal["cold", "warm"]
@@ -50,7 +50,6 @@ def turtle(
     learning_rates: Sequence[float] = (0.003, 0.01),
     steps: int = 400,
     batch_size: int = 1024,
-    scale: Scale = "rms",
 ) -> Fit:
     """TURTLE as a `Fit`: of all `starts` and `learning_rates` (of both levels) the one that generalises best.
 
@@ -62,7 +61,7 @@ def turtle(
 
     def fit(features: Tensor, n_clusters: int, seed: int) -> Fitted:
         check_clusters(features, n_clusters)
-        prepare = scaling(features, scale)
+        prepare = scaling(features)
         x = prepare(features)
         choices = list(product(starts, learning_rates))
         tasks = []

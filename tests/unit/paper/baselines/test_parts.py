@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from jobs.paper.baselines.asd import asd, transitions
+from icce_ray.core.search import unit_rows
+from jobs.paper.baselines.asd import transitions
 from jobs.paper.baselines.kmeans import kmeans
 from jobs.paper.baselines.rows import batches, confident_cross_entropy, dropped, scaling
 from jobs.paper.baselines.scan import scan
@@ -21,15 +22,9 @@ def generator(seed: int = 0) -> torch.Generator:
 # -- rows ------------------------------------------------------------------------------------------------------
 
 
-def test_scales_take_their_statistics_from_the_rows_fitted():
+def test_rows_are_scaled_by_the_rows_fitted():
     fitted, other = torch.tensor([[3.0, 4.0], [0.0, 5.0]]), torch.tensor([[6.0, 8.0]])
-    assert scaling(fitted, "raw")(other).tolist() == [[6.0, 8.0]]
-    torch.testing.assert_close(scaling(fitted, "unit")(other), torch.tensor([[0.6, 0.8]]))
-    torch.testing.assert_close(scaling(fitted, "rms")(other), other / 12.5**0.5)
-    expected = (other - fitted.mean(0)) / fitted.std(0, correction=0)
-    torch.testing.assert_close(scaling(fitted, "standardize")(other), expected, rtol=1e-4, atol=1e-4)
-    with fails(ValueError, "'raw'"):
-        scaling(fitted, "other")  # pyright: ignore[reportArgumentType]
+    torch.testing.assert_close(scaling(fitted)(other), other / 12.5**0.5)
 
 
 def test_batches_are_epochs_without_their_last_rows():
@@ -72,19 +67,12 @@ def test_dropout_keeps_the_mean_and_a_share_of_zero_changes_nothing():
 # -- k-means ---------------------------------------------------------------------------------------------------
 
 
-def test_new_rows_get_the_nearest_centre():
-    rows, _ = blobs(120, 0.15)
-    new, _ = blobs(60, 0.15, seed=1)
-    found = kmeans(scale="raw")(rows, 4, 0)
+def test_new_rows_get_the_nearest_centre_whatever_their_length():
+    rows, new = unit_rows(blobs(120, 0.15)[0]), unit_rows(blobs(60, 0.15, seed=1)[0])
+    found = kmeans()(rows * (1 + 9 * torch.rand(120, 1, generator=generator())), 4, 0)
+    np.testing.assert_array_equal(found.labels, kmeans()(rows, 4, 0).labels)
     centres = torch.stack([rows[torch.from_numpy(found.labels) == k].mean(0) for k in range(4)])
-    np.testing.assert_array_equal(found.predict(new), torch.cdist(new, centres).argmin(1).numpy())
-
-
-def test_lengths_matter_only_where_rows_are_not_scaled():
-    rows, _ = blobs(120, 0.15)
-    longer = rows * (1 + 9 * torch.rand(120, 1, generator=generator()))
-    np.testing.assert_array_equal(kmeans()(rows, 4, 0).labels, kmeans()(longer, 4, 0).labels)
-    assert not np.array_equal(kmeans(scale="raw")(rows, 4, 0).labels, kmeans(scale="raw")(longer, 4, 0).labels)
+    np.testing.assert_array_equal(found.predict(3 * new), torch.cdist(new, centres).argmin(1).numpy())
 
 
 # -- SCAN ------------------------------------------------------------------------------------------------------
@@ -153,9 +141,3 @@ def test_transitions_are_within_blobs():
 def test_one_epoch_has_no_transitions():
     rows, _ = blobs(60, 0.1)
     assert not transitions(rows[:10], rows, dropout=0.5, generator=generator(), **WATCH | {"epochs": 1}).any()
-
-
-def test_asd_takes_all_rows_where_there_are_few():
-    rows, truth = blobs(24, 0.05)
-    assert set(asd(epochs=20, steps=20)(rows, 4, 0).labels) <= set(range(4))
-    assert len(truth) < 20 * 4

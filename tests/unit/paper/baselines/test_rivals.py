@@ -87,5 +87,5 @@ def test_features_without_a_direction_are_refused(fit, value):
         fit(torch.full((20, 4), value), 2, 0)
 
 
-def test_one_cluster_takes_all(fit):
-    assert set(fit(blobs(40, 0.05)[0], 1, 0).labels) == {0}
+def test_one_cluster_takes_all_of_few_rows(fit):
+    assert set(fit(blobs(24, 0.05)[0], 1, 0).labels) == {0}
