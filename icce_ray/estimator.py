@@ -25,9 +25,18 @@ from icce_ray.core.consensus import METHODS, consensus
 from icce_ray.core.linear import GridPoint, LinearClassifier, LinearGrid, best_point, holdout_rows
 from icce_ray.core.neighbors import Limits, default_k_max
 from icce_ray.core.parameters import check_parameters, check_sizes
-from icce_ray.core.pilot import choose_threshold, pilot_rows, scaled
-from icce_ray.core.recipe import CLUSTER_RANGE, HOLDOUT, K_MIN, THRESHOLD, GridRecipe, Recipe
-from icce_ray.core.sampling import uniform_rows
+from icce_ray.core.pilot import choose_threshold
+from icce_ray.core.recipe import (
+    CLUSTER_RANGE,
+    HOLDOUT,
+    K_MIN,
+    THRESHOLD,
+    ClusterPrior,
+    GridRecipe,
+    InputNorm,
+    Recipe,
+    Teacher,
+)
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
 from icce_ray.progress import stage_progress
@@ -124,12 +133,12 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         marginal_momentum: float = Recipe.marginal_momentum,
         beta: float = Recipe.beta,
         ce_weight: float = Recipe.ce_weight,
-        teacher: Literal["sinkhorn", "softmax"] = Recipe.teacher,
+        teacher: Teacher = Recipe.teacher,
         sinkhorn_iterations: int = Recipe.sinkhorn_iterations,
-        cluster_prior: Literal["uniform", "estimated"] = Recipe.cluster_prior,
+        cluster_prior: ClusterPrior = Recipe.cluster_prior,
         prior_strength: float = Recipe.prior_strength,
         prior_momentum: float = Recipe.prior_momentum,
-        input_norm: Literal["batchnorm", "standardize"] = Recipe.input_norm,
+        input_norm: InputNorm = Recipe.input_norm,
         smoothing_neighbors: int = Recipe.smoothing_neighbors,
         consensus_methods: tuple[str, ...] = METHODS,
         iterations: int = GridRecipe.iterations,
@@ -248,24 +257,17 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         if self.n_clusters != "auto":
             return int(self.n_clusters)
         low, high = in_reach(len(features), self.k_min, *self.cluster_range)
-        rows, k_min = self._sample(features, high, seed)
-        return choose_clusters(rows, low=low, high=high, k_min=k_min, recipe=self._recipe(), seed=seed).clusters
-
-    def _sample(self, features: Tensor, n_clusters: int, seed: int) -> tuple[Tensor, int]:
-        """Rows for a pilot, and k_min among so many."""
-        size = pilot_rows(len(features), n_clusters)
-        rows = torch.from_numpy(uniform_rows(len(features), size, seed)).to(features.device)
-        return features[rows], scaled(self.k_min, size, len(features))
+        recipe = self._recipe()
+        return choose_clusters(features, low=low, high=high, k_min=self.k_min, recipe=recipe, seed=seed).clusters
 
     def _threshold(self, features: Tensor, k_max: int, seed: int) -> float:
         """The threshold given, or what a pilot training on some rows finds."""
         if self.threshold != "auto":
             return float(self.threshold)
-        rows, k_min = self._sample(features, self.n_clusters_, seed)
         return choose_threshold(
-            rows,
+            features,
             n_clusters=self.n_clusters_,
-            widest=Limits(-1.0, k_min, scaled(k_max, len(rows), len(features))),
+            widest=Limits(-1.0, self.k_min, k_max),
             recipe=self._recipe(),
             seed=seed,
             partitioners=PARTITIONERS,
@@ -282,13 +284,8 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
             self.consensus_scores_ = {}
         else:
             with self._progress("consensus"):
-                result = consensus(
-                    self.head_labels_,
-                    self.n_clusters_,
-                    PARTITIONERS,
-                    methods=self.consensus_methods,
-                    seed=seed,
-                )
+                methods = self.consensus_methods
+                result = consensus(self.head_labels_, self.n_clusters_, PARTITIONERS, methods=methods, seed=seed)
             self.labels_ = np.unique(result.label, return_inverse=True)[1].astype(np.int32)
             self.agreement_, self.consensus_scores_ = result.agreement, result.scores
             _warn(result.alarms)

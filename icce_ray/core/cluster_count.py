@@ -23,7 +23,7 @@ from torch import Tensor
 
 from icce_ray.core.consensus.clusters import check_labels, head_offsets, incidence
 from icce_ray.core.neighbors import Limits, Neighbors, default_k_max
-from icce_ray.core.pilot import head_labels, pilot_recipe
+from icce_ray.core.pilot import head_labels, pilot_recipe, pilot_sample, scaled
 from icce_ray.core.recipe import Precision, Recipe
 from icce_ray.core.search import mine
 
@@ -113,7 +113,7 @@ def choose_clusters(
     Args:
         features: [n, D] float16 or float32, all images or a uniform sample of them; no row is zero.
         low, high: the number is looked for in [low, high].
-        k_min: fewest neighbours, for so many images (`pilot.scaled`).
+        k_min: fewest neighbours, for so many images.
         recipe: of the training that is to come; each pilot is `brief`.
         seed: of the pilots.
         precision: of the products.
@@ -121,9 +121,11 @@ def choose_clusters(
     Raises:
         ValueError: not FEWEST <= low < high, or fewer than two images per cluster.
     """
-    lists = nearest(features, low=low, high=high, k_min=k_min)
+    rows = pilot_sample(features, high, seed)
+    k_min = scaled(k_min, len(rows), len(features))
+    lists = nearest(rows, low=low, high=high, k_min=k_min)
     labels = {
-        n_clusters: labels_of(features, lists, n_clusters, k_min=k_min, recipe=recipe, seed=seed, precision=precision)
+        n_clusters: labels_of(rows, lists, n_clusters, k_min=k_min, recipe=recipe, seed=seed, precision=precision)
         for n_clusters in counts_to_try(low, high)
     }
     return evidence(labels, low, high)

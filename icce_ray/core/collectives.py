@@ -6,66 +6,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 
-class Collectives(Protocol):
-    """A group of workers. All of them call the same methods in the same order, with tensors of the same shapes.
+class Collectives:
+    """A group of workers, here of one process, where every sum is complete; `Distributed` are several.
 
-    No method makes the host wait for the device.
+    All of them call the same methods in the same order, with tensors of the same shapes. No method makes the host wait
+    for the device.
     """
 
-    @property
-    def rank(self) -> int:
-        """Number of this worker, 0 ... size - 1."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """Number of workers."""
-        ...
+    rank: int = 0
+    """Number of this worker, 0 ... size - 1."""
+    size: int = 1
+    """Number of workers."""
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Replace `tensor` by its sum over the workers, to the same bits on each."""
-        ...
 
     def start_all_reduce(self, tensor: Tensor) -> Callable[[], object]:
         """`all_reduce` in the background; the tensor must be left alone until the returned function was called."""
-        ...
-
-    def all_gather(self, tensor: Tensor, counts: Sequence[int]) -> Tensor:
-        """Rows of all workers one after another, on every worker; worker r gives `counts[r]` rows."""
-        ...
-
-
-@dataclass(frozen=True)
-class SingleProcess:
-    """One process: every sum is already complete."""
-
-    rank: int = 0
-    size: int = 1
-
-    def all_reduce(self, tensor: Tensor) -> None:
-        """Leave the tensor as it is."""
-
-    def start_all_reduce(self, tensor: Tensor) -> Callable[[], object]:
-        """Leave the tensor as it is."""
         return lambda: None
 
     def all_gather(self, tensor: Tensor, counts: Sequence[int]) -> Tensor:
-        """The tensor itself."""
+        """Rows of all workers one after another, on every worker; worker r gives `counts[r]` rows."""
         return tensor
 
 
-SINGLE_PROCESS = SingleProcess()
+SINGLE_PROCESS = Collectives()
 
 
-class Distributed:
+class Distributed(Collectives):
     """The default process group of torch.distributed: gloo between CPUs, NCCL between GPUs."""
 
     def __init__(self) -> None:

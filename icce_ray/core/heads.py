@@ -10,6 +10,7 @@ a CPU a chunk must also stay in the cache, so its size follows the device (`head
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -28,6 +29,12 @@ from icce_ray.core.recipe import Recipe
 PARAMETERS = ("hidden.weight", "hidden.bias", "bottleneck.weight", "bottleneck.bias", "prototypes")
 #: What AdamW keeps of each parameter.
 MOMENTS = ("exp_avg", "exp_avg_sq")
+#: Bytes a step moves for each logit of each head and row, all in float32: the tensors of that shape which the losses
+#: and Sinkhorn read and write, and as many again on the way back through the student's part, taken as 60 passes.
+LOGIT_BYTES = 60 * 4
+#: Bytes a step moves for each parameter: parameter, gradient and two moments read and written by AdamW, parameter and
+#: teacher read and teacher written by the moving average, float32.
+UPDATE_BYTES = 11 * 4
 _SHORTEST = 1e-12  # as F.normalize: a row of zeros has cosines of zero
 
 
@@ -90,9 +97,6 @@ class HeadChunk:
     """Parameters of h heads: each tensor is [h, ...] of `head_shapes`."""
 
     parameters: dict[str, Tensor]
-
-    def __len__(self) -> int:
-        return len(self.parameters["prototypes"])
 
     def logits(self, x: Tensor, *, temperature: float = 1.0) -> Tensor:
         """Cosines to the prototypes over the temperature, float32[h, rows, K], of inputs `x` [rows, D] all heads share.
@@ -165,6 +169,61 @@ def heads_per_chunk(device: torch.device, *, n_heads: int, rows: int, widest: in
     """
     budget = 8 * 2**20 if device.type == "cpu" else 4 * 2**30
     return max(1, min(n_heads, budget // (4 * rows * widest)))
+
+
+@dataclass(frozen=True)
+class HeadCost:
+    """Operations and bytes of training heads of `recipe` with inputs of `dim` numbers and a batch of `batch` pairs.
+
+    What a plan and a measurement divide by seconds. A multiply-add counts as two operations, as torch counts them.
+    """
+
+    recipe: Recipe
+    dim: int
+    n_clusters: int
+    batch: int
+
+    @property
+    def _sizes(self) -> list[tuple[int, ...]]:
+        recipe = self.recipe
+        return list(head_shapes(self.dim, recipe.hidden, recipe.bottleneck, self.n_clusters).values())
+
+    @property
+    def parameters(self) -> int:
+        """Of one head."""
+        return sum(math.prod(shape) for shape in self._sizes)
+
+    @property
+    def products(self) -> int:
+        """Multiply-adds of one row through one head."""
+        return sum(math.prod(shape) for shape in self._sizes if len(shape) == 2)
+
+    @property
+    def rows(self) -> int:
+        """Inputs of a step: anchors and the neighbours whose teacher outputs are averaged."""
+        return (1 + self.recipe.smoothing_neighbors) * self.batch
+
+    def step_flops(self) -> float:
+        """Operations of one step of all heads: the teacher forward on `rows`, the student forth and back on the pairs.
+
+        Backward takes twice the forward, but for the gradient of the first layer's input, which nobody needs.
+        """
+        student = 3 * self.products - self.dim * self.recipe.hidden
+        return 2.0 * self.recipe.heads * (self.rows * self.products + 2 * self.batch * student)
+
+    def step_bytes(self) -> float:
+        """Bytes that one step of all heads moves beside its matrix products."""
+        return float(self.recipe.heads) * (LOGIT_BYTES * self.rows * self.n_clusters + UPDATE_BYTES * self.parameters)
+
+    def memory(self, heads: int, device: str) -> float:
+        """Bytes of training so many heads, beside features and neighbours.
+
+        Networks, gradients and moments; activations of one chunk of heads; targets.
+        """
+        widest = max(self.recipe.hidden, self.n_clusters)
+        chunk = heads_per_chunk(torch.device(device), n_heads=heads, rows=self.rows, widest=widest)
+        widths = 2 * self.recipe.hidden + 2 * self.recipe.bottleneck + 6 * self.n_clusters
+        return 4.0 * (5 * heads * self.parameters + self.rows * (chunk * widths + heads * self.n_clusters))
 
 
 class Networks:

@@ -207,3 +207,8 @@ def holdout_rows(n_rows: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{n_rows} images leave none to train on after holding out {n_held}; give more images")
     order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(derived_seed(seed, STREAM, 2)))
     return order[n_held:].sort().values, order[:n_held].sort().values
+
+
+def grid_flops(*, batch: int, widths: Sequence[int], rates: int, n_classes: int) -> float:
+    """Operations of one iteration of `LinearGrid`: the product and its gradient, for every input."""
+    return 4.0 * batch * rates * n_classes * sum(width + 1 for width in widths)

@@ -1,34 +1,20 @@
-"""Ranges of the estimator's parameters, checked before any work."""
+"""The estimator's parameters, checked before any work."""
 
 from __future__ import annotations
 
-import math
+import operator
 import warnings
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, get_args
 
 from icce_ray.core.cluster_count import counts_to_try
 from icce_ray.core.consensus import METHODS
 from icce_ray.core.neighbors import Limits
+from icce_ray.core.recipe import BOUNDS, ClusterPrior, InputNorm, Teacher
 
-#: Lowest and highest value of each number; those with an integer as lowest value are integers.
-LIMITS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("n_clusters", "k_min", "heads", "hidden", "bottleneck", "epochs", "batch_size"), (1, math.inf)),
-    **dict.fromkeys(("sinkhorn_iterations", "smoothing_neighbors", "iterations"), (1, math.inf)),
-    "warmup_epochs": (0, math.inf),
-    "threshold": (-1.0, 1.0),
-    **dict.fromkeys(("learning_rate", "weight_decay", "ce_weight"), (0.0, math.inf)),
-    **dict.fromkeys(("student_temperature", "teacher_temperature"), (1e-3, math.inf)),
-    **dict.fromkeys(("teacher_momentum", "marginal_momentum", "beta"), (0.0, 1.0)),
-    **dict.fromkeys(("prior_strength", "prior_momentum"), (0.0, 1.0)),
-    "holdout": (0.0, 0.9),
-}
-CHOICES = {
-    "teacher": ("sinkhorn", "softmax"),
-    "cluster_prior": ("uniform", "estimated"),
-    "input_norm": ("batchnorm", "standardize"),
-}
+_SIGNS = {"ge": (">=", operator.ge), "gt": (">", operator.gt), "le": ("<=", operator.le), "lt": ("<", operator.lt)}
+_CHOICES = {"teacher": Teacher, "cluster_prior": ClusterPrior, "input_norm": InputNorm}
 
 
 def check_parameters(values: Mapping[str, Any]) -> None:
@@ -36,18 +22,19 @@ def check_parameters(values: Mapping[str, Any]) -> None:
 
     The number of clusters may be "auto", and so may the threshold, for at least 2 clusters.
     """
-    for name, (low, high) in LIMITS.items():
-        if name in ("n_clusters", "threshold") and values[name] == "auto":
-            continue
-        kind = Integral if isinstance(low, int) else Real
+    for name, bounds in ({"n_clusters": {"ge": 1}} | BOUNDS).items():
         value = values[name]
+        if name in ("n_clusters", "threshold") and value == "auto":
+            continue
+        kind = Integral if all(isinstance(bound, int) for bound in bounds.values()) else Real
         if not isinstance(value, kind) or isinstance(value, bool):
             raise TypeError(f"{name}={value!r} must be {'an integer' if kind is Integral else 'a number'}")
-        if not low <= float(value) <= high:
-            raise ValueError(f"{name}={value!r} must lie in [{low}, {high}]")
-    for name, allowed in CHOICES.items():
-        if values[name] not in allowed:
-            raise ValueError(f"{name}={values[name]!r} must be one of {allowed}")
+        if not all(_SIGNS[sign][1](value, bound) for sign, bound in bounds.items()):
+            limits = " and ".join(f"{_SIGNS[sign][0]} {bound}" for sign, bound in bounds.items())
+            raise ValueError(f"{name}={value!r} must be {limits}")
+    for name, choices in _CHOICES.items():
+        if values[name] not in get_args(choices):
+            raise ValueError(f"{name}={values[name]!r} must be one of {get_args(choices)}")
     counts_to_try(*values["cluster_range"])
     methods = values["consensus_methods"]
     if set(methods) - set(METHODS) or not methods:

@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from icce_ray.core.consensus.clusters import Partitioners
 from icce_ray.core.consensus.ensemble import consensus
-from icce_ray.core.consensus.partitioning import Partitioners
 from icce_ray.core.neighbors import Limits, Neighbors, apply_limits
 from icce_ray.core.recipe import Execution, Precision, Recipe
+from icce_ray.core.sampling import uniform_rows
 from icce_ray.core.search import mine
 from icce_ray.core.selection import pair_accuracy
 from icce_ray.core.training import HeadTrainer
@@ -64,6 +65,12 @@ def pilot_rows(n_rows: int, n_clusters: int) -> int:
     return min(n_rows, max(ROWS, ROWS_A_CLUSTER * n_clusters))
 
 
+def pilot_sample(features: Tensor, n_clusters: int, seed: int) -> Tensor:
+    """The rows of a pilot; all of a sample that is one already."""
+    rows = uniform_rows(len(features), pilot_rows(len(features), n_clusters), seed)
+    return features[torch.from_numpy(rows).to(features.device)]
+
+
 def scaled(limit: int, sample: int, n_rows: int) -> int:
     """A limit on neighbours among `n_rows` rows for a sample of them, at least 1."""
     return max(1, round(limit * sample / n_rows))
@@ -84,7 +91,7 @@ def choose_threshold(
     Args:
         features: [n, D] float16 or float32, all images or a uniform sample of them; no row is zero.
         n_clusters: K >= 2.
-        widest: k_min and k_max for so many images (`scaled` to the sample), and the threshold -1.
+        widest: k_min and k_max for so many images, and the threshold -1.
         recipe: of the training that is to come.
         seed: of the pilot.
         partitioners: for MCLA.
@@ -96,17 +103,13 @@ def choose_threshold(
     """
     if n_clusters < 2:
         raise ValueError(f"n_clusters = {n_clusters}: a threshold is chosen for at least 2 clusters; give a number")
-    lists = mine(features, widest)
+    rows = pilot_sample(features, n_clusters, seed)
+    widest = Limits(-1.0, *(scaled(limit, len(rows), len(features)) for limit in (widest.k_min, widest.k_max)))
+    lists = mine(rows, widest)
     short = pilot_recipe(recipe, heads=min(HEADS, recipe.heads), epochs=max(1, recipe.epochs // SHARE))
-    labels = head_labels(features, lists, widest, n_clusters=n_clusters, recipe=short, seed=seed, precision=precision)
-    label = consensus(
-        labels,
-        n_clusters,
-        partitioners,
-        methods=("mcla",),
-        seed=seed,
-    ).label
-    return lowest(estimated(lists, torch.from_numpy(label).to(features.device), candidates(lists, widest), widest))
+    labels = head_labels(rows, lists, widest, n_clusters=n_clusters, recipe=short, seed=seed, precision=precision)
+    label = consensus(labels, n_clusters, partitioners, methods=("mcla",), seed=seed).label
+    return lowest(estimated(lists, torch.from_numpy(label).to(rows.device), candidates(lists, widest), widest))
 
 
 def head_labels(

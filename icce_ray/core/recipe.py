@@ -1,12 +1,15 @@
-"""Hyperparameters and the only place of their defaults, which settings and estimator read; imports nothing heavy."""
+"""Hyperparameters: the only place of their defaults and ranges, for settings and estimator; imports nothing heavy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Parallelism = Literal["heads", "data"]
+Teacher = Literal["sinkhorn", "softmax"]
+ClusterPrior = Literal["uniform", "estimated"]
+InputNorm = Literal["batchnorm", "standardize"]
 
 #: Cosine similarity from which an image is a neighbour, and fewest neighbours (paper 4.2).
 THRESHOLD, K_MIN = 0.3, 50
@@ -16,6 +19,33 @@ CLUSTER_RANGE = (4, 256)
 LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 #: Share of images whose consensus labels choose the classifier (ours).
 HOLDOUT = 0.1
+_COUNT, _WEIGHT = {"ge": 1, "le": 2**31 - 1}, {"ge": 0.0}
+_WIDTH, _TEMPERATURE, _MOMENTUM = {"ge": 1, "le": 65_536}, {"gt": 0.0}, {"ge": 0.0, "lt": 1.0}
+#: Ranges of the numbers, in pydantic's words; those with integers as bounds are integers.
+BOUNDS: dict[str, dict[str, Any]] = {
+    "threshold": {"ge": -1.0, "le": 1.0},
+    "k_min": _COUNT,
+    "heads": {"ge": 1, "le": 10_000},
+    "hidden": _WIDTH,
+    "bottleneck": _WIDTH,
+    "epochs": {"ge": 1, "le": 1_000_000},
+    "batch_size": {"ge": 1, "le": 2**24},
+    "learning_rate": {"gt": 0.0},
+    "warmup_epochs": {"ge": 0},
+    "weight_decay": _WEIGHT,
+    "student_temperature": _TEMPERATURE,
+    "teacher_temperature": _TEMPERATURE,
+    "teacher_momentum": _MOMENTUM,
+    "marginal_momentum": _MOMENTUM,
+    "beta": {"gt": 0.0, "le": 1.0},
+    "ce_weight": _WEIGHT,
+    "sinkhorn_iterations": {"ge": 1, "le": 10_000},
+    "prior_strength": {"ge": 0.0, "le": 1.0},
+    "prior_momentum": _MOMENTUM,
+    "smoothing_neighbors": _COUNT,
+    "iterations": {"ge": 1, "le": 1_000_000_000},
+    "holdout": {"gt": 0.0, "lt": 1.0},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +66,12 @@ class Recipe:
     marginal_momentum: float = 0.9
     beta: float = 0.6
     ce_weight: float = 1.0
-    teacher: Literal["sinkhorn", "softmax"] = "sinkhorn"
+    teacher: Teacher = "sinkhorn"
     sinkhorn_iterations: int = 3
-    cluster_prior: Literal["uniform", "estimated"] = "uniform"
+    cluster_prior: ClusterPrior = "uniform"
     prior_strength: float = 1.0
     prior_momentum: float = 0.99
-    input_norm: Literal["batchnorm", "standardize"] = "batchnorm"
+    input_norm: InputNorm = "batchnorm"
     smoothing_neighbors: int = 1
 
     @property

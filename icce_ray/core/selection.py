@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from icce_ray.core.neighbors import Neighbors
+from icce_ray.core.neighbors import Neighbors, offsets_of
 
 #: Neighbours an image of the graph: 20 pick a little better than 10.
 NEAREST = 20
@@ -65,7 +65,7 @@ def neighbor_accuracy(lists: Neighbors, truth: Tensor, block_rows: int = 8192) -
         other = truth[lists.ids[offsets[0] : offsets[-1]].long()]
         known = other >= 0
         same = known & (other == torch.repeat_interleave(own, offsets.diff()))
-        right, count = (_per_list(chosen, offsets - offsets[0]) for chosen in (same, known))
+        right, count = (offsets_of(chosen)[offsets - offsets[0]].diff().double() for chosen in (same, known))
         usable = (own >= 0) & (count > 0)
         total += (right[usable] / count[usable]).sum()
         anchors += usable.sum()
@@ -79,10 +79,3 @@ def pair_accuracy(lists: Neighbors, truth: Tensor) -> float:
     """
     own = torch.repeat_interleave(truth[: len(lists.counts)], lists.counts)
     return float((truth[lists.ids.long()] == own).double().mean())
-
-
-def _per_list(chosen: Tensor, offsets: Tensor) -> Tensor:
-    """How many of each list are chosen, float64."""
-    summed = torch.zeros(len(chosen) + 1, dtype=torch.int64, device=chosen.device)
-    torch.cumsum(chosen, 0, out=summed[1:])
-    return summed[offsets].diff().double()

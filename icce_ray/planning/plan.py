@@ -10,9 +10,9 @@ import math
 
 from icce_ray.backbones.shape import CPU_SLICE
 from icce_ray.core.consensus import graphs, mcla
-from icce_ray.core.consensus.ensemble import MAX_VOTES
-from icce_ray.core.consensus.rows import HEADS_PER_ARRAY, IMAGES_PER_SHARD
-from icce_ray.core.cost import HeadCost, grid_flops
+from icce_ray.core.consensus.ensemble import HEADS_PER_ARRAY, IMAGES_PER_SHARD, MAX_VOTES
+from icce_ray.core.heads import HeadCost
+from icce_ray.core.linear import grid_flops
 from icce_ray.core.recipe import Recipe
 from icce_ray.core.search import BLOCK_ELEMENTS
 from icce_ray.planning.job import Bucket, Job, Machines, Part, Plan, StagePlan, in_turn, streamed

@@ -17,14 +17,13 @@ import pymetis
 from numpy.typing import NDArray
 from scipy import sparse
 
-from icce_ray.core.consensus.partitioning import Partitioners
+from icce_ray.core.consensus.clusters import Partitioners
 
 # METIS sums edge weights in 64 bits while it coarsens; this leaves room for every sum it forms.
 _LARGEST_WEIGHT_SUM = 2**60
 # Float weights keep six digits: enough to rank Jaccard indices of any two clusters.
 _FLOAT_SCALE = 1_000_000
 _MTKAHYPAR_LOCK = threading.Lock()
-_REFUSED = 3  # exit status of the process of METIS: the input was refused, and standard error says why
 
 
 def metis_graph(
@@ -35,32 +34,7 @@ def metis_graph(
     Edge weights that are whole numbers are used as they are, others are scaled to whole numbers of six digits. METIS
     may leave a part empty. Raises ValueError for input that it would crash on or misread.
     """
-    n = edges.indptr.size - 1
-    vertices = _vertex_weights(vertex_weights, n, n_parts, imbalance)
-    if edges.shape != (n, n):
-        raise ValueError(f"the graph has shape {edges.shape}; give a square symmetric matrix")
-    row = np.repeat(np.arange(n), np.diff(edges.indptr))
-    kept = (edges.indices != row) & (edges.data != 0)
-    values = _whole(np.asarray(edges.data[kept], dtype=np.float64))
-    starts = np.concatenate([[0], np.cumsum(np.bincount(row[kept], minlength=n))])
-    neighbours = edges.indices[kept].astype(np.int64)
-    if not np.array_equal(np.bincount(neighbours, minlength=n), np.diff(starts)):
-        raise ValueError("the graph is not symmetric: rows and columns differ in length; give both directions")
-    if n_parts == 1 or values.size == 0:
-        # Without edges nothing can be cut: deal the vertices out, METIS refuses such a graph.
-        return (np.arange(n) % n_parts).astype(np.int32)
-    options = pymetis.Options(seed=int(seed) % 2**31, ufactor=max(1, round(1000 * imbalance)))
-    _, part = pymetis.part_graph(
-        n_parts,
-        pymetis.CSRAdjacency(starts, neighbours),
-        vweights=vertices,
-        eweights=values,
-        options=options,
-        # Recursive bisection, pymetis' choice up to 8 parts, applies the tolerance at every level, so that a
-        # loose one multiplies: it lost ANMI on every ensemble measured (jobs/bench/RESULTS.md).
-        recursive=False,
-    )
-    return np.asarray(part, dtype=np.int32)
+    return _cut(_metis_input(edges, vertex_weights, n_parts, imbalance), n_parts, seed, imbalance)
 
 
 def metis_graph_apart(
@@ -73,39 +47,64 @@ def metis_graph_apart(
     the start of an interpreter, half a second. Raises RuntimeError, with its output, if that process fails.
     """
     sent = io.BytesIO()
-    csr = {"data": edges.data, "indices": edges.indices, "indptr": edges.indptr, "shape": edges.shape}
-    np.savez(sent, **csr, vertices=vertex_weights, numbers=[n_parts, seed], imbalance=imbalance)
+    np.savez(sent, **_metis_input(edges, vertex_weights, n_parts, imbalance))
     child = subprocess.run(
-        [sys.executable, "-m", "icce_ray.search.partition"],
+        [sys.executable, "-m", "icce_ray.search.partition", str(n_parts), str(seed), repr(float(imbalance))],
         input=sent.getbuffer(),
         capture_output=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},  # of a worker it is not that of the environment
         check=False,
     )
-    if child.returncode == 0:
-        return np.load(io.BytesIO(child.stdout), allow_pickle=False)
-    message = child.stderr.decode(errors="replace").strip()
-    if child.returncode == _REFUSED:
-        raise ValueError(message)
-    raise RuntimeError(
-        f"METIS ended with status {child.returncode} on {len(vertex_weights)} vertices: {message[-2000:]}"
-    )
+    if child.returncode:
+        message = child.stderr.decode(errors="replace").strip()
+        raise RuntimeError(
+            f"METIS ended with status {child.returncode} on {len(vertex_weights)} vertices: {message[-2000:]}"
+        )
+    return np.load(io.BytesIO(child.stdout), allow_pickle=False)
 
 
-def _main() -> int:
+def _main(n_parts: str, seed: str, imbalance: str) -> None:
     """The process of `metis_graph_apart`."""
     given = np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False)
-    edges = sparse.csr_matrix((given["data"], given["indices"], given["indptr"]), shape=tuple(given["shape"]))
-    n_parts, seed = given["numbers"].tolist()
-    try:
-        parts = metis_graph(edges, given["vertices"], n_parts, seed, imbalance=float(given["imbalance"]))
-    except ValueError as error:
-        sys.stderr.write(str(error))
-        return _REFUSED
     sink = io.BytesIO()
-    np.save(sink, parts, allow_pickle=False)
+    np.save(sink, _cut(dict(given), int(n_parts), int(seed), float(imbalance)), allow_pickle=False)
     sys.stdout.buffer.write(sink.getbuffer())
-    return 0
+
+
+def _metis_input(
+    edges: sparse.csr_matrix, vertex_weights: NDArray[np.int64], n_parts: int, imbalance: float
+) -> dict[str, NDArray[np.int64]]:
+    """METIS's arrays: where the neighbours of each vertex start, these, and whole weights. Raises ValueError."""
+    n = edges.indptr.size - 1
+    vertices = _vertex_weights(vertex_weights, n, n_parts, imbalance)
+    if edges.shape != (n, n):
+        raise ValueError(f"the graph has shape {edges.shape}; give a square symmetric matrix")
+    row = np.repeat(np.arange(n), np.diff(edges.indptr))
+    kept = (edges.indices != row) & (edges.data != 0)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(row[kept], minlength=n))])
+    neighbours = edges.indices[kept].astype(np.int64)
+    if not np.array_equal(np.bincount(neighbours, minlength=n), np.diff(starts)):
+        raise ValueError("the graph is not symmetric: rows and columns differ in length; give both directions")
+    weights = _whole(np.asarray(edges.data[kept], dtype=np.float64))
+    return {"starts": starts, "neighbours": neighbours, "vertices": vertices, "weights": weights}
+
+
+def _cut(given: dict[str, NDArray[np.int64]], n_parts: int, seed: int, imbalance: float) -> NDArray[np.int32]:
+    """The part of each vertex, int32[n], of `_metis_input`."""
+    if n_parts == 1 or given["weights"].size == 0:
+        # Without edges nothing can be cut: deal the vertices out, METIS refuses such a graph.
+        return (np.arange(given["vertices"].size) % n_parts).astype(np.int32)
+    _, part = pymetis.part_graph(
+        n_parts,
+        pymetis.CSRAdjacency(given["starts"], given["neighbours"]),
+        vweights=given["vertices"],
+        eweights=given["weights"],
+        options=pymetis.Options(seed=int(seed) % 2**31, ufactor=max(1, round(1000 * imbalance))),
+        # Recursive bisection, pymetis' choice up to 8 parts, applies the tolerance at every level, so that a
+        # loose one multiplies: it lost ANMI on every ensemble measured (jobs/bench/RESULTS.md).
+        recursive=False,
+    )
+    return np.asarray(part, dtype=np.int32)
 
 
 def mtkahypar_hypergraph(
@@ -173,4 +172,4 @@ PARTITIONERS = Partitioners(metis_graph, mtkahypar_hypergraph)
 PARTITIONERS_BESIDE_RAY = Partitioners(metis_graph_apart, mtkahypar_hypergraph)
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    _main(*sys.argv[1:])

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from icce_ray.core.recipe import CLUSTER_RANGE, HOLDOUT, K_MIN, THRESHOLD, GridRecipe, Parallelism, Precision, Recipe
+from icce_ray.core import recipe as core
 from icce_ray.io.locations import refuse_secrets
 
 Format = Literal["auto", "files", "webdataset", "img2dataset", "parquet", "uris", "features"]
@@ -30,8 +30,7 @@ Large = Annotated[Natural, Field(le=2**63 - 1)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 #: Processes side by side: one for each GPU of a large cluster.
 Workers = Annotated[Natural, Field(le=1024)]
-Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
-Temperature = Annotated[float, Field(gt=0.0)]
+Rate = Annotated[float, Field(**core.BOUNDS["learning_rate"])]
 Location = Annotated[str, Field(min_length=1), AfterValidator(refuse_secrets)]
 
 
@@ -49,8 +48,9 @@ if TYPE_CHECKING:
     Threshold = float | Literal["auto"]
     Clusters = int  # wherever it is counted with: the stage neighbors puts a number in the place of `auto`
 else:  # as a union every fault would be two: neither a number in the range nor "auto"
-    Threshold = Annotated[float, Field(ge=-1.0, le=1.0), WrapValidator(_auto_or), PlainSerializer(lambda value: value)]
-    Clusters = Annotated[int, Field(ge=2, le=2**31 - 1), WrapValidator(_auto_or), PlainSerializer(lambda value: value)]
+    _AUTO = WrapValidator(_auto_or), PlainSerializer(lambda value: value)
+    Threshold = Annotated[float, Field(**core.BOUNDS["threshold"]), *_AUTO]
+    Clusters = Annotated[int, Field(ge=2, le=2**31 - 1), *_AUTO]
 
 
 class ListSettings(_Frozen):
@@ -79,7 +79,7 @@ class EmbedSettings(_Frozen):
     """Pixels per side; by default the backbone's own (224 for DINOv2, as in the paper)."""
     resize: Literal["squash", "crop"] = "squash"
     """`squash` to the square (the paper), or `crop` its centre after resizing by 256/224 (DINOv2's evaluation)."""
-    precision: Precision = "auto"
+    precision: core.Precision = "auto"
     """Of the transformer's matrix products. `auto` is bfloat16 on CUDA, float32 elsewhere; bfloat16 is nearly three
     times faster on CPUs that have it (AVX512-BF16, AMX), its features have a cosine of 0.9999 with those of float32."""
     max_pixels: Large = 100_000_000
@@ -103,13 +103,13 @@ class NeighborsSettings(_Frozen):
     mode: Literal["adaptive", "fixed", "ground_truth"] = "adaptive"
     """`fixed` takes the k_min nearest (TEMI); `ground_truth` all images of the same class (paper Table 4), from
     `labels`: an upper bound, never a result."""
-    threshold: Threshold = THRESHOLD
+    threshold: Threshold = core.THRESHOLD
     """Cosine similarity from which an image is a neighbour (paper: 0.3 for DINOv2 ViT-L; other backbones need another).
     `auto` finds one without labels by a short training on a sample of at most 20,000 images, or 50 per cluster."""
-    cluster_range: tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=5, le=2**31 - 1)]] = CLUSTER_RANGE
+    cluster_range: tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=5, le=2**31 - 1)]] = core.CLUSTER_RANGE
     """Where `clusters: auto` looks for the number, which costs a short training for every factor of 1.4. The
     lowest is at least 4, the highest also bounded by N / k_min."""
-    k_min: Positive = K_MIN
+    k_min: int = Field(core.K_MIN, **core.BOUNDS["k_min"])
     """At least this many neighbours, the nearest (paper)."""
     k_max: Positive | None = None
     """At most this many; by default ceil(N / K), at least k_min (ours, after the paper's Table 11)."""
@@ -150,50 +150,50 @@ class HeadsSettings(_Frozen):
     """Multi-head training (paper 3.1 and 4.2; TEMI). Fields but the last four, and their defaults, are those of
     `core.recipe.Recipe`."""
 
-    heads: Natural = Field(default=Recipe.heads, le=10_000)
+    heads: int = Field(core.Recipe.heads, **core.BOUNDS["heads"])
     """Clustering heads (paper)."""
-    hidden: Natural = Field(default=Recipe.hidden, le=65_536)
+    hidden: int = Field(core.Recipe.hidden, **core.BOUNDS["hidden"])
     """Width of the hidden layer (TEMI)."""
-    bottleneck: Natural = Field(default=Recipe.bottleneck, le=65_536)
+    bottleneck: int = Field(core.Recipe.bottleneck, **core.BOUNDS["bottleneck"])
     """Width of the layer that is L2-normalised (TEMI)."""
-    epochs: Natural = Field(default=Recipe.epochs, le=1_000_000)
+    epochs: int = Field(core.Recipe.epochs, **core.BOUNDS["epochs"])
     """Paper: 400, and 800 for small sets."""
-    batch_size: Natural = Field(default=Recipe.batch_size, le=2**24)
+    batch_size: int = Field(core.Recipe.batch_size, **core.BOUNDS["batch_size"])
     """Anchors per step; the paper takes 256 for CIFAR-sized sets."""
-    learning_rate: float = Field(default=Recipe.learning_rate, gt=0.0)
+    learning_rate: float = Field(core.Recipe.learning_rate, **core.BOUNDS["learning_rate"])
     """AdamW, for a batch of 256; scales linearly with the batch (TEMI)."""
-    warmup_epochs: int = Field(default=Recipe.warmup_epochs, ge=0)
+    warmup_epochs: int = Field(core.Recipe.warmup_epochs, **core.BOUNDS["warmup_epochs"])
     """Linear warm-up (TEMI)."""
-    weight_decay: float = Field(default=Recipe.weight_decay, ge=0.0)
+    weight_decay: float = Field(core.Recipe.weight_decay, **core.BOUNDS["weight_decay"])
     """Of AdamW (paper)."""
-    student_temperature: Temperature = Recipe.student_temperature
+    student_temperature: float = Field(core.Recipe.student_temperature, **core.BOUNDS["student_temperature"])
     """Logits of the student are divided by it (TEMI)."""
-    teacher_temperature: Temperature = Recipe.teacher_temperature
+    teacher_temperature: float = Field(core.Recipe.teacher_temperature, **core.BOUNDS["teacher_temperature"])
     """Logits of the teacher are divided by it (paper 4.3.1)."""
-    teacher_momentum: Momentum = Recipe.teacher_momentum
+    teacher_momentum: float = Field(core.Recipe.teacher_momentum, **core.BOUNDS["teacher_momentum"])
     """EMA of the student (TEMI). Use 0.99 for runs of a few thousand steps: one longer than the run never moves."""
-    marginal_momentum: Momentum = Recipe.marginal_momentum
+    marginal_momentum: float = Field(core.Recipe.marginal_momentum, **core.BOUNDS["marginal_momentum"])
     """EMA of the class marginal (TEMI)."""
-    beta: float = Field(default=Recipe.beta, gt=0.0, le=1.0)
+    beta: float = Field(core.Recipe.beta, **core.BOUNDS["beta"])
     """Exponent of TEMI's mutual information (TEMI)."""
-    ce_weight: float = Field(default=Recipe.ce_weight, ge=0.0)
+    ce_weight: float = Field(core.Recipe.ce_weight, **core.BOUNDS["ce_weight"])
     """Weight the cross-entropy term reaches, by a cosine ramp; 0 leaves it out (paper eq. 3; the value is ours)."""
-    teacher: Literal["sinkhorn", "softmax"] = Recipe.teacher
+    teacher: core.Teacher = core.Recipe.teacher
     """Sinkhorn-Knopp centring (paper) or none (TEMI)."""
-    sinkhorn_iterations: Natural = Field(default=Recipe.sinkhorn_iterations, le=10_000)
+    sinkhorn_iterations: int = Field(core.Recipe.sinkhorn_iterations, **core.BOUNDS["sinkhorn_iterations"])
     """Paper 3.1."""
-    cluster_prior: Literal["uniform", "estimated"] = Recipe.cluster_prior
+    cluster_prior: core.ClusterPrior = core.Recipe.cluster_prior
     """Cluster sizes that Sinkhorn aims at: equal (paper), or, for classes of unequal size, each head's own estimate:
     the moving mean of its teacher before Sinkhorn, at least about a tenth of N / K (ours)."""
-    prior_strength: float = Field(default=Recipe.prior_strength, ge=0.0, le=1.0)
+    prior_strength: float = Field(core.Recipe.prior_strength, **core.BOUNDS["prior_strength"])
     """How far Sinkhorn goes there: 1 is all the way (paper), less leans only (unbalanced optimal transport), 0 not."""
-    prior_momentum: Momentum = Recipe.prior_momentum
+    prior_momentum: float = Field(core.Recipe.prior_momentum, **core.BOUNDS["prior_momentum"])
     """EMA of the estimate (ours)."""
-    input_norm: Literal["batchnorm", "standardize"] = Recipe.input_norm
+    input_norm: core.InputNorm = core.Recipe.input_norm
     """Batch normalisation (paper) or standardisation over the set (TEMI)."""
-    smoothing_neighbors: Positive = Recipe.smoothing_neighbors
+    smoothing_neighbors: int = Field(core.Recipe.smoothing_neighbors, **core.BOUNDS["smoothing_neighbors"])
     """Neighbours whose teacher outputs are averaged (paper Table 3); 1 is off."""
-    precision: Precision = "auto"
+    precision: core.Precision = "auto"
     """Of the matrix products of the heads; losses, Sinkhorn and optimiser stay in float32. `auto` is bfloat16 on CUDA,
     float32 elsewhere; on CPUs that have it (AVX512-BF16, AMX) bfloat16 is about three times faster."""
     max_images: Large = 2_000_000
@@ -233,15 +233,15 @@ class ConsensusSettings(_Frozen):
 class ClassifierSettings(_Frozen):
     """Self-training of linear classifiers (paper 3.3; DINOv2's linear protocol)."""
 
-    iterations: Natural = Field(default=GridRecipe.iterations, le=1_000_000_000)
+    iterations: int = Field(core.GridRecipe.iterations, **core.BOUNDS["iterations"])
     """SGD steps (paper 4.2)."""
-    batch_size: Natural = Field(default=GridRecipe.batch_size, le=2**24)
+    batch_size: int = Field(core.GridRecipe.batch_size, **core.BOUNDS["batch_size"])
     """Images per step."""
-    learning_rates: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(default=GridRecipe.learning_rates, min_length=1)
+    learning_rates: tuple[Rate, ...] = Field(core.GridRecipe.learning_rates, min_length=1)
     """Grid, for a batch of 256 (DINOv2)."""
-    holdout: float = Field(default=HOLDOUT, gt=0.0, lt=1.0)
+    holdout: float = Field(core.HOLDOUT, **core.BOUNDS["holdout"])
     """Share of images whose consensus labels choose the winner (ours: the paper chooses by true accuracy)."""
-    precision: Precision = "auto"
+    precision: core.Precision = "auto"
     """Of the matrix products, as that of the heads; softmax, weights and momentum stay in float32."""
 
 
@@ -258,7 +258,7 @@ class ResourceSettings(_Frozen):
     """Actors that hold a shard of the features each; by default one per GPU, else one per node."""
     head_workers: Workers | None = None
     """Processes that train the heads together; by default one per GPU, else one."""
-    parallelism: Parallelism = "heads"
+    parallelism: core.Parallelism = "heads"
     """How they share the work. `heads`: each trains its share of the heads on the same batches and only w(x, x') is
     exchanged, one float per pair. `data`: each takes its share of every batch; all gradients are exchanged (DDP)."""
     compile: bool | None = None

@@ -16,11 +16,17 @@ import pyarrow as pa
 import ray
 
 from icce_ray.core.alarms import Alarm
-from icce_ray.core.consensus.clusters import check_problem, collapse
-from icce_ray.core.consensus.ensemble import IMBALANCES, MAX_VOTES, best_method, candidate
+from icce_ray.core.consensus.clusters import ConsensusSizeError, check_problem, collapse
+from icce_ray.core.consensus.ensemble import (
+    IMBALANCES,
+    MAX_VOTES,
+    alarms_of,
+    best_meta_clusters,
+    best_method,
+    candidate,
+    refine,
+)
 from icce_ray.core.consensus.graphs import check_rows
-from icce_ray.core.consensus.partitioning import ConsensusSizeError
-from icce_ray.core.consensus.rows import alarms_of, best_meta_clusters, refine
 from icce_ray.core.consensus.tally import agreeing
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress

@@ -1,4 +1,4 @@
-"""Head labels in shards: `core.consensus.rows.HeadRows` answered by Ray tasks.
+"""Head labels in shards: `core.consensus.ensemble.HeadRows` answered by Ray tasks.
 
 The labels of each shard are read once and stay in the object store, a block of heads in each array, so that a task
 takes what it needs: all shards of some heads, or all heads of a shard. The driver holds references, and what does not
@@ -16,10 +16,9 @@ import numpy as np
 import ray
 
 from icce_ray.core.consensus import mcla, tally, votes
-from icce_ray.core.consensus.clusters import check_labels, collapse, head_offsets, row_keys
+from icce_ray.core.consensus.clusters import Partitioner, check_labels, collapse, head_offsets, row_keys
+from icce_ray.core.consensus.ensemble import HEADS_PER_ARRAY, IMAGES_PER_SHARD
 from icce_ray.core.consensus.mcla import Overlaps, all_pairs, cluster_graph, overlaps
-from icce_ray.core.consensus.partitioning import Partitioner
-from icce_ray.core.consensus.rows import HEADS_PER_ARRAY, IMAGES_PER_SHARD
 from icce_ray.core.consensus.tally import Split, Tally
 from icce_ray.core.metrics import pair_counts
 from icce_ray.io.storage import FileInfo
@@ -99,19 +98,11 @@ class Shards:
         ballots = self._of_heads(partial(votes.ballots, n_heads=self.n_heads), label, n_clusters)
         return self._of_shards(votes.vote, _concatenate_ballots.remote(*ballots), self.offsets)
 
-    def split(self, label: Label, split: Split) -> tuple[Label, np.ndarray]:
+    def split(self, label: Label, splits: Sequence[Split]) -> Label:
         """One task per shard."""
         self.on_step("labels that no image has")
-        each = zip(label, self.counts, self.columns, strict=True)
-        task: Any = _of_shard.options(num_returns=2)
-        divided = [
-            task.remote(tally.apply_split, len(columns), *columns, of, split, self.head_sizes, counts)
-            for of, counts, columns in each
-        ]
-        halves = np.zeros((int(self.offsets[-1]), 2), dtype=np.int64)
-        for _, columns in divided:
-            halves += ray.get(columns)
-        return [reference for reference, _ in divided], halves
+        task, each = cast(Any, _of_shard), zip(label, self.columns, strict=True)
+        return [task.remote(tally.apply_splits, len(columns), *columns, of, splits) for of, columns in each]
 
     def division_moments(self, label: Label, chosen: np.ndarray, counted: Tally) -> np.ndarray:
         """One task per shard."""

@@ -18,7 +18,7 @@ from measuring import header, options, row
 from numpy.typing import NDArray
 
 from icce_ray.core.consensus import METHODS, consensus
-from icce_ray.core.metrics import accuracy, anmi, head_contingency
+from icce_ray.core.metrics import accuracy, head_contingency, nmi
 from icce_ray.search.partition import PARTITIONERS
 
 REFERENCE = Path(__file__).with_name("consensus_reference.py")
@@ -111,7 +111,7 @@ def main() -> None:
         sizes, best = labels.max(axis=0) + 1, {"icce_ray": 0.0}
         for name, (label, seconds) in runs.items():
             who, method = name.split(":")
-            score = anmi(head_contingency(labels, label, sizes, int(label.max()) + 1))
+            score = np.mean([nmi(table) for table in head_contingency(labels, label, sizes, int(label.max()) + 1)])
             best[who] = max(best.get(who, 0.0), score)
             row(ensemble, who, method, f"{score:.4f}", f"{accuracy(label, truth):.4f}", f"{seconds:.2f}")
         lost += any(score > best["icce_ray"] + 1e-9 for score in best.values())

@@ -16,8 +16,8 @@ import torch
 
 from icce_ray.backbones import describe_backbone, load_backbone
 from icce_ray.backbones.shape import TransformerShape
-from icce_ray.core.cost import HeadCost, grid_flops
-from icce_ray.core.linear import LinearClassifier, LinearGrid
+from icce_ray.core.heads import HeadCost
+from icce_ray.core.linear import LinearClassifier, LinearGrid, grid_flops
 from icce_ray.core.neighbors import Limits, Neighbors
 from icce_ray.core.recipe import LEARNING_RATES, Execution, GridRecipe, Recipe
 from icce_ray.core.search import mine
@@ -70,7 +70,7 @@ def forward(size: str, device: str) -> float:
 def heads(device: str) -> tuple[float, float]:
     """FLOP/s of the matrix products and B/s of the rest of a training step, from two numbers of clusters.
 
-    The time of a step is taken as flops / a + bytes / b, with the counts of `core.cost`.
+    The time of a step is taken as flops / a + bytes / b, with the counts of `core.heads.HeadCost`.
     """
     count, dim, batch = (50, 2048, 1024) if device == "cuda" else (4, 1024, 1024)
     few, many = (_step(device, count, dim, batch, clusters) for clusters in (16, 1000))

@@ -91,8 +91,8 @@ def test_shards_give_the_labels_of_one_place(name, shards, tmp_path, monkeypatch
 def test_the_problems_are_what_they_are_called(monkeypatch):
     """Else the test above would compare less than it says."""
     splits = []
-    split = ensemble.tally.apply_split
-    monkeypatch.setattr(ensemble.tally, "apply_split", lambda *given: splits.append(1) or split(*given))
+    split = ensemble.tally.apply_splits
+    monkeypatch.setattr(ensemble.tally, "apply_splits", lambda *given: splits.append(1) or split(*given))
     found = {name: in_memory(*given[:2], PARTITIONERS_BESIDE_RAY, methods=given[2]) for name, given in PROBLEMS.items()}
     assert found["votes"].votes > 0
     assert found["votes"].method == "mcla"

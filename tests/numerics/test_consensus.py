@@ -93,34 +93,3 @@ def test_votes_by_the_largest_weights_are_those_of_all_weights(flip, largest, mo
     offsets, weights = head_offsets([k] * n_heads), cast.gains.toarray()
     sums = np.stack([weights[offsets[:-1] + row].sum(axis=0) for row in labels]) + cast.base
     np.testing.assert_array_equal(vote(labels, cast, offsets), sums.argmax(axis=1))
-
-
-def slow_weights(tables, sizes, n):
-    """d ANMI / d p(a, k) of every head, cluster and label, as in the docstring of `ballots`, with nothing left out."""
-    p = sizes / n
-    log_p = np.log(np.maximum(p, 0.5 / n))
-    found = []
-    for table in tables:
-        joint, clusters = table / n, table.sum(axis=1) / n
-        used = clusters > 0
-        entropy = -(clusters[used] * np.log(clusters[used])).sum()
-        ratio = np.log(np.maximum(table, 0.5) / n) - log_p
-        shared = (joint * (ratio - np.log(np.where(used, clusters, 1))[:, None])).sum()
-        of_labels = -(p[p > 0] * np.log(p[p > 0])).sum()
-        found.append((ratio + shared / (2 * of_labels) * log_p) / np.sqrt(entropy))
-    return np.stack(found)
-
-
-def test_ballots_are_the_weights_of_all_labels_for_all_clusters():
-    rng = np.random.default_rng(4)
-    k, n_heads, n = 12, 6, 300
-    truth = classes(rng, n, k, unequal=True)
-    labels = heads(rng, truth, k, n_heads, 0.3)
-    tables = head_contingency(labels, truth, [k] * n_heads, k + 1)
-    slow = slow_weights([table.toarray() for table in tables], np.bincount(truth, minlength=k + 1), n)
-    cast = ballots(tables, n_heads)
-    fast = cast.gains.toarray().reshape(n_heads, k, k + 1)
-    for row in labels[:50]:
-        np.testing.assert_allclose(
-            fast[np.arange(n_heads), row].sum(axis=0) + cast.base, slow[np.arange(n_heads), row].sum(axis=0), rtol=1e-9
-        )

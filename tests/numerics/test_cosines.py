@@ -69,8 +69,3 @@ def test_a_row_of_zeros_has_cosines_of_zero_and_a_finite_gradient():
     found = with_gradients(ours, zeros.requires_grad_(), prototypes, upstream, 0.1)
     assert (found[0][:, 0] == 0).all()
     assert all(one.isfinite().all() for one in found)
-
-
-def test_the_temperature_divides():
-    rows, prototypes, _ = inputs()
-    torch.testing.assert_close(cosines(rows, prototypes, temperature=0.1), 10 * cosines(rows, prototypes))

@@ -133,13 +133,6 @@ def assert_as_the_reference(monkeypatch, switches):
                 assert_near(moved * certain, exactly * certain, relative=1e-4)
 
 
-def test_the_teacher_gets_no_gradient():
-    trainer = build(2)
-    anchors = torch.arange(16)
-    trainer.step(anchors, trainer.draw(anchors, torch.Generator().manual_seed(0)), 0)
-    assert all(not tensor.requires_grad and tensor.grad is None for tensor in trainer.networks.teacher.tensors())
-
-
 def test_logits_are_cosines_of_each_head():
     stacked = initialise(range(4), shapes=head_shapes(DIM, 12, 8, K), seed=1)
     x = torch.randn(9, DIM, generator=torch.Generator().manual_seed(1))

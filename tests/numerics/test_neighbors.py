@@ -142,18 +142,6 @@ def test_duplicates_beyond_k_max_go_to_the_lower_ids():
     assert same(found, sharded(features, 7, limits))
 
 
-def test_all_rows_equal():
-    found = mine(torch.full((9, 5), 0.1), Limits(0.3, 2, 4))
-    assert [j for j, _ in as_lists(found)[0]] == [1, 2, 3, 4]
-    assert [j for j, _ in as_lists(found)[8]] == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("n", [2, 3, 10, 50])
-def test_no_more_images_than_k_min_means_every_other_image(n):
-    found = mine(gaussian(n, 4, seed=n), Limits(1.0, 50, 50))
-    assert [sorted(j for j, _ in row) for row in as_lists(found)] == [[j for j in range(n) if j != i] for i in range(n)]
-
-
 @pytest.mark.parametrize("dim", [5, 64, 300])
 def test_any_number_of_shards_gives_the_same_bits(dim):
     features = gaussian(150, dim, seed=4) + 0.2
@@ -208,16 +196,6 @@ def test_no_score_is_beyond_the_margin_of_its_product(product, dim):
         exactly = scores.topk(k, dim=1).values[:, -1]
         assert (bound - margin <= exactly).all()
         assert (bound + margin + 0.02 >= exactly).all()
-
-
-def test_entries_left_out_are_below_everything():
-    values = torch.tensor([[-0.5, 0.25, -0.0, 0.0]], dtype=torch.bfloat16)
-    near = products.Similarities(values)
-    near.leave_out(torch.tensor([0]), torch.tensor([1]))
-    assert near.reach(torch.tensor([0]), torch.tensor([0.2])).tolist() == [[False] * 4]
-    assert near.reach(torch.tensor([0]), torch.tensor([-2.0])).tolist() == [[True, False, True, True]]
-    assert near.largest(torch.tensor([0]), 3).item() == pytest.approx(-0.5, abs=0.01)
-    assert near.largest(torch.tensor([0]), 4).item() == -torch.inf
 
 
 def everything(base):

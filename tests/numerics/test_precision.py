@@ -9,11 +9,6 @@ from parallel_cases import RECIPE, build, losses
 from icce_ray.core.heads import HeadBank, head_shapes, initialise
 
 
-def test_auto_is_float32_on_a_cpu():
-    plain, auto = build(precision="float32"), build()
-    assert torch.equal(losses(plain, 2), losses(auto, 2))
-
-
 def test_bfloat16_is_for_products_only():
     """Two to three digits in the logits, and so in the first losses; all that is kept is float32."""
     exact, coarse = build(), build(precision="bfloat16")

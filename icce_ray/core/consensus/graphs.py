@@ -9,8 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from icce_ray.core.consensus.clusters import Collapsed, check_problem, incidence
-from icce_ray.core.consensus.partitioning import ConsensusSizeError, Partitioner, zero_cut
+from icce_ray.core.consensus.clusters import (
+    Collapsed,
+    ConsensusSizeError,
+    Partitioner,
+    check_problem,
+    incidence,
+    zero_cut,
+)
 
 MAX_CSPA_ROWS = 20_000
 """Distinct rows of labels that CSPA serves: its work grows with their square."""

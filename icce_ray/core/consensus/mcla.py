@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from icce_ray.core.consensus.clusters import first_largest, incidence
-from icce_ray.core.consensus.partitioning import ConsensusSizeError, Partitioner, zero_cut
+from icce_ray.core.consensus.clusters import ConsensusSizeError, Partitioner, first_largest, incidence, zero_cut
 from icce_ray.core.metrics import margins, pair_counts
 
 MAX_EDGES = 20_000_000

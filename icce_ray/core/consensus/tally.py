@@ -4,7 +4,6 @@ A head's part comes from the contingency table of its clusters with the labellin
 that were counted in different places are put side by side.
 """
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -68,11 +67,6 @@ def concatenate_tallies(parts: Iterable[Tally]) -> Tally:
     )
 
 
-def improves(after: Tally, before: Tally) -> bool:
-    """Whether a vote is kept: ANMI rises and no label in use falls out of use."""
-    return after.used >= before.used and after.anmi > before.anmi + 1e-9
-
-
 def agreeing(
     labels: NDArray[np.integer], label: NDArray[np.integer], mapping: Sequence[NDArray[np.int32]]
 ) -> NDArray[np.int64]:
@@ -130,57 +124,27 @@ def most_even_split(table: sparse.csr_matrix, sizes: NDArray[np.int64]) -> tuple
     return images.astype(np.int64), np.maximum(cluster, 0)
 
 
-def split_for_unused(counted: Tally) -> Split | None:
-    """How to fill one label that no image has: divide a label where a head divides it most evenly.
+def splits_for_unused(counted: Tally) -> list[Split]:
+    """How to fill labels that no image has: each takes a half of another label, where a head divides it most evenly.
 
-    A partitioner may leave a part empty, and in MCLA a meta-cluster may win no image. Of equal splits it is that of the
-    first head, cluster and label; None if all labels are in use or no head divides any label.
+    A partitioner may leave a part empty, and in MCLA a meta-cluster may win no image. The most even splits come first,
+    of equal ones that of the first head, cluster and label. No label is divided twice at once, so after as many splits
+    as labels in use there may still be unused ones; there is no split if all are in use or no head divides any.
     """
-    unused = np.flatnonzero(counted.sizes == 0)
-    if unused.size == 0 or not counted.split.any():
-        return None
-    heads, labels = np.nonzero(counted.split == counted.split.max())
-    first = np.lexsort((labels, counted.split_cluster[heads, labels], heads))[0]
-    head, label = int(heads[first]), int(labels[first])
-    return Split(head, int(counted.split_cluster[head, label]), label, int(unused[0]))
-
-
-def apply_split(
-    labels: NDArray[np.integer],
-    label: NDArray[np.int32],
-    split: Split,
-    head_sizes: NDArray[np.int64],
-    counts: NDArray[np.int64] | None = None,
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Divide a label in a shard of head labels int[N, H], each row of `counts` int64[N] images (one by default).
-
-    Returns the labels int32[N] after it; and int64[C, 2], the images of each head cluster that have the divided label
-    then and that have the one filled, to be summed over shards for `after_split`.
-    """
-    rows = np.flatnonzero(label == split.label)
-    moved = labels[rows, split.head] == split.cluster
-    weights = None if counts is None else counts[rows]
-    columns = [
-        np.bincount(np.multiply(column[rows], 2, dtype=np.int64) + moved, weights=weights, minlength=2 * size).reshape(
-            -1, 2
-        )
-        for column, size in zip(labels.T, head_sizes.tolist(), strict=True)
+    labels, evenest = np.arange(counted.sizes.size), counted.split.max(axis=0)
+    head = counted.split.argmax(axis=0)
+    cluster = counted.split_cluster[head, labels]
+    order = np.lexsort((labels, cluster, head, -evenest))
+    divided = order[evenest[order] > 0].tolist()
+    unused = np.flatnonzero(counted.sizes == 0).tolist()
+    return [
+        Split(int(head[label]), int(cluster[label]), label, new) for label, new in zip(divided, unused, strict=False)
     ]
-    label = label.copy()
-    label[rows[moved]] = split.unused
-    return label, np.concatenate(columns).astype(np.int64)
 
 
-def after_split(counted: Tally, split: Split, columns: NDArray[np.int64], offsets: NDArray[np.int64]) -> Tally:
-    """The tally brought up to date in all that further splits depend on: sizes and splits, not the scores.
-
-    `counted` is before the split, and `columns` int64[C, 2] are those of `apply_split`, summed over all shards.
-    """
-    both = [split.label, split.unused]
-    images, clusters, sizes = counted.split.copy(), counted.split_cluster.copy(), counted.sizes.copy()
-    sizes[both] = columns[: offsets[1]].sum(axis=0)
-    halves = np.minimum(columns, sizes[both] - columns)
-    for head, (start, stop) in enumerate(itertools.pairwise(offsets)):
-        clusters[head, both] = halves[start:stop].argmax(axis=0)
-        images[head, both] = halves[start:stop].max(axis=0)
-    return Tally(sizes, counted.nmi, counted.mapping, images, clusters)
+def apply_splits(labels: NDArray[np.integer], label: NDArray[np.int32], splits: Sequence[Split]) -> NDArray[np.int32]:
+    """The labels int32[N] of a shard of head labels int[N, H] after these splits."""
+    divided = label.copy()
+    for split in splits:
+        divided[(label == split.label) & (labels[:, split.head] == split.cluster)] = split.unused
+    return divided

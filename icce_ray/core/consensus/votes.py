@@ -45,7 +45,7 @@ def ballots(tables: Sequence[sparse.csr_matrix], n_heads: int) -> Ballots:
     information, `d NMI_h / d p(a, k) = [ log p(a,k)/p(k) + I / (2 Hk) log p(k) ] / sqrt(Ha Hk)` up to what is
     the same for all k. The factor 1 / sqrt(Hk), the same for all heads, is left out. I is convex in the labelling for
     a fixed p(k), so that following the derivative of I goes uphill; the entropy terms follow only to first order,
-    hence the check in `rows.refine`.
+    hence the check in `ensemble.refine`.
 
     `tables` are int64 csr [K_h, K] of some of the `n_heads` heads with the labelling, for all images
     (`metrics.head_contingency`). All weights are zero if the consensus has one label; of a head with one cluster too.

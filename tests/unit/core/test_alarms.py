@@ -9,16 +9,14 @@ from sklearn.datasets import make_blobs
 
 from icce_ray.core.alarms import (
     LEAST_AGREEMENT,
-    MOST_DIVIDED,
     cluster_sizes,
-    consensus_alarms,
     divided,
     head_alarms,
     shared_division,
 )
 from icce_ray.core.consensus import consensus
 from icce_ray.core.consensus.clusters import collapse
-from icce_ray.core.consensus.rows import LocalRows, alarms_of
+from icce_ray.core.consensus.ensemble import LocalRows, alarms_of
 from icce_ray.core.consensus.tally import division_moments
 from icce_ray.core.neighbors import Limits
 from icce_ray.core.recipe import Recipe
@@ -172,23 +170,3 @@ def test_shared_division_against_a_loop(share):
     np.testing.assert_allclose(shared_division(moments, sizes), expected, rtol=1e-10)
     parts = [division_moments(labels[s], label[s], chosen, clusters, counts[s]) for s in (slice(90), slice(90, None))]
     np.testing.assert_allclose(sum(parts), moments)
-
-
-def test_the_same_halves_by_all_heads_are_one_and_unequal_ones_less():
-    for share, expected in ((0.5, 1.0), (0.3, 4 * 0.3 * 0.7)):
-        inside = np.arange(100) < 100 * share
-        moments = np.full((1, 6, 6), inside.sum(), dtype=float)
-        assert shared_division(moments, np.array([100])) == pytest.approx([expected])
-    assert 4 * 0.3 * 0.7 > MOST_DIVIDED > 4 * 0.2 * 0.8
-
-
-def test_no_label_is_divided_and_none_is_looked_at():
-    class Blind:
-        def division_moments(self, *_):
-            raise AssertionError("nothing to look at")
-
-    truth = np.repeat(np.arange(4), 20)
-    rows = collapse(noisy_heads(truth, 4, noise=0.0))
-    local, label = LocalRows(rows), rows.labels[:, 0].astype(np.int32)
-    assert alarms_of(Blind(), label, local.tally(label, 4), 1.0) == []
-    assert consensus_alarms(np.full(4, 20), np.zeros(0, int), np.zeros(0), 1.0) == []

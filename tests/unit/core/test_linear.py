@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from icce_ray.core.heads import derived_seed
-from icce_ray.core.linear import STREAM, GridPoint, LinearClassifier, LinearGrid, best_point, holdout_rows
+from icce_ray.core.linear import STREAM, GridPoint, LinearGrid, best_point, holdout_rows
 from icce_ray.core.recipe import GridRecipe
 from tests.failures import fails
 
@@ -80,12 +80,6 @@ def test_scores_are_those_of_the_folded_classifiers():
         assert point.loss == pytest.approx(nn.functional.nll_loss(p.log(), labels).item(), rel=1e-4)
 
 
-def test_a_good_rate_learns_the_labels():
-    trained = grid(iterations=200).fit()
-    best = best_point(trained.score(*problem()))
-    assert best.accuracy > 0.9
-
-
 def test_one_seed_one_result():
     first, second, other = grid().fit(), grid().fit(), grid(seed=5).fit()
     for name in INPUTS:
@@ -151,12 +145,6 @@ def test_holdout_splits_the_rows(n, share, held):
 def test_holdout_must_leave_some():
     with fails(ValueError, "1 images", "holding out 1"):
         holdout_rows(1, 0.1, seed=0)
-
-
-def test_probabilities_of_a_classifier():
-    classifier = LinearClassifier(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0.0, math.log(3.0)]))
-    p = classifier.probabilities(torch.zeros(1, 2, dtype=torch.float16))
-    torch.testing.assert_close(p, torch.tensor([[0.25, 0.75]]))
 
 
 def test_bfloat16_products_give_the_same_classifiers_but_for_their_rounding():

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from icce_ray.core.neighbors import Limits
-from icce_ray.core.recipe import Execution, Recipe
+from icce_ray.core.recipe import Execution, Recipe, product_precision
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer, feature_statistics
 from tests.failures import fails
@@ -187,3 +187,16 @@ def test_neighbours_must_fit_the_features():
     lists.offsets[1] = 0
     with fails(ValueError, "no neighbour", "k_min >= 1"):
         HeadTrainer(blobs(), lists, n_clusters=K, recipe=RECIPE, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "dtype"),
+    [
+        ("auto", "cpu", "float32"),
+        ("auto", "cuda", "bfloat16"),
+        ("bfloat16", "cpu", "bfloat16"),
+        ("float32", "cuda", "float32"),
+    ],
+)
+def test_auto_is_bfloat16_on_cuda_only(precision, device, dtype):
+    assert product_precision(precision, device) == dtype

@@ -6,9 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from icce_ray.backbones.shape import PUBLISHED, TransformerShape
-from icce_ray.core.cost import HeadCost, grid_flops
-from icce_ray.core.heads import HeadChunk, head_shapes, heads_per_chunk, initialise
-from icce_ray.core.linear import LinearGrid
+from icce_ray.core.heads import HeadChunk, HeadCost, head_shapes, heads_per_chunk, initialise
+from icce_ray.core.linear import LinearGrid, grid_flops
 from icce_ray.core.recipe import GridRecipe, Recipe
 
 RECIPE = Recipe(heads=3, hidden=20, bottleneck=12)

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from icce_ray.core.consensus.clusters import check_labels, check_problem, collapse, first_largest, head_offsets
-from icce_ray.core.consensus.partitioning import ConsensusSizeError, zero_cut
+from icce_ray.core.consensus.clusters import (
+    ConsensusSizeError,
+    check_labels,
+    check_problem,
+    collapse,
+    first_largest,
+    head_offsets,
+    zero_cut,
+)
 from tests.failures import fails
 
 SIZES = np.array([3, 5, 2, 4])

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from icce_ray.core.consensus import METHODS, ConsensusSizeError, consensus
-from icce_ray.core.metrics import anmi, head_contingency
+from icce_ray.core.consensus.clusters import collapse
+from icce_ray.core.consensus.ensemble import LocalRows, refine
+from icce_ray.core.metrics import head_contingency
 from icce_ray.search.partition import PARTITIONERS
 from tests.failures import fails
-from tests.noisy_heads import noisy_heads
+from tests.noisy_heads import anmi, noisy_heads
 
 noisy = functools.partial(noisy_heads, n=300, n_heads=8, k=4)
 
@@ -46,6 +48,22 @@ def test_the_same_seed_gives_the_same_consensus():
     first, second = (consensus(labels, 4, PARTITIONERS, seed=5) for _ in range(2))
     np.testing.assert_array_equal(first.label, second.label)
     assert first.scores == second.scores
+
+
+def test_a_vote_that_empties_a_label_is_not_kept():
+    truth = np.arange(30) % 3
+    rows = collapse(np.stack([np.minimum(truth, 1), np.minimum(truth, 1), truth], axis=1).astype(np.int32))
+    start = rows.labels[:, 2].astype(np.int32)
+
+    class Merging(LocalRows):
+        def vote(self, label, n_clusters):
+            return np.minimum(label, 1)
+
+    local = Merging(rows)
+    assert local.tally(np.minimum(start, 1), 3).anmi > local.tally(start, 3).anmi
+    label, counted, votes = refine(local, start, 3, 20)
+    assert (votes, counted.used) == (0, 3)
+    assert label is start
 
 
 def test_ties_go_to_the_first_method():

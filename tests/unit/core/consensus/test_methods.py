@@ -9,9 +9,9 @@ from scipy.sparse import csr_matrix
 
 from icce_ray.core.consensus import ConsensusSizeError, graphs
 from icce_ray.core.consensus.clusters import collapse, head_offsets, incidence, present
+from icce_ray.core.consensus.ensemble import LocalRows
 from icce_ray.core.consensus.graphs import cspa, hbgf, hgpa, similarity
 from icce_ray.core.consensus.mcla import all_pairs, assign, cluster_graph, meta_clusters, overlaps
-from icce_ray.core.consensus.rows import LocalRows
 from tests.failures import fails
 from tests.noisy_heads import noisy_heads
 

@@ -5,20 +5,18 @@ import functools
 import numpy as np
 import pytest
 
-from icce_ray.core.consensus.clusters import collapse, head_offsets
-from icce_ray.core.consensus.rows import LocalRows, use_all
+from icce_ray.core.consensus.clusters import collapse
+from icce_ray.core.consensus.ensemble import LocalRows, use_all
 from icce_ray.core.consensus.tally import (
     Split,
-    after_split,
     agreeing,
-    apply_split,
+    apply_splits,
     concatenate_tallies,
-    improves,
-    split_for_unused,
+    splits_for_unused,
     tally,
 )
-from icce_ray.core.metrics import anmi, head_contingency
-from tests.noisy_heads import noisy_heads
+from icce_ray.core.metrics import head_contingency
+from tests.noisy_heads import anmi, noisy_heads
 
 problem = functools.partial(noisy_heads, n=80, n_heads=5, k=3, flip=0.3)
 
@@ -45,50 +43,30 @@ def test_heads_apart_are_the_tally_of_all():
     assert [m.tolist() for m in whole.mapping] == [m.tolist() for m in apart.mapping]
 
 
-def test_a_vote_that_empties_a_label_or_gains_nothing_is_not_kept():
-    labels, label = problem()
-    found = tally(head_contingency(labels, label, [3] * 5, 3))
-    assert not improves(found, found)
-    assert not improves(tally(head_contingency(labels, np.minimum(label, 1), [3] * 5, 3)), found)
-    assert improves(found, tally(head_contingency(labels, np.minimum(label, 1), [3] * 5, 3)))
-
-
 def test_an_unused_label_takes_the_most_even_split():
     labels = np.array([[0, 0]] * 3 + [[0, 1]] * 2 + [[1, 1]])
     label = np.zeros(6, dtype=np.int32)
-    split = split_for_unused(tally(head_contingency(labels, label, [2, 2], 2)))
-    assert split == Split(head=1, cluster=0, label=0, unused=1)
-    divided, _ = apply_split(labels, label, split, np.array([2, 2]))
-    np.testing.assert_array_equal(divided, [1, 1, 1, 0, 0, 0])
+    splits = splits_for_unused(tally(head_contingency(labels, label, [2, 2], 2)))
+    assert splits == [Split(head=1, cluster=0, label=0, unused=1)]
+    np.testing.assert_array_equal(apply_splits(labels, label, splits), [1, 1, 1, 0, 0, 0])
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_split_chosen_is_the_first_of_the_most_even_of_all(seed):
+def test_splits_are_the_most_even_first_and_divide_a_label_once(seed):
     labels, label = problem(n=30, seed=seed)
-    tables = head_contingency(labels, label, [3] * 5, 4)
-    sizes = np.bincount(label, minlength=4)
+    tables = head_contingency(labels, label, [3] * 5, 6)  # labels 3, 4 and 5 are unused
+    sizes = np.bincount(label, minlength=6)
     halves = np.minimum([t.toarray() for t in tables], sizes - np.array([t.toarray() for t in tables]))
-    assert split_for_unused(tally(tables)) == Split(*np.unravel_index(halves.argmax(), halves.shape), 3)
-
-
-@pytest.mark.parametrize("shards", [1, 3])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_a_tally_after_a_split_is_that_of_the_labels_after_it(shards, weighted):
-    labels, label = problem(n=200)
-    sizes, offsets = np.array([3] * 5), head_offsets([3] * 5)
-    counts = np.random.default_rng(0).integers(1, 4, 200) if weighted else None
-    found = tally(head_contingency(labels, label, sizes, 6, counts))
-    for _ in range(3):
-        split = split_for_unused(found)
-        rows = np.array_split(np.arange(200), shards)
-        parts = [apply_split(labels[r], label[r], split, sizes, None if counts is None else counts[r]) for r in rows]
-        label = np.concatenate([part for part, _ in parts])
-        found = after_split(found, split, np.sum([columns for _, columns in parts], axis=0), offsets)
-        whole = tally(head_contingency(labels, label, sizes, 6, counts))
-        np.testing.assert_array_equal(found.sizes, whole.sizes)
-        np.testing.assert_array_equal(found.split, whole.split)
-        divides = found.split > 0
-        np.testing.assert_array_equal(found.split_cluster[divides], whole.split_cluster[divides])
+    splits = splits_for_unused(tally(tables))
+    assert splits[0] == Split(*np.unravel_index(halves.argmax(), halves.shape), 3)
+    evenness = [halves[split.head, split.cluster, split.label] for split in splits]
+    assert evenness == [halves[:, :, split.label].max() for split in splits] == sorted(evenness, reverse=True)
+    assert sorted(split.label for split in splits) == [0, 1, 2]
+    assert [split.unused for split in splits] == [3, 4, 5]
+    whole = apply_splits(labels, label, splits)
+    parts = zip(np.array_split(labels, 3), np.array_split(label, 3), strict=True)
+    np.testing.assert_array_equal(np.concatenate([apply_splits(x, y, splits) for x, y in parts]), whole)
+    assert (np.bincount(whole, minlength=6) > 0).all()
 
 
 def test_all_labels_are_used_when_there_is_something_to_split():

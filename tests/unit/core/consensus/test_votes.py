@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from icce_ray.core.consensus.clusters import collapse, head_offsets
-from icce_ray.core.consensus.rows import LocalRows, refine
+from icce_ray.core.consensus.ensemble import LocalRows, refine
 from icce_ray.core.consensus.votes import ballots, concatenate_ballots, vote
-from icce_ray.core.metrics import accuracy, anmi, entropy, head_contingency
-from tests.noisy_heads import noisy_heads
+from icce_ray.core.metrics import accuracy, entropy, head_contingency
+from tests.noisy_heads import anmi, noisy_heads
 
 OFFSETS = head_offsets([3] * 5)
 
