@@ -1,6 +1,7 @@
 """What a source of images or features gives, read back by tests."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +20,12 @@ def listed(source):
 
 def bytes_of(source, rows=None, limit=LIMIT):
     """The bytes or the Reject of some rows, by default of all."""
-    return list(source.read(listed(source) if rows is None else rows, max_bytes=limit))
+    return list(read(source, listed(source) if rows is None else rows, limit))
+
+
+def read(source, rows, limit=LIMIT):
+    """`bytes_of`, each as it is asked for."""
+    return chain.from_iterable(source.read_spans(rows, max_bytes=limit))
 
 
 def write_parquet(path, columns, **options):

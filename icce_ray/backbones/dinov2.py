@@ -20,10 +20,18 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel
 from transformers.utils.hub import cached_file
 
-from icce_ray.backbones import BackboneError, BackboneInfo, Features, check_features, check_pixels
-from icce_ray.backbones.shape import CPU_SLICE, PUBLISHED, TRANSFORMER_SIZE
+from icce_ray.backbones import (
+    CPU_SLICE,
+    PUBLISHED,
+    TRANSFORMER_SIZE,
+    BackboneError,
+    BackboneInfo,
+    Features,
+    check_features,
+    check_pixels,
+)
 from icce_ray.documents import parse_json, shaped, shown
-from icce_ray.io.headers import HeaderError, parsing
+from icce_ray.io.stores import HeaderError, parsing
 from icce_ray.spelling import did_you_mean
 
 KINDS = ("cls", "cls+patch_mean")
@@ -186,9 +194,7 @@ def _number(name: str, config: Any, key: str) -> int:
 
 def _read_config(name: str, *, local_files_only: bool) -> Any:
     try:
-        with parsing():
-            has_code, pickled = _code_and_pickles(name, local_files_only)
-        _refuse_code(name, has_code, pickled)
+        _refuse_code(name, local_files_only)
         with parsing():
             return AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=local_files_only)
     except (HeaderError, OSError, StrictDataclassError) as error:
@@ -203,19 +209,21 @@ def _meant(name: str) -> str:
     return "" if name in KNOWN else did_you_mean(name, ("hog", *KNOWN))
 
 
-def _code_and_pickles(name: str, local_files_only: bool) -> tuple[bool, list[str]]:
-    """Whether a model comes with code of its own, and its files of weights that are pickles, which hold code."""
-    paths = (
-        cached_file(name, file, local_files_only=local_files_only, **_QUIET) for file in ("config.json", _WEIGHTS[1])
-    )
-    config, index = (shaped(dict[str, Any], parse_json(Path(path).read_bytes())) if path else {} for path in paths)
-    files = shaped(dict[str, str], index.get("weight_map", {})).values()
-    return "auto_map" in config, sorted(file for file in set(files) if not file.endswith(".safetensors"))
+def _refuse_code(name: str, local_files_only: bool) -> None:
+    """Raise BackboneError for code, which transformers would not execute here, but replace in silence by its own.
 
+    It is a model's own, or that of weights that are pickles.
+    """
 
-def _refuse_code(name: str, has_code: bool, pickled: list[str]) -> None:
-    """Raise BackboneError for code, which transformers would not execute here, but replace in silence by its own."""
-    if has_code:
+    def content(file: str) -> dict[str, Any]:
+        path = cached_file(name, file, local_files_only=local_files_only, **_QUIET)
+        return shaped(dict[str, Any], parse_json(Path(path).read_bytes())) if path else {}
+
+    with parsing():
+        config, index = content("config.json"), content(_WEIGHTS[1])
+        files = set(shaped(dict[str, str], index.get("weight_map", {})).values())
+    pickled = sorted(file for file in files if not file.endswith(".safetensors"))
+    if "auto_map" in config:
         raise BackboneError(
             f"backbone {name!r} asks for code of its own to be executed (auto_map in its config.json), which is never "
             f"done here; use a model that transformers itself implements, such as {KNOWN[2]}"

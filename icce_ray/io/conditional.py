@@ -24,19 +24,18 @@ from icce_ray.io.locations import StorageError, is_s3, retried
 from icce_ray.io.storage import Storage
 from icce_ray.io.stores import Store, is_local, resolve
 
+Version = tuple[bytes, str]
 #: Seconds after a write on a store without conditional writes until it counts.
 SETTLE = 2.0
 #: A small file: one that is larger is none of ours.
 MOST_BYTES = 1 << 20
 
 
-def current(uri: str) -> tuple[bytes, str] | None:
+def current(uri: str) -> Version | None:
     """Content and version of the file, None if there is none. Raises StorageError where it cannot be read."""
     filesystem, path = resolve(uri)
     with _usable(uri, "read"):
-        if is_s3(uri):
-            return filesystem.get_with_etag(path)
-        return _read_local(Path(path)) if is_local(filesystem) else _read_other(filesystem, path)
+        return filesystem.get_with_etag(path) if is_s3(uri) else _read(filesystem, path)
 
 
 def swap(uri: str, data: bytes, version: str | None) -> str | None:
@@ -49,9 +48,20 @@ def swap(uri: str, data: bytes, version: str | None) -> str | None:
     with _usable(uri, "written"):
         if is_s3(uri):
             return filesystem.put_if(path, data, etag=version)
-        if is_local(filesystem):
-            return _swap_local(Path(path), data, version)
-        return _swap_other(filesystem, path, data, version)
+        if version is None or is_local(filesystem):
+            filesystem.makedirs(os.path.dirname(path), exist_ok=True)  # some stores have real folders
+        with _guarded(filesystem, path):
+            if not _has(filesystem, path, version):
+                return None
+            if is_local(filesystem):
+                Storage(os.path.dirname(path)).write_bytes(os.path.basename(path), data)
+                return _digest(data)
+            # Google's and Azure's stores see to it themselves that only one creates it; what stands then shows whose.
+            mode = {"mode": "create"} if version is None else {}
+            with contextlib.suppress(FileExistsError):
+                retried(lambda: filesystem.pipe_file(path, data, **mode))
+            time.sleep(SETTLE)
+            return _digest(data) if _has(filesystem, path, _digest(data)) else None
 
 
 def remove(uri: str, version: str) -> bool:
@@ -64,13 +74,13 @@ def remove(uri: str, version: str) -> bool:
     with _usable(uri, "removed"):
         if is_s3(uri):
             return filesystem.delete_if(path, version)
-        if is_local(filesystem):
-            return _remove_local(Path(path), version)
-        there = _read_other(filesystem, path)
-        if there is None or there[1] != version:
+        if is_local(filesystem) and not os.path.exists(path):  # and perhaps no folder for a guard
             return False
-        retried(lambda: filesystem.rm_file(path))
-        return True
+        with _guarded(filesystem, path):
+            has = _has(filesystem, path, version)
+            if has:
+                retried(lambda: filesystem.rm_file(path))
+            return has
 
 
 @contextlib.contextmanager
@@ -87,12 +97,15 @@ def _usable(uri: str, what: str) -> Iterator[None]:
         ) from error
 
 
-# -- local disk ----------------------------------------------------------------------------------------------------
-
-
-def _read_local(path: Path) -> tuple[bytes, str] | None:
+def _read(filesystem: Store, path: str) -> Version | None:
+    end = time.monotonic() + SETTLE
     try:
-        data = read_regular(path, most=MOST_BYTES)
+        if is_local(filesystem):
+            data = read_regular(path, most=MOST_BYTES)
+        else:
+            # A store that is no object store shows a file, empty, as soon as somebody begins to write it.
+            while not (data := retried(lambda: filesystem.cat_file(path))) and time.monotonic() < end:
+                time.sleep(SETTLE / 20)
     except FileNotFoundError:
         return None
     except DocumentError as error:
@@ -100,36 +113,27 @@ def _read_local(path: Path) -> tuple[bytes, str] | None:
     return data, _digest(data)
 
 
-def _swap_local(path: Path, data: bytes, version: str | None) -> str | None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _guarded(path):
-        there = _read_local(path)
-        if (None if there is None else there[1]) != version:
-            return None
-        Storage(path.parent).write_bytes(path.name, data)
-    return _digest(data)
+def _has(filesystem: Store, path: str, version: str | None) -> bool:
+    there = _read(filesystem, path)
+    return (None if there is None else there[1]) == version
 
 
-def _remove_local(path: Path, version: str) -> bool:
-    if not path.exists():
-        return False
-    with _guarded(path):
-        there = _read_local(path)
-        if there is None or there[1] != version:
-            return False
-        path.unlink()
-    return True
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 @contextlib.contextmanager
-def _guarded(path: Path) -> Iterator[None]:
-    """The only process that reads and writes `path` for a moment; its guard goes when the file is gone.
+def _guarded(filesystem: Store, path: str) -> Iterator[None]:
+    """On a local disk: the only process that reads and writes `path` for a moment.
 
-    Another file than `path` itself, since every write puts a new file in its place.
+    The guard is another file, since every write puts a new one in the place of `path`, and goes when that is gone.
     """
+    if not is_local(filesystem):
+        yield
+        return
     import fcntl  # not on every system that icce_ray can be imported on
 
-    guard = path.with_name(f".{path.name}.guard.tmp")
+    guard = Path(path).with_name(f".{os.path.basename(path)}.guard.tmp")
     while True:
         descriptor = os.open(guard, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -139,7 +143,7 @@ def _guarded(path: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                if not path.exists():
+                if not os.path.exists(path):
                     guard.unlink()
             return
         finally:
@@ -151,37 +155,3 @@ def _is_still(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-# -- other stores --------------------------------------------------------------------------------------------------
-
-
-def _read_other(store: Store, path: str) -> tuple[bytes, str] | None:
-    end = time.monotonic() + SETTLE
-    try:
-        # A store that is no object store shows a file, empty, as soon as somebody begins to write it.
-        while not (data := retried(lambda: store.cat_file(path))) and time.monotonic() < end:
-            time.sleep(SETTLE / 20)
-    except FileNotFoundError:
-        return None
-    return data, _digest(data)
-
-
-def _swap_other(store: Store, path: str, data: bytes, version: str | None) -> str | None:
-    there = _read_other(store, path)
-    if (None if there is None else there[1]) != version:
-        return None
-    if version is None:
-        store.makedirs(path.rsplit("/", 1)[0], exist_ok=True)  # some stores have real folders
-        # Google's and Azure's stores see to it themselves that only one creates it. What stands then shows whose it is.
-        with contextlib.suppress(FileExistsError):
-            retried(lambda: store.pipe_file(path, data, mode="create"))
-    else:
-        retried(lambda: store.pipe_file(path, data))
-    time.sleep(SETTLE)
-    there = _read_other(store, path)
-    return _digest(data) if there is not None and there[0] == data else None
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

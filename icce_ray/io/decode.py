@@ -121,26 +121,21 @@ def decode(data: bytes, *, size: int, resize: Resize, max_pixels: int) -> np.nda
     return _decoded(data, max_pixels, enough, lambda image: square(image, size, resize))
 
 
-def decode_whole(data: bytes, *, longest: int, max_pixels: int) -> np.ndarray:
-    """The whole picture in `data`, shown as `decode` does, as uint8 [H, W, 3] with neither side above `longest`.
+def thumbnail(data: bytes, *, longest: int, max_pixels: int) -> bytes:
+    """The whole picture in `data`, shown as `decode` does, as a WebP file with neither side above `longest`.
 
-    The aspect ratio stays; a smaller picture keeps its size. Raises Reject for bad data; ValueError for bad arguments.
+    The aspect ratio stays; a smaller picture keeps its size; nothing of `data` but its pixels goes along. Raises Reject
+    for bad data; ValueError for bad arguments.
     """
     if longest < 1 or max_pixels < 1:
         raise ValueError(f"longest {longest} and max_pixels {max_pixels} must be at least 1")
 
-    def whole(image: Image.Image) -> np.ndarray:
+    def small(image: Image.Image) -> np.ndarray:
         image.thumbnail((longest, longest), Image.Resampling.BICUBIC)
         return np.asarray(image.convert("RGB"))
 
-    return _decoded(data, max_pixels, 2 * longest, whole)
-
-
-def thumbnail(data: bytes, *, longest: int, max_pixels: int, quality: int = 60) -> bytes:
-    """`decode_whole` as a WebP file; nothing of `data` but its pixels goes along."""
     sink = io.BytesIO()
-    pixels = decode_whole(data, longest=longest, max_pixels=max_pixels)
-    Image.fromarray(pixels).save(sink, "WEBP", quality=quality, method=2)
+    Image.fromarray(_decoded(data, max_pixels, 2 * longest, small)).save(sink, "WEBP", quality=60, method=2)
     return sink.getvalue()
 
 

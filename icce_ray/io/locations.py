@@ -8,9 +8,10 @@ import random
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pydantic import BaseModel, ValidationError
 
 T = TypeVar("T")
 
@@ -48,7 +49,6 @@ _SECRET_VALUE = re.compile(
 _OPAQUE = re.compile(r"[\w-]{24,}")
 # One slash, or the wrong ones: taken for a path, it would go into every table with what stands before its `@`.
 _MALFORMED = re.compile(r"(https?|s3|gs|az|abfss?|ftp):(?!//)[/\\]", re.IGNORECASE)
-_OPTIONS = ("region", "scheme", "endpoint_override", "force_virtual_addressing", "tls_ca_file_path", "anonymous")
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?")
 _NO_URI_CHARACTER = re.compile(r"[\s\x00-\x1f\x7f<>\"\\^`{|}]|%(?![0-9A-Fa-f]{2})")
 
@@ -59,6 +59,10 @@ class LocationError(ValueError):
 
 class StorageError(OSError):
     """A file or a location that storage cannot serve; the message names it, the reason and the remedy."""
+
+
+class SourceError(ValueError):
+    """A source that is missing, unreadable, or without images."""
 
 
 class UnavailableError(StorageError):
@@ -107,32 +111,22 @@ def refuse_secrets(uri: str) -> str:
     return uri
 
 
-@dataclass(frozen=True, kw_only=True)
-class S3Options:
-    """How to talk to one S3 store. Equal options share one client; none of them is a secret."""
+class S3Options(BaseModel, frozen=True, extra="forbid"):
+    """How to talk to one S3 store, as a URI's query names it. Equal options share one client; none is a secret."""
 
     region: str | None = None
-    scheme: str = "https"
-    endpoint: str | None = None
+    scheme: Literal["http", "https"] = "https"
+    endpoint_override: str | None = None
     """host:port of a store that is not AWS's own."""
-    virtual: bool = False
+    force_virtual_addressing: bool = False
     """Bucket in the host's name even at an endpoint of one's own; at AWS always."""
-    ca_file: str | None = None
+    tls_ca_file_path: str | None = None
     anonymous: bool = False
 
     @property
     def endpoint_url(self) -> str | None:
         """Such as `http://host:port`; None for AWS itself."""
-        return None if self.endpoint is None else f"{self.scheme}://{self.endpoint}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class S3Location:
-    """A place in a bucket; `key` is decoded and may be empty."""
-
-    bucket: str
-    key: str
-    options: S3Options = field(default_factory=S3Options)
+        return self.endpoint_override and f"{self.scheme}://{self.endpoint_override}"
 
 
 def is_s3(uri: str) -> bool:
@@ -140,10 +134,11 @@ def is_s3(uri: str) -> bool:
     return uri.startswith("s3://")
 
 
-def s3_location(uri: str) -> S3Location:
-    """`s3://bucket/key?option=value` taken apart; the endpoint may be AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL too.
+def s3_location(uri: str) -> tuple[str, S3Options]:
+    """(bucket/key, decoded; options) of `s3://bucket/key?option=value`.
 
-    Raises LocationError for credentials, characters that must be percent-encoded, and unknown options.
+    The endpoint may be AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL too. Raises LocationError for credentials, characters
+    that must be percent-encoded, and unknown options.
     """
     refuse_secrets(uri)
     parts = urlsplit(uri)
@@ -153,42 +148,27 @@ def s3_location(uri: str) -> S3Location:
         raise LocationError(f"{uri!r} is not s3://BUCKET/KEY with a bucket of 3 letters or more")
     if parts.fragment or uri.endswith("#"):
         raise LocationError(f"{uri!r} holds a '#'; in a key write %23")
-    return S3Location(bucket=parts.netloc, key=unquote(parts.path.removeprefix("/")), options=_options(parts.query))
+    return f"{parts.netloc}{unquote(parts.path)}".rstrip("/"), _options(parts.query)
 
 
 def _options(query: str) -> S3Options:
-    given = dict(parse_qsl(query, keep_blank_values=True))
-    unknown = sorted(set(given) - set(_OPTIONS))
-    if unknown:
-        raise LocationError(f"unknown option {unknown} in an s3:// URI; known ones are {', '.join(_OPTIONS)}")
+    given = dict(parse_qsl(query))
     named = {"endpoint_override": given.get("endpoint_override")}
     named |= {name: os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")}
     origin, endpoint = next(((name, value) for name, value in named.items() if value), ("", None))
-    scheme = given.get("scheme", "https")
     if endpoint and "://" in endpoint:
-        scheme, endpoint = endpoint.rstrip("/").split("://", 1)
+        given["scheme"], endpoint = endpoint.rstrip("/").split("://", 1)
     if endpoint and not _HOST.fullmatch(endpoint):  # not repeated: it may hold a secret
         raise LocationError(
             f"{origin} of an s3:// URI is no host:port; give HOST:PORT or http(s)://HOST:PORT, and no "
             f"credentials; {_PROVIDERS}"
         )
-    if scheme not in ("http", "https"):
-        raise LocationError("option scheme of an s3:// URI must be http or https")
-    return S3Options(
-        region=given.get("region") or None,
-        scheme=scheme,
-        endpoint=endpoint,
-        virtual=_flag(given, "force_virtual_addressing"),
-        ca_file=given.get("tls_ca_file_path") or None,
-        anonymous=_flag(given, "anonymous"),
-    )
-
-
-def _flag(given: dict[str, str], name: str) -> bool:
-    value = given.get(name, "false").lower()
-    if value not in ("true", "false", "1", "0"):
-        raise LocationError(f"option {name} of an s3:// URI must be true or false")
-    return value in ("true", "1")
+    try:
+        return S3Options.model_validate(given | {"endpoint_override": endpoint})
+    except ValidationError as error:
+        (name, *_), problem = error.errors()[0]["loc"], error.errors()[0]["msg"]
+        known = ", ".join(S3Options.model_fields)
+        raise LocationError(f"option {name!r} of an s3:// URI: {problem}; the options are {known}") from None
 
 
 def check_writable(uri: str) -> None:

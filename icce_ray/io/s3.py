@@ -5,9 +5,9 @@ Credentials come from botocore's own chain (environment, profile, instance role)
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterator
+from functools import partialmethod
 from typing import Any, NamedTuple
 
 from aiohttp import ClientError as HttpError
@@ -18,15 +18,20 @@ from s3fs import S3FileSystem
 from icce_ray.io.locations import S3Options, StorageError, TooLargeError, UnavailableError, answer_of, retried
 
 _log = logging.getLogger(__name__)
+_sync: Any = sync  # typed as if it returned nothing
 
 _KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or an instance role"
+_LOGIN = "the login of the AWS profile has expired; run `aws sso login` again"
+_PROFILE = f"the AWS profile cannot be used; correct AWS_PROFILE, or {_KEYS}"
+_NO_KEYS = f"no credentials found; {_KEYS} (or ?anonymous=true for a public bucket)"
+_NOBODY = "the endpoint cannot be reached; look at the network and endpoint_override, or start the store"
 _REGION = "the bucket lies in another region; add ?region=... or correct it"
 _DENIED = (
     "access is denied to these credentials; grant s3:ListBucket and s3:GetObject, to write also s3:PutObject and "
     "s3:DeleteObject, or use others"
 )
 _EXPIRED = "the session token has expired; log in again, or renew AWS_SESSION_TOKEN with both keys"
-#: What an S3 store's error code means and what to do about it.
+#: What an S3 store's error code means, or a client's error without an answer, and what to do about it.
 _REASONS = {
     "InvalidAccessKeyId": f"the store does not know the access key; {_KEYS}",
     "SignatureDoesNotMatch": "the secret key does not belong to the access key; set AWS_SECRET_ACCESS_KEY to its own",
@@ -46,37 +51,31 @@ _REASONS = {
     "NotImplemented": "the store does not know conditional PUT (If-None-Match, If-Match); use one that does",
     "500": "the server failed, or what answers there is no S3 store; look at the server, or correct endpoint_override",
     "QuotaExceeded": "the store's quota is used up; free space or raise the quota",
+    "NoCredentialsError": _NO_KEYS,
+    "PartialCredentialsError": _NO_KEYS,
+    "TokenRetrievalError": _LOGIN,
+    "SSOTokenLoadError": _LOGIN,
+    "UnauthorizedSSOTokenError": _LOGIN,
+    "ProfileNotFound": _PROFILE,
+    "CredentialRetrievalError": _PROFILE,
+    "ConfigParseError": _PROFILE,
+    "SSLError": "the server's TLS certificate is not trusted; give its CA as ?tls_ca_file_path=, or ?scheme=http",
+    "ParamValidationError": "bucket or key are not valid; a bucket has 3 to 63 letters, digits, dots and hyphens",
+    "HTTPClientError": _NOBODY,
+    "EndpointConnectionError": _NOBODY,
+    "ConnectTimeoutError": _NOBODY,
+    "ClientError": _NOBODY,  # of aiohttp: those of botocore have a status
+    "TimeoutError": _NOBODY,
 }
-#: Errors without an answer, the most special first.
-_NO_ANSWER: list[tuple[tuple[type[Exception], ...], str]] = [
-    (
-        (boto.NoCredentialsError, boto.PartialCredentialsError),
-        f"no credentials found; {_KEYS} (or ?anonymous=true for a public bucket)",
-    ),
-    (
-        (boto.TokenRetrievalError, boto.SSOTokenLoadError, boto.UnauthorizedSSOTokenError),
-        "the login of the AWS profile has expired; run `aws sso login` again",
-    ),
-    (
-        (boto.ProfileNotFound, boto.CredentialRetrievalError, boto.ConfigParseError),
-        f"the AWS profile cannot be used; correct AWS_PROFILE, or {_KEYS}",
-    ),
-    (
-        (boto.SSLError,),
-        "the server's TLS certificate is not trusted; give its CA as ?tls_ca_file_path=, or ?scheme=http",
-    ),
-    (
-        (boto.ParamValidationError,),
-        "bucket or key are not valid names; a bucket has 3 to 63 letters, digits, dots and hyphens",
-    ),
-    (
-        (boto.HTTPClientError, boto.EndpointConnectionError, HttpError, TimeoutError),
-        "the endpoint cannot be reached; look at the network and endpoint_override, or start the store",
-    ),
-]
 #: Bytes of the parts in which a file of twice as many or more is uploaded.
 _PART = 8 << 20
 _CHECK_PATIENCE, _CHECK_TIMEOUT = 10.0, 8.0
+
+
+def _place(path: str, name: str = "Key") -> dict[str, Any]:
+    """The fields of a request that say where `bucket/key` is."""
+    bucket, _, key = path.partition("/")
+    return {"Bucket": bucket, name: key}
 
 
 class Page(NamedTuple):
@@ -99,7 +98,7 @@ class S3Store(S3FileSystem):
 
     def __init__(self, options: S3Options) -> None:
         self._at = options.endpoint_url or "AWS"
-        path_style = options.endpoint is not None and not options.virtual
+        path_style = options.endpoint_url is not None and not options.force_virtual_addressing
         config = {
             "s3": {"addressing_style": "path" if path_style else "virtual"},
             "connect_timeout": 5,
@@ -111,8 +110,8 @@ class S3Store(S3FileSystem):
             "max_pool_connections": 32,
         }
         client: dict[str, Any] = {"region_name": options.region or "us-east-1"}
-        if options.ca_file:
-            client["verify"] = options.ca_file
+        if options.tls_ca_file_path:
+            client["verify"] = options.tls_ca_file_path
         super().__init__(
             anon=options.anonymous,
             endpoint_url=options.endpoint_url,
@@ -131,44 +130,37 @@ class S3Store(S3FileSystem):
 
     def _explained(self, error: Exception, method: str, request: dict[str, Any]) -> OSError:
         """The error with location, reason and remedy, and without a secret; FileNotFoundError for a missing object."""
-        where = f"s3://{request.get('Bucket', '')}/{request.get('Key', request.get('Prefix', ''))} at {self._at}"
+        where = self._where(request)
         status, code = answer_of(error.__cause__ or error)
+        of_object = method in ("get_object", "head_object") and code != "NoSuchBucket"
+        if code == "NoSuchKey" or (status == 404 and of_object):
+            return FileNotFoundError(f"there is no object {where}")
         if status:
-            of_object = method in ("get_object", "head_object") and code != "NoSuchBucket"
-            if code == "NoSuchKey" or (status == 404 and of_object):
-                return FileNotFoundError(f"there is no object {where}")
             return StorageError(f"{where}: {_REASONS.get(code, f'the store answers {code or status}')} [{code}]")
-        for kinds, reason in _NO_ANSWER:
-            if isinstance(error, kinds):
-                return StorageError(f"{where}: {reason} [{type(error).__name__}]")
-        return StorageError(
-            f"{where}: the endpoint does not answer as an S3 store does; correct endpoint_override "
-            f"[{type(error).__name__}]"
-        )
-
-    def _wait(self, call: Any, *arguments: Any, **options: Any) -> Any:
-        """What a coroutine function returns, from the loop of fsspec's thread."""
-        return sync(self.loop, call, *arguments, **options)
+        name = next((base.__name__ for base in type(error).__mro__ if base.__name__ in _REASONS), "")
+        reason = _REASONS.get(name, "the endpoint does not answer as an S3 store does; correct endpoint_override")
+        return StorageError(f"{where}: {reason} [{type(error).__name__}]")
 
     def _call(self, method: str, **request: Any) -> Any:
-        return retried(
-            lambda: self._wait(self._call_s3, method, **request),
-            what=f"s3://{request['Bucket']}/{request.get('Key', request.get('Prefix', ''))} at {self._at}",
-        )
+        """What a request answers, in the end."""
+        return retried(lambda: _sync(self.loop, self._call_s3, method, **request), what=self._where(request))
+
+    def _where(self, request: dict[str, Any]) -> str:
+        return f"s3://{request.get('Bucket', '')}/{request.get('Key', request.get('Prefix', ''))} at {self._at}"
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     async def _object(self, path: str, *, most: int | None = None, **request: Any) -> tuple[bytes, Any]:
         """The body of one GetObject and the answer's fields. Raises TooLargeError for more than `most` bytes."""
-        bucket, _, key = path.partition("/")
-        answer = await self._call_s3("get_object", Bucket=bucket, Key=key, **request)
+        place = _place(path)
+        answer = await self._call_s3("get_object", **place, **request)
         body = answer["Body"]
         try:
             if most is not None and answer["ContentLength"] > most:
                 raise TooLargeError(answer["ContentLength"])
             return await body.read(), answer
         except (boto.BotoCoreError, HttpError) as error:  # the body was cut
-            raise self._explained(error, "get_object", {"Bucket": bucket, "Key": key}) from error
+            raise self._explained(error, "get_object", place) from error
         finally:
             body.close()
 
@@ -191,7 +183,7 @@ class S3Store(S3FileSystem):
     def get_with_etag(self, path: str) -> tuple[bytes, str] | None:
         """The whole object and its ETag (no quotes), or None if there is none."""
         try:
-            data, answer = retried(lambda: self._wait(self._object, path), what=f"s3://{path} at {self._at}")
+            data, answer = retried(lambda: _sync(self.loop, self._object, path), what=f"s3://{path} at {self._at}")
         except FileNotFoundError:
             return None
         return data, answer["ETag"].strip('"')
@@ -202,7 +194,7 @@ class S3Store(S3FileSystem):
         For what is read from its end, such as Parquet: a small file is there at once.
         """
         try:
-            data, answer = self._wait(self._object, path, Range=f"bytes=-{most}")
+            data, answer = _sync(self.loop, self._object, path, Range=f"bytes=-{most}")
         except StorageError as error:
             if answer_of(error.__cause__)[0] == 416:  # a range of an object without bytes
                 return b"", 0
@@ -215,8 +207,7 @@ class S3Store(S3FileSystem):
         The key is a plain prefix (`b/run` also finds `run2/x`): end it in `/` for a folder. `delimiter="/"` lists one
         level.
         """
-        bucket, _, prefix = path.partition("/")
-        request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "Delimiter": delimiter}
+        request = _place(path, "Prefix") | {"Delimiter": delimiter}
         while True:
             answer = self._call("list_objects_v2", **request)
             yield Page(
@@ -229,16 +220,7 @@ class S3Store(S3FileSystem):
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    async def _pipe_file(
-        self,
-        path: str,
-        data: bytes,
-        chunksize: int = _PART,
-        max_concurrency: int | None = None,
-        mode: str = "overwrite",
-        **more: Any,
-    ) -> Any:
-        return await super()._pipe_file(path, data, chunksize, max_concurrency, mode, **more)
+    _pipe_file = partialmethod(S3FileSystem._pipe_file, chunksize=_PART)  # pyright: ignore[reportAssignmentType]
 
     def put_if(self, path: str, data: bytes, *, etag: str | None) -> str | None:
         """Write `data` only if the object is absent (`etag` None) or still has `etag`; its new ETag, or None if not.
@@ -246,11 +228,10 @@ class S3Store(S3FileSystem):
         `data` should be unique to its writer: where an answer was lost and the request sent again, which aiohttp does
         by itself too, an object that holds `data` counts as written by this call.
         """
-        bucket, _, key = path.partition("/")
         # radosgw wants the ETag without quotes.
         condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
         try:
-            return self._call("put_object", Bucket=bucket, Key=key, Body=data, **condition)["ETag"].strip('"')
+            return self._call("put_object", **_place(path), Body=data, **condition)["ETag"].strip('"')
         except OSError as error:
             if not _condition_failed(error, etag):
                 raise
@@ -262,17 +243,14 @@ class S3Store(S3FileSystem):
         there = self.get_with_etag(path)
         if there is None or there[1] != etag:
             return False
-        bucket, _, key = path.partition("/")
         try:
-            self._call("delete_object", Bucket=bucket, Key=key, IfMatch=etag)
+            self._call("delete_object", **_place(path), IfMatch=etag)
         except OSError as error:
             if _condition_failed(error, etag):  # somebody else wrote or removed it since
                 return False
             if answer_of(error.__cause__)[0] != 501:
                 raise
-            self._call(
-                "delete_object", Bucket=bucket, Key=key
-            )  # without the condition, which this store does not support
+            self._call("delete_object", **_place(path))  # this store does not support the condition
         return True
 
     def abort_uploads(self, path: str) -> int:
@@ -281,13 +259,12 @@ class S3Store(S3FileSystem):
         Returns how many. A store or a policy that does not let them be listed or aborted is no failure: they are left,
         a warning is logged with the reason, and the bucket's lifecycle rule has to remove them.
         """
-        bucket, _, prefix = path.partition("/")
-        count, marker = 0, {}
+        place, count, marker = _place(path, "Prefix"), 0, {}
         try:
             while True:
-                answer = self._call("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **marker)
+                answer = self._call("list_multipart_uploads", **place, **marker)
                 for item in answer.get("Uploads", ()):
-                    self._abort(bucket, item["Key"], item["UploadId"])
+                    self._abort(Bucket=place["Bucket"], Key=item["Key"], UploadId=item["UploadId"])
                     count += 1
                 if not answer.get("IsTruncated"):
                     return count
@@ -298,9 +275,9 @@ class S3Store(S3FileSystem):
             _log.warning("unfinished uploads are left where they are: %s", error)
             return count
 
-    def _abort(self, bucket: str, key: str, upload: str) -> None:
+    def _abort(self, **upload: str) -> None:
         try:
-            self._call("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)
+            self._call("abort_multipart_upload", **upload)
         except StorageError as error:
             if answer_of(error.__cause__)[1] != "NoSuchUpload":  # finished or aborted meanwhile
                 raise
@@ -311,15 +288,15 @@ class S3Store(S3FileSystem):
         It shows whether the endpoint, the keys, the bucket and the listing are in order. Whether writing is allowed,
         the first write shows.
         """
-        retried(lambda: self._wait(self._check, path), patience=_CHECK_PATIENCE, what=f"s3://{path} at {self._at}")
+        request = _place(path, "Prefix") | {"MaxKeys": 1}
 
-    async def _check(self, path: str) -> None:
-        bucket, _, prefix = path.partition("/")
-        request = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": 1}
-        try:
-            await asyncio.wait_for(self._call_s3("list_objects_v2", **request), _CHECK_TIMEOUT)
-        except TimeoutError as error:
-            raise self._explained(error, "list_objects_v2", request) from error
+        def listed() -> None:
+            try:
+                _sync(self.loop, self._call_s3, "list_objects_v2", timeout=_CHECK_TIMEOUT, **request)
+            except TimeoutError as error:
+                raise self._explained(error, "list_objects_v2", request) from error
+
+        retried(listed, patience=_CHECK_PATIENCE, what=f"s3://{path} at {self._at}")
 
 
 def _condition_failed(error: OSError, etag: str | None) -> bool:

@@ -14,20 +14,22 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from icce_ray.documents import DocumentError, check_regular
-from icce_ray.io.headers import HeaderError, parsing
 from icce_ray.io.locations import StorageError, child, is_s3, retried
-from icce_ray.io.stores import RemoteFile, is_local, read_whole, resolve
+from icce_ray.io.stores import HeaderError, StoredFile, info_at, is_local, parsing, read_whole, resolve
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["FileInfo", "Storage", "StorageError"]
 
@@ -111,21 +113,11 @@ class Storage:
 
     def exists(self, path: str) -> bool:
         """Whether `path` is a file (a folder or a prefix is not)."""
-        full = self.full_path(path)
-        if self.local:
-            return os.path.isfile(full)
-        self._fs.invalidate_cache()
-        try:
-            return self._retried(path, lambda: self._fs.info(full))["type"] == "file"
-        except FileNotFoundError:
-            return False
+        return self._retried(path, lambda: info_at(self._fs, self.full_path(path)))[0] == "file"
 
     def read_bytes(self, path: str) -> bytes:
         """The whole file, as it was at one moment, also while another process replaces it."""
         with self._reading(path):
-            if self.local:
-                with self._open(path) as file:
-                    return file.read()
             return self._retried(path, lambda: read_whole(self._fs, self.full_path(path)))
 
     def write_bytes(self, path: str, data: bytes | pa.Buffer) -> None:
@@ -143,14 +135,14 @@ class Storage:
         """Write one Parquet file (zstd), serialised in memory first so that `write_bytes` keeps it whole."""
         sink = pa.BufferOutputStream()
         # A dictionary of floats is as long as the floats: making it took most of the time of writing features.
-        columns: Any = [
-            _leaf(field) for field in table.schema if not _is_floating(field.type)
-        ]  # the stubs know only bool
+        coded = [field for field in table.schema if not _is_floating(field.type)]
+        columns: Any = [  # by Parquet's names of their values; the stubs know only bool
+            f"{field.name}.list.element" if _is_list(field.type) else field.name for field in coded
+        ]
         pq.write_table(table, sink, compression="zstd", use_dictionary=columns, write_page_checksum=True)
         data = sink.getvalue()
         self.write_bytes(path, data)
-        digest = hashlib.sha256(data).hexdigest()
-        return FileInfo(path=path, rows=table.num_rows, bytes=data.size, sha256=digest)
+        return FileInfo(path=path, rows=table.num_rows, bytes=data.size, sha256=hashlib.sha256(data).hexdigest())
 
     def read_table(self, path: str, columns: Sequence[str] | None = None) -> pa.Table:
         """One Parquet file, or some of its columns; none are guessed from folder names such as `status=ok/`.
@@ -159,7 +151,7 @@ class Storage:
         """
 
         def read() -> pa.Table:
-            with self._opened(path) as opened, self._parsing(path):
+            with self._opened(path) as opened, self._parsing(path, "readable Parquet"):
                 file = pq.ParquetFile(opened, page_checksum_verification=True)
                 present = file.schema_arrow.names
                 missing = [name for name in columns or () if name not in present]
@@ -168,6 +160,22 @@ class Storage:
             raise ColumnError(f"{self.uri(path)} has no column {missing}; it has {present}; {self.remedy(path)}")
 
         return self._retried(path, read)
+
+    def write_tensors(self, path: str, tensors: Mapping[str, Tensor]) -> FileInfo:
+        """Write named tensors as one safetensors file, which never executes code on reading."""
+        import safetensors.torch  # here and below: importing torch takes a second, and only some files hold tensors
+
+        data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        self.write_bytes(path, data)
+        return FileInfo(path=path, rows=None, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    def read_tensors(self, path: str) -> dict[str, Tensor]:
+        """Named tensors, on the CPU. Raises FileNotFoundError, StorageError for a file that is not safetensors."""
+        import safetensors.torch
+
+        data = self.read_bytes(path)
+        with self._parsing(path, "safetensors"):
+            return safetensors.torch.load(data)
 
     def list(self, prefix: str = "") -> Listing:
         """(name below the root, bytes) of every file below the folder `prefix`, sorted; [] if there is none.
@@ -197,7 +205,7 @@ class Storage:
         with self._reading(path), self._open(path) if self.local else pa.BufferReader(self.read_bytes(path)) as file:
             digest, rows = hashlib.file_digest(file, "sha256").hexdigest(), None
             if path.endswith(".parquet"):
-                with self._parsing(path):
+                with self._parsing(path, "readable Parquet"):
                     rows = pq.ParquetFile(file).metadata.num_rows
             return FileInfo(path=path, rows=rows, bytes=file.size(), sha256=digest)
 
@@ -241,14 +249,14 @@ class Storage:
         return pa.OSFile(self.full_path(path))
 
     @contextlib.contextmanager
-    def _opened(self, path: str) -> Iterator[pa.NativeFile | RemoteFile]:
+    def _opened(self, path: str) -> Iterator[pa.NativeFile | StoredFile]:
         with self._reading(path):
             if self.local:
                 with self._open(path) as file:
                     yield file
             else:
-                remote = RemoteFile(self._fs, self.full_path(path), tail=_WHOLE)
-                yield pa.BufferReader(remote.tail) if len(remote.tail) == remote.size() else remote
+                with StoredFile(self._fs, self.full_path(path), tail=_WHOLE) as file:
+                    yield pa.BufferReader(file.tail) if len(file.tail) == file.size else file
 
     @contextlib.contextmanager
     def _reading(self, path: str) -> Iterator[None]:
@@ -260,21 +268,15 @@ class Storage:
             raise StorageError(f"{self.uri(path)} cannot be read: {error}; {self.remedy(path)}") from error
 
     @contextlib.contextmanager
-    def _parsing(self, path: str) -> Iterator[None]:
-        """Errors of Arrow as the file's, not as those of the store; too little memory says nothing about the file."""
+    def _parsing(self, path: str, form: str) -> Iterator[None]:
+        """Errors of a library as the file's, not the store's; too little memory says nothing about the file."""
         try:
             with parsing():
                 yield
         except HeaderError as error:
             if isinstance(error.__cause__, MemoryError):
                 raise MemoryError(f"{self.uri(path)}: {error}") from error
-            raise StorageError(
-                f"{self.uri(path)} is not a readable Parquet file ({error}); {self.remedy(path)}"
-            ) from error
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+            raise StorageError(f"{self.uri(path)} is not a {form} file ({error}); {self.remedy(path)}") from error
 
 
 def _is_floating(kind: pa.DataType) -> bool:
@@ -282,9 +284,8 @@ def _is_floating(kind: pa.DataType) -> bool:
     return pa.types.is_floating(kind.value_type if _is_list(kind) else kind)
 
 
-def _leaf(field: pa.Field) -> str:
-    """Parquet's name of the values of a column."""
-    return f"{field.name}.list.element" if _is_list(field.type) else field.name
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def _local_files(folder: str) -> Iterator[tuple[str, int]]:

@@ -6,7 +6,6 @@ import csv
 import io
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,9 +13,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from icce_ray.documents import shown
-from icce_ray.io.headers import HeaderError, parsing
 from icce_ray.io.locations import StorageError, retried
-from icce_ray.io.stores import info, is_local, read_whole, resolve
+from icce_ray.io.stores import HeaderError, info, parsing, read_whole, resolve
 
 #: How spreadsheets tell a formula (OWASP, "CSV Injection"), behind any apostrophes that were there before.
 _FORMULA = r"'*[=+\-@\t\r\n＝＋－＠]"
@@ -73,8 +71,7 @@ def _content(who: str, location: str) -> bytes:
         raise StorageError(f"{who}: no such file; give CSV or Parquet")
     if kind != "file":  # a pipe would be waited for, a device never ends
         raise StorageError(f"{who} is a folder, a pipe or a device, not a file; give CSV or Parquet")
-    filesystem, path = resolve(location)
-    return Path(path).read_bytes() if is_local(filesystem) else read_whole(filesystem, path)
+    return read_whole(*resolve(location))
 
 
 def _wanted(who: str, names: list[str], needs: Sequence[str], one_of: Sequence[str]) -> list[str]:

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from icce_ray.backbones import BackboneError, describe_backbone
-from icce_ray.backbones.shape import TRANSFORMER_SIZE
+from icce_ray.backbones import TRANSFORMER_SIZE, BackboneError, describe_backbone
 from icce_ray.core.neighbors import default_k_max
 from icce_ray.planning.rates import PlanError, Rate, Rates, Strict
 from icce_ray.settings import Settings

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from icce_ray.backbones.shape import CPU_SLICE
+from icce_ray.backbones import CPU_SLICE
 from icce_ray.core.consensus import graphs, mcla
 from icce_ray.core.consensus.ensemble import HEADS_PER_ARRAY, IMAGES_PER_SHARD, MAX_VOTES
 from icce_ray.core.heads import HeadCost

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from icce_ray.backbones.shape import PUBLISHED, TransformerShape
+from icce_ray.backbones import PUBLISHED, TransformerShape
 from icce_ray.documents import DocumentError, parse_yaml, read_yaml_map, shaped
 from icce_ray.settings import SettingsError
 from icce_ray.spelling import did_you_mean

@@ -15,7 +15,6 @@ import torch
 from icce_ray.core.linear import GridPoint, LinearClassifier, LinearGrid, best_point, holdout_rows
 from icce_ray.core.recipe import GridRecipe
 from icce_ray.io.storage import FileInfo
-from icce_ray.io.weights import save_tensors
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.stages import consensus
@@ -72,7 +71,7 @@ def _train(
     table = pa.Table.from_pylist([vars(point) for point in fitted.points])
     storage.write_bytes(CLASSIFIER_DESCRIPTION.path, json.dumps(description, indent=1).encode())
     files = [
-        save_tensors(storage, CLASSIFIER_WEIGHTS.path, {"weight": chosen.weight, "bias": chosen.bias}),
+        storage.write_tensors(CLASSIFIER_WEIGHTS.path, {"weight": chosen.weight, "bias": chosen.bias}),
         CLASSIFIER_GRID.write(storage, table),
         storage.describe(CLASSIFIER_DESCRIPTION.path),
     ]

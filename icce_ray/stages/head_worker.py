@@ -21,7 +21,6 @@ from ray.train.torch import TorchTrainer, get_device
 from icce_ray.core.collectives import current_workers
 from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.training import HeadTrainer
-from icce_ray.io.weights import load_tensors, save_tensors
 from icce_ray.settings import HeadsSettings
 from icce_ray.stages import neighbors
 from icce_ray.stages.cluster import threads_here
@@ -71,7 +70,7 @@ def train(config: dict[str, Any]) -> None:
         if trainer.epoch % settings.checkpoint_epochs == 0 or trainer.epoch == epochs:
             state = trainer.state()  # every worker gives its heads
             if first:
-                save_tensors(store.storage, CHECKPOINT, state | {"history": torch.stack(history)})
+                store.storage.write_tensors(CHECKPOINT, state | {"history": torch.stack(history)})
     _finish(store, rows, trainer, torch.stack(history).numpy())
     if first:
         flush(config["progress"])
@@ -80,7 +79,7 @@ def train(config: dict[str, Any]) -> None:
 def _restored(store: Store, trainer: HeadTrainer) -> list[torch.Tensor]:
     """Bring the trainer to the last checkpoint; returns the losses of the epochs before it."""
     try:
-        state = load_tensors(store.storage, CHECKPOINT)
+        state = store.storage.read_tensors(CHECKPOINT)
     except FileNotFoundError:
         return []
     history = list(state.pop("history"))
@@ -94,7 +93,7 @@ def _finish(store: Store, rows: FeatureRows, trainer: HeadTrainer, history: np.n
     if rank == 0:
         HEAD_LOSSES.write(store.storage, _losses(history))
         inputs = {"input.mean": trainer.mean, "input.std": trainer.std}
-        save_tensors(store.storage, HEAD_WEIGHTS.path, teacher.stacked() | inputs)
+        store.storage.write_tensors(HEAD_WEIGHTS.path, teacher.stacked() | inputs)
     for index, (start, stop) in list(enumerate(rows.blocks()))[rank::size]:
         labels = trainer.labels(trainer.features[start:stop], teacher).cpu().numpy()
         part = rows.table(start, stop, ["image_id", "key"]).append_column("labels", list_column(labels))

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from icce_ray.core.linear import LinearClassifier
-from icce_ray.io.weights import load_tensors
 from icce_ray.store import Store, check_content
 from icce_ray.store.artifacts import CLASSIFIER_DESCRIPTION, CLASSIFIER_WEIGHTS
 
@@ -41,7 +40,7 @@ class Labeller:
     def __init__(self, root: str, *, device: str) -> None:
         store = Store(root)
         check_content(store, "classifier", CLASSIFIER_WEIGHTS.path, CLASSIFIER_DESCRIPTION.path)
-        weights = load_tensors(store.storage, CLASSIFIER_WEIGHTS.path)
+        weights = store.storage.read_tensors(CLASSIFIER_WEIGHTS.path)
         self.description = store.document(CLASSIFIER_DESCRIPTION)
         self.classifier = LinearClassifier(weights["weight"].to(device), weights["bias"].to(device))
         self.columns = np.concatenate([np.arange(*part) for part in self.description["columns"]])

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from icce_ray.io.storage import StorageError
-from icce_ray.io.weights import load_tensors
 from icce_ray.settings import Settings
 from icce_ray.store.artifacts import (
     CLASSIFIER_DESCRIPTION,
@@ -159,7 +158,7 @@ class Contents:
             return  # those of the classifier follow from its description
         expected = {name: tuple(self.dimensions[size] for size in shape) for name, shape in artifact.shapes.items()}
         try:
-            tensors = load_tensors(self.store.storage, artifact.path)
+            tensors = self.store.storage.read_tensors(artifact.path)
         except (OSError, ValueError) as error:
             raise Unfit(f"cannot be used: {type(error).__name__}: {error}") from error
         shapes: dict[str, Any] = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

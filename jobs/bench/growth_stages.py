@@ -25,7 +25,6 @@ from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
 from icce_ray.io.decode import decode
 from icce_ray.io.sources import SourceSpec, find_source
-from icce_ray.io.weights import save_tensors
 from icce_ray.progress import Progress
 from icce_ray.settings import load
 from icce_ray.stages import consensus, listing
@@ -90,7 +89,7 @@ def _embed(root: Path) -> None:
     source = find_source(SourceSpec(str(root / "images")))
     for chunk in sorted(store.parts(MANIFEST)):
         rows = store.storage.read_table(MANIFEST.part(chunk))
-        read = source.read(rows, max_bytes=2**20)
+        read = source.read_span(rows, 2**20)
         pictures = [
             decode(_bytes(one), size=backbone.info.image_size, resize="squash", max_pixels=2**20) for one in read
         ]
@@ -159,7 +158,7 @@ def _classified(root: Path, count: int) -> None:
     store.storage.write_bytes(CLASSIFIER_DESCRIPTION.path, json.dumps({"columns": [[0, DIM]]}).encode())
     store.commit(
         "classifier",
-        [save_tensors(store.storage, CLASSIFIER_WEIGHTS.path, weights)],
+        [store.storage.write_tensors(CLASSIFIER_WEIGHTS.path, weights)],
         fingerprint="-",
         summary={},
         seconds=0.0,

@@ -14,8 +14,7 @@ import measuring
 import numpy as np
 import torch
 
-from icce_ray.backbones import describe_backbone, load_backbone
-from icce_ray.backbones.shape import TransformerShape
+from icce_ray.backbones import TransformerShape, describe_backbone, load_backbone
 from icce_ray.core.heads import HeadCost
 from icce_ray.core.linear import LinearClassifier, LinearGrid, grid_flops
 from icce_ray.core.neighbors import Limits, Neighbors

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from icce_ray import pipeline
-from icce_ray.io.weights import load_tensors
 from icce_ray.store import Store
 from icce_ray.store.artifacts import checkpoint_of
 from tests.barriers import barrier
@@ -52,7 +51,7 @@ def test_two_workers_find_what_one_finds(finished, tmp_path, parallelism):
     for name in ("temi", "cross_entropy"):
         np.testing.assert_allclose(table(store)[name], table(finished)[name], rtol=1e-3, atol=1e-4)
     assert (labels(store) == labels(finished)).mean() > 0.995
-    one, two = (load_tensors(run.storage, "heads/heads.safetensors") for run in (finished, store))
+    one, two = (run.storage.read_tensors("heads/heads.safetensors") for run in (finished, store))
     assert {name: tensor.shape for name, tensor in two.items()} == {name: tensor.shape for name, tensor in one.items()}
     for kept in ("image_id", "key"):
         assert [row[kept] for row in rows(store, "head_labels")] == [row[kept] for row in rows(finished, "head_labels")]

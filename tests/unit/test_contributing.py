@@ -63,9 +63,9 @@ source = find_source(SourceSpec(chosen.source, chosen.list.format))
 (table,) = source.listing()
 assert table["uri"].to_pylist() == ["a/<i>.png", "b.png"]
 again = open_source(source.spec)
-assert list(again.read(table, max_bytes=10**6)) == [png(color) for color in COLORS]
+assert list(again.read_span(table, 10**6)) == [png(color) for color in COLORS]
 assert list(again.listing()) == [table] and again.digest() == source.digest()
-first, second = again.read(table, max_bytes=len(png(COLORS[0])) - 1)
+first, second = again.read_span(table, len(png(COLORS[0])) - 1)
 assert isinstance(first, Reject) and first.reason == "too_many_bytes"
 """,
 }

@@ -14,7 +14,6 @@ from transformers import Dinov2Config, Dinov2Model
 from icce_ray.backbones import BackboneError, describe_backbone, load_backbone
 from icce_ray.io.locations import StorageError
 from icce_ray.io.storage import Storage
-from icce_ray.io.weights import load_tensors
 from tests.failures import fails
 
 ROOT = Path(__file__).parents[2]
@@ -211,7 +210,7 @@ def test_a_pickle_under_the_name_of_safetensors_is_not_read(model, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "weights.safetensors").write_bytes(pickle.dumps(Trap(trap)))
     with fails(StorageError, "not a safetensors file"):
-        load_tensors(Storage(str(tmp_path / "run")), "weights.safetensors")
+        Storage(str(tmp_path / "run")).read_tensors("weights.safetensors")
     assert not trap.exists()
 
 
@@ -220,4 +219,4 @@ def test_the_trap_works(tmp_path):
     pickle.loads(pickle.dumps(Trap(trap)))  # noqa: S301, it shows that the tests above can fail
     assert trap.exists()
     save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
-    assert list(load_tensors(Storage(str(tmp_path)), "plain.safetensors")) == ["a"]
+    assert list(Storage(str(tmp_path)).read_tensors("plain.safetensors")) == ["a"]

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from icce_ray.io.storage import Storage
-from icce_ray.io.weights import save_tensors
 from icce_ray.settings import load
 from icce_ray.stages.features import list_column
 from icce_ray.store import RunError, Store, artifacts, fingerprint, invariants, verify
@@ -173,7 +172,7 @@ def made(root, tables, summaries, overrides):
     documents = DOCUMENTS | {"consensus": (DOCUMENTS["consensus"][0], summaries["consensus"])}
     for stage in STAGES:
         files = [store.storage.write_table(name, table) for name, table in tables[stage].items()]
-        files += [save_tensors(store.storage, *TENSORS[stage])] if stage in TENSORS else []
+        files += [store.storage.write_tensors(*TENSORS[stage])] if stage in TENSORS else []
         files += [write_json(store, *documents[stage])] if stage in documents else []
         summary = summaries.get(stage, {})
         store.commit(stage, files, fingerprint=fingerprint(settings, stage), summary=summary, seconds=0)
@@ -256,7 +255,7 @@ def replaced(store, stage, path, content, **summary):
     elif path.endswith(".json"):
         info = write_json(store, path, content)
     else:
-        info = save_tensors(store.storage, path, content)
+        info = store.storage.write_tensors(path, content)
     marker = store.require(stage)
     figures = marker.summary | summary
     files = [info, *(one for one in marker.files if one.path != path)]

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from icce_ray.io.locations import refuse_secrets, retried
-from icce_ray.io.sources.base import FeatureSource, Source, SourceError, SourceSpec
-from icce_ray.io.sources.features import feature_files
+from icce_ray.io.locations import SourceError, refuse_secrets, retried
+from icce_ray.io.sources.base import Source, SourceSpec
+from icce_ray.io.sources.features import FeatureSource, feature_files
 from icce_ray.io.sources.folder import IMAGE_EXTENSIONS, FolderSource
 from icce_ray.io.sources.parquet import ParquetSource, parquet_format
 from icce_ray.io.sources.uris import UriList

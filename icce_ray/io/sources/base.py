@@ -7,12 +7,14 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 
-import numpy as np
 import pyarrow as pa
 
 from icce_ray.io.decode import Reject
+from icce_ray.io.locations import SourceError
+from icce_ray.io.sources.walk import Listed, select, walk
+from icce_ray.io.stores import resolve
 
 #: Columns of a listing. `uri` says where the image lies, in the source's own terms and each once where the source is
 #: well made (`a/b.jpg`, `00001.tar/0001.jpg`, `train.parquet/17`); `key` is what the source calls it (path, tar member,
@@ -31,10 +33,6 @@ LISTED = pa.schema(
 TABLE_ROWS = 4096
 
 Row = tuple[str, str, int | None, str | None, int | None]
-
-
-class SourceError(ValueError):
-    """A source that is missing, unreadable, or without images."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,12 @@ class Source(ABC):
     Attributes:
         spec: with the format and the columns that were found, so that opening it again looks at nothing.
         left_out: what the listing saw and left out, by kind; complete when the listing has ended.
+        endings: of the names of the files that make it up.
+        is_file: whether it was seen to be one file, of any name.
     """
+
+    endings: tuple[str, ...]
+    is_file = False
 
     def __init__(self, spec: SourceSpec) -> None:
         self.spec = spec
@@ -72,12 +75,35 @@ class Source(ABC):
     def __reduce__(self) -> tuple[type[Source], tuple[SourceSpec]]:
         return type(self), (self.spec,)
 
-    @abstractmethod
-    def files(self) -> Iterator[tuple[str, int | None]]:
-        """(path below the source, bytes) of the files that make it up, sorted by the bytes of their UTF-8 paths.
+    def found(self, left_out: Counter[str]) -> Iterator[Listed]:
+        """(path below the source, bytes) of the files that make it up, sorted by the bytes of their UTF-8 paths."""
+        return select(walk(self.spec.location, left_out), self.endings, left_out)
 
-        Every file goes through `seen`. Raises SourceError at the end if there was none.
-        """
+    def counted(self) -> Iterator[Listed]:
+        """`found`, each file counted into the digest. Raises SourceError at the end if there was none."""
+        count = 0
+        for path, size in self.found(self.left_out):
+            self.seen(self.name_of(path), size)
+            count += 1
+            yield path, size
+        if not count:
+            raise self.nothing()
+
+    def files(self) -> Iterator[Listed]:
+        """`counted`; a source that is one file is listed under its own name."""
+        return ((self.name_of(path), size) for path, size in self.counted())
+
+    def name_of(self, path: str) -> str:
+        """What a file is called in uris and messages."""
+        return path or resolve(self.spec.location)[1].rsplit("/", 1)[-1]
+
+    def nothing(self, lacks: str = "") -> SourceError:
+        """The error of a source without files, or of one whose files lack images, as `lacks` says."""
+        ignored = ", ".join(f"{count:,} {kind}" for kind, count in self.left_out.items())
+        ignored = ignored or ("nothing else" if lacks else "nothing at all")
+        endings = ", ".join("*" + ending for ending in self.endings)
+        looked_for = "" if self.is_file else f"; file names looked for: {endings}"
+        return SourceError(f"0 images in {self.spec.location!r}: {lacks or 'no such file'} ({ignored}){looked_for}")
 
     @abstractmethod
     def listing(self) -> Iterator[pa.Table]:
@@ -86,26 +112,28 @@ class Source(ABC):
         Raises SourceError for a source that cannot be listed or holds no image.
         """
 
-    def read(self, rows: pa.Table, *, max_bytes: int) -> Iterator[bytes | Reject]:
-        """The bytes of these images of the listing, in order, each as it is asked for.
-
-        An image that is missing, forbidden, empty of bytes or larger than `max_bytes` is a Reject in its place. Raises
-        UnavailableError where the store itself does not answer: then nothing can be said of the image.
-        """
-        return chain.from_iterable(self.read_spans(rows, max_bytes=max_bytes))
-
     def read_spans(self, rows: pa.Table, *, max_bytes: int) -> Iterator[Generator[bytes | Reject]]:
-        """`read` in parts that may be read at the same time; nothing is read before it is asked for."""
+        """The bytes of these images of the listing, in order, in parts that may be read at the same time.
+
+        Nothing is read before it is asked for. An image that is missing, forbidden, empty of bytes or larger than
+        `max_bytes` is a Reject in its place. Raises UnavailableError where the store itself does not answer: then
+        nothing can be said of the image.
+        """
         for begin, end in self.spans(rows):
             yield self.read_span(rows.slice(begin, end - begin), max_bytes)
 
     def spans(self, rows: pa.Table) -> list[tuple[int, int]]:
         """Ranges of `rows` that are best read together."""
-        return [(row, row + 1) for row in range(len(rows))]
+        starts = [row for row, begins in enumerate(self.begins(rows)) if begins]
+        return list(zip(starts, [*starts[1:], len(rows)], strict=False))
+
+    def begins(self, rows: pa.Table) -> Iterable[bool]:
+        """Whether each row begins a span; by default each is read alone."""
+        return [True] * len(rows)
 
     @abstractmethod
     def read_span(self, rows: pa.Table, max_bytes: int) -> Generator[bytes | Reject]:
-        """`read` for the rows of one of `spans`."""
+        """`read_spans` for the rows of one of `spans`."""
 
     def seen(self, path: str, size: int | None) -> None:
         """Count a file into the digest."""
@@ -114,23 +142,6 @@ class Source(ABC):
     def digest(self) -> str:
         """Digest of names and sizes of all files seen: two listings of an unchanged source agree."""
         return self._digest.hexdigest()
-
-
-class FeatureSource(Source):
-    """Features computed elsewhere, one row per image. Its images have no bytes."""
-
-    @property
-    def dim(self) -> int:
-        """Numbers in a row."""
-        return self.spec.dim or 0
-
-    @abstractmethod
-    def features(self, rows: pa.Table) -> np.ndarray:
-        """Features of these rows of the listing, float32 [rows, dim]; a row that is null there is NaN here."""
-
-    def read_span(self, rows: pa.Table, max_bytes: int) -> Generator[bytes | Reject]:
-        """Raises TypeError: there are no images, only features."""
-        raise TypeError(f"{self.spec.location!r} holds features, not images; use features()")
 
 
 def tables_of(rows: Iterable[Row]) -> Iterator[pa.Table]:

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from icce_ray.io.filenames import to_text
-from icce_ray.io.headers import HeaderError, parsing
-from icce_ray.io.sources.base import LISTED, TABLE_ROWS, SourceError, SourceSpec
-from icce_ray.io.sources.containers import ContainerSource, StoreFile
+from icce_ray.io.locations import SourceError
+from icce_ray.io.sources.base import LISTED, TABLE_ROWS, SourceSpec
+from icce_ray.io.sources.folder import ContainerSource
+from icce_ray.io.stores import HeaderError, StoredFile, parsing
 
 #: Usual names of a column that names the row.
 KEY_NAMES = ("key", "__key__", "id", "image_id", "path", "file_name", "filename", "uri", "url")
@@ -50,17 +51,21 @@ class ParquetRows(ContainerSource):
 
     def find_column(self) -> None:
         """Take the only column of the first file that can be meant."""
+        name, schema = self.first_schema
+        fitting = candidates(schema, self.fits, self.usual)
+        if len(fitting) != 1:
+            problem = f"several columns could be meant ({', '.join(fitting)})" if fitting else "no column fits"
+            raise SourceError(
+                f"{name} in {self.spec.location!r}: {problem}; give --set list.column=NAME; it has {columns_of(schema)}"
+            )
+        self.spec = replace(self.spec, column=fitting[0])
+
+    @cached_property
+    def first_schema(self) -> tuple[str, pa.Schema]:
+        """Name and columns of the first file."""
         container = self.first()
         with self.opened(container) as parquet:
-            schema = parquet.schema_arrow
-        found = candidates(schema, self.fits, self.usual)
-        if len(found) != 1:
-            problem = f"several columns could be meant ({', '.join(found)})" if found else "no column fits"
-            raise SourceError(
-                f"{self.name_of(container)} in {self.spec.location!r}: {problem}; give --set list.column=NAME; it has "
-                f"{columns_of(schema)}"
-            )
-        self.spec = replace(self.spec, column=found[0])
+            return self.name_of(container), parquet.schema_arrow
 
     @property
     def column(self) -> str:
@@ -73,10 +78,7 @@ class ParquetRows(ContainerSource):
 
         `spec.key_column` alone, else the `path` of a struct (as `column.path`) and one of `KEY_NAMES`.
         """
-        container = self.first()
-        name = self.name_of(container)
-        with self.opened(container) as parquet:
-            schema = parquet.schema_arrow
+        name, schema = self.first_schema
         check_column(name, schema, self.column, self.fits)
         key = the_key_column(self.spec, name, schema, besides=self.column)
         has_path = self.spec.key_column is None and has_field(schema.field(self.column).type, "path")
@@ -107,7 +109,7 @@ class ParquetRows(ContainerSource):
 
     def opened(self, container: str) -> pq.ParquetFile:
         """A file, for its columns of small values. Raises SourceError, naming it, if it cannot be read."""
-        file = self.required(container, least=1 << 16, most=1 << 16)
+        file = self.required(container, ahead=1 << 16)
         try:
             return parquet_of(file, buffer=_SMALL)
         except HeaderError as error:
@@ -191,7 +193,7 @@ def the_key_column(spec: SourceSpec, file: str, schema: pa.Schema, besides: str 
 # -- values ------------------------------------------------------------------------------------------------------
 
 
-def parquet_of(file: StoreFile, metadata: pq.FileMetaData | None = None, *, buffer: int = _BUFFER) -> pq.ParquetFile:
+def parquet_of(file: StoredFile, metadata: pq.FileMetaData | None = None, *, buffer: int = _BUFFER) -> pq.ParquetFile:
     """The file as Parquet, to be streamed: a column is read a few MiB at a time, not a row group at a time.
 
     Raises HeaderError for a file that is none, or whose footer says what cannot be.

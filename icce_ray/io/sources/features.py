@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,10 +16,12 @@ import pyarrow.parquet as pq
 from numpy.lib import format as npy_format
 
 from icce_ray.documents import shown
-from icce_ray.io.headers import Bounded, HeaderError, parsing
+from icce_ray.io.decode import Reject
+from icce_ray.io.locations import SourceError
 from icce_ray.io.sources import columns
-from icce_ray.io.sources.base import FeatureSource, SourceError, SourceSpec
-from icce_ray.io.sources.containers import ContainerSource, StoreFile
+from icce_ray.io.sources.base import SourceSpec
+from icce_ray.io.sources.folder import ContainerSource
+from icce_ray.io.stores import Bounded, HeaderError, StoredFile, parsing
 
 #: Usual names of a column of features.
 NAMES = ("features", "embedding", "embeddings", "feature", "image_embedding")
@@ -28,7 +31,7 @@ _SPAN = 32 << 20
 _MOST_DIM = 1 << 20
 
 
-def feature_files(spec: SourceSpec) -> FeatureFiles:
+def feature_files(spec: SourceSpec) -> FeatureSource:
     """The source of features at a location; unless `spec` has `dim`, the start of the first file is read for it.
 
     A folder that holds both is read as .npy, as clip-retrieval leaves its metadata in Parquet beside them. Raises
@@ -46,19 +49,30 @@ def feature_files(spec: SourceSpec) -> FeatureFiles:
     return source if spec.dim is not None else ParquetFeatures(replace(source.spec, dim=source.first_width()))
 
 
-class FeatureFiles(ContainerSource, FeatureSource):
-    """Files of rows with the same width D in all of them; `uri` is the file and the row's number."""
+class FeatureSource(ContainerSource):
+    """Features computed elsewhere, one row per image, whose images have no bytes.
+
+    Files of rows with the same width D in all of them; `uri` is the file and the row's number.
+    """
 
     lacks = "the files have no rows"
 
-    def spans(self, rows: pa.Table) -> list[tuple[int, int]]:
-        """Rows of one file together."""
+    @property
+    def dim(self) -> int:
+        """Numbers in a row."""
+        return self.spec.dim or 0
+
+    def read_span(self, rows: pa.Table, max_bytes: int) -> Generator[bytes | Reject]:
+        """Raises TypeError: there are no images, only features."""
+        raise TypeError(f"{self.spec.location!r} holds features, not images; use features()")
+
+    def begins(self, rows: pa.Table) -> list[bool]:
+        """Rows of one file are read together."""
         containers = rows["container"].to_pylist()
-        starts = [row for row, container in enumerate(containers) if row == 0 or container != containers[row - 1]]
-        return list(zip(starts, [*starts[1:], len(rows)], strict=False))
+        return [row == 0 or container != containers[row - 1] for row, container in enumerate(containers)]
 
     def features(self, rows: pa.Table) -> np.ndarray:
-        """Features of these rows, float32 [rows, dim]; NaN where a Parquet row or a number in it is null.
+        """Features of these rows of the listing, float32 [rows, dim]; NaN where a Parquet row or a number is null.
 
         Raises SourceError for rows that are not there, or of another width.
         """
@@ -90,7 +104,7 @@ def _check_rows(name: str, positions: np.ndarray, rows: int) -> None:
 # -- .npy --------------------------------------------------------------------------------------------------------
 
 
-class NpyFeatures(FeatureFiles):
+class NpyFeatures(FeatureSource):
     """Rows of .npy files [N, D]; `key` is the row's number in its file."""
 
     endings = (".npy",)
@@ -115,33 +129,24 @@ class NpyFeatures(FeatureFiles):
                     raise SourceError(f"{name} ends early: {len(data)} of {(end - begin) * width} bytes are there")
                 result[begin:end] = np.frombuffer(data, array.dtype).reshape(end - begin, array.dim)
 
-    def array(self, container: str) -> Npy:
+    @contextmanager
+    def array(self, container: str) -> Iterator[Npy]:
         """The open file and what its header says. Raises SourceError for arrays that are no features."""
-        file = self.required(container, least=1 << 12, most=1 << 12)
-        try:
-            return _npy(file, f"{self.name_of(container)} in {self.spec.location!r}")
-        except SourceError:
-            file.close()
-            raise
+        with self.required(container, ahead=1 << 12) as file:
+            yield _npy(file, f"{self.name_of(container)} in {self.spec.location!r}")
 
 
 class Npy(NamedTuple):
-    """An open .npy file of features; a context that closes it."""
+    """An open .npy file of features."""
 
-    file: StoreFile
+    file: StoredFile
     rows: int
     dim: int
     dtype: np.dtype
     offset: int
 
-    def __enter__(self) -> Npy:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-
-def _npy(file: StoreFile, name: str) -> Npy:
+def _npy(file: StoredFile, name: str) -> Npy:
     # Only the header is parsed, as a literal: arrays of objects, which would need pickle, end here.
     readers = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
     try:
@@ -180,7 +185,7 @@ def _runs(positions: np.ndarray, longest: int) -> Iterator[tuple[int, int]]:
 # -- Parquet -----------------------------------------------------------------------------------------------------
 
 
-class ParquetFeatures(columns.ParquetRows, FeatureFiles):
+class ParquetFeatures(columns.ParquetRows, FeatureSource):
     """Rows of a Parquet column of lists of D floats."""
 
     usual = NAMES

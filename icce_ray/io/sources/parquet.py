@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from itertools import accumulate, repeat
 
@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from icce_ray.io.decode import Reject
-from icce_ray.io.headers import HeaderError
+from icce_ray.io.locations import SourceError
 from icce_ray.io.sources import columns
-from icce_ray.io.sources.base import SourceError, SourceSpec
+from icce_ray.io.sources.base import SourceSpec
 from icce_ray.io.sources.fetch import too_large
+from icce_ray.io.stores import HeaderError
 
 #: Bytes of images decoded from Parquet at a time, where rows are of usual size.
 _BATCH_BYTES = 8 << 20
@@ -43,20 +44,13 @@ class ParquetSource(columns.ParquetRows):
         super().__init__(spec)
         self._footers: dict[str, tuple[pq.FileMetaData, list[int]]] = {}
 
-    def spans(self, rows: pa.Table) -> list[tuple[int, int]]:
-        """Rows of one row group together. Reads the files' footers."""
-        spans: list[tuple[int, int]] = []
-        begin, before = 0, None
-        last = -1
-        for row, (container, position) in enumerate(
-            zip(rows["container"].to_pylist(), rows["position"].to_pylist(), strict=True)
-        ):
+    def begins(self, rows: pa.Table) -> Iterator[bool]:
+        """Rows of one row group are read together. Reads the files' footers."""
+        before, last = None, -1
+        for container, position in zip(rows["container"].to_pylist(), rows["position"].to_pylist(), strict=True):
             place = (container, self._group(container, position))
-            if row and (place != before or position <= last):
-                spans.append((begin, row))
-                begin = row
+            yield place != before or position <= last
             before, last = place, position
-        return [*spans, (begin, len(rows))] if len(rows) else []
 
     def read_span(self, rows: pa.Table, max_bytes: int) -> Generator[bytes | Reject]:
         """The bytes of rows of one row group, in one pass through it."""

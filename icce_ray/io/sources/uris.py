@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from icce_ray.io.decode import Reject
 from icce_ray.io.filenames import to_text
-from icce_ray.io.locations import LocationError, UnavailableError, refuse_secrets, s3_location
+from icce_ray.io.locations import LocationError, SourceError, UnavailableError, refuse_secrets, s3_location
 from icce_ray.io.sources import columns
-from icce_ray.io.sources.base import Row, SourceError, tables_of
+from icce_ray.io.sources.base import Row, tables_of
 from icce_ray.io.sources.fetch import fetch
 from icce_ray.io.stores import is_local, resolve
 
@@ -64,7 +64,7 @@ class UriList(columns.ParquetRows):
 
     def _lines(self, container: str) -> Iterator[Row]:
         name = self.name_of(container)
-        file = self.required(container, least=_READ_AHEAD, most=_READ_AHEAD)
+        file = self.required(container, ahead=_READ_AHEAD)
         with file, io.BufferedReader(file, 1 << 16) as lines:
             number = 0
             while line := lines.readline(_LONGEST + 1):
@@ -144,11 +144,13 @@ class UriList(columns.ParquetRows):
                 location, path = "/", os.path.abspath(os.path.join(resolve(self._base)[1], uri)).lstrip("/")
             else:
                 location, path = self._base, uri
-            yield (
-                _from_web(location, path, max_bytes)
-                if _is_web(location)
-                else fetch(location, path, max_bytes=max_bytes)
-            )
+            if not _is_web(location):
+                yield fetch(location, path, max_bytes=max_bytes)
+                continue
+            try:
+                yield fetch(location, path, max_bytes=max_bytes, patience=_WEB_PATIENCE)
+            except UnavailableError as error:
+                yield Reject("unreadable", str(error)[:300])
 
     @cached_property
     def _base(self) -> str:
@@ -173,13 +175,6 @@ def _decoded(entry: bytes, where: str) -> str:
 
 def _is_web(location: str) -> bool:
     return location.startswith(("http://", "https://"))
-
-
-def _from_web(location: str, path: str, max_bytes: int) -> bytes | Reject:
-    try:
-        return fetch(location, path, max_bytes=max_bytes, patience=_WEB_PATIENCE)
-    except UnavailableError as error:
-        return Reject("unreadable", str(error)[:300])
 
 
 def _uri(entry: str) -> str:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from icce_ray.io.filenames import to_text
-from icce_ray.io.locations import is_s3, retried
-from icce_ray.io.sources.base import SourceError
+from icce_ray.io.locations import SourceError, is_s3, retried
 from icce_ray.io.stores import is_local, resolve
 
 T = TypeVar("T")
-Found = tuple[str, int | None]
+Listed = tuple[str, int | None]
 Key = tuple[str, int]
 Identity = tuple[int, int]
 
@@ -29,7 +29,7 @@ LEVELS = 4
 WIDTH = 8
 
 
-def walk(location: str, left_out: Counter[str]) -> Iterator[Found]:
+def walk(location: str, left_out: Counter[str]) -> Iterator[Listed]:
     """(path below `location`, bytes) of everything there, in the order of the paths' UTF-8 bytes.
 
     Paths are text as `filenames.to_text` makes it. Bytes are None for what is no regular file (a pipe, a hidden folder,
@@ -42,17 +42,18 @@ def walk(location: str, left_out: Counter[str]) -> Iterator[Found]:
     """
     filesystem, base = resolve(location)
     try:
-        if is_local(filesystem):
-            yield from _Local(base, left_out).files()
-        elif is_s3(location):
-            yield from ((to_text(key), size) for key, size in keys_below(filesystem, base))
+        if is_s3(location):
+            files = keys_below(filesystem, base)
+        elif is_local(filesystem):
+            files = _tree(_Local(base, left_out).entries())
         else:
-            yield from ((to_text(path), size) for path, size in _store(filesystem, base))
+            files = _tree(_store_entries(filesystem, base, base))
+        yield from ((to_text(path), size) for path, size in files)
     except (OSError, UnicodeError) as error:  # a client of fsspec may list what is no text
         raise SourceError(f"the source {location!r} cannot be listed: {error}") from error
 
 
-def select(files: Iterable[Found], endings: tuple[str, ...], left_out: Counter[str]) -> Iterator[Found]:
+def select(files: Iterable[Listed], endings: tuple[str, ...], left_out: Counter[str]) -> Iterator[Listed]:
     """Files whose names end as wanted, in any case; what else there was is counted in `left_out`.
 
     Kinds: `hidden` (names with a leading dot; a hidden folder counts once) and `other files`.
@@ -163,31 +164,41 @@ def _divided(store: Any, bucket: str, segment: _Segment) -> list[_Segment]:
     return parts
 
 
-# -- local disk ----------------------------------------------------------------------------------------------------
+# -- folders -------------------------------------------------------------------------------------------------------
+
+
+class _Entry(NamedTuple):
+    """What a folder holds: a file and its bytes, or a folder with a way to its own entries, in their order."""
+
+    path: str
+    size: int | None
+    entries: Callable[[], Iterator[_Entry]] | None = None
+
+
+def _tree(entries: Iterator[_Entry]) -> Iterator[Listed]:
+    """The files of folders within each other, one folder and those above it in memory."""
+    stack = [entries]
+    while stack:
+        entry = next(stack[-1], None)
+        if entry is None:
+            stack.pop()
+        elif entry.entries is not None:
+            stack.append(entry.entries())
+        else:
+            yield entry.path, entry.size
 
 
 class _Local:
-    """The walk of a local folder."""
+    """Folders of a local disk."""
 
     def __init__(self, base: str, left_out: Counter[str]) -> None:
         self._base, self._left_out = base, left_out
         self._linked: Counter[Identity] = Counter()
-        self._stack: list[tuple[str, Iterator[os.DirEntry[str]], frozenset[Identity]]] = []
 
-    def files(self) -> Iterator[Found]:
-        """See `walk`."""
-        self._enter("", frozenset(), linked=False)
-        while self._stack:
-            relative, entries, above = self._stack[-1]
-            entry = next(entries, None)
-            if entry is None:
-                self._stack.pop()
-            elif _is_folder(entry):
-                self._enter(f"{relative}{entry.name}/", above, linked=entry.is_symlink())
-            else:
-                yield to_text(relative + entry.name), _size(entry)
-
-    def _enter(self, relative: str, above: frozenset[Identity], *, linked: bool) -> None:
+    def entries(
+        self, relative: str = "", above: frozenset[Identity] = frozenset(), *, linked: bool = False
+    ) -> Iterator[_Entry]:
+        """Those of a folder; `above` are the folders that it lies in."""
         path = os.path.join(self._base, relative)
         try:
             status = os.stat(path)
@@ -207,7 +218,13 @@ class _Local:
                 raise
             self._left_out["forbidden folders"] += 1
             return
-        self._stack.append((relative, iter(entries), above | {identity}))
+        above |= {identity}
+        for entry in entries:
+            name = relative + entry.name
+            if _is_folder(entry):
+                yield _Entry(name, None, partial(self.entries, f"{name}/", above, linked=entry.is_symlink()))
+            else:
+                yield _Entry(name, _size(entry))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -228,28 +245,18 @@ def _size(entry: os.DirEntry[str]) -> int | None:
     return -1 if entry.is_symlink() and not os.path.exists(entry.path) else None
 
 
-# -- other stores --------------------------------------------------------------------------------------------------
-
-
-def _store(filesystem: Any, base: str) -> Iterator[Found]:
-    """Stores whose client lists a folder at once and no page of it: gs://, az:// and those of fsspec."""
-    start = len(base.rstrip("/")) + 1
-
-    def entries(folder: str) -> Iterator[dict[str, Any]]:
-        filesystem.invalidate_cache()
-        listed = retried(lambda: filesystem.ls(folder, detail=True))
-        named = (entry | {"name": entry["name"].rstrip("/")} for entry in listed)
-        below = [entry for entry in named if entry["name"] != folder.rstrip("/")]  # some list the folder's own marker
-        return iter(sorted(below, key=lambda entry: entry["name"] + "/" * (entry["type"] == "directory")))
-
-    stack = [entries(base)]
-    while stack:
-        entry = next(stack[-1], None)
-        if entry is None:
-            stack.pop()
-        elif entry["type"] != "directory":
-            yield entry["name"][start:], entry["size"]
-        elif entry["name"].rpartition("/")[2].startswith("."):
-            yield entry["name"][start:], None
+def _store_entries(filesystem: Any, base: str, folder: str) -> Iterator[_Entry]:
+    """Those of a folder of a store whose client lists it at once and no page of it: gs://, az://, those of fsspec."""
+    filesystem.invalidate_cache()
+    listed = retried(lambda: filesystem.ls(folder, detail=True))
+    named = [entry | {"name": entry["name"].rstrip("/")} for entry in listed]
+    for entry in sorted(named, key=lambda entry: entry["name"] + "/" * (entry["type"] == "directory")):
+        name, path = entry["name"], entry["name"][len(base.rstrip("/")) + 1 :]
+        if name == folder.rstrip("/"):  # some list the folder's own marker
+            continue
+        if entry["type"] != "directory":
+            yield _Entry(path, entry["size"])
+        elif name.rpartition("/")[2].startswith("."):
+            yield _Entry(path, None)
         else:
-            stack.append(entries(entry["name"]))
+            yield _Entry(path, None, partial(_store_entries, filesystem, base, name))

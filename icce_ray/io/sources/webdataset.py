@@ -13,12 +13,11 @@ import pyarrow.compute as pc
 
 from icce_ray.io.decode import Reject
 from icce_ray.io.filenames import to_text
-from icce_ray.io.headers import Bounded, HeaderError, parsing
 from icce_ray.io.locations import StorageError
 from icce_ray.io.sources.base import Row, SourceSpec, tables_of
-from icce_ray.io.sources.containers import ContainerSource, StoreFile
 from icce_ray.io.sources.fetch import too_large
-from icce_ray.io.sources.folder import IMAGE_EXTENSIONS
+from icce_ray.io.sources.folder import IMAGE_EXTENSIONS, ContainerSource
+from icce_ray.io.stores import Bounded, HeaderError, StoredFile, parsing
 
 #: Members of one tar that lie at most this far apart are read together, up to this many bytes.
 GAP, SPAN = 1 << 20, 16 << 20
@@ -64,7 +63,7 @@ class TarSource(ContainerSource):
                 damaged = table.filter(pc.field("size").is_null()).slice(0, 1)
             yield table
         if not images and damaged is not None:
-            raise self.nothing(f"{damaged['uri'][0]}: {next(self.read(damaged, max_bytes=0))}")
+            raise self.nothing(f"{damaged['uri'][0]}: {next(self.read_span(damaged, 0))}")
 
     def tables(self, container: str) -> Generator[pa.Table]:
         """The members of one tar, and the tar itself where it is damaged."""
@@ -89,19 +88,17 @@ class TarSource(ContainerSource):
         except _DamagedError as error:
             yield name, name, None, container, error.position
 
-    def spans(self, rows: pa.Table) -> list[tuple[int, int]]:
-        """Members that lie close together in one tar, up to 16 MiB; a larger member alone."""
-        spans: list[tuple[int, int]] = []
-        begin, start, end, tar = 0, 0, 0, None
+    def begins(self, rows: pa.Table) -> Iterator[bool]:
+        """Members that lie close together in one tar are read together, up to 16 MiB; a larger member alone."""
+        start, end, tar = 0, 0, None
         columns = (rows[name].to_pylist() for name in ("container", "position", "size"))
-        for row, (container, position, size) in enumerate(zip(*columns, strict=True)):
-            joins = container == tar and size is not None and end <= position <= end + GAP
-            if not (joins and position + size - start <= SPAN):
-                if row:
-                    spans.append((begin, row))
-                begin, start, tar = row, position, container if size is not None else None
+        for container, position, size in zip(*columns, strict=True):
+            near = container == tar and size is not None and end <= position <= end + GAP
+            joins = near and position + size - start <= SPAN
+            if not joins:
+                start, tar = position, container if size is not None else None
+            yield not joins
             end = position + (size or 0)
-        return [*spans, (begin, len(rows))] if len(rows) else []
 
     def read_span(self, rows: pa.Table, max_bytes: int) -> Generator[bytes | Reject]:
         """The members' bytes, in one request."""
@@ -135,7 +132,7 @@ class TarSource(ContainerSource):
                     yield data
 
 
-def _headers(file: StoreFile) -> Iterator[tarfile.TarInfo]:
+def _headers(file: StoredFile) -> Iterator[tarfile.TarInfo]:
     """Members of all tars in the file. Raises _DamagedError where headers end otherwise than with the end of a tar."""
     start: int | None = 0
     while start is not None:
@@ -163,7 +160,7 @@ def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
         return member
 
 
-def _next_start(file: StoreFile, offset: int) -> int | None:
+def _next_start(file: StoredFile, offset: int) -> int | None:
     """Where another tar starts behind the end marker at `offset`; tarfile takes anything for such a marker."""
     end = file.read_at(offset, _BLOCK)
     if len(end) < _BLOCK or any(end):
@@ -190,7 +187,7 @@ def _left_out(member: tarfile.TarInfo) -> str | None:
     return None
 
 
-def _damage(file: StoreFile, position: int) -> Reject:
+def _damage(file: StoredFile, position: int) -> Reject:
     """Why a tar's listing ended at `position`."""
     head = file.read_at(position, _BLOCK)
     packed = next((name for start, name in _PACKED.items() if position == 0 and head.startswith(start)), None)

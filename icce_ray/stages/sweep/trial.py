@@ -19,7 +19,6 @@ from icce_ray.core.neighbors import Neighbors, apply_limits
 from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.selection import NEAREST, modularity, nearest, neighbor_accuracy
 from icce_ray.core.training import HeadTrainer
-from icce_ray.io.weights import load_tensors, save_tensors
 from icce_ray.search.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.settings.sweep import Trial
 from icce_ray.stages.classifier import fit_grid
@@ -95,7 +94,7 @@ class TrialRun:
             execution=Execution(precision=self.settings.heads.precision),
         )
         try:
-            state = load_tensors(self.storage, self.checkpoint)
+            state = self.storage.read_tensors(self.checkpoint)
         except FileNotFoundError:
             return trainer
         self.history = list(state.pop("history"))
@@ -107,7 +106,7 @@ class TrialRun:
     def _save(self, trainer: HeadTrainer) -> None:
         rungs = torch.tensor([[rung["epoch"], rung["score"]] for rung in self.rungs], dtype=torch.float64)
         state = trainer.state() | {"history": torch.stack(self.history), "rungs": rungs.reshape(-1, 2)}
-        save_tensors(self.storage, self.checkpoint, state)
+        self.storage.write_tensors(self.checkpoint, state)
 
     def _report(self, epoch: int, score: float) -> None:
         loss = round(float(self.history[epoch - 1][0].mean()), 6)

@@ -19,6 +19,7 @@ from tests.failures import fails
 from tests.forms import write
 from tests.labelled_runs import labelled, prediction_of, run_of
 from tests.pictures import encode, scene
+from tests.sources import bytes_of
 
 PNG, JPEG, GIF = encode(scene(), "PNG"), encode(scene(), "JPEG"), encode(scene(4, 4), "GIF")
 IMAGES = [
@@ -60,7 +61,7 @@ def as_source(out):
     """{key: bytes} that a run would read there."""
     source = find_source(SourceSpec(str(out)))
     rows = pa.concat_tables(source.listing())
-    return dict(zip(rows["key"].to_pylist(), source.read(rows, max_bytes=1 << 20), strict=True))
+    return dict(zip(rows["key"].to_pylist(), bytes_of(source, rows), strict=True))
 
 
 def test_imagefolder(store, tmp_path):

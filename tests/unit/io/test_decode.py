@@ -11,12 +11,12 @@ import warnings
 import numpy as np
 import pytest
 from hostile import MAX_PIXELS, contents, png, scans, squeezed, tiff
-from pictures import encode
+from pictures import encode, scene
 from PIL import Image, ImageFile
 
 from icce_ray.io import decode as decoding
 from icce_ray.io import rendering
-from icce_ray.io.decode import REASONS, Reject, decode
+from icce_ray.io.decode import REASONS, Reject, decode, thumbnail
 from tests.failures import fails
 
 
@@ -115,15 +115,12 @@ def test_small_results_need_no_torch():
 
 @pytest.mark.parametrize("shape", [(300, 512, 3), (700, 256, 3), (224, 224, 3), (100, 130, 3)])
 def test_crop_is_resize_then_centre_crop(shape):
-    image = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
-    image = np.asarray(Image.fromarray(image).resize((shape[1], shape[0])))
-    height, width = shape[:2]
-    new = (int(256 * width / min(width, height)), int(256 * height / min(width, height)))
-    left, top = round((new[0] - 224) / 2), round((new[1] - 224) / 2)
-    whole = Image.fromarray(image).resize(new, Image.Resampling.BICUBIC)
-    expected = np.asarray(whole.crop((left, top, left + 224, top + 224))).astype(int)
-    got = decode(encode(image, "PNG"), size=224, resize="crop", max_pixels=10**6).astype(int)
-    assert abs(got - expected).max() <= 1
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8))
+    new = [int(256 * side / min(image.size)) for side in image.size]
+    left, top = (round((side - 224) / 2) for side in new)
+    expected = image.resize(new, Image.Resampling.BICUBIC).crop((left, top, left + 224, top + 224))
+    got = decode(encode(image, "PNG"), size=224, resize="crop", max_pixels=10**6)
+    assert abs(got.astype(int) - np.asarray(expected)).max() <= 1
 
 
 def test_a_long_strip_stays_cheap_to_crop():
@@ -173,16 +170,6 @@ def test_bilevel():
     assert [c[0] for c in corners(squash(encode(image, "PPM")))] == [0, 1, 0, 1]
 
 
-def test_large_jpegs_are_decoded_smaller_with_the_same_look():
-    smooth = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    photo = Image.fromarray(smooth).resize((1600, 1200), Image.Resampling.BICUBIC)
-    data = encode(photo, "JPEG", quality=95)
-    expected = np.asarray(Image.open(io.BytesIO(data)).resize((56, 56), Image.Resampling.BICUBIC)).astype(int)
-    difference = abs(squash(data, 56, 10**7).astype(int) - expected)
-    assert difference.mean() < 1
-    assert difference.max() < 8
-
-
 def test_bombs_are_rejected_from_their_header():
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
     assert reason(SAMPLES["png"], max_pixels=32 * 32 - 1) == "too_many_pixels"
@@ -215,6 +202,30 @@ def test_threads_leave_the_warning_filters_as_they_were():
     for thread in threads:
         thread.join()
     assert list(warnings.filters) == before
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "shape"),
+    [(60, 120, (16, 32, 3)), (120, 60, (32, 16, 3)), (9, 5, (9, 5, 3)), (1, 500, (1, 32, 3))],
+)
+def test_a_thumbnail_keeps_the_aspect_ratio_and_never_grows(height, width, shape):
+    small = thumbnail(encode(scene(height, width), "PNG"), longest=32, max_pixels=10**6)
+    assert np.asarray(Image.open(io.BytesIO(small))).shape == shape
+
+
+def test_a_thumbnail_is_what_a_viewer_shows_without_what_came_along():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x010E] = "where I live"
+    turned = encode(scene(40, 80), "JPEG", exif=exif, quality=95)
+    small = thumbnail(turned, longest=80, max_pixels=10**6)
+    picture = Image.open(io.BytesIO(small))
+    assert abs(np.asarray(picture).astype(int) - np.rot90(scene(40, 80), -1)).mean() < 8
+    assert (picture.format, b"where I live" in small, dict(picture.getexif())) == ("WEBP", False, {})
+    with fails(Reject, "too_many_pixels"):
+        thumbnail(turned, longest=64, max_pixels=3199)
+    with fails(ValueError, "longest 0"):
+        thumbnail(turned, longest=0, max_pixels=10**6)
 
 
 # -- hostile files -------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-from icce_ray.backbones.shape import PUBLISHED, TransformerShape
+from icce_ray.backbones import PUBLISHED, TransformerShape
 from icce_ray.core.heads import HeadChunk, HeadCost, head_shapes, heads_per_chunk, initialise
 from icce_ray.core.linear import LinearGrid, grid_flops
 from icce_ray.core.recipe import GridRecipe, Recipe

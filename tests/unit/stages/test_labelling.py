@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from icce_ray.io.weights import save_tensors
 from icce_ray.stages.labelling import Labeller, classifier_inputs, wide
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import CLASSIFIER_DESCRIPTION, CLASSIFIER_WEIGHTS
@@ -64,7 +63,7 @@ def classifier(root, columns, weight):
     """A run whose classifier stage is complete."""
     store = Store(root)
     tensors = {"weight": torch.tensor(weight, dtype=torch.float32), "bias": torch.zeros(len(weight))}
-    files = [save_tensors(store.storage, CLASSIFIER_WEIGHTS.path, tensors)]
+    files = [store.storage.write_tensors(CLASSIFIER_WEIGHTS.path, tensors)]
     store.storage.write_bytes(
         CLASSIFIER_DESCRIPTION.path, json.dumps({"columns": columns, "classes": len(weight)}).encode()
     )

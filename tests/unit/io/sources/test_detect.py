@@ -11,7 +11,7 @@ from icce_ray.io.sources import LOOK_AT, SourceError, SourceSpec, find_source, o
 from icce_ray.io.sources.parquet import parquet_format
 from tests.failures import fails
 from tests.forms import FORMS, write, write_tar
-from tests.sources import LIMIT, write_parquet
+from tests.sources import bytes_of, write_parquet
 
 FORMAT = {"one tar": "webdataset", "img2dataset": "webdataset", "one parquet": "parquet", "hugging face": "parquet"}
 FORMAT |= {"uri table": "uris"}
@@ -54,7 +54,7 @@ def test_every_form_gives_the_same_images(images, tmp_path, put, form):
     again = open_source(source.spec)
     spans = again.spans(rows)
     assert [row for begin, end in spans for row in range(begin, end)] == list(range(len(images)))
-    read = [one for begin, end in spans for one in again.read(rows.slice(begin, end - begin), max_bytes=LIMIT)]
+    read = [one for begin, end in spans for one in bytes_of(again, rows.slice(begin, end - begin))]
     assert list(zip(rows["key"].to_pylist(), read, strict=True)) == images
     assert len(set(rows["uri"].to_pylist())) == len(images)
     paths = [path.encode() for path, _ in again.files()]

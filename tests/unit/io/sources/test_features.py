@@ -14,7 +14,7 @@ from icce_ray.io.sources import SourceError, SourceSpec, open_source
 from icce_ray.io.sources import features as module
 from icce_ray.io.sources.features import feature_files
 from tests.failures import fails
-from tests.sources import listed
+from tests.sources import bytes_of, listed
 from tests.sources import write_parquet as write
 
 
@@ -151,10 +151,8 @@ def test_which_column(tmp_path):
     assert source_of(path).dim == 4
     assert source_of(path, column="boxes").dim == 3
     write(path, {"x": one, "y": two, "label": [1, 2]})
-    with fails(SourceError, "(x, y)", "list.column=NAME", "label (int64)"):
+    with fails(SourceError, "(x, y)"):
         source_of(path)
-    with fails(SourceError, "'label' is int64, which does not fit"):
-        source_of(path, column="label")
     write(path, {"name": ["p", "q"], "y": two})
     assert listed(source_of(path, key_column="name"))["key"].to_pylist() == ["p", "q"]
 
@@ -197,7 +195,7 @@ def test_there_are_no_images(tmp_path):
     np.save(tmp_path / "a.npy", values(1, 3))
     source = source_of(tmp_path)
     with fails(TypeError, "holds features, not images"):
-        list(source.read(listed(source), max_bytes=1))
+        bytes_of(source)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from icce_ray.io.locations import LocationError
 from icce_ray.io.sources import SourceError, SourceSpec, find_source, open_source
 from icce_ray.io.sources.walk import LINKS
 from tests.failures import fails
+from tests.sources import bytes_of
 
 KEYS = ["a b.JPG", "b/1.png", "b-2.png", "b.png", "z/ü/日本.jpeg", "z/ü.gif", r"z\xe9.png"]
 PIECES = (
@@ -47,7 +48,7 @@ def listed(source):
 
 
 def read(source, max_bytes=100):
-    return [one for table in source.listing() for one in source.read(table, max_bytes=max_bytes)]
+    return [one for table in source.listing() for one in bytes_of(source, table, max_bytes)]
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -194,6 +195,6 @@ def test_uris_stay_inside_the_source(tmp_path, uri):
     source = found(tmp_path / "photos")
     table = next(source.listing())
     forged = table.set_column(0, "uri", [[uri]])
-    (refused,) = source.read(forged, max_bytes=100)
+    (refused,) = bytes_of(source, forged, 100)
     assert refused.reason == "unreadable"
     assert "no path below a root" in refused.detail

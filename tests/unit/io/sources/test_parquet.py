@@ -15,7 +15,7 @@ from icce_ray.io.sources import SourceError, SourceSpec, open_source
 from icce_ray.io.sources import parquet as module
 from icce_ray.io.sources.parquet import ParquetSource
 from tests.failures import fails
-from tests.sources import LIMIT, bytes_of, listed, rows_give_their_bytes
+from tests.sources import bytes_of, listed, read, rows_give_their_bytes
 from tests.sources import write_parquet as write
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -190,7 +190,7 @@ def test_a_small_file_does_not_unpack_to_any_size(tmp_path, monkeypatch):
         assert path.stat().st_size < 10_000
         source = source_of(path)
         rows, before, most = listed(source), pa.total_allocated_bytes(), 0
-        for image, found in zip(images, source.read(rows, max_bytes=limit), strict=True):
+        for image, found in zip(images, read(source, rows, limit), strict=True):
             most = max(most, pa.total_allocated_bytes() - before)
             assert (found == image) if not reason else (found.reason == "too_many_bytes" and reason in found.detail)
         assert most < 32 << 20
@@ -309,26 +309,10 @@ def test_reading_holds_a_batch_and_no_row_group(tmp_path, monkeypatch):
     source = source_of(path)
     rows = listed(source)
     before, most = pa.total_allocated_bytes(), 0
-    for image, found in zip(images, source.read(rows, max_bytes=LIMIT), strict=True):
+    for image, found in zip(images, read(source, rows), strict=True):
         assert found == image
         most = max(most, pa.total_allocated_bytes() - before)
     assert most < 12 << 20 < sum(map(len, images))
-
-
-def test_on_a_store(radosgw):
-    bucket = radosgw.bucket()
-    images = [random.Random(row).randbytes(5000) for row in range(100)]
-    for name, part in [("a", images[:50]), ("b", images[50:])]:
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.table({"image": binary(*part)}), sink, row_group_size=20)
-        radosgw.client.put_object(Bucket=bucket, Key=f"set/{name}.parquet", Body=sink.getvalue().to_pybytes())
-    source = source_of(radosgw.uri(f"{bucket}/set"))
-    rows = listed(source)
-    assert bytes_of(source, rows) == images
-    radosgw.client.delete_object(Bucket=bucket, Key="set/b.parquet")
-    found = bytes_of(open_source(source.spec), rows)
-    assert found[:50] == images[:50]
-    assert {reject.reason for reject in found[50:]} == {"unreadable"}
 
 
 @settings(deadline=None, max_examples=30)

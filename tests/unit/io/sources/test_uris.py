@@ -68,13 +68,6 @@ def test_where_paths_count_from(tmp_path):
     assert [reject.reason for reject in (gone, folder)] == ["unreadable"] * 2
 
 
-def test_too_large_and_empty(tmp_path):
-    write(tmp_path / "a.jpg", "12345")
-    assert [found.reason for found in bytes_of(source_of(write(tmp_path / "list.txt", "a.jpg")), limit=4)] == [
-        "too_many_bytes"
-    ]
-
-
 @pytest.mark.parametrize(
     ("entry", "message"),
     [

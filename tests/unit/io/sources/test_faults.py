@@ -8,37 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from icce_ray.io import locations
 from icce_ray.io.locations import UnavailableError
 from icce_ray.io.sources import SourceSpec, find_source, open_source
-from icce_ray.io.sources.containers import StoreFile
 from icce_ray.io.sources.walk import one_ahead
+from icce_ray.io.stores import StoredFile
 from tests.failures import fails
 from tests.servers.proxy import FaultProxy
-
-DATA = random.Random(0).randbytes(3000)
-
-
-@settings(deadline=None, max_examples=200)
-@given(
-    st.lists(st.tuples(st.integers(0, 3200), st.integers(-1, 700)), max_size=20),
-    st.integers(0, 100),
-    st.integers(0, 4000),
-)
-def test_reads_are_those_of_a_plain_file(reads, least, most):
-    plain, file = io.BytesIO(DATA), StoreFile(pa.BufferReader(DATA), least=least, most=most, whole=True)
-    for position, size in reads:
-        assert file.seek(position) == plain.seek(position)
-        assert file.read(size) == plain.read(size)
-        assert file.tell() == plain.tell()
-        assert file.read_at(position, abs(size)) == DATA[position : position + abs(size)]
-        assert file.read(7) == plain.read(7)
-    assert file.seek(-5, io.SEEK_END) == 2995
-    assert io.BufferedReader(file).read() == DATA[-5:]
-    assert file.closed
+from tests.sources import bytes_of
 
 
 def test_streams_one_after_the_other():
@@ -115,7 +93,7 @@ def test_faults_of_the_line_change_nothing(moto, three_forms, name, faults, monk
             array = open_source(source.spec).features(rows)
             found = [row.astype(np.uint8).tobytes() for row in array]
         else:
-            found = list(open_source(source.spec).read(rows, max_bytes=1 << 20))
+            found = bytes_of(open_source(source.spec), rows)
         assert proxy.done["requests"] > 5
     assert found == images
 
@@ -129,9 +107,9 @@ def test_a_store_that_is_gone_is_no_reject(moto, three_forms, name, monkeypatch)
     def gone(*_):
         raise UnavailableError("the store did not answer")
 
-    monkeypatch.setattr(StoreFile, "_exactly", gone)
+    monkeypatch.setattr(StoredFile, "read_at", gone)
     again = open_source(source.spec) if name != "a.npy" else source
     with fails(UnavailableError, "did not answer"):
-        list(again.read(rows, max_bytes=1 << 20)) if name != "a.npy" else again.features(rows)
+        bytes_of(again, rows) if name != "a.npy" else again.features(rows)
     with fails(UnavailableError, "did not answer"):
         list(open_source(source.spec).listing())
