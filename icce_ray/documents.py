@@ -1,13 +1,17 @@
 """JSON and YAML that come from outside, read in one place: bounded, and nothing but plain values.
 
-Whoever reads such a file turns `DocumentError` into an error of its own, with the file's name and the remedy.
+Whoever reads such a file turns `DocumentError` into an error of its own, with the file's name and the remedy. Files of
+a run are sealed: their last key, `sha256`, is that of the whole file with nothing between the quotes of its value, so
+that a changed byte is seen. Those of earlier versions have none and are read as they are.
 """
 
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
+import re
 import stat
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +27,9 @@ MOST_YAML, MOST_JSON = 1 << 18, 1 << 30
 #: Maps and lists within each other, and digits of a number. Files of runs have 6 and 19 at most.
 MOST_DEPTH, MOST_DIGITS = 32, 50
 _INT64 = 1 << 63
+_CHECKSUM = "sha256"
+#: How a file ends that has a checksum, whatever became of the key.
+_END = re.compile(rb"[0-9a-f]{64}['\"]\W*$")
 
 
 def _moment(text: str) -> str:
@@ -37,6 +44,11 @@ def _moment(text: str) -> str:
 
 #: A moment as text, ISO 8601 with its zone: two of them can be compared.
 Moment = Annotated[str, AfterValidator(_moment)]
+
+
+def now() -> str:
+    """This moment, in UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 class DocumentError(ValueError):
@@ -58,12 +70,12 @@ def parse_json(data: bytes | str, *, most: int = MOST_JSON) -> Any:
     return content
 
 
-def parse_yaml(data: bytes | str, *, most: int = MOST_YAML) -> Any:
+def parse_yaml(data: bytes | str) -> Any:
     """Maps with keys of text, lists, text, numbers, true, false and null; a date is text. Raises DocumentError.
 
     Anchors, aliases and tags are refused: a few lines of them can stand for any amount of memory, or for themselves.
     """
-    _check_size(data, most)
+    _check_size(data, MOST_YAML)
     try:
         content = yaml.load(data, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader that knows less
     except yaml.MarkedYAMLError as error:
@@ -94,7 +106,7 @@ def shaped(kind: type[T], content: Any) -> T:
     try:
         return _adapter(kind).validate_python(content)
     except ValidationError as error:
-        raise DocumentError(first_fault(error)) from error
+        raise DocumentError(_first_fault(error)) from error
 
 
 @lru_cache(maxsize=64)
@@ -102,7 +114,7 @@ def _adapter(kind: type[T]) -> TypeAdapter[T]:
     return TypeAdapter(kind)
 
 
-def first_fault(error: ValidationError) -> str:
+def _first_fault(error: ValidationError) -> str:
     """The first fault in one line, and how many there are besides."""
     first, *others = error.errors(include_url=False)
     name = ".".join(str(part) for part in first["loc"]) or "the whole"
@@ -142,16 +154,8 @@ def check_regular(path: str | os.PathLike[str]) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISREG(mode):
-        kind = next((name for name, test in _KINDS.items() if test(mode)), "something else")
-        raise DocumentError(f"it is {kind}, not a file")
-
-
-_KINDS = {
-    "a folder": stat.S_ISDIR,
-    "a pipe": stat.S_ISFIFO,
-    "a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
-    "a socket": stat.S_ISSOCK,
-}
+        kinds = {"d": "a folder", "p": "a pipe", "c": "a device", "b": "a device", "s": "a socket"}
+        raise DocumentError(f"it is {kinds.get(stat.filemode(mode)[0], 'something else')}, not a file")
 
 
 def _check_size(data: bytes | str, most: int) -> None:
@@ -250,3 +254,47 @@ _PlainLoader.yaml_implicit_resolvers = {
 }
 for _tag in ("int", "float"):
     _PlainLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _PlainLoader.number)
+
+
+# -- files with a checksum of their own ------------------------------------------------------------------------------
+
+
+def sealed_json(content: dict[str, Any]) -> bytes:
+    """A JSON object and its checksum, one key a line."""
+    whole = content | {_CHECKSUM: ""}
+    try:
+        body = json.dumps(whole, indent=1, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # the name of a file that is not UTF-8
+        body = json.dumps(whole, indent=1).encode()
+    return _sealed(body, b'"')
+
+
+def sealed_yaml(content: dict[str, Any]) -> bytes:
+    """A YAML mapping and its checksum, in the order of its keys."""
+    return _sealed(yaml.safe_dump(content, sort_keys=False).encode() + f"{_CHECKSUM}: ''\n".encode(), b"'")
+
+
+def opened_json(data: bytes) -> dict[str, Any]:
+    """Content without the checksum. Raises DocumentError for what is no JSON object or was changed since."""
+    return _opened(data, parse_json(data), b'"', strict=True)
+
+
+def opened_yaml(data: bytes, *, strict: bool = False) -> dict[str, Any]:
+    """The same of YAML, which people may edit: only `strict` asks for the checksum."""
+    return _opened(data, parse_yaml(data), b"'", strict=strict)
+
+
+def _sealed(body: bytes, quote: bytes) -> bytes:
+    before, _, after = body.rpartition(2 * quote)
+    return before + quote + hashlib.sha256(body).hexdigest().encode() + quote + after
+
+
+def _opened(data: bytes, content: Any, quote: bytes, *, strict: bool) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise DocumentError(f"it holds {type(content).__name__}, not names with values")
+    digest = content.pop(_CHECKSUM, None)
+    if strict and (digest is not None or _END.search(data)):
+        before, held, after = data.rpartition(quote + str(digest).encode(errors="replace") + quote)
+        if not held or hashlib.sha256(before + 2 * quote + after).hexdigest() != digest:
+            raise DocumentError("its sha256 is not that of its content, which was changed since it was written")
+    return content

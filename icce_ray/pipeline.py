@@ -156,7 +156,7 @@ def writing(
     """The display, and the lock of the only process that writes to the store. RunError if another one does."""
     with RunProgress(verbose=verbose) as display:
         check_writable(store.root)
-        with RunLock(store.root, command=command, take_over=take_over, say=display.log_as("lock")) as lock:
+        with RunLock(store.root, command=command, take_over=take_over, log=display.log_as("lock")) as lock:
             if redo is not None and lock.settle:  # else its workers would write into the place that is cleared
                 wait = f"waiting {lock.settle:.0f} s for what the former holder started, before --redo deletes"
                 display.log("lock", wait)

@@ -30,11 +30,8 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def _score(name: str, one: str) -> float:
-    (group, _, last), (known_group, _, known_last) = name.rpartition("."), one.rpartition(".")
-    alike, groups = _alike(last, known_last), _alike(group, known_group)
+    (group, _, last), (other_group, _, other_last) = name.rpartition("."), one.rpartition(".")
+    pairs = ((last, other_last), (group, other_group))
+    alike, groups = (difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
     needed = NEARLY_SAME if group and groups < NEAR else NEAR
     return alike + GROUP_WEIGHT * groups if alike >= needed else 0.0
-
-
-def _alike(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other).ratio()

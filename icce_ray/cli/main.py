@@ -10,11 +10,12 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from icce_ray.cli.demo import demo
 from icce_ray.cli.interrupts import SIGNALLED, interruptible
 from icce_ray.cli.options import EXIT_ERROR, EXIT_REJECTS, EXIT_USAGE, EXIT_VIOLATIONS
 from icce_ray.cli.plan import plan
 from icce_ray.cli.results import evaluate, export, predict, report, status, verify
-from icce_ray.cli.run import demo, run, settings
+from icce_ray.cli.run import run, settings
 from icce_ray.cli.sweep import HELP, sweep
 from icce_ray.terminal import Terminal, escape_unencodable
 from icce_ray.version import __version__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from icce_ray.cli.options import Config, Overrides
 from icce_ray.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -41,14 +41,12 @@ def plan(
         str | None, typer.Option(metavar="NAME", help="cls or cls+patch_mean; hog or hog+color.")
     ] = None,
     image_kb: Annotated[float, typer.Option(metavar="KB", help="Of an image on average.")] = 100.0,
-    network_gbit: Annotated[float, typer.Option(metavar="GBIT", help="A second, store to all machines.")] = 25.0,
+    network_gbit: Annotated[float, typer.Option(metavar="GBIT", help="Per second, store to all machines.")] = 25.0,
     gpu_price: Annotated[float | None, typer.Option(metavar="PRICE", help="Of one GPU for an hour.")] = None,
     cpu_price: Annotated[float | None, typer.Option(metavar="PRICE", help="Of one core for an hour.")] = None,
     rates: Annotated[str | None, typer.Option(metavar="FILE", help="YAML of own rates; they win.")] = None,
-    config: Annotated[str | None, typer.Option(metavar="FILE", help="YAML of settings; --set and options win.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting; see `icce settings`.")
-    ] = None,
+    config: Config = None,
+    overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print seconds and bytes as JSON.")] = False,
 ) -> None:
     """Say what a run will take: time, storage, memory, GPU and CPU hours.
@@ -78,7 +76,7 @@ def plan(
     settings = load_as(PlanSettings, values, config=config, overrides=overrides)
     made = make_plan(settings, load_rates(rates), machines, images=images, image_bytes=1e3 * image_kb)
     if as_json:
-        Terminal().print_lines(json.dumps(made.as_dict(), indent=1))
+        Terminal().print_lines(made.model_dump_json(indent=1))
     else:
         chosen = settings.heads
         title = f"K = {settings.clusters:,}, {chosen.heads} heads, {chosen.epochs} epochs"

@@ -1,4 +1,4 @@
-"""`icce run` and `icce demo`, and `icce settings`: what a run may be asked."""
+"""`icce run`, and `icce settings`: what a run may be asked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from icce_ray.cli.options import SETTINGS, STAGES, Config, Format, Overrides, Quiet, Source
+from icce_ray.cli.options import SETTINGS, STAGES, Config, Format, Overrides, Quiet, Source, TakeOver
 from icce_ray.terminal import Terminal
 
 #: Of `icce settings` where the output is no terminal, which would tell its width.
@@ -47,10 +47,7 @@ def run(
         str | None,
         typer.Option(metavar="STAGE", help="Delete this stage and all after it; run them.", rich_help_panel=STAGES),
     ] = None,
-    take_over: Annotated[
-        bool,
-        typer.Option("--take-over", metavar="", help="End whoever else writes there.", rich_help_panel=STAGES),
-    ] = False,
+    take_over: TakeOver = False,
     quiet: Quiet = False,
 ) -> None:
     """Cluster images into K classes and train a classifier for more.
@@ -83,24 +80,6 @@ def run(
     page = store.report()
     if page is not None:
         console.print_line(f"Look at them: {page}")
-
-
-def demo(
-    out: Annotated[
-        str, typer.Option(metavar="FOLDER", help="For images and runs; a run there is resumed.")
-    ] = "demo-run",
-    seed: Annotated[int, typer.Option(metavar="N", help="Of all random numbers.")] = 0,
-    quiet: Quiet = False,
-) -> None:
-    """Cluster the 1,797 real digits that scikit-learn brings; score it.
-
-    A fifth of them is kept aside and predicted as unseen. Needs no download and about a minute.
-
-    Example: icce demo
-    """
-    from icce_ray.cli.demo import run_demo
-
-    run_demo(out, seed=seed, quiet=quiet)
 
 
 def settings(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from icce_ray.cli.options import Quiet, Run
+from icce_ray.cli.options import Quiet, Run, TakeOver
 from icce_ray.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def sweep(
     grace: Annotated[int | None, typer.Option(metavar="N", help="Of asha: epochs before it stops any.")] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="By default those of the settings.")] = None,
     at_once: Annotated[int | None, typer.Option(metavar="N", help="Trials; by default one a GPU, or a CPU.")] = None,
-    take_over: Annotated[bool, typer.Option("--take-over", metavar="", help="End whoever else writes there.")] = False,
+    take_over: TakeOver = False,
     quiet: Quiet = False,
 ) -> None:
     """See HELP, which `icce sweep --help` shows."""

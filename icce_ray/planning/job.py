@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
 from icce_ray.backbones import TRANSFORMER_SIZE, BackboneError, describe_backbone
 from icce_ray.core.neighbors import default_k_max
@@ -24,13 +24,6 @@ class Machines(Strict):
     """Between the store and all machines together, each way."""
     gpu_price: float | None = Field(default=None, ge=0, le=1e9)
     cpu_price: float | None = Field(default=None, ge=0, le=1e9)
-
-    @property
-    def price(self) -> float | None:
-        """Of all machines for an hour; None without any price."""
-        if self.gpu_price is None and self.cpu_price is None:
-            return None
-        return self.gpus * (self.gpu_price or 0.0) + self.cpus * (self.cpu_price or 0.0)
 
 
 class Bucket(Strict):
@@ -55,8 +48,7 @@ class Part:
     """Summed over the cores that compute."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StagePlan:
+class StagePlan(Strict):
     """What one stage takes; sizes in bytes."""
 
     stage: str
@@ -64,24 +56,41 @@ class StagePlan:
     seconds: float
     gpus_held: int
     """GPUs that nobody else can use meanwhile."""
-    gpu_seconds: float
-    """Of the GPUs held."""
-    cpu_seconds: float
-    """Work of all cores."""
-    storage: float
+    storage: float = 0.0
     """What it leaves in the run."""
-    device_memory: float
+    device_memory: float = 0.0
     """Of each GPU that it uses; where there is none, of the process that computes."""
-    host_memory: float
+    host_memory: float = 0.0
     """Of its largest process besides."""
-    bottleneck: str
-    """The longest part on the resource that is busy longest."""
-    basis: Literal["measured", "derived"]
-    """`derived` if any of its parts is: whoever reads one figure must not take it for measured."""
+
+    @computed_field
+    @property
+    def gpu_seconds(self) -> float:
+        """Of the GPUs held."""
+        return self.gpus_held * self.seconds
+
+    @computed_field
+    @property
+    def cpu_seconds(self) -> float:
+        """Work of all cores."""
+        return sum(part.cpu_seconds for part in self.parts)
+
+    @computed_field
+    @property
+    def bottleneck(self) -> str:
+        """The longest part on the resource that is busy longest."""
+        total = busy(*self.parts)
+        busiest = [part for part in self.parts if part.resource == max(total, key=lambda one: total[one])]
+        return max(busiest, key=lambda part: part.seconds).name
+
+    @computed_field
+    @property
+    def basis(self) -> Literal["measured", "derived"]:
+        """`derived` if any of its parts is: whoever reads one figure must not take it for measured."""
+        return "derived" if any(part.basis == "derived" for part in self.parts) else "measured"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Strict):
     """What a run takes, stage by stage and in `total`: seconds, storage, gpu_seconds, cpu_seconds, cost."""
 
     images: int
@@ -99,21 +108,18 @@ class Plan:
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        rates = {name: rate.model_dump(mode="json", exclude_none=True) for name, rate in self.rates.items()}
-        return asdict(replace(self, rates={})) | {"machines": self.machines.model_dump(), "rates": rates}
-
 
 class Job:
     """Sizes of a run, and its work divided by the rates; `used` are the rates that were asked for."""
 
     def __init__(self, settings: Settings, machines: Machines, rates: Rates, bucket: Bucket) -> None:
         """Raises PlanError for a model or a GPU without rates, and for settings that no run could have."""
-        self.settings, self.machines, self.rates = settings, machines, rates
-        self.used: dict[str, Rate] = {}
+        self.settings, self.machines = settings, machines
         self.gpu = rates.gpu(machines.gpu_type) if machines.gpus else None
+        self.used: dict[str, Rate] = {}
+        self._rates = rates.table(self.gpu)
         self.images, self.image_bytes, self.clusters = bucket.images, bucket.image_bytes, settings.clusters
+        self.shape = None if settings.embed.backbone == "hog" else rates.model(settings.embed.backbone)
         self._describe_features()
         if settings.count_unknown:
             raise PlanError("clusters = auto: a plan counts with a number; give --clusters K, as many as you expect")
@@ -124,7 +130,7 @@ class Job:
         chosen = settings.neighbors
         most = chosen.k_max or default_k_max(self.n, self.clusters, chosen.k_min)
         self.k_max = min(chosen.k_min if chosen.mode == "fixed" else most, self.n - 1)
-        self.names = self.host("id_bytes")
+        self.names = self.rate("id_bytes")
         """Bytes of an image's names in a shard."""
         self.row = 2.0 * (self.dim + self.block_dim) + self.names
         """Bytes of an image in the feature shards; features are float16, taken as incompressible."""
@@ -132,7 +138,6 @@ class Job:
     def _describe_features(self) -> None:
         """Pixels a side, and widths of the feature and of the CLS tokens of the last blocks beside it."""
         embed, kind = self.settings.embed, self.settings.embed.feature_kind
-        self.shape = None if embed.backbone == "hog" else self.rates.model(embed.backbone)
         if self.shape is None:
             try:
                 info = describe_backbone("hog", kind, n_last_blocks=embed.n_last_blocks, image_size=embed.image_size)
@@ -155,40 +160,34 @@ class Job:
         """Where tensors live."""
         return "cuda" if self.gpu else "cpu"
 
-    def _use(self, name: str, rate: Rate) -> float:
-        self.used[name] = rate
-        return rate.value
+    def rate(self, name: str) -> float:
+        """One of `Rates.table`."""
+        self.used[name] = self._rates[name]
+        return self.used[name].value
 
     def _basis(self, *names: str) -> Literal["measured", "derived"]:
         return "derived" if any(self.used[name].measured is None for name in names) else "measured"
 
-    def host(self, name: str) -> float:
-        """A rate of one core, or of the files."""
-        return self._use(name, self.rates.host[name])
-
-    def unit(self, name: str) -> float:
-        """A rate of one GPU, or of all cores where there is none."""
-        if self.gpu is not None:
-            return self._use(name, self.gpu.rate(name, self.rates.shares[name]))
-        return self.machines.cpus * self._use(name, self.rates.core[name])
-
     def fixed(self, stage: str) -> Part:
         """What a stage takes however small it is, or Ray before the first."""
-        seconds = self._use(f"fixed {stage}", self.rates.fixed[stage])
-        return Part("begin and end", seconds, "start", self._basis(f"fixed {stage}"))
+        name = f"fixed {stage}"
+        return Part("begin and end", self.rate(name), "start", self._basis(name))
 
     def cpu(self, name: str, amount: float, rate: str, cores: int | None = None) -> Part:
         """So much work for `cores` cores, by default for all."""
-        seconds = amount / self.host(rate)
-        cores = min(cores or self.machines.cpus, self.machines.cpus)
-        return Part(name, seconds / cores, "CPU", self._basis(rate), cpu_seconds=seconds)
+        return self._on_cores(name, {rate: amount}, cores)
 
     def tensors(self, name: str, amounts: dict[str, float], gpus: int | None = None) -> Part:
         """Work by rate, for `gpus` GPUs, by default for all; for all cores where there is none."""
-        seconds = sum(amount / self.unit(rate) for rate, amount in amounts.items())
         if self.gpu is None:
-            return Part(name, seconds, "CPU", self._basis(*amounts), cpu_seconds=seconds * self.machines.cpus)
+            return self._on_cores(name, amounts)
+        seconds = sum(amount / self.rate(rate) for rate, amount in amounts.items())
         return Part(name, seconds / (gpus or self.machines.gpus), "GPU", self._basis(*amounts), gpu_seconds=seconds)
+
+    def _on_cores(self, name: str, amounts: dict[str, float], cores: int | None = None) -> Part:
+        seconds = sum(amount / self.rate(rate) for rate, amount in amounts.items())
+        cores = min(cores or self.machines.cpus, self.machines.cpus)
+        return Part(name, seconds / cores, "CPU", self._basis(*amounts), cpu_seconds=seconds)
 
     def network(self, size: float, resource: Literal["network in", "network out"]) -> Part:
         """Bytes between the store and all machines together."""
@@ -199,34 +198,10 @@ class Job:
         """Bytes of Parquet, compressed and uploaded."""
         return self.cpu("write", size, "parquet_write", cores), self.network(size, "network out")
 
-    def stage(
-        self,
-        stage: str,
-        *parts: Part,
-        seconds: float,
-        gpus: int = 0,
-        storage: float = 0,
-        device: float = 0,
-        host: float = 0,
-    ) -> StagePlan:
-        """A stage of so many seconds beside those that it takes however small it is."""
+    def stage(self, stage: str, *parts: Part, seconds: float, gpus: int = 0, **sizes: float) -> StagePlan:
+        """A stage of so many seconds beside those that it takes however small it is; `sizes` are those of its plan."""
         parts = (*parts, self.fixed(stage))
-        total = busy(*parts)
-        busiest = [part for part in parts if part.resource == max(total, key=lambda one: total[one])]
-        seconds += parts[-1].seconds
-        return StagePlan(
-            stage=stage,
-            parts=parts,
-            seconds=seconds,
-            gpus_held=gpus,
-            gpu_seconds=gpus * seconds,
-            cpu_seconds=sum(part.cpu_seconds for part in parts),
-            storage=storage,
-            device_memory=device,
-            host_memory=host,
-            bottleneck=max(busiest, key=lambda part: part.seconds).name,
-            basis="derived" if any(part.basis == "derived" for part in parts) else "measured",
-        )
+        return StagePlan(stage=stage, parts=parts, seconds=seconds + parts[-1].seconds, gpus_held=gpus, **sizes)
 
 
 def busy(*parts: Part) -> dict[str, float]:

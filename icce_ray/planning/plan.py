@@ -35,7 +35,7 @@ SMALL, BASE = 512, 896
 def _list(job: Job) -> StagePlan:
     """One process asks for the keys."""
     keys = job.cpu("keys", job.images, "list", cores=1)
-    return job.stage("list", keys, seconds=keys.seconds, storage=job.images * job.host("manifest_bytes"))
+    return job.stage("list", keys, seconds=keys.seconds, storage=job.images * job.rate("manifest_bytes"))
 
 
 def _embed(job: Job) -> StagePlan:
@@ -56,7 +56,13 @@ def _embed(job: Job) -> StagePlan:
         device = 4 * job.shape.parameters + job.shape.activation_bytes(job.side, batch, blocks=blocks)
     pixels = 2.0 * settings.embed.rows_per_shard * 3 * job.side**2  # of a chunk, and their Arrow table
     return job.stage(
-        "embed", *parts, seconds=streamed(*parts), gpus=job.machines.gpus, storage=out, device=device, host=pixels
+        "embed",
+        *parts,
+        seconds=streamed(*parts),
+        gpus=job.machines.gpus,
+        storage=out,
+        device_memory=device,
+        host_memory=pixels,
     )
 
 
@@ -77,7 +83,9 @@ def _sample(job: Job) -> StagePlan:
     read, out = share * job.images * job.row, job.n * job.row
     draw = job.cpu("draw", job.images, "draw", cores=1)
     parts = (job.cpu("read", read, "parquet_read"), job.network(read, "network in"), *job.written(out))
-    return job.stage("sample", draw, *parts, seconds=draw.seconds + streamed(*parts), storage=out, host=40.0 * job.n)
+    return job.stage(
+        "sample", draw, *parts, seconds=draw.seconds + streamed(*parts), storage=out, host_memory=40.0 * job.n
+    )
 
 
 def _neighbors(job: Job) -> StagePlan:
@@ -100,8 +108,8 @@ def _neighbors(job: Job) -> StagePlan:
         seconds=read.seconds + streamed(*stream),
         gpus=gpus or 0,
         storage=out,
-        device=base + work,
-        host=3.0 * NEIGHBOR_BYTES * rows * job.k_max,
+        device_memory=base + work,
+        host_memory=3.0 * NEIGHBOR_BYTES * rows * job.k_max,
     )
 
 
@@ -136,8 +144,8 @@ def _heads(job: Job) -> StagePlan:
         seconds=load.seconds + uneven * in_turn(train, label),
         gpus=workers if job.gpu else 0,
         storage=4.0 * chosen.heads * cost.parameters + n * (4.0 * chosen.heads + job.names),
-        device=data + cost.memory(share, job.device),
-        host=data + 2.0 * NEIGHBOR_BYTES * job.settings.neighbors.rows_per_shard * job.k_max,  # and one file
+        device_memory=data + cost.memory(share, job.device),
+        host_memory=data + 2.0 * NEIGHBOR_BYTES * job.settings.neighbors.rows_per_shard * job.k_max,  # and one file
     )
 
 
@@ -172,7 +180,7 @@ def _consensus(job: Job) -> StagePlan:
         votes,
         seconds=max(together, *(in_turn(*parts) for parts in methods)) + votes.seconds,
         storage=n * (LABEL_BYTES + job.names),
-        host=max(sizes),
+        host_memory=max(sizes),
     )
 
 
@@ -194,8 +202,8 @@ def _classifier(job: Job) -> StagePlan:
         gpus=min(1, job.machines.gpus),
         storage=4.0 * job.clusters * max(widths),
         # The features, and the training rows among them; weights and their velocity; logits and probabilities.
-        device=2 * features + 2 * weights + 4.0 * 2 * batch * rates * job.clusters,
-        host=2 * features,
+        device_memory=2 * features + 2 * weights + 4.0 * 2 * batch * rates * job.clusters,
+        host_memory=2 * features,
     )
 
 
@@ -215,8 +223,8 @@ def _predict(job: Job) -> StagePlan:
         seconds=max(in_turn(*of_tasks), download.seconds),  # a task does one after the other
         gpus=job.machines.gpus,
         storage=size,
-        device=4.0 * shard * (wide + 2 * job.clusters),
-        host=3.0 * shard * job.row,
+        device_memory=4.0 * shard * (wide + 2 * job.clusters),
+        host_memory=3.0 * shard * job.row,
     )
 
 
@@ -249,7 +257,9 @@ def make_plan(
     start = job.fixed("start").seconds
     stages = tuple(stage(job) for stage in STAGES.values())
     seconds = start + sum(stage.seconds for stage in stages)
-    price = job.machines.price
+    given = job.machines
+    prices = (given.gpu_price, given.cpu_price)
+    price = None if prices == (None, None) else given.gpus * (prices[0] or 0.0) + given.cpus * (prices[1] or 0.0)
     names = ("storage", "gpu_seconds", "cpu_seconds")
     total: dict[str, float | None] = {name: sum(getattr(stage, name) for stage in stages) for name in names}
     return Plan(
@@ -297,7 +307,7 @@ def _assumptions(job: Job) -> list[str]:
         ),
         "ground-truth neighbours are planned as if they were searched": neighbors.mode == "ground_truth",
         "cost: all GPUs and cores from beginning to end, busy or not; storage and requests are not counted": (
-            machines.price is not None
+            machines.gpu_price is not None or machines.cpu_price is not None
         ),
     }
     return [line for line, holds in lines.items() if holds]

@@ -10,7 +10,7 @@ import datetime
 from importlib import resources
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from icce_ray.backbones import PUBLISHED, TransformerShape
 from icce_ray.documents import DocumentError, parse_yaml, read_yaml_map, shaped
@@ -62,6 +62,10 @@ class Rate(Strict):
                 "give either `measured` (date, machine, command) or `derived` (basis): a figure says how it is known"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_other(self, content: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in content(self).items() if value is not None}
 
     @property
     def source(self) -> str:
@@ -121,6 +125,11 @@ class Rates(Strict):
     gpus: dict[str, Gpu]
     models: dict[str, TransformerShape]
     """Beside the published ones."""
+
+    def table(self, gpu: Gpu | None) -> dict[str, Rate]:
+        """Every rate by name: of one core and of files, of one GPU of a kind or of one core without, `fixed STAGE`."""
+        tensors = self.core if gpu is None else {name: gpu.rate(name, share) for name, share in self.shares.items()}
+        return self.host | tensors | {f"fixed {stage}": rate for stage, rate in self.fixed.items()}
 
     def gpu(self, name: str) -> Gpu:
         """Raises PlanError for one that is not in the file."""

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from icce_ray.documents import DocumentError, shaped
+from icce_ray.documents import DocumentError, opened_yaml, shaped
 from icce_ray.report.labels import Classes, Labelled, evenly
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import CLASSIFIER_GRID, HEAD_LOSSES, NEIGHBORS, SWEEPS
-from icce_ray.store.seals import opened_yaml
 
 #: Colours that stand out on light and dark and for the colour-blind (Okabe and Ito 2008).
 BLUE, ORANGE, GREEN, PINK = "#3b8fd4", "#e69f00", "#009e73", "#cc79a7"

@@ -5,8 +5,6 @@ Errors at construction name the field, its value, the limit and the remedy, so b
 
 from icce_ray.settings.loading import SettingsError, load, load_as
 from icce_ray.settings.models import (
-    ClassifierSettings,
-    ConsensusSettings,
     EmbedSettings,
     HeadsSettings,
     ListSettings,
@@ -19,8 +17,6 @@ from icce_ray.settings.models import (
 )
 
 __all__ = [
-    "ClassifierSettings",
-    "ConsensusSettings",
     "EmbedSettings",
     "HeadsSettings",
     "ListSettings",

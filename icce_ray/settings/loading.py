@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from icce_ray.documents import DocumentError, parse_yaml, read_yaml_map, shown
 from icce_ray.settings.models import Settings
@@ -68,23 +69,24 @@ def load_as(
 
 def unknown_setting(name: str) -> str:
     """What to say of a dotted name that is no setting: the nearest one, else those of its group, else the groups."""
-    if hint := did_you_mean(name, [*setting_names(), *Settings.model_fields]):
+    if hint := did_you_mean(name, [*FIELDS, *Settings.model_fields]):
         return f"unknown setting; {hint.rstrip()}"
     group = nearest(name.partition(".")[0], Settings.model_fields)
-    inner = [one for one in setting_names() if one.startswith(f"{group}.")] if "." in name else []
+    inner = [one for one in FIELDS if one.startswith(f"{group}.")] if "." in name else []
     return f"unknown setting; settings are {', '.join(inner or Settings.model_fields)}"
 
 
-def setting_names() -> list[str]:
-    """Dotted names of all settings, in the order of the models."""
-    names = []
+def _fields() -> Iterator[tuple[str, FieldInfo]]:
     for name, field in Settings.model_fields.items():
         model = field.annotation
         if isinstance(model, type) and issubclass(model, BaseModel):
-            names += [f"{name}.{inner}" for inner in model.model_fields]
+            yield from ((f"{name}.{inner}", one) for inner, one in model.model_fields.items())
         else:
-            names.append(name)
-    return names
+            yield name, field
+
+
+#: All settings by dotted name, in the order of the models.
+FIELDS = dict(_fields())
 
 
 def _apply(merged: dict[str, Any], override: str) -> None:
@@ -123,9 +125,11 @@ def _explain(fault: Any) -> str:
         message = fault["msg"].removeprefix("Value error, ")
         return f"{name}: {message}" if name else message
     if kind == "model_type":
-        fields = [one for one in setting_names() if one.startswith(f"{name}.")]
+        fields = [one for one in FIELDS if one.startswith(f"{name}.")]
         return f"{name} = {shown(value)}: this is a group of settings; give its fields: {', '.join(fields)}"
-    meaning = _meaning(fault["loc"])
+    places = (".".join(map(str, fault["loc"][:depth])) for depth in (1, 2))
+    text = next((_line(FIELDS[place].description) for place in places if place in FIELDS), "")
+    meaning = f" ({text.removesuffix('.')})" if text else ""
     if kind == "missing":
         return f"{name}: missing, and it has no default{meaning}"
     remedy = _REMEDIES.get(kind)
@@ -146,18 +150,6 @@ def _meant(kind: str, value: Any, allowed: str) -> str:
     return f"; {hint.rstrip()}" if isinstance(value, str) and (hint := did_you_mean(value, words)) else ""
 
 
-def _meaning(location: tuple[int | str, ...]) -> str:
-    """The field's own description, to append in brackets."""
-    model: Any = Settings
-    text = None
-    for part in location:
-        field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
-        if field is None:
-            break
-        model, text = field.annotation, field.description
-    return f" ({_line(text).removesuffix('.')})" if text else ""
-
-
 def _line(error: object) -> str:
     return " ".join(str(error).split())
 
@@ -173,20 +165,18 @@ class Described(NamedTuple):
 
 def described(name: str | None = None) -> list[Described]:
     """All settings, those of one group, or the one of that name. Raises SettingsError for any other name."""
-    wanted = [one for one in setting_names() if name is None or one == name or one.startswith(f"{name}.")]
+    wanted = {one: field for one, field in FIELDS.items() if name is None or f"{one}.".startswith(f"{name}.")}
     if not wanted:
         raise SettingsError(f"{name}: {unknown_setting(str(name))}")
-    return [_described(one) for one in wanted]
-
-
-def _described(name: str) -> Described:
-    model: Any = Settings
-    *groups, last = name.split(".")
-    for group in groups:
-        model = model.model_fields[group].annotation
-    field = model.model_fields[last]
-    default = "" if field.is_required() else _written(field.default)
-    return Described(name, default, " ".join((field.description or "").split()), tuple(_choices(field.annotation)))
+    return [
+        Described(
+            one,
+            "" if field.is_required() else _written(field.default),
+            _line(field.description),
+            tuple(_choices(field.annotation)),
+        )
+        for one, field in wanted.items()
+    ]
 
 
 def _written(value: Any) -> str:

@@ -19,7 +19,7 @@ from operator import attrgetter
 from typing import Any, Literal, get_args
 
 from icce_ray.documents import DocumentError, parse_yaml, shown
-from icce_ray.settings.loading import SettingsError, load, setting_names, unknown_setting
+from icce_ray.settings.loading import FIELDS, SettingsError, load, unknown_setting
 from icce_ray.settings.models import Settings
 from icce_ray.spelling import did_you_mean
 
@@ -194,8 +194,8 @@ def _check_may_vary(name: str) -> None:
     for fixed, reason in FIXED.items():
         if name == fixed or name.startswith(f"{fixed}."):
             raise SettingsError(f"--param {name}: {reason}")
-    if name not in setting_names():
-        fields = [one for one in setting_names() if one.startswith(f"{name}.") and one not in FIXED]
+    if name not in FIELDS:
+        fields = [one for one in FIELDS if one.startswith(f"{name}.") and one not in FIXED]
         group = f"this is a group of settings; give one of {', '.join(fields)}"
         raise SettingsError(f"--param {name}: {group if fields else unknown_setting(name)}")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import (
     Any,
     Literal,
-    Required,  # pydantic takes those of `typing` from Python 3.12 on only
+    NotRequired,  # pydantic takes those of `typing` from Python 3.12 on only
 )
 
 import pyarrow as pa
@@ -44,7 +44,7 @@ class Column:
 
     Attributes:
         type: of the values; of their elements, where `width` is given.
-        width: of vectors, all of one length: the dimension that gives it (see `verify.dimensions`). An optional column
+        width: of vectors, all of one length: the dimension that gives it (`contents.dimensions`). An optional column
             must be there where its width is not 0.
         within: limits of the values, both included; a name stands for a dimension, which is one too many.
         counted: the figure of the marker that holds how often each value occurs.
@@ -63,25 +63,32 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class Artifact:
+    """What a stage writes to one path."""
+
+    stage: str
+    path: str
+
+    def holds(self, path: str) -> bool:
+        """Whether a file is one of this artifact."""
+        return path == self.path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(Artifact):
     """Parquet: a folder of numbered shards, or one file where `path` ends in `.parquet`.
 
     Attributes:
         rows: whose rows these are: of all listed images, of those that `embed` accepted or rejected, or of those that
             heads learn from (the sample, or all accepted ones). In this order over all shards.
         length: dimensions whose product is the number of rows.
+        copies: the table whose rows of the same images these repeat, column by column.
     """
 
-    stage: str
-    path: str
     columns: Mapping[str, Column]
     rows: Rows | None = None
     length: tuple[str, ...] = ()
-
-    @property
-    def sharded(self) -> bool:
-        """Whether it is a folder of shards."""
-        return not self.path.endswith(".parquet")
+    copies: Table | None = None
 
     def schema(self, **dimensions: int) -> pa.Schema:
         """All columns with their types; of vectors these need the dimensions that give their widths."""
@@ -97,11 +104,9 @@ class Table:
         return shard_path(self.path, number)
 
     def holds(self, path: str) -> bool:
-        """Whether a file is one of this table."""
-        if not self.sharded:
-            return path == self.path
+        """Whether a file is one of this table's: its only one, or a shard under the name that its number gives."""
         number = shard_number(path)
-        return number is not None and path == self.part(number)
+        return path == self.path if self.path.endswith(".parquet") else number is not None and path == self.part(number)
 
     def files(self, infos: Iterable[FileInfo]) -> list[FileInfo]:
         """Those of some files that are this table's, in the order of its rows."""
@@ -126,26 +131,20 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tensors:
+class Tensors(Artifact):
     """A safetensors file; every tensor is finite and has the shape that these dimensions give."""
 
-    stage: str
-    path: str
     shapes: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Document:
+class Document(Artifact):
     """A JSON object of some type; with `summary` it holds the figures of the marker."""
 
-    stage: str
-    path: str
     type: Any = dict[str, Any]
     summary: bool = False
     optional: bool = False
 
-
-Artifact = Table | Tensors | Document
 
 # -- shards --------------------------------------------------------------------------------------------------------
 
@@ -163,25 +162,24 @@ def shard_number(path: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def file_order(path: str) -> tuple[str, str, int]:
-    """Sorts files by name, but shards by number: from 1,000,000 on that is not the order of their names."""
-    folder, _, name = path.rpartition("/")
-    number = shard_number(name)
-    return (folder, name, 0) if number is None else (folder, "part-", number)
-
-
 def in_order(infos: Iterable[FileInfo]) -> list[FileInfo]:
-    """Files in `file_order`."""
-    return sorted(infos, key=lambda info: file_order(info.path))
+    """Files by name, but shards by number: from 1,000,000 on that is not the order of their names."""
+
+    def place(info: FileInfo) -> tuple[str, str, int]:
+        folder, _, name = info.path.rpartition("/")
+        number = shard_number(name)
+        return (folder, name, 0) if number is None else (folder, "part-", number)
+
+    return sorted(infos, key=place)
 
 
-class ClassifierDescription(TypedDict, total=False):
+class ClassifierDescription(TypedDict):
     """What the classifier reads."""
 
-    columns: Required[list[tuple[int, int]]]
+    columns: list[tuple[int, int]]
     """Spans of the features side by side: `features` first, `cls_blocks` after them."""
-    classes: Required[int]
-    embed: dict[str, Any]
+    classes: int
+    embed: NotRequired[dict[str, Any]]
     """How images become features."""
 
 
@@ -229,8 +227,8 @@ MANIFEST = Table(
 )
 FEATURES = Table(stage="embed", path="features/status=ok", columns=_ID | _NAMES | _FEATURES, rows="accepted")
 REJECTS = Table(stage="embed", path="features/status=reject", columns=_ID | _NAMES | _REASON, rows="rejected")
-#: Copies of the features; no file where all accepted images are learned from.
-SAMPLE = Table(stage="sample", path="sample", columns=_ID | _NAMES | _FEATURES)
+#: No file where all accepted images are learned from.
+SAMPLE = Table(stage="sample", path="sample", columns=_ID | _NAMES | _FEATURES, rows="learned", copies=FEATURES)
 NEIGHBORS = Table(stage="neighbors", path="neighbors", columns=_ID | _KEY | _LISTS, rows="learned")
 #: What `clusters: auto` and `neighbors.threshold: auto` were resolved from.
 CLUSTERS_EVIDENCE = Document(stage="neighbors", path="neighbors/clusters.json", optional=True)

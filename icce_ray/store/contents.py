@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,11 @@ from icce_ray.store.markers import Marker, RunError
 from icce_ray.store.run import Store
 
 _ROUNDING = 1e-5  # a float32 probability may come out a little above one
+#: Shards of a table of copies that are compared with what they were copied from, every row of them.
+_COMPARED = 32
 
 
-class Unfit(Exception):
+class UnusableError(Exception):
     """A file whose content cannot be what it is declared as; the message says why."""
 
 
@@ -38,21 +40,21 @@ class Contents:
     def __init__(self, store: Store, markers: dict[str, Marker], settings: Settings | None) -> None:
         self.store, self.markers = store, markers
         self.settings = settings and store.resolved(settings)
-        self.dimensions = _dimensions(markers, self.settings)
-        self.ids: dict[str, np.ndarray] = {}
+        self.dimensions = dimensions(markers, self.settings)
+        self.ids: dict[str, np.ndarray] = {"listed": np.arange(markers["list"].summary["images"])}
         """image_ids by what a table's rows may be declared as."""
-        self.manifest = Manifest(self)
+        self._names = Rows(self, MANIFEST, NAMES)
 
     def artifact(self, artifact: Artifact) -> Iterator[str]:
-        """One artifact by its declaration."""
+        """Violations of one declaration."""
         try:
             if isinstance(artifact, Tensors):
                 yield from self._tensors(artifact)
             elif isinstance(artifact, Document):
                 yield from self._document(artifact)
-            else:
+            elif isinstance(artifact, Table):
                 yield from self.table(artifact)[0]
-        except Unfit as error:
+        except UnusableError as error:
             yield f"{artifact.stage}: {artifact.path} {error}"
 
     # -- tables ----------------------------------------------------------------------------------------------------
@@ -64,17 +66,23 @@ class Contents:
         lines: list[str] = []
         ids, rows, usable = [np.empty(0, np.int64)], 0, True
         counts: dict[str, Counter[Any]] = {name: Counter() for name, column in table.columns.items() if column.counted}
-        for info in table.files(self.markers[table.stage].files):
+        files = table.files(self.markers[table.stage].files)
+        compared = files[:: max(1, -(-len(files) // _COMPARED))] if table.copies else []
+        for info in files:
             try:
                 shard = self.read(table, info.path)
-            except Unfit as error:
+            except UnusableError as error:
                 lines.append(f"{table.stage}: {info.path} {error}")
                 usable = False
                 continue
             wrong = [text for name in shard.column_names for text in self._values(table, name, shard[name])]
             wrong += check(info.path, shard) if check and not wrong else ()
             usable &= not wrong
-            wrong += self.manifest.misnamed(shard)
+            if table is not MANIFEST:
+                wrong += self._differences(shard, self._names)
+            if table.copies and info in compared:
+                origin = Rows(self, table.copies, [name for name in shard.column_names if name not in NAMES])
+                wrong += self._differences(shard, origin)
             lines += [f"{table.stage}: {info.path} {text}" for text in wrong]
             rows += len(shard)
             ids += [shard["image_id"].to_numpy()] if "image_id" in table.columns else []
@@ -85,7 +93,7 @@ class Contents:
         if every is not None and expected is not None and not np.array_equal(every, expected):
             extra, missing = len(np.setdiff1d(every, expected)), len(np.setdiff1d(expected, every))
             lines.append(
-                f"{table.stage}: {table.path} has image_ids that are not those of the {self.of(table)} in order: "
+                f"{table.stage}: {table.path} has image_ids that are not the {table.rows} ones in order: "
                 f"{missing} missing, {extra} extra, {rows} rows"
             )
         if table.length and usable and rows != math.prod(self.dimensions[name] for name in table.length):
@@ -94,24 +102,24 @@ class Contents:
         return lines if lines else list(self._counts(table, counts)), every
 
     def read(self, table: Table, path: str) -> pa.Table:
-        """The declared columns of a file. Raises Unfit for one that is missing, of another type or width, or null."""
+        """The declared columns of a file. UnusableError for one that is missing, null, or of another type or width."""
         try:
             whole = self.store.storage.read_table(path).combine_chunks()
         except (ValueError, KeyError, TypeError, OverflowError, StorageError, pa.ArrowException) as error:
-            raise Unfit(f"cannot be used: {type(error).__name__}: {error}") from error
+            raise UnusableError(f"cannot be used: {type(error).__name__}: {error}") from error
         names = []
         for name, column in table.columns.items():
             width = self.dimensions.get(column.width or "", 0)
             if name not in whole.column_names:
                 if column.optional and not width:
                     continue
-                raise Unfit(f"has no column {name!r}")
+                raise UnusableError(f"has no column {name!r}")
             if not table.fits(name, whole.schema):
-                raise Unfit(f"has a column {name!r} of type {whole[name].type}")
+                raise UnusableError(f"has a column {name!r} of type {whole[name].type}")
             if column.width and whole[name].type.list_size != width:
-                raise Unfit(f"has {whole[name].type.list_size} {name}, not {width}")
+                raise UnusableError(f"has {whole[name].type.list_size} {name}, not {width}")
             if whole[name].null_count and not column.nulls:
-                raise Unfit(f"has {whole[name].null_count} rows without {name!r}")
+                raise UnusableError(f"has {whole[name].null_count} rows without {name!r}")
             names.append(name)
         return whole.select(names)
 
@@ -122,15 +130,29 @@ class Contents:
         values = numbers(data)
         if column.within:
             low, most = column.within
-            high = self.dimensions[most] if isinstance(most, str) else most
-            if isinstance(most, str) and not ((values >= low) & (values < high)).all():
-                yield f"has {name} in [{values.min()}, {values.max()}], outside [{low}, {high})"
-            if not isinstance(most, str) and not ((values >= low) & (values <= high + _ROUNDING)).all():
-                yield f"has values of {name} outside [{low}, {high}]"
+            high = self.dimensions[most] - 1 if isinstance(most, str) else most
+            if not ((values >= low) & (values <= high + _ROUNDING)).all():
+                yield f"has {name} from {values.min()} to {values.max()}, allowed is {low} to {high}"
         if column.finite and not np.isfinite(values).all():
             yield f"has {name} that are not finite"
         elif column.directed and not values.any(axis=1).all():
             yield f"has {name} that are zero"
+
+    def _differences(self, shard: pa.Table, origin: Rows) -> Iterator[str]:
+        """Rows that are not those of the same images in another table; ids not in there are reported elsewhere."""
+        table, columns = origin.table, [name for name in origin.columns if name in shard.column_names]
+        ids = self.ids[table.rows or ""]
+        own = shard["image_id"].to_numpy() if columns else ids[:0]
+        place = np.minimum(np.searchsorted(ids, own), len(ids) - 1)
+        rows = np.flatnonzero(ids[place] == own) if len(ids) else ids
+        if not len(rows):
+            return
+        here, there, wrong = shard.take(pa.array(rows)), origin.take(place[rows]), np.zeros(len(rows), bool)
+        for name in columns:
+            wrong |= _unequal(here[name], there[name])
+        if wrong.any():
+            names, first = ", ".join(columns), own[rows][wrong][0]
+            yield f"has {wrong.sum()} images with other {names} than {table.path}, the first {first}"
 
     def _counts(self, table: Table, counts: dict[str, Counter[Any]]) -> Iterator[str]:
         """What the marker counts is what the files hold."""
@@ -147,10 +169,6 @@ class Contents:
         if noted != held:
             yield f"{stage}: its marker says {name} = {noted}, its files hold {held}"
 
-    def of(self, table: Table) -> str:
-        """Where the images come from whose rows a table has."""
-        return "sample" if table.rows == "learned" and self.markers["sample"].files else "features"
-
     # -- weights and documents -----------------------------------------------------------------------------------------
 
     def _tensors(self, artifact: Tensors) -> Iterator[str]:
@@ -160,14 +178,12 @@ class Contents:
         try:
             tensors = self.store.storage.read_tensors(artifact.path)
         except (OSError, ValueError) as error:
-            raise Unfit(f"cannot be used: {type(error).__name__}: {error}") from error
+            raise UnusableError(f"cannot be used: {type(error).__name__}: {error}") from error
         shapes: dict[str, Any] = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         for name in sorted(shapes | expected):
-            if shapes.get(name) != expected.get(name):
-                yield (
-                    f"{artifact.stage}: {artifact.path} has {name} of shape {shapes.get(name)}, expected is "
-                    f"{expected.get(name)}"
-                )
+            here, declared = shapes.get(name), expected.get(name)
+            if here != declared:
+                yield f"{artifact.stage}: {artifact.path} has {name} of shape {here}, expected is {declared}"
             elif not tensors[name].isfinite().all():
                 yield f"{artifact.stage}: {artifact.path} has values in {name} that are not finite"
 
@@ -176,13 +192,13 @@ class Contents:
             content = self.store.document(artifact)
         except FileNotFoundError:
             if not artifact.optional:
-                raise Unfit("is missing") from None
+                raise UnusableError("is missing") from None
             return
         except RunError as error:
             yield f"{artifact.stage}: {error}"
             return
         if artifact.summary and content != self.markers[artifact.stage].summary:
-            raise Unfit("has other figures than the marker")
+            raise UnusableError("has other figures than the marker")
         if artifact is CLASSIFIER_DESCRIPTION:
             yield from self._classifier(content)
 
@@ -199,74 +215,37 @@ class Contents:
             self.dimensions["inputs"] = sum(stop - start for start, stop in spans)
 
 
-class Manifest:
-    """Names of the listed images by image_id; one shard in memory at a time, since readers ask in order."""
+class Rows:
+    """Columns of a table by the number of their row over all shards, of which one is held at a time."""
 
-    def __init__(self, contents: Contents) -> None:
-        self._contents = contents
-        self._files = MANIFEST.files(contents.markers["list"].files)
+    def __init__(self, contents: Contents, table: Table, columns: Sequence[str]) -> None:
+        self.table, self.columns = table, list(columns)
+        self._read = contents.store.storage.read_table
+        self._files = table.files(contents.markers[table.stage].files)
         self._ends = np.cumsum([info.rows or 0 for info in self._files], dtype=np.int64)
-        self._number, self._held = -1, MANIFEST.schema().empty_table()
+        self._number, self._shard = -1, pa.table({})
 
-    def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
-
-    def violations(self) -> Iterator[str]:
-        """image_ids are 0, 1, ... in order, as many as the marker says."""
-        for number, info in enumerate(self._files):
-            try:
-                shard = self._shard(number)
-            except Unfit as error:
-                yield f"list: {info.path} {error}"
-                continue
-            stop = int(self._ends[number])
-            if not np.array_equal(shard["image_id"].to_numpy(), np.arange(stop - len(shard), stop)):
-                yield f"list: {info.path} has image_ids that are not {stop - len(shard)} to {stop - 1} in order"
-        images = self._contents.markers["list"].summary["images"]
-        if len(self) != images:
-            yield f"list: {len(self)} images in its files, {images} in its marker"
-
-    def misnamed(self, table: pa.Table) -> Iterator[str]:
-        """Rows under other names than the manifest's; ids that it does not list are reported elsewhere."""
-        names = [name for name in NAMES if name in table.column_names]
-        if not names:
-            return
-        every = table["image_id"].to_numpy()
-        rows = np.flatnonzero((every >= 0) & (every < len(self)))
-        ids, wrong = every[rows], np.zeros(len(rows), bool)
-        shard_of = np.searchsorted(self._ends, ids, side="right")
-        for number in np.unique(shard_of):
-            mine = np.flatnonzero(shard_of == number)
-            shard = self._shard(int(number))
-            listed = shard.take(pa.array(ids[mine] - (int(self._ends[number]) - len(shard))))
-            here = table.take(pa.array(rows[mine]))
-            for name in names:
-                wrong[mine] |= pc.call_function("not_equal", [here[name], listed[name]]).to_numpy()
-        if wrong.any():
-            yield f"has {wrong.sum()} images under another name than the manifest's, the first {ids[wrong][0]}"
-
-    def _shard(self, number: int) -> pa.Table:
-        if self._number != number:
-            self._held = self._contents.read(MANIFEST, self._files[number].path)
-            self._number = number
-        return self._held
+    def take(self, wanted: np.ndarray) -> pa.Table:
+        """Rows of these numbers, of which there is one at least, in this order."""
+        shard_of = np.searchsorted(self._ends, wanted, side="right")
+        pieces, order = [], []
+        for number in np.unique(shard_of).tolist():
+            if self._number != number:
+                self._shard = self._read(self._files[number].path, self.columns).combine_chunks()
+                self._number = number
+            order.append(np.flatnonzero(shard_of == number))
+            start = int(self._ends[number]) - len(self._shard)
+            pieces.append(self._shard.take(pa.array(wanted[order[-1]] - start)))
+        return pa.concat_tables(pieces).combine_chunks().take(pa.array(np.argsort(np.concatenate(order))))
 
 
-def _dimensions(markers: dict[str, Marker], settings: Settings | None) -> dict[str, int]:
+def dimensions(markers: dict[str, Marker], settings: Settings | None) -> dict[str, int]:
     """What names in declarations stand for; `inputs` follows from the classifier's description."""
     if settings is None:
         return {"clusters": len(markers["predict"].summary["class_sizes"])} if "predict" in markers else {}
     embedded = markers["embed"].summary if "embed" in markers else {}
-    heads = settings.heads
-    return {
-        "clusters": settings.clusters,
-        "heads": heads.heads,
-        "hidden": heads.hidden,
-        "bottleneck": heads.bottleneck,
-        "epochs": heads.epochs,
-        "dim": embedded.get("dim", 0),
-        "block_dim": embedded.get("block_dim", 0),
-    }
+    of_heads = {name: getattr(settings.heads, name) for name in ("heads", "hidden", "bottleneck", "epochs")}
+    return {"clusters": settings.clusters} | of_heads | {name: embedded.get(name, 0) for name in ("dim", "block_dim")}
 
 
 def numbers(column: pa.ChunkedArray) -> np.ndarray:
@@ -281,3 +260,10 @@ def filled(values: pa.Array) -> np.ndarray:
     """Values with NaN or -1 for nulls."""
     filler = -1 if pa.types.is_integer(values.type) else float("nan")
     return values.fill_null(pa.scalar(filler, values.type)).to_numpy(zero_copy_only=False)
+
+
+def _unequal(one: pa.ChunkedArray, other: pa.ChunkedArray) -> np.ndarray:
+    """Rows in which two columns of one type differ."""
+    if pa.types.is_fixed_size_list(one.type):
+        return (numbers(one) != numbers(other)).any(axis=1)
+    return pc.call_function("not_equal", [one, other]).to_numpy()

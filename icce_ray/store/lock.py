@@ -32,7 +32,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, ConfigDict
 
-from icce_ray.documents import DocumentError, Moment, parse_json, shaped
+from icce_ray.documents import DocumentError, Moment, now, parse_json, shaped
 from icce_ray.io import conditional
 from icce_ray.io.process import Process
 from icce_ray.io.storage import Storage
@@ -77,8 +77,8 @@ class Holder:
     @classmethod
     def new(cls, command: str) -> Holder:
         """This process, from now on."""
-        now = _now()
-        return cls(token=uuid.uuid4().hex, command=command, process=Process.this(), started=now, renewed=now)
+        started = now()
+        return cls(token=uuid.uuid4().hex, command=command, process=Process.this(), started=started, renewed=started)
 
     @classmethod
     def read(cls, data: bytes) -> Holder:
@@ -116,12 +116,12 @@ class Holder:
 def holder_of(root: str) -> Holder | None:
     """Who holds a run now, or held it when it was killed. Raises RunError if its lock cannot be understood."""
     uri = Storage(root).uri(LOCK_FILE)
-    found = conditional.current(uri)
-    return None if found is None else understood(uri, found[0])
+    held = conditional.current(uri)
+    return None if held is None else _holder(uri, held[0])
 
 
-def understood(uri: str, data: bytes) -> Holder:
-    """What a lock says. Raises RunError, which names the file, if nobody can tell."""
+def _holder(uri: str, data: bytes) -> Holder:
+    """Whom a lock names. Raises RunError, which names the file, if nobody can tell."""
     try:
         return Holder.read(data)
     except DocumentError as error:
@@ -131,8 +131,11 @@ def understood(uri: str, data: bytes) -> Holder:
         ) from error
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+def _name(data: bytes) -> str:
+    """Whom a lock names, where it need not be understood."""
+    with contextlib.suppress(DocumentError):
+        return str(Holder.read(data))
+    return f"somebody whose {LOCK_FILE} cannot be understood"
 
 
 class RunLock:
@@ -142,13 +145,13 @@ class RunLock:
         root: directory or URI of the run; made if it is not there.
         command: what the holder does, for others to read.
         take_over: take the lock whoever holds it.
-        say: logs one line for the user who waits.
+        log: takes a line for the user who waits.
         renew_every: seconds between two signs of life.
         expiry: seconds without one after which others may take the lock.
 
     Entering raises RunError if the run is in use, StorageError (OSError) where nothing can be written: it is also
-    the first write to the run. Then `taken_from` is the former holder if one was left or replaced, and nothing that
-    it started writes any more after `settle` seconds.
+    the first write to the run. Where there was a former holder, nothing that it started writes any more after `settle`
+    seconds.
     """
 
     def __init__(
@@ -157,16 +160,15 @@ class RunLock:
         *,
         command: str = "icce run",
         take_over: bool = False,
-        say: Callable[[str], None] = lambda text: None,
+        log: Callable[[str], None] = lambda text: None,
         renew_every: float = RENEW_EVERY,
         expiry: float = EXPIRY,
     ) -> None:
         storage = Storage(root)
         self.root = storage.root
-        self.taken_from: Holder | None = None
         self.settle = 0.0
         self._uri = storage.uri(LOCK_FILE)
-        self._say, self._take_over, self._command = say, take_over, command
+        self._log, self._take_over, self._command = log, take_over, command
         self._renew_every, self._expiry = renew_every, expiry
         self._lost: str | None = None
         self._turn = threading.Lock()
@@ -201,17 +203,13 @@ class RunLock:
         try:
             self._release()
         except OSError as failure:
-            self._say(f"the run's lock could not be removed and will expire in {self._expiry:.0f} s: {failure}")
+            self._log(f"the run's lock could not be removed and will expire in {self._expiry:.0f} s: {failure}")
         if self._lost is not None and kind is not None and issubclass(kind, (KeyboardInterrupt, SystemExit)):
             raise RunError(self._lost) from None  # it was `_interrupt`
 
-    def check(self, at_most: float = 0.0) -> None:
-        """Raise RunError if the run is no longer ours, and name who has it.
-
-        Asks the store, unless it said so in the last `at_most` seconds. Raises StorageError if it does not answer.
-        """
-        if self._lost is None and time.monotonic() - self._confirmed >= at_most:
-            self._renew()
+    def check(self) -> None:
+        """Raise RunError if the run is no longer ours, and name who has it; StorageError if the store does not say."""
+        self._renew()
         if self._lost is not None:
             raise RunError(self._lost)
 
@@ -220,17 +218,17 @@ class RunLock:
     def _acquire(self) -> str:
         """Version of the lock, once it is ours."""
         for _ in range(_ATTEMPTS):
-            found, said = conditional.current(self._uri), ""
-            if found is None:
+            held, reason = conditional.current(self._uri), ""
+            if held is None:
                 version = conditional.swap(self._uri, self._mine.data(), None)
-            elif self._is_mine(found[0]):  # an earlier attempt arrived, although its answer did not
-                version = found[1]
+            elif self._is_mine(held[0]):  # an earlier attempt arrived, although its answer did not
+                version = held[1]
             else:
-                said = self._may_replace(*found)
-                version = conditional.swap(self._uri, self._mine.data(), found[1]) if said else None
+                reason = self._may_replace(*held)
+                version = conditional.swap(self._uri, self._mine.data(), held[1]) if reason else None
             if version is not None:
-                if said:
-                    self._say(f"{said}: taken over")
+                if reason:
+                    self._log(f"{reason}: taken over")
                 return version
             time.sleep(random.uniform(0.0, 0.2))
         raise RunError(
@@ -243,10 +241,8 @@ class RunLock:
         # Whoever lives learns at the next renewal that the lock is lost.
         self.settle = self._renew_every + WORKERS_END
         if self._take_over:
-            with contextlib.suppress(DocumentError):
-                self.taken_from = Holder.read(data)
-            return f"the run was held by {self.taken_from or 'somebody unknown'}, which --take-over ends"
-        self.taken_from = holder = understood(self._uri, data)
+            return f"the run was held by {_name(data)}, which --take-over ends"
+        holder = _holder(self._uri, data)
         if holder.process.has_ended():
             self.settle = WORKERS_END
             return f"the run was left by {holder}, which is dead"
@@ -256,10 +252,9 @@ class RunLock:
                 f"{self.root} is in use by {holder} (last sign of life {holder.last_sign()}); wait for it, or if you "
                 f"know that it is dead, give --take-over (or wait until it expires in {self._expiry - silent:.0f} s)"
             )
-        self._say(
-            f"the run was left by {holder}, last sign of life {holder.last_sign()}; "
-            f"looking for {self._expiry:.0f} s whether it lives "
-            "(--take-over does not wait)"
+        self._log(
+            f"the run was left by {holder}, last sign of life {holder.last_sign()}; looking for {self._expiry:.0f} s "
+            "whether it lives (--take-over does not wait)"
         )
         stayed = self._stays(version)
         return f"the run was left by {holder}, which gave no sign of life" if stayed else ""
@@ -269,8 +264,8 @@ class RunLock:
         end = time.monotonic() + self._expiry
         while (left := end - time.monotonic()) > 0:
             time.sleep(min(self._renew_every / 3, left))
-            found = conditional.current(self._uri)
-            if found is None or found[1] != version:
+            held = conditional.current(self._uri)
+            if held is None or held[1] != version:
                 return False
         return True
 
@@ -307,33 +302,27 @@ class RunLock:
             if self._lost is not None:
                 return
             asked, mine = time.monotonic(), self._mine
-            mine = dataclasses.replace(mine, renewed=_now(), renewals=mine.renewals + 1)
+            mine = dataclasses.replace(mine, renewed=now(), renewals=mine.renewals + 1)
             version = conditional.swap(self._uri, mine.data(), self._version)
             if version is None:
-                found = conditional.current(self._uri)
-                if found is None or not self._is_mine(found[0]):
-                    self._lost = self._taken(found)
+                held = conditional.current(self._uri)
+                if held is None or not self._is_mine(held[0]):
+                    self._lost = self._taken(held)
                     return
-                version = found[1]  # a renewal arrived, although its answer did not
+                version = held[1]  # a renewal arrived, although its answer did not
             self._mine, self._version, self._confirmed = mine, version, asked
 
     def _is_mine(self, data: bytes) -> bool:
-        with contextlib.suppress(DocumentError):
-            return Holder.read(data).token == self._mine.token
-        return False
+        return self._mine.token.encode() in data
 
-    def _taken(self, found: tuple[bytes, str] | None) -> str:
+    def _taken(self, held: tuple[bytes, str] | None) -> str:
         after = "nothing more is written here"
-        if found is None:
+        if held is None:
             return (
                 f"{self.root} was taken from this process and is free again, or its {LOCK_FILE} was deleted; {after}. "
                 "Give the same command again to go on"
             )
-        try:
-            by = str(Holder.read(found[0]))
-        except DocumentError:
-            by = f"somebody whose {LOCK_FILE} cannot be understood"
-        return f"{self.root} was taken from this process by {by}; {after}. Wait for that one to end"
+        return f"{self.root} was taken from this process by {_name(held[0])}; {after}. Wait for that one to end"
 
     def _release(self) -> None:
         with self._ending:
@@ -344,7 +333,7 @@ class RunLock:
         for _ in range(3):  # a renewal on its way may still change the version
             if self._lost is not None or conditional.remove(self._uri, self._version):
                 return
-            found = conditional.current(self._uri)
-            if found is None or not self._is_mine(found[0]):
+            held = conditional.current(self._uri)
+            if held is None or not self._is_mine(held[0]):
                 return
-            self._version = found[1]
+            self._version = held[1]

@@ -1,4 +1,4 @@
-"""What says that a stage is complete, what its result depends on, and the errors of runs."""
+"""What says that a stage is complete, with its figures; what its result depends on; and the errors of runs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on only
 
-from icce_ray.documents import DocumentError, Moment, shaped, shown
+from icce_ray.documents import DocumentError, Moment, opened_json, sealed_json, shaped
 from icce_ray.io.locations import child
 from icce_ray.io.storage import FileInfo
 from icce_ray.settings import Settings
+from icce_ray.settings.models import Format
 from icce_ray.store.artifacts import STAGES, in_order
-from icce_ray.store.figures import check_figures
-from icce_ray.store.seals import opened_json, sealed_json
 
 
 class RunError(RuntimeError):
@@ -28,6 +28,98 @@ class UsageError(RunError):
 
 class RejectBudgetError(RunError):
     """More inputs were rejected than the budget allows; what the others gave is complete."""
+
+
+# -- figures: none need be there, and other versions may have others ---------------------------------------------------
+
+#: The section of `metrics.json` that `icce evaluate` writes; the others are stages.
+EVALUATION = "evaluation"
+
+Count = Annotated[int, Field(ge=0, lt=2**62)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+Sizes = Annotated[list[Count], Field(min_length=1)]
+
+
+class _Source(TypedDict):
+    format: Format
+    column: str | None
+    key_column: str | None
+
+
+class _Reject(TypedDict):
+    uri: str
+    reason: str
+    detail: str | None
+
+
+class _Alarm(TypedDict):
+    text: str
+
+
+class _Scores(TypedDict):
+    acc: float
+    nmi: float
+    ari: float
+    images: Count
+
+
+class _Class(TypedDict):
+    share: float
+
+
+class _Confusion(TypedDict):
+    label: Count
+    images: Count
+    true: Any
+    taken_for: Any
+
+
+def _model(name: str, types: list[tuple[Any, str]]) -> type[BaseModel]:
+    fields: dict[str, Any] = {field: (kind, None) for kind, names in types for field in names.split()}
+    return create_model(name, **fields)
+
+
+#: Of a stage; the same name means the same in each.
+Figures = _model(
+    "Figures",
+    [
+        (Count, "images bytes of ok rejected block_dim seed pairs best_head votes heldout_images classifiers labelled"),
+        (Positive, "dim k_min k_max clusters epochs heads"),
+        (NotNegative, "mean_neighbors share_at_k_min"),
+        (float, "threshold anmi mean_agreement learning_rate heldout_accuracy mean_confidence"),
+        (str, "digest method input"),
+        (list[float], "temi"),
+        (Sizes, "cluster_sizes class_sizes"),
+        (dict[str, Count], "left_out rejected_by_reason"),
+        (dict[str, float], "scores"),
+        (dict[str, str], "refused"),
+        (Annotated[dict[str, tuple[Count, Count]], Field(min_length=1)], "layout"),
+        (_Source, "source"),
+        (list[_Reject], "first_rejects"),
+        (list[_Alarm], "alarms"),
+    ],
+)
+#: Of `icce evaluate`.
+Evaluation = _model(
+    "Evaluation",
+    [
+        (_Scores, "kmeans mean_head best_head consensus classifier_seen classifier_rest classifier_unseen"),
+        (list[_Class | None], "classes"),
+        (list[_Confusion], "confused"),
+    ],
+)
+
+
+def check_figures(section: str, figures: Any) -> None:
+    """Raise DocumentError unless the figures of a stage, or of an evaluation, are of their types."""
+    if section in STAGES or section == EVALUATION:
+        shaped(Evaluation if section == EVALUATION else Figures, figures)
+    elif not isinstance(figures, dict):
+        raise DocumentError(f"{section} holds no figures, but {type(figures).__name__}")
+
+
+# -- markers ---------------------------------------------------------------------------------------------------------
 
 
 class Summary(dict[str, Any]):
@@ -66,8 +158,6 @@ class Marker:
     def read(cls, data: bytes) -> Marker:
         """From the file's content. Raises DocumentError for one that is damaged or of another version."""
         marker = shaped(cls, opened_json(data))
-        if marker.stage not in STAGES:
-            raise DocumentError(f"stage = {shown(marker.stage)}: no stage of this version")
         check_figures(marker.stage, marker.summary)
         return replace(marker, files=in_order(marker.files), summary=Summary(marker.summary))
 
@@ -87,8 +177,8 @@ def fingerprint(settings: Settings, stage: str) -> str:
         own = {key: _value(values, key) for key in declared.settings}
         digest.update(json.dumps(own, sort_keys=True).encode())
         if name == stage:
-            return digest.hexdigest()[:16]
-    raise ValueError(f"unknown stage {stage!r}; stages are {', '.join(STAGES)}")
+            break
+    return digest.hexdigest()[:16]
 
 
 def _value(values: dict[str, Any], name: str) -> Any:

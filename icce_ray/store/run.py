@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib.metadata
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from icce_ray.documents import DocumentError, parse_json, shaped, shown
+from icce_ray.documents import (
+    DocumentError,
+    now,
+    opened_json,
+    opened_yaml,
+    parse_json,
+    sealed_json,
+    sealed_yaml,
+    shaped,
+)
 from icce_ray.io.storage import FileInfo, Storage
 from icce_ray.settings import EmbedSettings, Settings, SettingsError, load
 from icce_ray.store.artifacts import (
@@ -29,10 +38,10 @@ from icce_ray.store.artifacts import (
     stage_of,
     stages_before,
 )
-from icce_ray.store.figures import check_figures
-from icce_ray.store.markers import Marker, RunError, differences, fingerprint
-from icce_ray.store.seals import opened_json, opened_yaml, sealed_json, sealed_yaml
+from icce_ray.store.markers import Marker, RunError, check_figures, differences, fingerprint
 from icce_ray.version import __version__
+
+_OTHER_PLACE = "give another --out"
 
 
 class Store:
@@ -66,16 +75,14 @@ class Store:
         """The marker of a complete stage, None if it is not complete. Raises RunError if it cannot be read."""
         path = marker_path(stage)
         try:
-            marker = Marker.read(self.storage.read_bytes(path))
-            if marker.stage != stage:
-                raise DocumentError(f"it is that of stage {marker.stage}")
-            return marker
+            data = self.storage.read_bytes(path)
         except FileNotFoundError:
             return None
-        except DocumentError as error:
-            raise RunError(
-                f"{self.storage.uri(path)} is damaged or of another version ({error}); {self.remedy(path)}"
-            ) from error
+        with self._reading(path):
+            marker = Marker.read(data)
+            if marker.stage != stage:
+                raise DocumentError(f"it is that of stage {marker.stage}")
+        return marker
 
     def require(self, stage: str) -> Marker:
         """The marker of a stage that must be complete. Raises RunError if it is not."""
@@ -92,7 +99,7 @@ class Store:
         self, stage: str, files: Iterable[FileInfo], *, fingerprint: str, summary: dict[str, Any], seconds: float
     ) -> Marker:
         """Write the marker of a stage whose files all stand: from here on it is complete, and needs no checkpoint."""
-        marker = Marker(stage, fingerprint, in_order(files), summary, round(seconds, 3), _now())
+        marker = Marker(stage, fingerprint, in_order(files), summary, round(seconds, 3), now())
         self.storage.write_bytes(marker_path(stage), marker.data())
         self.storage.delete(checkpoint_of(stage))
         return marker
@@ -118,11 +125,17 @@ class Store:
 
     def document(self, document: Document) -> dict[str, Any]:
         """Content of a JSON file. Raises RunError for other content, FileNotFoundError if it is not there."""
-        try:
+        with self._reading(document.path):
             return shaped(document.type, parse_json(self.storage.read_bytes(document.path)))
+
+    @contextmanager
+    def _reading(self, path: str, remedy: str | None = None) -> Iterator[None]:
+        """Content of a file that cannot be used is a RunError, which names the file and what to do about it."""
+        try:
+            yield
         except DocumentError as error:
-            path = document.path
-            raise RunError(f"{self.storage.uri(path)} is damaged ({error}); {self.remedy(path)}") from error
+            uri, remedy = self.storage.uri(path), remedy or self.remedy(path)
+            raise RunError(f"{uri} is damaged or of another version ({error}); {remedy}") from error
 
     def sampled(self) -> bool:
         """Whether stages after `embed` work on a sample of the images (`heads.max_images`)."""
@@ -137,19 +150,17 @@ class Store:
         With `redo`, artifacts from that stage on are deleted and only what earlier stages depend on must agree.
         Raises RunError that names every setting that differs, or what else lies there.
         """
-        if redo is not None and redo not in STAGES:
-            raise RunError(f"--redo {redo}: there is no such stage; stages are {', '.join(STAGES)}")
         if not self.storage.exists(RUN_FILE):
             self._check_free()
             self._write_run_file(settings)
             return True
         before = self.settings()
-        found = differences(before.defining(), settings.defining())
+        changed = differences(before.defining(), settings.defining())
         if redo is not None:
             bound = {name for stage in stages_before(redo) for name in STAGES[stage].settings}
-            found = [item for item in found if any(f"{item[0]}.".startswith(f"{name}.") for name in bound)]
-        if found:
-            lines = "\n".join(f"  {name}: {old!r} in the run, {new!r} now" for name, old, new in found)
+            changed = [item for item in changed if any(f"{item[0]}.".startswith(f"{name}.") for name in bound)]
+        if changed:
+            lines = "\n".join(f"  {name}: {old!r} in the run, {new!r} now" for name, old, new in changed)
             raise RunError(
                 f"{self.root} is a run of other settings:\n{lines}\n"
                 "give another --out, or the run's own settings, or --redo STAGE to repeat it from that stage on"
@@ -163,10 +174,10 @@ class Store:
     def claim_prediction(self, purpose: dict[str, str]) -> None:
         """Bind a directory to predicting one source with one classifier. Raises RunError if it serves another."""
         if self.storage.exists(PREDICTION_FILE):
-            found = differences(self.prediction_file(), purpose)
-            if found:
-                lines = "\n".join(f"  {name}: {old!r} there, {new!r} now" for name, old, new in found)
-                raise RunError(f"{self.root} holds other predictions:\n{lines}\ngive another --out")
+            changed = differences(self.prediction_file(), purpose)
+            if changed:
+                lines = "\n".join(f"  {name}: {old!r} there, {new!r} now" for name, old, new in changed)
+                raise RunError(f"{self.root} holds other predictions:\n{lines}\n{_OTHER_PLACE}")
             return
         self._check_free()
         self.storage.write_bytes(PREDICTION_FILE, sealed_yaml(purpose))
@@ -189,17 +200,14 @@ class Store:
     def run_file(self) -> dict[str, Any]:
         """Content of `run.yaml`. Raises RunError if this is no run."""
         try:
-            content = opened_yaml(self.storage.read_bytes(RUN_FILE))
+            data = self.storage.read_bytes(RUN_FILE)
         except FileNotFoundError:
             raise RunError(f"{self.root} is not a run: it has no {RUN_FILE}; `icce run` makes one") from None
-        except DocumentError as error:
-            raise RunError(f"{self.storage.uri(RUN_FILE)} is damaged: {error}; give another --out") from error
-        if not isinstance(content.get("settings"), dict):
-            raise RunError(f"{self.root} is not a run: its {RUN_FILE} holds no settings; give another --out")
-        if not isinstance(content.get("versions", {}), dict):
-            versions = shown(content["versions"])
-            raise RunError(f"{self.storage.uri(RUN_FILE)} is damaged: versions = {versions}; give another --out")
-        return {"created": None, "icce_ray": None, "versions": {}} | content
+        with self._reading(RUN_FILE, _OTHER_PLACE):
+            content = {"created": None, "icce_ray": None, "versions": {}, "fingerprints": {}} | opened_yaml(data)
+            maps = ("settings", "versions", "fingerprints")
+            shaped(dict[str, dict[str, Any]], {name: content.get(name) for name in maps})
+        return content
 
     def settings(self) -> Settings:
         """The settings the run was started with. Raises RunError if this version does not know them."""
@@ -219,15 +227,11 @@ class Store:
 
     def prediction_file(self) -> dict[str, str]:
         """Content of `prediction.yaml`: run, classifier, source, and how it is listed. RunError if it is damaged."""
-        try:
-            content = shaped(dict[str, str], opened_yaml(self.storage.read_bytes(PREDICTION_FILE)))
-        except DocumentError as error:
-            raise RunError(f"{self.storage.uri(PREDICTION_FILE)} is damaged: {error}; give another --out") from error
-        if not {"run", "classifier", "source"} <= content.keys():
-            raise RunError(
-                f"{self.storage.uri(PREDICTION_FILE)} does not say run, classifier and source; give another --out"
+        with self._reading(PREDICTION_FILE, _OTHER_PLACE):
+            content = dict.fromkeys(("run", "classifier", "source")) | opened_yaml(
+                self.storage.read_bytes(PREDICTION_FILE)
             )
-        return content
+            return shaped(dict[str, str], content)
 
     def holds_prediction(self) -> bool:
         """Whether this is no run but what `icce predict` has written."""
@@ -251,7 +255,7 @@ class Store:
         packages = ("ray", "torch", "transformers", "faiss-cpu", "pyarrow", "numpy", "scipy", "pymetis", "mtkahypar")
         content = {
             "icce_ray": __version__,
-            "created": _now(),
+            "created": now(),
             "settings": settings.model_dump(mode="json"),
             "fingerprints": {stage: fingerprint(settings, stage) for stage in STAGES},
             "versions": {"python": platform.python_version()} | {name: _installed(name) for name in packages},
@@ -267,16 +271,14 @@ class Store:
     def metrics(self) -> dict[str, Any]:
         """Every figure of the run so far, stage by stage. Raises RunError if they cannot be read."""
         try:
-            content = opened_json(self.storage.read_bytes(METRICS_FILE))
-            for section, figures in content.items():
-                check_figures(section, figures)
+            data = self.storage.read_bytes(METRICS_FILE)
         except FileNotFoundError:
             return {}
-        except DocumentError as error:
-            raise RunError(
-                f"{self.storage.uri(METRICS_FILE)} is damaged: {error}; delete it: figures of stages are in their "
-                "markers too, and `icce evaluate` makes scores again"
-            ) from error
+        again = "delete it: figures of stages are in their markers too, and `icce evaluate` makes scores again"
+        with self._reading(METRICS_FILE, again):
+            content = opened_json(data)
+            for section, figures in content.items():
+                check_figures(section, figures)
         return content
 
     def record(self, section: str, figures: dict[str, Any]) -> None:
@@ -289,10 +291,6 @@ def _installed(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def with_numbers(settings: Settings, figures: dict[str, Any]) -> Settings:

@@ -1,30 +1,42 @@
-"""`icce verify`: what a run or a prediction holds, checked on the files against what `artifacts` declares."""
+"""`icce verify`: what a run or a prediction holds, checked on the files against what `artifacts` declares.
+
+What one declaration says is checked by `contents`; what must hold between markers, files and artifacts is here.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 
-from icce_ray.documents import DocumentError
+import numpy as np
+import pyarrow as pa
+
+from icce_ray.core.sampling import uniform_rows
+from icce_ray.documents import DocumentError, opened_yaml
 from icce_ray.io.locations import StorageError
 from icce_ray.store.artifacts import (
     DECLARED,
     FEATURES,
+    MANIFEST,
     METRICS_FILE,
+    NEIGHBORS,
     PREDICTION_FILE,
     PREDICTION_REJECTS,
     PREDICTIONS,
     REJECTS,
     RUN_FILE,
+    SAMPLE,
     STAGES,
     Table,
     folders_of,
 )
-from icce_ray.store.contents import Contents
-from icce_ray.store.invariants import wrong_images, wrong_neighbors, wrong_sample
+from icce_ray.store.contents import Contents, Rows, filled, numbers
 from icce_ray.store.markers import Marker, RunError, fingerprint
 from icce_ray.store.run import Store
-from icce_ray.store.seals import opened_yaml
+
+#: Pairs whose similarity is computed again, spread over all shards; and how far it may be off: a search in half
+#: precision has been seen to be off by 5e-4.
+PAIRS, TOLERANCE = 1024, 2e-3
 
 
 def violations(store: Store) -> Iterator[str]:
@@ -43,11 +55,10 @@ def violations(store: Store) -> Iterator[str]:
     try:
         settings = None if prediction else store.settings()
         classifier = store.prediction_file()["classifier"] if prediction else ""
-        noted = {} if prediction else store.run_file().get("fingerprints")
+        noted = {} if prediction else store.run_file()["fingerprints"]
     except RunError as error:
         yield f"run: {error}"
         return
-    noted = noted if isinstance(noted, dict) else {}
     if noted and noted.keys() != STAGES.keys():
         yield (
             f"run: {RUN_FILE} is of a version of icce-ray with other stages "
@@ -74,25 +85,7 @@ def violations(store: Store) -> Iterator[str]:
         yield from _contents(Contents(store, markers, settings))
 
 
-def _contents(contents: Contents) -> Iterator[str]:
-    """In the order of the stages; what rests on something that cannot be used is not looked at."""
-    lines = list(contents.manifest.violations())
-    yield from lines
-    for stage in () if lines else contents.markers:
-        if stage == "embed":
-            yield from wrong_images(contents, FEATURES, REJECTS)
-        elif stage == "predict" and contents.settings is None:
-            yield from wrong_images(contents, PREDICTIONS, PREDICTION_REJECTS)
-        elif stage == "sample":
-            yield from wrong_sample(contents)
-        elif stage == "neighbors":
-            yield from wrong_neighbors(contents)
-        elif stage != "list":
-            for artifact in DECLARED:
-                if artifact.stage == stage and artifact is not PREDICTION_REJECTS:
-                    yield from contents.artifact(artifact)
-        if {"embed": "accepted", "sample": "learned"}.get(stage, "") not in {"", *contents.ids}:
-            return
+# -- markers and files ---------------------------------------------------------------------------------------------
 
 
 def _seal(store: Store, path: str) -> Iterator[str]:
@@ -138,7 +131,7 @@ def _files(store: Store, markers: dict[str, Marker], *, prediction: bool) -> Ite
         for path, count in times.items():
             if count > 1:
                 yield f"{stage}: its marker lists {path} {count} times"
-            if not any(one.holds(path) if isinstance(one, Table) else path == one.path for one in own):
+            if not any(one.holds(path) for one in own):
                 yield f"{stage}: its marker lists {path}, which is none of its files"
         for info in {info.path: info for info in marker.files}.values():
             try:
@@ -175,3 +168,142 @@ def _metrics(store: Store, markers: dict[str, Marker]) -> Iterator[str]:
         differs = sorted(name for name in noted | marker.summary if noted.get(name) != marker.summary.get(name))
         if differs:
             yield f"run: {METRICS_FILE} has other figures of {stage} than its marker: {', '.join(differs)}"
+
+
+# -- between artifacts ---------------------------------------------------------------------------------------------
+
+
+def _contents(contents: Contents) -> Iterator[str]:
+    """In the order of the stages; nothing is said of what rests on images that are wrong."""
+    for stage in contents.markers:
+        if stage == "list":
+            lines = list(contents.artifact(MANIFEST))
+        elif stage == "embed":
+            lines = list(_images(contents, FEATURES, REJECTS))
+        elif stage == "sample":
+            lines = list(_sample(contents))
+        elif stage == "neighbors":
+            lines = list(_neighbors(contents))
+        elif stage == "predict" and contents.settings is None:
+            lines = list(_images(contents, PREDICTIONS, PREDICTION_REJECTS))
+        else:
+            own = [one for one in DECLARED if one.stage == stage and one is not PREDICTION_REJECTS]
+            lines = [line for artifact in own for line in contents.artifact(artifact)]
+        yield from lines
+        if lines and stage in ("list", "embed", "sample"):
+            return
+
+
+def _images(contents: Contents, accepted: Table, rejected: Table) -> Iterator[str]:
+    """Every listed image is there once, as accepted or as rejected; then the accepted ones are known."""
+    stage, inputs = accepted.stage, len(contents.ids["listed"])
+    (lines, good), (others, bad) = contents.table(accepted), contents.table(rejected)
+    yield from lines + others
+    if good is None or bad is None:
+        return
+    every = np.concatenate([good, bad])
+    listed = np.unique(every[(every >= 0) & (every < inputs)])
+    missing, foreign = inputs - len(listed), int(((every < 0) | (every >= inputs)).sum())
+    twice = len(every) - len(listed) - foreign
+    if missing or foreign or twice:
+        yield (
+            f"{stage}: {inputs} inputs, but {len(good)} ok and {len(bad)} rejected: {missing} missing, {twice} twice, "
+            f"{foreign} that were never listed"
+        )
+    elif (np.diff(good) < 0).any():
+        yield f"{stage}: image_ids do not ascend over the shards in the order of their numbers"
+    contents.ids["accepted"] = good
+    yield from contents.figure(stage, "ok", len(good))
+    yield from contents.figure(stage, "rejected", len(bad))
+
+
+def _sample(contents: Contents) -> Iterator[str]:
+    """The images that the seed draws, with their own features; they are what later stages learn from."""
+    assert contents.settings is not None, "a prediction has no sample"
+    ids, heads = contents.ids["accepted"], contents.settings.heads
+    size, files = min(heads.max_images, len(ids)), SAMPLE.files(contents.markers["sample"].files)
+    for name, value in {"images": size, "of": len(ids), "seed": heads.sample_seed}.items():
+        yield from contents.figure("sample", name, value)
+    contents.ids["learned"] = ids
+    if size < len(ids):
+        contents.ids["learned"] = ids[uniform_rows(len(ids), size, heads.sample_seed)]
+        yield from contents.table(SAMPLE)[0]
+    elif files:
+        yield f"sample: has {len(files)} files, but heads.max_images allows all {len(ids)} images"
+
+
+def _neighbors(contents: Contents) -> Iterator[str]:
+    """Each list on its own (paper 3.1), then similarities of some pairs, the same ones every time."""
+    files = NEIGHBORS.files(contents.markers["neighbors"].files)
+    share, random = -(-PAIRS // max(1, len(files))), np.random.default_rng(0)
+    pairs: dict[str, np.ndarray] = {}
+
+    def check(path: str, shard: pa.Table) -> Iterator[str]:
+        own, (offsets, neighbor), (ends, similarity) = _lists(shard)
+        if not np.array_equal(offsets, ends):
+            yield "has lists of neighbours and of similarities that differ in length"
+            return
+        wrong = list(_wrong_lists(contents, own, offsets, neighbor, similarity))
+        yield from wrong
+        if not wrong and len(own):
+            row = np.repeat(own, np.diff(offsets))
+            chosen = random.choice(len(row), min(share, len(row)), replace=False)
+            pairs[path] = np.stack([row[chosen], neighbor[chosen], similarity[chosen].astype(np.float64)])
+
+    lines, _ = contents.table(NEIGHBORS, check)
+    yield from lines
+    if not lines and pairs:
+        yield from _wrong_similarities(contents, pairs)
+
+
+def _wrong_lists(
+    contents: Contents, own: np.ndarray, offsets: np.ndarray, neighbor: np.ndarray, similarity: np.ndarray
+) -> Iterator[str]:
+    """What is wrong with the lists of one shard."""
+    assert contents.settings is not None, "a prediction has no neighbours"
+    ids, limits = contents.ids["learned"], contents.markers["neighbors"].summary
+    counts = np.diff(offsets)
+    row = np.repeat(np.arange(len(own)), counts)
+    rank = np.arange(len(row)) - offsets[row]
+    place = np.minimum(np.searchsorted(ids, neighbor), len(ids) - 1)
+    if (ids[place] != neighbor).any():
+        yield "names images that heads do not learn from"
+    elif len(np.unique(row * len(ids) + place)) != len(row):
+        yield "has a neighbour twice in one list"
+    if (neighbor == own[row]).any():
+        yield "has an image among its own neighbours"
+    if (~(np.diff(similarity) <= 0) & (np.diff(row) == 0)).any() or not np.isfinite(similarity).all():
+        yield "has lists that are not descending"
+    if contents.settings.neighbors.mode != "ground_truth":
+        fewest = min(limits["k_min"], len(ids) - 1)
+        if (counts < fewest).any() or (counts > limits["k_max"]).any():
+            yield f"has lists outside k_min {fewest} to k_max {limits['k_max']}"
+        if (similarity[rank >= limits["k_min"]] < limits["threshold"]).any():
+            yield f"has neighbours beyond k_min below the threshold {limits['threshold']}"
+
+
+def _wrong_similarities(contents: Contents, pairs: dict[str, np.ndarray]) -> Iterator[str]:
+    """Shards of which the sampled similarities are not the cosine of the two features."""
+    features = Rows(contents, SAMPLE if contents.markers["sample"].files else FEATURES, ["features"])
+    wanted = np.unique(np.concatenate([sample[:2].ravel() for sample in pairs.values()]).astype(np.int64))
+    rows = features.take(np.searchsorted(contents.ids["learned"], wanted))
+    unit = numbers(rows["features"]).astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    for path, sample in pairs.items():
+        first, second = (np.searchsorted(wanted, side.astype(np.int64)) for side in sample[:2])
+        cosine = (unit[first] * unit[second]).sum(axis=1)
+        off = abs(cosine - sample[2])
+        worst = int(off.argmax())
+        if off[worst] > TOLERANCE:
+            yield (
+                f"neighbors: {path} has similarities that are not the cosine of the two features: of images "
+                f"{int(sample[0, worst])} and {int(sample[1, worst])} it says {sample[2, worst]:.4f}, the features "
+                f"give {cosine[worst]:.4f} ({int((off > TOLERANCE).sum())} of {len(off)} looked at)"
+            )
+
+
+def _lists(shard: pa.Table) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """image_ids; offsets from 0 and all values of the lists of neighbours, and of similarities."""
+    columns = (shard[name].combine_chunks() for name in ("neighbor_ids", "similarities"))
+    pairs = [(column.offsets.to_numpy() - column.offsets[0].as_py(), filled(column.flatten())) for column in columns]
+    return shard["image_id"].to_numpy(), pairs[0], pairs[1]

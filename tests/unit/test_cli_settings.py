@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from icce_ray.cli.main import app
 from icce_ray.settings import SettingsError, load
-from icce_ray.settings.loading import described, setting_names
+from icce_ray.settings.loading import FIELDS, described
 from tests.failures import fails
 
 BASE = {"source": "photos", "out": "run", "clusters": 2}
@@ -13,7 +13,7 @@ BASE = {"source": "photos", "out": "run", "clusters": 2}
 
 def test_all_settings_are_there_and_say_what_they_are():
     found = described()
-    assert [one.name for one in found] == setting_names()
+    assert [one.name for one in found] == list(FIELDS)
     assert [one.name for one in found if not one.meaning] == []
     assert [one.name for one in found if not one.default] == ["source", "clusters", "out"]
 
@@ -43,7 +43,7 @@ def test_one_setting(name, says):
 def test_those_of_a_stage():
     text = CliRunner().invoke(app, ["settings", "heads"]).output
     names = {line.split()[0] for line in text.splitlines() if "." in line.split()[0]}
-    assert names == {name for name in setting_names() if name.startswith("heads.")}
+    assert names == {name for name in FIELDS if name.startswith("heads.")}
 
 
 def test_an_unknown_one_suggests_the_nearest():

@@ -68,6 +68,32 @@ assert list(again.listing()) == [table] and again.digest() == source.digest()
 first, second = again.read_span(table, len(png(COLORS[0])) - 1)
 assert isinstance(first, Reject) and first.reason == "too_many_bytes"
 """,
+    "Add an artifact": """
+import pyarrow as pa
+from icce_ray.store import Store, artifacts
+from icce_ray.store.contents import Contents
+
+def written(*labels):
+    keys = ["a", "b", "c"]
+    table = {"image_id": [0, 1, 2], "key": keys, "label": pa.array(labels, pa.int32())}
+    info = artifacts.RUNNERS_UP.write(store.storage, pa.table(table), 0)
+    markers = {
+        stage: store.commit(stage, files, fingerprint="f", summary=summary, seconds=0)
+        for stage, files, summary in (("list", [names], {"images": 3}), ("consensus", [info], {}))
+    }
+    contents = Contents(store, markers, settings())
+    contents.ids["learned"] = contents.ids["listed"]
+    return list(contents.artifact(artifacts.RUNNERS_UP))
+
+store = Store("run")
+names = pa.table({"image_id": [0, 1, 2], "uri": ["a", "b", "c"], "key": ["a", "b", "c"]})
+names = store.storage.write_table(artifacts.MANIFEST.part(0), names)
+assert written(4, 0, 4) == []
+(line,) = written(4, 0, 5)
+assert line.startswith("consensus: runners_up/part-000000.parquet has label from 0 to 5"), line
+store.discard_from("consensus")
+assert store.storage.list("runners_up") == []
+""",
 }
 PRELUDE = """
 import io, pathlib

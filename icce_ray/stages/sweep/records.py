@@ -15,14 +15,13 @@ import pyarrow as pa
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
-from icce_ray.documents import DocumentError, shaped
+from icce_ray.documents import DocumentError, opened_json, opened_yaml, sealed_json, sealed_yaml, shaped
 from icce_ray.settings import Settings
 from icce_ray.settings.sweep import NAME, TRIAL_SETTINGS, Sweep, Trial, short
 from icce_ray.stages.sweep.plots import Series, sweep_plot
 from icce_ray.store import RunError, Store, fingerprint
 from icce_ray.store.artifacts import SWEEPS
 from icce_ray.store.markers import differences
-from icce_ray.store.seals import opened_json, opened_yaml, sealed_json, sealed_yaml
 
 #: Figures of a trial that are columns of `results.parquet`, in this order; null where a trial has none.
 FIGURES = {

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from icce_ray.planning.rates import PlanError, Rates, load_rates
+from icce_ray.planning.rates import PlanError, load_rates
 from tests.failures import fails
 
 OWN = {
@@ -77,26 +77,15 @@ def rate(**changes):
     ("content", "words"),
     [
         (rate(measured=None), "give either `measured` (date, machine, command) or `derived`"),
-        (rate(derived={"basis": "x"}), "give either `measured`"),
         (rate(measured={"date": "2026-01-02", "machine": "m"}), "host.decode.measured.command is missing"),
-        (rate(measured=MEASURED | {"date": "soon"}), "host.decode.measured.date = 'soon'"),
         (rate(value=0), "host.decode.value = 0: Input should be greater than 0"),
-        (rate(value=float("inf")), "host.decode.value = inf"),
         (rate(speed=2), "host.decode.speed = 2: Extra inputs are not permitted"),
         ({"host": {"decoding": {}}}, "host.decoding is no rate; did you mean decode?"),
         ({"gpus": {"x1": {"memory_gb": 10}}}, "gpus.x1.bfloat16_tflops is missing"),
-        ({"shares": {"linear": {"share": 2, "of": "float32", "what": "x", "basis": "y"}}}, "shares.linear.share = 2"),
         ({"speeds": {}}, "speeds = {}: Extra inputs"),
-        ({"host": 3}, "host = 3"),
         ("- 1", "holds list, not a map"),
-        ("a: [", "not YAML"),
     ],
 )
 def test_a_faulty_file_is_refused_by_field(own, content, words):
     with fails(PlanError, "--rates ", "own.yaml", words):
         load_rates(own(content))
-
-
-def test_a_file_that_is_not_there(tmp_path):
-    with fails(PlanError, "none.yaml", "no such file", *Rates.model_fields):
-        load_rates(str(tmp_path / "none.yaml"))
