@@ -15,16 +15,19 @@ between the two largest, where the fixed part hides less.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import tempfile
 import time
 from pathlib import Path
 
 import growth_stages
-from growth_plot import plotted
+import matplotlib as mpl
+from matplotlib.figure import Figure
 from measuring import Watch, fresh_peak, header, in_a_process, options, peak, row, shared_of, slope
 
 SIZES, FACTOR, WARM = 4, 4, 512
+PANELS = {"seconds": "seconds", "peak": "peak memory above the empty process, MiB"}
 REPEATED_SECONDS, REPEATED = 2.0, 5
 
 
@@ -73,6 +76,26 @@ def print_table(results: dict[str, dict[str, list[float]]]) -> None:
         row(*cells)
         if growth_stages.STAGES[name].workers:
             row(f"{name}, all processes", *[""] * 4, ", ".join(f"{value:.0f}" for value in found["all"]), "", "")
+
+
+def plotted(results: dict[str, dict[str, list[float]]]) -> bytes:
+    """An SVG of two panels; exponents stand in the legend, and a dashed line grows as the images do."""
+    with mpl.rc_context({"svg.hashsalt": "icce", "font.size": 9}):
+        figure = Figure(figsize=(11.0, 5.0), layout="constrained")
+        for axis, (key, label) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
+            axis.set(xscale="log", yscale="log", xlabel="images", ylabel=label)
+            for name, found in results.items():
+                values = [max(value, 0.1 if key == "peak" else 1e-3) for value in found[key]]
+                text = f"{name} {slope(found['images'], values):.2f}"
+                axis.plot(found["images"], values, marker="o", markersize=4, label=text)
+            low, high = axis.get_xlim()
+            bottom = axis.get_ylim()[0]
+            axis.plot([low, high], [bottom, bottom * high / low], "k--", linewidth=0.8, label="linear 1.00")
+            axis.grid(visible=True, alpha=0.3)
+            axis.legend(loc="best", fontsize=8, title="exponent")
+        sink = io.BytesIO()
+        figure.savefig(sink, format="svg", metadata={"Date": None})
+    return sink.getvalue()
 
 
 def main() -> None:

@@ -56,12 +56,6 @@ def test_help_teaches(script, monkeypatch, capsys):
     help_of(script, monkeypatch, capsys, words[8:])  # a wrong option comes before --help
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_scripts_are_a_few_lines_over_the_command(script):
-    code = (ROOT / script).read_text().split('"""')[2].split()
-    assert len(code) < 30
-
-
 def test_a_stage_has_no_other_stages(monkeypatch, capsys):
     text = help_of("jobs/neighbors.py", monkeypatch, capsys)
     assert "--until" not in text

@@ -115,23 +115,6 @@ def test_the_display_has_all_stages_and_all_facts(clock):
     assert "     embed  done in 40.0 s, rejected 4" in plain(console).splitlines()
 
 
-def test_both_forms_carry_the_same_facts(clock):
-    """Every fact of the log's line is in the picture of the same moment."""
-    found = []
-    for console in (terminal(160), Terminal(file=io.StringIO(), width=160)):
-        clock[0] = 0.0
-        with RunProgress(console) as shown, shown.stage("embed") as stage:
-            stage.begin(36, unit="images")
-            clock[0] = 6.0
-            stage.update(6, rejected=1, now="a shard")
-            found.append(console.file.getvalue() if shown.display.disable else picture(shown))
-    on_terminal, in_log = found
-    facts = re.split(r"[,;] ", in_log.strip().split("  ", 1)[1])
-    expected = ["6 of 36 images", "1 images per second", "0:00:30 left", "rejected 1", "now a shard"]
-    assert facts == [*expected, *MEMORY.split(", ")]
-    assert [fact for fact in facts if fact not in on_terminal] == []
-
-
 def test_what_is_said_stays_above_the_display():
     """Lines of stages, of others on standard error, of loggers: whole, once, and before the last picture."""
     console = terminal()

@@ -60,17 +60,6 @@ def test_votes_are_the_slow_count(measure, trained, soft):
     assert np.array_equal(votes(trained, measure.on.features, order, soft=soft), label)
 
 
-def test_renumbered_heads_vote_the_same(trained):
-    """The matching undoes any numbering of a head's clusters."""
-    _, order = voted(trained, soft=True)
-    turned = np.stack([np.random.default_rng(head).permutation(5) for head in range(4)]).astype(np.int32)
-    labels = np.take_along_axis(turned.T, trained.head_labels, 0)
-    label = trained.head_labels[:, int(trained.losses.argmin())]
-    again = matched(labels, label, 5)
-    assert np.array_equal(again, np.take_along_axis(turned, matched(trained.head_labels, label, 5), 1))
-    assert sorted(order[1].tolist()) == [0, 1, 2, 3, 4]
-
-
 def test_the_table_and_its_verdicts(measure):
     figures = compared(measure, 0)
     assert figures[f"{SOFT}.seen"] > 0.8

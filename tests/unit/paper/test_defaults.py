@@ -32,11 +32,6 @@ def test_a_row_changes_its_setting_and_nothing_else():
         assert rows[sweep.row(BASE, sweep.default(BASE.recipe)).name] == BASE
 
 
-def test_the_bases_own_value_is_among_those_of_its_setting():
-    assert Sweep(("teacher_momentum",), (0.9, 0.99)).around(BASE) == [0.9, 0.95, 0.99]
-    assert BETA.around(BASE) == [0.5, 0.6, 0.7]
-
-
 def figures(*values):
     """One seed a value, the same under every figure."""
     return [{ALL: value, VALIDATION: value, FINAL: value} for value in values]
