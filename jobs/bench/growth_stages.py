@@ -155,14 +155,11 @@ def _classified(root: Path, count: int) -> None:
     _features(root, count)
     store = Store(str(root))
     weights = {"weight": torch.randn(CLUSTERS, DIM), "bias": torch.zeros(CLUSTERS)}
-    store.storage.write_bytes(CLASSIFIER_DESCRIPTION.path, json.dumps({"columns": [[0, DIM]]}).encode())
-    store.commit(
-        "classifier",
-        [store.storage.write_tensors(CLASSIFIER_WEIGHTS.path, weights)],
-        fingerprint="-",
-        summary={},
-        seconds=0.0,
-    )
+    description = {"columns": [[0, DIM]], "classes": CLUSTERS}
+    store.storage.write_bytes(CLASSIFIER_DESCRIPTION.path, json.dumps(description).encode())
+    files = [store.storage.write_tensors(CLASSIFIER_WEIGHTS.path, weights)]
+    files.append(store.storage.describe(CLASSIFIER_DESCRIPTION.path))
+    store.commit("classifier", files, fingerprint="-", summary={}, seconds=0.0)
 
 
 def _predict(root: Path) -> None:
