@@ -114,7 +114,7 @@ def votes(trained: Trained, rows: Tensor, order: NDArray[np.int64], *, soft: boo
     """
     trainer, blocks = trained.trainer, []
     temperature, teacher = trainer.recipe.teacher_temperature, trainer.gather_teacher()
-    orders = torch.from_numpy(order).to(rows.device).split([len(chunk) for chunk in teacher])
+    orders = torch.from_numpy(order).to(rows.device).split([len(one.parameters["prototypes"]) for one in teacher])
     with torch.no_grad():
         for block in rows.split(LABEL_ROWS):
             x = (block.float() - trainer.mean) / trainer.std
