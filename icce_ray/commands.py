@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
+import functools
 from typing import Any
 
 from icce_ray.io.sources import SourceSpec, find_source, found_source, open_source
 from icce_ray.pipeline import write_report, writing
 from icce_ray.settings import ListSettings, ResourceSettings
 from icce_ray.settings.sweep import Sweep, trials
-from icce_ray.stages import embed, listing
+from icce_ray.stages import complete, embed, listing
 from icce_ray.stages import evaluate as scoring
 from icce_ray.stages import predict as labelling
 from icce_ray.stages.cluster import check_device, resources
@@ -53,18 +53,15 @@ def predict(
             listing.check_unchanged(images, listed.summary)
         else:
             with display.stage("list") as progress:
-                rows = settings.embed.rows_per_shard
-                listed = listing.run_and_commit(images, store, progress, rows, classifier, lock.check)
+                work = functools.partial(listing.run, images, store, progress, settings.embed.rows_per_shard)
+                listed = complete("list", store, classifier, work, lock.check)
         marker = store.marker("predict")
         if marker is None:
             with connected(), display.stage("predict") as progress:
-                started = time.monotonic()
                 opened = open_source(found_source(source, listed.summary))
                 available = resources(limits, log=progress.log)
-                files, summary = labelling.run_source(run, opened, store, limits, available, progress)
-                seconds = time.monotonic() - started
-                lock.check()
-                marker = store.commit("predict", files, fingerprint=classifier, summary=summary, seconds=seconds)
+                work = functools.partial(labelling.run_source, run, opened, store, limits, available, progress)
+                marker = complete("predict", store, classifier, work, lock.check)
         else:
             display.log("predict", f"nothing to do: {store.root} is complete")
     embed.check_budget(marker, settings.embed.reject_budget)
@@ -127,18 +124,18 @@ def sweep(
     check_files(store, "list", "embed", "sample", "neighbors")
     if asked.labels is not None:
         read_truth(asked.labels)
-    records = trying.SweepRecords(store, name or asked.default_name)
+    records = trying.SweepRecords(store, name or asked.default_name, asked, points)
     with writing(store, "icce sweep", verbose=verbose, take_over=take_over) as (display, lock):
-        records.claim(settings, asked)
+        records.claim(settings)
         with connected():
             available = resources(settings.resources, log=display.log_as("cluster"))
             with display.stage("neighbors") as progress:
-                lists = trying.mine(settings, points, records, available, progress)
+                lists = trying.mine(settings, records, available, progress, lock.check)
             with (
                 tracked(settings, store, display, check=lock.check, folder=records.folder) as tracking,
                 tracking.stage("sweep") as progress,
             ):
-                return trying.run(asked, points, records, lists, available, progress, lock.check, at_once=at_once)
+                return trying.run(records, lists, available, progress, lock.check, at_once=at_once)
 
 
 def report(run_root: str, *, names: str | None = None, take_over: bool = False, verbose: bool = True) -> str:

@@ -9,6 +9,7 @@ with a run that exists is in `commands`.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from icce_ray.io.sources import Source, SourceSpec, find_source
 from icce_ray.progress import RunProgress
 from icce_ray.settings import Settings, SettingsError
 from icce_ray.spelling import did_you_mean
-from icce_ray.stages import classifier, consensus, embed, heads, listing, neighbors, predict, sample
+from icce_ray.stages import classifier, complete, consensus, embed, heads, listing, neighbors, predict, sample
 from icce_ray.stages.cluster import Resources, check_device, resources
 from icce_ray.stages.connection import connected
 from icce_ray.stages.tracking import TrackedRun, check_trackers, tracked
@@ -84,13 +85,10 @@ def _run_stage(
     if stage != "embed":
         embed.check_enough(store, settings.fewest_clusters)
     resolved = store.resolved(settings)  # numbers in place of `auto`
-    started = time.monotonic()
     with tracking.stage(stage) as progress:
-        files, summary = STAGES[stage](resolved, store, available, progress)
-        seconds = time.monotonic() - started
-        lock.check()
-        store.commit(stage, files, fingerprint=fingerprint(settings, stage), summary=summary, seconds=seconds)
-        store.record(stage, summary | {"seconds": round(seconds, 3)})
+        work = functools.partial(STAGES[stage], resolved, store, available, progress)
+        marker = complete(stage, store, fingerprint(settings, stage), work, lock.check)
+        store.record(stage, marker.summary | {"seconds": marker.seconds})
 
 
 def _between(first: str, last: str, redo: str | None) -> list[str]:
@@ -140,8 +138,8 @@ def _list(
             listing.check_unchanged(source, listed.summary)
             return
         with display.stage("list") as progress:
-            digest = fingerprint(settings, "list")
-            listed = listing.run_and_commit(source, store, progress, settings.embed.rows_per_shard, digest, lock.check)
+            work = functools.partial(listing.run, source, store, progress, settings.embed.rows_per_shard)
+            listed = complete("list", store, fingerprint(settings, "list"), work, lock.check)
         listing.check_clusters(settings, listed.summary["images"])
     except (ValueError, RunError):
         if new:  # nothing was done yet: other settings may take the place

@@ -18,7 +18,7 @@ from icce_ray.core.search import BLOCK_ELEMENTS
 from icce_ray.planning.job import Bucket, Job, Machines, Part, Plan, StagePlan, in_turn, streamed
 from icce_ray.planning.rates import PlanError, Rates, checked
 from icce_ray.settings import Settings
-from icce_ray.stages.labelling import classifier_inputs
+from icce_ray.stages.features import classifier_inputs
 
 #: Bytes of a neighbour in the run (int64 image_id, float32 similarity) and in training (int32), and of a label with its
 #: confidence.

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from icce_ray.documents import DocumentError, opened_yaml, shaped
 from icce_ray.report.labels import Classes, Labelled, evenly
 from icce_ray.store import RunError, Store
-from icce_ray.store.artifacts import CLASSIFIER_GRID, HEAD_LOSSES, NEIGHBORS, SWEEPS
+from icce_ray.store.artifacts import CLASSIFIER_GRID, HEAD_LOSSES, NEIGHBORS, SWEEP_FILE, SWEEP_TABLE, SWEEPS
 
 #: Colours that stand out on light and dark and for the colour-blind (Okabe and Ito 2008).
 BLUE, ORANGE, GREEN, PINK = "#3b8fd4", "#e69f00", "#009e73", "#cc79a7"
@@ -184,9 +184,9 @@ def grid(store: Store) -> Iterator[Chart]:
 def sweeps(store: Store) -> Iterator[Chart]:
     """Every sweep that has ended."""
     for path, _ in store.storage.list(SWEEPS):  # in the order of their names
-        if path.endswith("/results.parquet"):
-            folder = path.removesuffix("/results.parquet")
-            params = list(_params(store, f"{folder}/sweep.yaml"))
+        folder, _, name = path.rpartition("/")
+        if name == SWEEP_TABLE:
+            params = list(_params(store, f"{folder}/{SWEEP_FILE}"))
             yield _sweep(folder.removeprefix(f"{SWEEPS}/"), params, store.storage.read_table(path).to_pydict())
 
 

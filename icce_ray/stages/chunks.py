@@ -137,7 +137,7 @@ class Embedder:
     def __init__(self, *, stream: Stream, device: str, sharers: int) -> None:
         import torch  # here and below: the tasks of this module never need it, and importing it takes seconds
 
-        from icce_ray.stages.labelling import Labeller
+        from icce_ray.stages.classifier import Labeller
 
         torch.set_num_threads(threads_here(sharers))
         self.labeller = Labeller(stream.classifier, device=device) if stream.classifier else None
@@ -198,7 +198,7 @@ def _reject_bad_features(table: pa.Table, main: np.ndarray, blocks: np.ndarray) 
 
 
 def write(table: pa.Table, *, stream: Stream) -> pa.Table:
-    """Task: write the accepted and rejected rows of each chunk; returns its row of counts and files for the driver.
+    """Task: write the accepted and rejected rows of each chunk; a row for each file, for the driver.
 
     Rejects are written first: the accepted shard, which a chunk always has, says that the chunk is done. A chunk of
     which rows are missing is an error: its shard would look complete without them.
@@ -210,8 +210,6 @@ def write(table: pa.Table, *, stream: Stream) -> pa.Table:
             raise RunError(f"chunk {chunk} came with {len(rows)} of {rows['chunk_rows'][0]} images; report this")
         ok = rows.filter(pc.field("reason").is_null()).drop_columns(["chunk", "chunk_rows", "reason", "detail"])
         bad = rows.filter(pc.field("reason").is_valid()).select(list(stream.rejected.columns))
-        files = [stream.rejected.write(storage, bad, chunk)] if len(bad) else []
-        files.append(stream.accepted.write(storage, ok, chunk))
-        columns = {name: [getattr(info, name) for info in files] for name in ("path", "rows", "bytes", "sha256")}
-        written.append({"ok": len(ok), "rejected": len(bad), **columns})
-    return pa.Table.from_pylist(written)
+        written += [stream.rejected.write(storage, bad, chunk)] if len(bad) else []
+        written.append(stream.accepted.write(storage, ok, chunk))
+    return pa.Table.from_pylist([vars(info) for info in written])

@@ -1,4 +1,4 @@
-"""Stage `classifier`: a grid of linear classifiers on the consensus labels, in one pass (paper 3.3)."""
+"""Stage `classifier`: a grid of linear classifiers on the consensus labels, in one pass (paper 3.3), and its winner."""
 
 from __future__ import annotations
 
@@ -14,27 +14,21 @@ import torch
 
 from icce_ray.core.linear import GridPoint, LinearClassifier, LinearGrid, best_point, holdout_rows
 from icce_ray.core.recipe import GridRecipe
-from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
-from icce_ray.stages import consensus
+from icce_ray.stages import StageResult
 from icce_ray.stages.cluster import Resources
-from icce_ray.stages.features import FeatureRows
-from icce_ray.stages.labelling import classifier_inputs, wide
+from icce_ray.stages.features import FeatureRows, classifier_inputs, read_column, wide
 from icce_ray.stages.remote_progress import Report, flush, remote_progress
-from icce_ray.store import Store
-from icce_ray.store.artifacts import CLASSIFIER_DESCRIPTION, CLASSIFIER_GRID, CLASSIFIER_WEIGHTS
+from icce_ray.store import Store, check_content
+from icce_ray.store.artifacts import CLASSIFIER_DESCRIPTION, CLASSIFIER_GRID, CLASSIFIER_WEIGHTS, CONSENSUS
 
 
-def run(
-    settings: Settings, store: Store, resources: Resources, progress: Progress
-) -> tuple[list[FileInfo], dict[str, Any]]:
+def run(settings: Settings, store: Store, resources: Resources, progress: Progress) -> StageResult:
     """Train the grid in one task on the device; the winner predicts the held-out consensus labels best."""
     with remote_progress(progress, settings.classifier.iterations, unit="iterations") as actor:
         task = _train.options(num_cpus=1, num_gpus=resources.gpu_share)
-        files, summary = ray.get(
-            task.remote(settings.model_dump(), store.root, resources.device, resources.cores, actor)
-        )
+        files, summary = ray.get(task.remote(settings, store.root, resources.device, resources.cores, actor))
     progress.log(
         f"best of {summary['classifiers']}: {summary['input']}, learning rate {summary['learning_rate']:g}; predicts "
         f"{summary['heldout_accuracy']:.2%} of {summary['heldout_images']:,} held-out consensus labels"
@@ -43,17 +37,13 @@ def run(
 
 
 @ray.remote(max_retries=2)
-def _train(
-    values: dict[str, Any], root: str, device: str, threads: int, actor: Any
-) -> tuple[list[FileInfo], dict[str, Any]]:
+def _train(settings: Settings, root: str, device: str, threads: int, actor: Any) -> StageResult:
     torch.set_num_threads(threads)
-    settings, store = Settings.model_validate(values), Store(root)
+    store = Store(root)
     rows = FeatureRows.training(store)
-    embedded = store.require("embed").summary
-    inputs = classifier_inputs(embedded["layout"], embedded["dim"], embedded["block_dim"])
-    blocks = rows.features(column="cls_blocks") if embedded["block_dim"] else None
-    features = torch.from_numpy(wide(rows.features(), blocks)).to(device)
-    labels = torch.from_numpy(consensus.labels(store).astype(np.int64)).to(device)
+    columns, inputs = grid_inputs(rows, rows.features())
+    features = torch.from_numpy(columns).to(device)
+    labels = torch.from_numpy(read_column(store, CONSENSUS, "label").astype(np.int64)).to(device)
     fitted = fit_grid(features, labels, inputs, settings, lambda done, total: actor.report.remote(Report(done)))
     flush(actor)
     winner, chosen = fitted.winner, fitted.classifier
@@ -64,7 +54,7 @@ def _train(
         "heldout_accuracy": winner.accuracy,
         "heldout_images": fitted.heldout_images,
         "classes": settings.clusters,
-        "dim": embedded["dim"],
+        "dim": store.require("embed").summary["dim"],
         "embed": settings.embed.model_dump(mode="json"),
     }
     storage = store.storage
@@ -77,6 +67,13 @@ def _train(
     ]
     summary = {key: description[key] for key in ("input", "learning_rate", "heldout_accuracy", "heldout_images")}
     return files, summary | {"classifiers": len(fitted.points)}
+
+
+def grid_inputs(rows: FeatureRows, main: np.ndarray) -> tuple[np.ndarray, dict[str, list[tuple[int, int]]]]:
+    """All features of the rows side by side, `main` first, and the columns of each input of the grid."""
+    embedded = Store(rows.root).require("embed").summary
+    blocks = rows.features(column="cls_blocks") if embedded["block_dim"] else None
+    return wide(main, blocks), classifier_inputs(embedded["layout"], embedded["dim"], embedded["block_dim"])
 
 
 @dataclass(frozen=True)
@@ -115,3 +112,23 @@ def fit_grid(
     points = grid.score(features[held], labels[held])
     winner = best_point(points)
     return Fitted(points, winner, grid.classifier(winner), len(held))
+
+
+class Labeller:
+    """Labels and confidences by the classifier of a run: what `predict` runs, beside the backbone too."""
+
+    def __init__(self, root: str, *, device: str) -> None:
+        store = Store(root)
+        check_content(store, "classifier", CLASSIFIER_WEIGHTS.path, CLASSIFIER_DESCRIPTION.path)
+        weights = store.storage.read_tensors(CLASSIFIER_WEIGHTS.path)
+        self.description = store.document(CLASSIFIER_DESCRIPTION)
+        self.classifier = LinearClassifier(weights["weight"].to(device), weights["bias"].to(device))
+        self.columns = np.concatenate([np.arange(*part) for part in self.description["columns"]])
+        self.device = device
+
+    def __call__(self, main: np.ndarray, blocks: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """label int32[n] and its probability float32[n] for features of n images, float16."""
+        features = torch.from_numpy(np.ascontiguousarray(wide(main, blocks)[:, self.columns])).to(self.device)
+        with torch.no_grad():
+            confidence, label = self.classifier.probabilities(features).max(dim=1)
+        return label.to(torch.int32).cpu().numpy(), confidence.cpu().numpy()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -28,8 +29,6 @@ MIN_LOGICAL_CPUS = 4
 WAIT_POLL_SECONDS, WAIT_LINE_SECONDS = 2.0, 60.0
 
 Log = Callable[[str], None]
-#: Of tasks at a time; a function is asked again and again, for a cluster that grows.
-Limit = int | Callable[[], int]
 
 #: For Ray's own processes on a laptop; whoever sets one of these is obeyed.
 QUIET = {
@@ -125,24 +124,21 @@ def await_capacity(kind: str, least: int, minutes: float, log: Log) -> None:
     What is missing is asked for by a placement group, which the autoscaler sees as it sees tasks that wait, and which
     is gone when this process is.
     """
-    has = _capacity(kind)
-    if has >= least:
-        return
-    minutes = minutes if others_cluster() else 0.0
-    if minutes:
+    has, minutes = _capacity(kind), minutes if others_cluster() else 0.0
+    if has < least and minutes:
+        log(f"the cluster has {has} of {least} {kind}s: asked for, waiting up to {minutes:g} min")
         group = placement_group([{kind: 1.0}] * least, strategy="PACK")
         try:
             has = _wait(kind, least, minutes, log)
         finally:
             remove_placement_group(group)
     if has < least:
-        _too_little(kind, has, least, minutes)
+        raise _too_few(kind, has, least, minutes)
 
 
 def _wait(kind: str, least: int, minutes: float, log: Log) -> int:
     """What the cluster has of it when that is enough, or when the minutes are over."""
     begun = logged = time.monotonic()
-    log(f"the cluster has {_capacity(kind)} of {least} {kind}s: asked for, waiting up to {minutes:g} min")
     while (has := _capacity(kind)) < least and (now := time.monotonic()) < begun + 60 * minutes:
         if now >= logged + WAIT_LINE_SECONDS:
             logged = now
@@ -151,17 +147,17 @@ def _wait(kind: str, least: int, minutes: float, log: Log) -> int:
     return has
 
 
-def _too_little(kind: str, has: int, least: int, minutes: float) -> NoReturn:
-    waited = f" after {minutes:g} min (resources.wait_minutes)" if minutes else ""
+def _too_few(kind: str, has: int, least: int, minutes: float) -> RunError:
     if kind == "GPU" and not has and not minutes:
-        raise _no_gpu("the cluster")
-    remedy = (
-        "add nodes with GPUs, ask for fewer (embed_actors, neighbor_shards, head_workers), wait longer, or set "
-        "resources.device=cpu"
-        if kind == "GPU"
-        else "add nodes, or wait longer"
-    )
-    raise RunError(f"the run needs {least} {kind}s, but the cluster has {has}{waited}; {remedy}")
+        return _no_gpu("the cluster")
+    waited = f" after {minutes:g} min (resources.wait_minutes)" if minutes else ""
+    remedy = "add nodes, or wait longer"
+    if kind == "GPU":
+        remedy = (
+            "add nodes with GPUs, ask for fewer (embed_actors, neighbor_shards, head_workers), wait longer, or set "
+            "resources.device=cpu"
+        )
+    return RunError(f"the run needs {least} {kind}s, but the cluster has {has}{waited}; {remedy}")
 
 
 def _capacity(kind: str) -> int:
@@ -173,43 +169,21 @@ def room_for(cpus: float) -> Callable[[], int]:
     return lambda: max(2, int(2 * ray.cluster_resources().get("CPU", 1) / cpus))
 
 
-def run_bounded(
-    submit: Callable[[int], Any], indices: Sequence[int], *, limit: Limit, on_result: Callable[[Any], None]
-) -> None:
-    """Run one remote task for each index, at most `limit` at a time, and hand every result over as it comes.
-
-    `submit(index)` returns the reference of the task whose result ends the work on that index.
-    """
-    pending: set[Any] = set()
-    for index in indices:
-        pending.add(submit(index))
-        while len(pending) >= (limit if isinstance(limit, int) else limit()):
-            pending = _drain(pending, on_result)
-    while pending:
-        pending = _drain(pending, on_result)
+def completed(tasks: Iterable[Any], limit: Callable[[], int]) -> Iterator[Any]:
+    """Results of remote tasks as they end, at most `limit` under way: `tasks` gives the references when asked."""
+    waiting, pending = iter(tasks), []
+    while True:
+        pending += itertools.islice(waiting, max(0, limit() - len(pending)))
+        if not pending:
+            return
+        ready, pending = ray.wait(pending, num_returns=1)
+        yield ray.get(ready[0])
 
 
-def run_files(
-    submit: Callable[[int], Any], indices: Sequence[int], *, limit: Limit, finished: int, progress: Progress
-) -> list[FileInfo]:
-    """`run_bounded` for tasks that each write a shard; `finished` rows were there before. Returns the files."""
-    found: list[FileInfo] = []
-
-    def on_result(info: FileInfo) -> None:
-        nonlocal finished
-        found.append(info)
-        finished += info.rows or 0
-        progress.update(finished)
-
-    run_bounded(submit, indices, limit=limit, on_result=on_result)
-    return found
-
-
-def _drain(pending: set[Any], on_result: Callable[[Any], None]) -> set[Any]:
-    ready, rest = ray.wait(list(pending), num_returns=1)
-    for reference in ready:
-        on_result(ray.get(reference))
-    return set(rest)
+def completed_groups(submit: Callable[[Sequence[T]], Any], shards: Sequence[T], *, cpus: float) -> Iterator[Any]:
+    """Results of tasks of so many CPUs, each on several shards: `submit` starts the task of one group."""
+    room = room_for(cpus)
+    return completed(map(submit, grouped(shards, room())), room)
 
 
 def grouped(shards: Sequence[T], tasks: int, most: int = 16) -> list[Sequence[T]]:
@@ -221,6 +195,31 @@ def grouped(shards: Sequence[T], tasks: int, most: int = 16) -> list[Sequence[T]
     return [shards[start : start + size] for start in range(0, len(shards), size)]
 
 
+def write_shards(
+    store: Store,
+    table: Table,
+    rows: Sequence[int],
+    write: Callable[[list[int]], Iterable[list[FileInfo]]],
+    progress: Progress,
+    rejects: Table | None = None,
+) -> list[FileInfo]:
+    """All shards of a table, of so many rows each: `write` makes those that are not there and gives their files.
+
+    Rows of `rejects`, whose shards are written with those of the table, count as its own.
+    """
+    done = store.parts(table, of=len(rows))
+    finished, rejected = sum(rows[number] for number in done), 0
+    progress.begin(sum(rows), done=finished, unit="images")
+    files: list[FileInfo] = []
+    for written in write([number for number in range(len(rows)) if number not in done]):
+        files += written
+        finished += sum(info.rows or 0 for info in written)
+        rejected += sum(info.rows or 0 for info in rejects.files(written)) if rejects else 0
+        progress.update(finished, **({"rejected": rejected} if rejects else {}))
+    tables = [table, rejects] if rejects else [table]
+    return files + described(store, tables, {info.path for info in files})
+
+
 @ray.remote(num_cpus=0.25)
 def _describe(root: str, path: str) -> FileInfo:
     return Store(root).storage.describe(path)
@@ -228,10 +227,10 @@ def _describe(root: str, path: str) -> FileInfo:
 
 def described(store: Store, tables: list[Table], known: set[str]) -> list[FileInfo]:
     """Files of earlier, killed attempts: there already, so hashed by reading them."""
-    there = [(table, path) for table in tables for path, _ in store.storage.list(table.path)]
-    paths = [path for table, path in there if table.holds(path) and path not in known]
-    files: list[FileInfo] = []
-    run_bounded(
-        lambda index: _describe.remote(store.root, paths[index]), range(len(paths)), limit=32, on_result=files.append
-    )
-    return files
+    paths = [
+        path
+        for table in tables
+        for path, _ in store.storage.list(table.path)
+        if table.holds(path) and path not in known
+    ]
+    return list(completed((_describe.remote(store.root, path) for path in paths), lambda: 32))

@@ -32,7 +32,9 @@ def connected() -> Iterator[None]:
         yield
         return
     try:
-        _connect()
+        # Ray's handler of SIGTERM ends the process at once, after pages of C++ frames.
+        with kept_handler(signal.SIGTERM):
+            _connect()
     except Exception as error:  # Ray raises this very class when a process of its own does not come up in time
         raise RunError(
             f"Ray did not start: {_first_line(error)} Look whether the machine has memory and time left, or at "
@@ -53,14 +55,13 @@ def connected() -> Iterator[None]:
 def _connect() -> None:
     if others_cluster():
         os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")  # it repeats its warnings every 30 s
-        with _own_handlers():
-            ray.init(log_to_driver=False)
+        ray.init(log_to_driver=False)
     else:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what ends a run is raised, and shown once
         keep_token()
-        with _own_handlers(), _on_loopback(), _stderr_of_c_closed():
+        with _on_loopback(), _stderr_of_c_closed():
             attempts = start_local_ray(num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1))
         if attempts > 1:
             _log.warning("Ray started at attempt %d of %d: this machine is busy", attempts, START_ATTEMPTS)
@@ -92,15 +93,15 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _own_handlers() -> Iterator[None]:
-    """Ray's handler of SIGTERM ends the process at once, after pages of C++ frames: ours is put back."""
+def kept_handler(number: int) -> Iterator[None]:
+    """What handles a signal after the block is what did before, whatever Ray has installed."""
     here = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     try:
         yield
     finally:
         if here and before is not None:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(number, before)
 
 
 @contextlib.contextmanager
@@ -127,13 +128,12 @@ def keep_token() -> None:
     path = Path.home() / ".ray" / "auth_token"
     with contextlib.suppress(OSError):  # a home that cannot be written: Ray says what it needs
         path.parent.mkdir(exist_ok=True)
-        with contextlib.suppress(FileExistsError), open(path, "x", opener=_only_for_owner) as file:
+        with (
+            contextlib.suppress(FileExistsError),
+            open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file,
+        ):
             file.write(secrets.token_hex(32))
         path.chmod(0o600)
-
-
-def _only_for_owner(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 @contextlib.contextmanager

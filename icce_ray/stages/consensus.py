@@ -8,7 +8,6 @@ that a killed run repeats only those that were not finished. The driver sees sco
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,49 +31,40 @@ from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.search.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.settings import Settings
+from icce_ray.stages import StageResult
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.ensemble import Label, Shards
-from icce_ray.stages.features import FeatureRows, matrix
+from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.remote_progress import log_alarms
 from icce_ray.store import RunError, Store
-from icce_ray.store.artifacts import (
-    CANDIDATES,
-    CONSENSUS,
-    CONSENSUS_SCORES,
-    HEAD_LABELS,
-    candidate_labels,
-    candidate_score,
-)
+from icce_ray.store.artifacts import CANDIDATES, CONSENSUS, CONSENSUS_SCORES, candidate_labels, candidate_score
 
 
-def run(
-    settings: Settings, store: Store, resources: Resources, progress: Progress
-) -> tuple[list[FileInfo], dict[str, Any]]:
+def run(settings: Settings, store: Store, resources: Resources, progress: Progress) -> StageResult:
     """Run every method, keep the best, write label and agreement of each image."""
-    steps = _Steps(progress, settings.consensus.methods)
+    steps = _Steps(progress, len(settings.consensus.methods) + 1)
     shards = Shards(store, steps.begin)
-    _find_candidates(settings, store, shards, steps)
-    scores = {method: steps.scores[method] for method in settings.consensus.methods if method in steps.scores}
+    results = _find_candidates(settings, store, shards, steps)
+    refused = {method: result for method, result in results.items() if isinstance(result, str)}
+    scores = {method: results[method] for method in settings.consensus.methods if method not in refused}
     if not scores:
-        raise RunError(f"no consensus: every method refused: {steps.refused}")
+        raise RunError(f"no consensus: every method refused: {refused}")
     method = best_method(scores)
     files, alarms, kept = _keep(settings, store, shards, method)
     steps.end(f"{method} kept: ANMI {kept['anmi']:.4f}, mean agreement {kept['mean_agreement']:.1%}")
     kept["alarms"] = log_alarms(alarms, progress)
-    summary = {"method": method, "scores": scores, "refused": steps.refused} | kept
+    summary = {"method": method, "scores": scores, "refused": refused} | kept
     store.storage.write_bytes(CONSENSUS_SCORES.path, json.dumps(summary, indent=1).encode())
     store.storage.delete_tree(CANDIDATES)
     return [*files, store.storage.describe(CONSENSUS_SCORES.path)], summary
 
 
 class _Steps:
-    """Progress by methods that have ended, with the name of what is under way; what each method gave."""
+    """Progress by steps that have ended, with the name of what is under way."""
 
-    def __init__(self, progress: Progress, methods: Sequence[str]) -> None:
+    def __init__(self, progress: Progress, total: int) -> None:
         self.progress, self.done = progress, 0
-        self.scores: dict[str, float] = {}
-        self.refused: dict[str, str] = {}
-        progress.begin(len(methods) + 1, unit="steps")
+        progress.begin(total, unit="steps")
 
     def begin(self, name: str) -> None:
         self.progress.update(self.done, now=name)
@@ -85,23 +75,19 @@ class _Steps:
         if text:
             self.progress.log(text)
 
-    def end_method(self, method: str, result: float | str) -> None:
-        """`result` is the ANMI of the method's candidate, or why it refused."""
-        if isinstance(result, str):
-            self.refused[method] = result
-            self.end(f"{method} refused: {result}")
-        else:
-            self.scores[method] = result
-            self.end()
 
+def _find_candidates(settings: Settings, store: Store, shards: Shards, steps: _Steps) -> dict[str, Any]:
+    """Leave the candidate of each method on storage, unless it is there; its ANMI, or why the method refused."""
+    results: dict[str, float | str] = {}
 
-def _find_candidates(settings: Settings, store: Store, shards: Shards, steps: _Steps) -> None:
-    """Leave the candidate of each method on storage, unless it is there or the method refuses."""
-    methods = settings.consensus.methods
-    for method in methods:
+    def end(method: str, result: float | str) -> None:
+        results[method] = result
+        steps.end(f"{method} refused: {result}" if isinstance(result, str) else "")
+
+    for method in settings.consensus.methods:
         if store.storage.exists(candidate_score(method).path):
-            steps.end_method(method, store.document(candidate_score(method))["anmi"])
-    missing = [method for method in methods if method not in steps.scores]
+            end(method, store.document(candidate_score(method))["anmi"])
+    missing = [method for method in settings.consensus.methods if method not in results]
     rows = shards.distinct() if set(missing) - {"mcla"} else 0
     cuts = {}
     for method in missing:
@@ -109,18 +95,19 @@ def _find_candidates(settings: Settings, store: Store, shards: Shards, steps: _S
             check_problem(shards.n_images, settings.clusters)
             check_rows(method, rows, shards.n_heads)
         except ConsensusSizeError as reason:
-            steps.end_method(method, str(reason))
+            end(method, str(reason))
             continue
         if method != "mcla":
             each = zip(shards.index, shards.counts, shards.columns, strict=True)
             arrays = [array for index, counts, columns in each for array in (index, counts, *columns)]
             task = _cut_rows.remote(store.root, method, settings.clusters, settings.seed, len(shards.parts), *arrays)
             cuts[task] = method
-    if "mcla" in missing and "mcla" not in steps.refused:
-        steps.end_method("mcla", _mcla(settings, store, shards))
+    if "mcla" in missing and "mcla" not in results:
+        end("mcla", _mcla(settings, store, shards))
     while cuts:
         (ready, *_), _ = ray.wait(list(cuts), num_returns=1)
-        steps.end_method(cuts.pop(ready), ray.get(ready))
+        end(cuts.pop(ready), ray.get(ready))
+    return results
 
 
 def _mcla(settings: Settings, store: Store, shards: Shards) -> float | str:
@@ -226,15 +213,3 @@ def _write(
         table = table.append_column("agreement", pa.array(share[start - first : stop - first]))
         files.append(CONSENSUS.write(Store(rows.root).storage, table, number))
     return files, int(agreed.sum())
-
-
-def head_labels(store: Store) -> np.ndarray:
-    """Labels of all images under all heads, int32[N, H], in the order of image_id."""
-    files = HEAD_LABELS.files(store.require("heads").files)
-    return np.concatenate([matrix(store.storage.read_table(info.path, ["labels"])["labels"]) for info in files])
-
-
-def labels(store: Store) -> np.ndarray:
-    """The consensus label of all images, int32[N], in the order of image_id."""
-    files = CONSENSUS.files(store.require("consensus").files)
-    return np.concatenate([store.storage.read_table(info.path, ["label"])["label"].to_numpy() for info in files])

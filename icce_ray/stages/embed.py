@@ -3,13 +3,11 @@
 The stream from images to rows (Ray Data) is that of `predict` too: read, decode, backbone, rows, shards. Chunk c is
 `manifest/part-c.parquet`. Decoding runs as tasks, the backbone in actors, writing as tasks again, and the rows of a
 chunk stay in one block all the way (small chunks may share one), so that what is written has a deterministic name and
-content: a killed run repeats exactly the chunks whose file is not there. Only a row of counts per chunk reaches the
-driver.
+content: a killed run repeats exactly the chunks whose file is not there. Only a row per file reaches the driver.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -22,17 +20,16 @@ from icce_ray.io.sources import FeatureSource, Source, found_source, open_source
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
+from icce_ray.stages import StageResult
 from icce_ray.stages.chunks import Embedder, Stream, TaskError, read, write
-from icce_ray.stages.cluster import Resources, described, others_cluster
+from icce_ray.stages.cluster import Resources, others_cluster, write_shards
 from icce_ray.store import Marker, RejectBudgetError, RunError, Store
 from icce_ray.store.artifacts import FEATURES, REJECTS
 
 MAX_CPU_ACTORS = 4  # of a node; each holds the weights
 
 
-def run(
-    settings: Settings, store: Store, resources: Resources, progress: Progress
-) -> tuple[list[FileInfo], dict[str, Any]]:
+def run(settings: Settings, store: Store, resources: Resources, progress: Progress) -> StageResult:
     """Embed every chunk of the manifest whose shard is not there yet. Returns the files and a summary."""
     source = open_source(found_source(settings.source, store.require("list").summary))
     info = described_input(source, settings.embed)
@@ -87,9 +84,7 @@ def check_budget(marker: Marker | None, budget: float) -> None:
         )
 
 
-def run_stream(
-    stream: Stream, limits: ResourceSettings, resources: Resources, progress: Progress
-) -> tuple[list[FileInfo], dict[str, Any]]:
+def run_stream(stream: Stream, limits: ResourceSettings, resources: Resources, progress: Progress) -> StageResult:
     """Write the shards of every chunk of the manifest that are not there yet.
 
     Returns the files, those of earlier attempts included, and the counts. Raises RunError if an input is missing or
@@ -97,18 +92,14 @@ def run_stream(
     """
     store = Store(stream.root)
     counts = [info.rows or 0 for info in store.require("list").files]
-    done = store.parts(stream.accepted, of=len(counts))
-    finished = sum(counts[chunk] for chunk in done)
-    progress.begin(sum(counts), done=finished, unit="images")
-    missing = [chunk for chunk in range(len(counts)) if chunk not in done]
-    files: list[FileInfo] = []
-    rejected = 0
-    for row in _written(stream, missing, limits, resources) if missing else ():
-        files += _files_of(row)
-        rejected += row["rejected"]
-        finished += row["ok"] + row["rejected"]
-        progress.update(finished, rejected=rejected)
-    files += described(store, [stream.accepted, stream.rejected], {info.path for info in files})
+    files = write_shards(
+        store,
+        stream.accepted,
+        counts,
+        lambda missing: _written(stream, missing, limits, resources) if missing else (),
+        progress,
+        stream.rejected,
+    )
     reasons, first = _count_rejects(store, [info.path for info in stream.rejected.files(files)])
     summary = {
         "images": sum(counts),
@@ -127,13 +118,17 @@ def run_stream(
 
 def _written(
     stream: Stream, chunks: Sequence[int], limits: ResourceSettings, resources: Resources
-) -> Iterator[dict[str, Any]]:
-    """The row that `chunks.write` returns for each chunk, as they are done."""
-    import ray.data  # here and below: workers of other stages import this module's neighbours, and this takes a second
+) -> Iterator[list[FileInfo]]:
+    """The files of the chunks, as `chunks.write` has written them."""
+    import ray.data  # here: workers of other stages import this module's neighbours, and this takes a second
 
     gpu = resources.device == "cuda"
     pool = pool_of(resources, ray.cluster_resources(), asked=limits.embed_actors, chunks=len(chunks))
-    with _ray_data_context():
+    context = ray.data.DataContext.get_current().copy()
+    context.target_max_block_size = None  # a chunk must stay one block
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True
+    with ray.data.DataContext.current(context):
         dataset = (
             ray.data.range(len(chunks), override_num_blocks=len(chunks))
             .map_batches(
@@ -168,38 +163,13 @@ def _written(
             )
         )
         try:
-            yield from dataset.iter_rows()
+            for row in dataset.iter_rows():
+                counts = {name: int(row[name]) for name in ("rows", "bytes")}
+                yield [FileInfo(path=row["path"], sha256=row["sha256"], **counts)]
         except RayTaskError as error:
             if isinstance(error.cause, TaskError):
                 raise RunError(error.cause.message) from error
             raise
-
-
-@contextlib.contextmanager
-def _ray_data_context() -> Iterator[None]:
-    """Ray Data neither splits blocks, while a chunk must stay one, nor shows bars, nor hides our errors in its own."""
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
-    changes = {
-        "target_max_block_size": None,
-        "enable_progress_bars": False,
-        "raise_original_map_exception": True,
-    }
-    before = {name: getattr(context, name) for name in changes}
-    try:
-        for name, value in changes.items():
-            setattr(context, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(context, name, value)
-
-
-def _files_of(row: dict[str, Any]) -> list[FileInfo]:
-    """The files that a row of `chunks.write` names."""
-    columns = zip(row["path"], row["rows"], row["bytes"], row["sha256"], strict=True)
-    return [FileInfo(path=path, rows=int(rows), bytes=int(size), sha256=digest) for path, rows, size, digest in columns]
 
 
 def _count_rejects(store: Store, paths: list[str], most: int = 20) -> tuple[Counter[str], list[dict[str, Any]]]:

@@ -7,8 +7,7 @@ disk, and adds up tables: nothing there grows with the images of the run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,13 @@ import pyarrow as pa
 import ray
 
 from icce_ray.core.metrics import confusions, contingency, scores, table_scores
+from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
-from icce_ray.stages import consensus
-from icce_ray.stages.cluster import Resources, grouped, room_for, run_bounded
-from icce_ray.stages.features import FeatureRows
-from icce_ray.stages.truth import class_names, classes_at, labels_for, places_for, read_truth, shared_name
+from icce_ray.stages.cluster import Resources, completed_groups
+from icce_ray.stages.features import FeatureRows, read_column
+from icce_ray.stages.truth import class_names, classes_at, labels_of, places_for, read_truth, shared_name
 from icce_ray.store import RunError, Store
-from icce_ray.store.artifacts import PREDICTIONS
+from icce_ray.store.artifacts import CONSENSUS, HEAD_LABELS, PREDICTIONS
 
 Figures = dict[str, Any]
 NAMES = ["image_id", "uri", "key"]
@@ -55,15 +54,13 @@ def run(
         raise RunError(
             f"{labels} labels by image_id, which in {predictions} numbers other images than in the run; label by uri"
         )
-    own = _Shards.of(store)
-    unseen = _Shards.of(Store(predictions)) if predictions is not None else None
-    progress.begin(len(own.paths) + (len(unseen.paths) if unseen else 0), unit="shards")
+    unseen = None if predictions is None else Store(predictions)
+    own, new = _named(store), [] if unseen is None else _named(unseen)
+    progress.begin(len(own) + len(new), unit="shards")
     shared = ray.put(truth)
     stages = _of_stages.remote(store.root, shared)
     baseline = _kmeans.remote(store.root, settings.clusters, settings.seed, shared) if kmeans else None
-    images, tables = _count(own, truth, shared, progress.update)
-    if not images:
-        raise RunError(f"{labels} has labels of none of the {own.images} images of {store.root}; check its uri column")
+    images, tables = _count(store, own, labels, truth, shared, progress.update)
     figures: Figures = {"labels": labels, "images": images}
     figures |= ray.get(stages) | _scores(tables, "classifier_seen", "classifier_rest")
     if tables:
@@ -73,34 +70,15 @@ def run(
     if baseline is not None:
         figures |= ray.get(baseline)
     if unseen is not None:
-        images, tables = _count(unseen, truth, shared, lambda done: progress.update(len(own.paths) + done))
-        if not images:
-            raise RunError(
-                f"the labels know none of the {unseen.images} images of {predictions}; check their uri column"
-            )
+        _, tables = _count(unseen, new, labels, truth, shared, lambda done: progress.update(len(own) + done))
         figures |= _scores(tables[:1], "classifier_unseen")
     return figures
 
 
-@dataclass(frozen=True)
-class _Shards:
-    """Files that name images, with the classifier's labels if there are any."""
-
-    root: str
-    paths: list[str]
-    images: int
-    classes: int
-    """Of the classifier; 0 where it has labelled nothing yet."""
-    sampled: bool
-
-    @classmethod
-    def of(cls, store: Store) -> _Shards:
-        """Predictions of a run or of an `icce predict` output, or the images of a run that has none."""
-        marker = store.marker("predict")
-        files = PREDICTIONS.files(marker.files) if marker else list(FeatureRows.of(store).files)
-        classes = len(marker.summary["class_sizes"]) if marker else 0
-        images = sum(info.rows or 0 for info in files)
-        return cls(store.root, [info.path for info in files], images, classes, store.sampled())
+def _named(store: Store) -> list[FileInfo]:
+    """Files that name images: predictions of a run or of an `icce predict` output, features of a run without."""
+    marker = store.marker("predict")
+    return PREDICTIONS.files(marker.files) if marker else list(FeatureRows.of(store).files)
 
 
 def _scores(tables: list[np.ndarray], *names: str) -> Figures:
@@ -125,38 +103,36 @@ def _confused(table: np.ndarray, names: list[str]) -> Figures:
 
 
 def _count(
-    shards: _Shards, truth: pa.Table, shared: Any, on_progress: Callable[[int], None]
+    store: Store, files: list[FileInfo], labels: str, truth: pa.Table, shared: Any, on_progress: Callable[[int], None]
 ) -> tuple[int, list[np.ndarray]]:
     """Images with a true class, and tables of classifier and truth: of all of them, outside the sample if any."""
-    groups, tables, done = grouped(shards.paths, room_for(0.5)()), [], 0
-    sample = _sampled_ids.remote(shards.root) if shards.sampled else None
-    named = np.zeros(len(truth), bool)
+    marker = store.marker("predict")
+    classes = len(marker.summary["class_sizes"]) if marker else 0
+    sample = _sampled_ids.remote(store.root) if store.sampled() else None
+    named, tables, done = np.zeros(len(truth), bool), [], 0
+    task: Any = _count_group
 
-    def on_result(result: tuple[int, np.ndarray, list[np.ndarray]]) -> None:
-        nonlocal done, tables
-        paths, places, counted = result
+    def count(paths: Sequence[str]) -> Any:
+        return task.remote(store.root, paths, shared, classes, sample)
+
+    for paths, places, counted in completed_groups(count, [info.path for info in files], cpus=0.5):
         if named[places].any():
             raise shared_name(truth)
         named[places] = True
         tables = [one + other for one, other in zip(tables, counted, strict=True)] if done else counted
         done += paths
         on_progress(done)
-
-    count: Any = _count_group
-    run_bounded(
-        lambda index: count.remote(shards.root, groups[index], shared, shards.classes, sample),
-        range(len(groups)),
-        limit=room_for(0.5),
-        on_result=on_result,
-    )
+    if not named.any():
+        images = sum(info.rows or 0 for info in files)
+        raise RunError(f"{labels} has labels of none of the {images} images of {store.root}; check its uri column")
     return int(named.sum()), tables
 
 
 @ray.remote(num_cpus=0.5)
 def _count_group(
-    root: str, paths: list[str], truth: pa.Table, classes: int, sample: np.ndarray | None
+    root: str, paths: Sequence[str], truth: pa.Table, classes: int, sample: np.ndarray | None
 ) -> tuple[int, np.ndarray, list[np.ndarray]]:
-    """(shards, rows of the truth that they have, contingency tables) of some shards."""
+    """(shards, rows of the truth that they have, contingency tables) of some shards; of no classes no table."""
     storage = Store(root).storage
     columns = [*NAMES, "label"] if classes else NAMES
     table = pa.concat_tables([storage.read_table(path, columns) for path in paths])
@@ -186,12 +162,12 @@ def _of_stages(root: str, truth: pa.Table) -> Figures:
     heads = store.marker("heads")
     if heads is None:
         return {}
-    true = _of_training(store, truth)
+    true = labels_of(truth, FeatureRows.training(store))
     labelled = true >= 0
     if not labelled.any():
         return {}
     images = {"images": int(labelled.sum())}
-    each = [scores(column, true[labelled]) for column in consensus.head_labels(store)[labelled].T]
+    each = [scores(column, true[labelled]) for column in read_column(store, HEAD_LABELS, "labels")[labelled].T]
     best = heads.summary["best_head"]
     figures: Figures = {
         "mean_head": {key: float(np.mean([one[key] for one in each])) for key in each[0]} | images,
@@ -199,14 +175,8 @@ def _of_stages(root: str, truth: pa.Table) -> Figures:
         "highest_head": max(each, key=lambda one: one["acc"]) | images,
     }
     if store.marker("consensus") is not None:
-        figures["consensus"] = scores(consensus.labels(store)[labelled], true[labelled]) | images
+        figures["consensus"] = scores(read_column(store, CONSENSUS, "label")[labelled], true[labelled]) | images
     return figures
-
-
-def _of_training(store: Store, truth: pa.Table) -> np.ndarray:
-    """Class of each image that the heads have seen, int64, -1 where there is no label."""
-    rows = FeatureRows.training(store)
-    return labels_for(truth, rows.table(0, len(rows), NAMES))
 
 
 @ray.remote(num_cpus=1)
@@ -215,7 +185,7 @@ def _kmeans(root: str, clusters: int, seed: int, truth: pa.Table) -> Figures:
     from sklearn.cluster import KMeans
 
     store = Store(root)
-    true = _of_training(store, truth)
+    true = labels_of(truth, FeatureRows.training(store))
     labelled = true >= 0
     if not labelled.any():
         return {}

@@ -1,4 +1,4 @@
-"""Shards of the features as rows in the order of image_id, whoever wrote which file when."""
+"""Columns of a run in the order of image_id, whoever wrote which file when: above all the features, as rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from icce_ray.io.storage import FileInfo
 from icce_ray.store import Store
-from icce_ray.store.artifacts import FEATURES, SAMPLE
+from icce_ray.store.artifacts import FEATURES, SAMPLE, Table
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,25 @@ class FeatureRows:
             values[place : place + len(piece)] = piece
         return matrix(self.table(start, start, [column])[column]) if values is None else values
 
+    def take(self, wanted: np.ndarray, columns: list[str] | None = None) -> pa.Table:
+        """Some rows, ascending int64[n], n > 0, and some columns or all; one file is read at a time."""
+        storage, blocks = Store(self.root).storage, self.blocks()
+        edges = np.searchsorted(wanted, [start for start, _ in blocks] + [len(self)])
+        pieces = [
+            storage.read_table(info.path, columns).take(wanted[low:high] - start)
+            for info, (start, _), low, high in zip(self.files, blocks, edges[:-1], edges[1:], strict=True)
+            if low < high
+        ]
+        return pa.concat_tables(pieces).combine_chunks()
+
+
+def read_column(store: Store, table: Table, name: str) -> np.ndarray:
+    """A column of all shards of a complete stage: [N], of vectors [N, D]."""
+    files = table.files(store.require(table.stage).files)
+    pieces = [store.storage.read_table(info.path, [name])[name] for info in files]
+    vectors = table.columns[name].width is not None
+    return np.concatenate([matrix(piece) if vectors else piece.to_numpy() for piece in pieces])
+
 
 def matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """A fixed-size list column as [rows, D], without a copy where Arrow allows it."""
@@ -78,3 +97,27 @@ def matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 def list_column(values: np.ndarray) -> pa.FixedSizeListArray:
     """[rows, D] as a fixed-size list column."""
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
+
+
+def wide(main: np.ndarray, blocks: np.ndarray | None) -> np.ndarray:
+    """All stored features of some images side by side, float16[n, D + D_blocks]: what input columns refer to."""
+    return main if blocks is None or not blocks.shape[1] else np.concatenate([main, blocks], axis=1)
+
+
+def classifier_inputs(layout: dict[str, list[int]], dim: int, block_dim: int) -> dict[str, list[tuple[int, int]]]:
+    """Inputs of the classifier's grid by name, as column ranges of `wide` (paper 3.3).
+
+    With one block: the first part of the feature alone and all of it (CLS, CLS + patch mean). With the last four
+    blocks: their CLS tokens, alone and with what follows the first part.
+    """
+    (first, (start, stop)), *rest = layout.items()
+    whole = "+".join(layout)
+    inputs = {first: [(start, stop)]}
+    if rest:
+        inputs[whole] = [(0, dim)]
+    if block_dim:
+        blocks = (dim, dim + block_dim)
+        inputs[f"last4.{first}"] = [blocks]
+        if rest:
+            inputs[f"last4.{whole}"] = [blocks, (stop, dim)]
+    return inputs

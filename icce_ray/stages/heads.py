@@ -1,33 +1,47 @@
-"""Stage `heads`: the clustering heads on Ray Train, and the labels of every image under every head (paper 3.1)."""
+"""Stage `heads`: the clustering heads on Ray Train, and the labels of every image under every head (paper 3.1).
+
+The driver starts the workers (`run`); each trains, keeps checkpoints and labels its share of the images (`train`).
+Ray Train is imported where it is used: it takes two seconds, which no other stage should pay.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
+import torch
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from icce_ray.core.alarms import cluster_sizes, head_alarms
-from icce_ray.io.storage import FileInfo
+from icce_ray.core.collectives import current_workers
+from icce_ray.core.recipe import Execution, Recipe
+from icce_ray.core.training import HeadTrainer
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
-from icce_ray.stages.cluster import Resources, await_capacity, grouped, room_for, run_bounded
-from icce_ray.stages.features import FeatureRows, matrix
-from icce_ray.stages.remote_progress import log_alarms, remote_progress
+from icce_ray.stages import StageResult, neighbors
+from icce_ray.stages.cluster import Resources, await_capacity, completed_groups, threads_here
+from icce_ray.stages.connection import kept_handler
+from icce_ray.stages.features import FeatureRows, list_column, matrix
+from icce_ray.stages.remote_progress import Report, flush, log_alarms, loss_figures, remote_progress
 from icce_ray.store import Store
-from icce_ray.store.artifacts import HEAD_LABELS, HEAD_LOSSES, HEAD_WEIGHTS
+from icce_ray.store.artifacts import HEAD_LABELS, HEAD_LOSSES, HEAD_WEIGHTS, checkpoint_of
+
+CHECKPOINT = checkpoint_of("heads")
+#: Seconds that an interrupted driver waits until the workers have ended.
+ABORT_SECONDS = 10.0
 
 
-def run(
-    settings: Settings, store: Store, resources: Resources, progress: Progress
-) -> tuple[list[FileInfo], dict[str, Any]]:
+def run(settings: Settings, store: Store, resources: Resources, progress: Progress) -> StageResult:
     """Train all heads, from the last checkpoint if there is one, and label all images with each."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig  # two seconds, which no other stage should pay
-
-    from icce_ray.stages.head_worker import HeadsTrainer, train
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
 
     rows, cuda, count = FeatureRows.training(store), resources.device == "cuda", workers_of(settings, resources)
     compiled = settings.resources.compile
@@ -39,15 +53,12 @@ def run(
         # store a second time.
         tempfile.TemporaryDirectory(prefix="icce-train-", ignore_cleanup_errors=True) as notes,
     ):
-        trainer = HeadsTrainer(
+        trainer = TorchTrainer(
             train,
             train_loop_config={
                 "root": store.root,
                 "rows": rows,
-                "heads": settings.heads.model_dump(),
-                "clusters": settings.clusters,
-                "seed": settings.seed,
-                "parallelism": settings.resources.parallelism,
+                "settings": settings,
                 "compiled": cuda if compiled is None else compiled,
                 "progress": actor,
             },
@@ -56,7 +67,7 @@ def run(
             ),
             run_config=RunConfig(name="heads", storage_path=notes, failure_config=FailureConfig(max_failures=3)),
         )
-        trainer.fit()
+        fit(trainer)
     labels = [path for path, _ in store.storage.list(HEAD_LABELS.path)]
     files = [store.storage.describe(path) for path in (HEAD_WEIGHTS.path, HEAD_LOSSES.path, *labels)]
     losses = store.storage.read_table(HEAD_LOSSES.path)
@@ -79,15 +90,8 @@ def workers_of(settings: Settings, resources: Resources) -> int:
 
 def _cluster_sizes(store: Store, paths: Sequence[str], clusters: int) -> np.ndarray:
     """Images of each cluster of each head, int64[H, K]: the labels are counted by tasks."""
-    groups = grouped(paths, room_for(0.5)())
-    found: list[np.ndarray] = []
-    run_bounded(
-        lambda index: _count.remote(store.root, groups[index], clusters),
-        range(len(groups)),
-        limit=room_for(0.5),
-        on_result=lambda sizes: found.append(sizes if not found else found.pop() + sizes),
-    )
-    return found[0]
+    counts = completed_groups(lambda group: _count.remote(store.root, group, clusters), paths, cpus=0.5)
+    return functools.reduce(np.add, counts)
 
 
 @ray.remote(num_cpus=0.5)
@@ -110,3 +114,114 @@ def summary_of(losses: pa.Table) -> dict[str, Any]:
         "temi": [round(float(value), 6) for value in temi],
         "cross_entropy": [round(float(value), 6) for value in losses["cross_entropy"].to_numpy()[last]],
     }
+
+
+def train(config: dict[str, Any]) -> None:
+    """Train all heads from the last checkpoint on, together with the other workers; label all images.
+
+    Everything is in the memory of each worker's device. The first worker alone writes checkpoints, losses and weights.
+    """
+    from ray.train import get_context
+    from ray.train.torch import get_device
+
+    torch.set_num_threads(threads_here(get_context().get_local_world_size()))
+    store, rows, settings = Store(config["root"]), config["rows"], config["settings"]
+    device = get_device()
+    features = torch.from_numpy(rows.features()).to(device)
+    trainer = HeadTrainer(
+        features,
+        neighbors.load(store.root, rows).to(device),
+        n_clusters=settings.clusters,
+        recipe=Recipe(**settings.heads.recipe()),
+        seed=settings.seed,
+        workers=current_workers(),
+        execution=Execution(
+            parallelism=settings.resources.parallelism,
+            precision=settings.heads.precision,
+            compiled=config["compiled"],
+        ),
+    )
+    first = trainer.workers.rank == 0
+    history = _restored(store, trainer)
+    trainer.check_same_epoch()
+    epochs, earlier = trainer.recipe.epochs, trainer.epoch
+    if first:
+        config["progress"].report.remote(Report(earlier, earlier))
+    while trainer.epoch < epochs:
+        losses = trainer.run_epoch()
+        history.append(torch.stack([losses.temi, losses.cross_entropy]).cpu())
+        if first:
+            facts = loss_figures(*history[-1].numpy())
+            facts["learning_rate"] = trainer.learning_rate(trainer.epoch * trainer.steps_per_epoch - 1)
+            config["progress"].report.remote(Report(trainer.epoch, earlier, facts))
+        if trainer.epoch % settings.heads.checkpoint_epochs == 0 or trainer.epoch == epochs:
+            state = trainer.state()  # every worker gives its heads
+            if first:
+                store.storage.write_tensors(CHECKPOINT, state | {"history": torch.stack(history)})
+    _finish(store, rows, trainer, torch.stack(history).numpy())
+    if first:
+        flush(config["progress"])
+
+
+def _restored(store: Store, trainer: HeadTrainer) -> list[torch.Tensor]:
+    """Bring the trainer to the last checkpoint; returns the losses of the epochs before it."""
+    try:
+        state = store.storage.read_tensors(CHECKPOINT)
+    except FileNotFoundError:
+        return []
+    history = list(state.pop("history"))
+    trainer.restore(state)
+    return history
+
+
+def _finish(store: Store, rows: FeatureRows, trainer: HeadTrainer, history: np.ndarray) -> None:
+    """Write losses, weights and labels; the features are still in memory, so labels cost one forward pass."""
+    rank, size, teacher = trainer.workers.rank, trainer.workers.size, trainer.gather_teacher()
+    if rank == 0:
+        HEAD_LOSSES.write(store.storage, _losses(history))
+        inputs = {"input.mean": trainer.mean, "input.std": trainer.std}
+        store.storage.write_tensors(HEAD_WEIGHTS.path, teacher.stacked() | inputs)
+    for index, (start, stop) in list(enumerate(rows.blocks()))[rank::size]:
+        labels = trainer.labels(trainer.features[start:stop], teacher).cpu().numpy()
+        part = rows.table(start, stop, ["image_id", "key"]).append_column("labels", list_column(labels))
+        HEAD_LABELS.write(store.storage, part, index)
+
+
+def _losses(history: np.ndarray) -> pa.Table:
+    """Losses [epochs, 2, heads] as a table, one row an epoch and head."""
+    epochs, _, heads = history.shape
+    return pa.table(
+        {
+            "epoch": np.repeat(np.arange(epochs), heads),
+            "head": np.tile(np.arange(heads), epochs),
+            "temi": history[:, 0].reshape(-1),
+            "cross_entropy": history[:, 1].reshape(-1),
+        }
+    )
+
+
+def fit(trainer: Any) -> None:
+    """`TorchTrainer.fit`, which raises what a worker raised as it was and ends with KeyboardInterrupt at the first one.
+
+    Ray Train's own handler of SIGINT takes the first two as a wish, at the third exits with 0, and stays for good.
+    """
+    from ray.train import WorkerGroupError
+
+    controllers: list[Any] = []
+    trainer._register_sigint_handler = controllers.append  # in its place
+    try:
+        with kept_handler(signal.SIGINT):
+            trainer.fit()
+    except WorkerGroupError as error:
+        raise _of_worker(error.worker_failures) or error from error
+    except KeyboardInterrupt:
+        for controller in controllers:
+            with contextlib.suppress(RayActorError, GetTimeoutError):  # the controller ends with its workers
+                ray.get(controller.abort.remote(), timeout=ABORT_SECONDS)
+        raise
+
+
+def _of_worker(failures: Mapping[int, Exception]) -> Exception | None:
+    """What the first worker that failed raised, None where that is not known."""
+    causes = [getattr(failure, "cause", failure) for _, failure in sorted(failures.items())]
+    return next((cause for cause in causes if isinstance(cause, Exception)), None)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -12,23 +11,22 @@ import pyarrow.compute as pc
 from icce_ray.core.cluster_count import in_reach
 from icce_ray.io.sources import Source
 from icce_ray.io.sources.base import LISTED
-from icce_ray.io.storage import FileInfo
 from icce_ray.io.stores import is_local, resolve
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
-from icce_ray.store import Marker, RunError, Store
+from icce_ray.stages import StageResult
+from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import MANIFEST
 
 
-def run(
-    source: Source, store: Store, progress: Progress, *, rows_per_shard: int
-) -> tuple[list[FileInfo], dict[str, Any]]:
-    """List `source` in its own order and number the images. Returns the files written and a summary.
+def run(source: Source, store: Store, progress: Progress, rows_per_shard: int) -> StageResult:
+    """List `source` from the beginning, in its own order, and number the images.
 
     The summary holds what was found of the source (format, columns), so that no later stage looks again, and a digest
     over its files by which a later start sees that it has changed. Memory does not grow with the number of images.
     Raises SourceError for a source that cannot be listed or has no image.
     """
+    store.storage.delete_tree(MANIFEST.path)
     files, first, size_total = [], 0, 0
     progress.begin(0, unit="images")
     for chunk, table in enumerate(_shards(source.listing(), rows_per_shard)):
@@ -37,6 +35,8 @@ def run(
         first += len(table)
         size_total += pc.call_function("sum", [table["size"]]).as_py() or 0
         progress.update(first)
+    left_out = ", ".join(f"{count:,} {kind}" for kind, count in source.left_out.items()) or "nothing"
+    progress.log(f"{first:,} images ({source.spec.format}); left out: {left_out}")
     summary = {
         "images": first,
         "bytes": size_total,
@@ -45,20 +45,6 @@ def run(
         "digest": source.digest(),
     }
     return files, summary
-
-
-def run_and_commit(
-    source: Source, store: Store, progress: Progress, rows_per_shard: int, fingerprint: str, check: Callable[[], None]
-) -> Marker:
-    """`run` from the beginning, logged and committed unless `check` raises."""
-    started = time.monotonic()
-    store.storage.delete_tree(MANIFEST.path)
-    files, summary = run(source, store, progress, rows_per_shard=rows_per_shard)
-    left_out = ", ".join(f"{count:,} {kind}" for kind, count in summary["left_out"].items()) or "nothing"
-    progress.log(f"{summary['images']:,} images ({summary['source']['format']}); left out: {left_out}")
-    check()
-    seconds = time.monotonic() - started
-    return store.commit("list", files, fingerprint=fingerprint, summary=summary, seconds=seconds)
 
 
 def check_clusters(settings: Settings, images: int) -> None:

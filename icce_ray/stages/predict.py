@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,40 +14,32 @@ from icce_ray.io.sources import FeatureSource, Source
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
+from icce_ray.stages import StageResult
 from icce_ray.stages.chunks import Stream
-from icce_ray.stages.cluster import Resources, described, grouped, room_for, run_bounded
+from icce_ray.stages.classifier import Labeller
+from icce_ray.stages.cluster import Resources, completed_groups, write_shards
 from icce_ray.stages.embed import described_input, run_stream
 from icce_ray.stages.features import matrix
-from icce_ray.stages.labelling import Labeller
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import FEATURES, PREDICTION_REJECTS, PREDICTIONS
 
 
-def run(
-    settings: Settings, store: Store, resources: Resources, progress: Progress
-) -> tuple[list[FileInfo], dict[str, Any]]:
+def run(settings: Settings, store: Store, resources: Resources, progress: Progress) -> StageResult:
     """Label the run's own images from their stored features, shard by shard: all of them, whatever the sample."""
     files = FEATURES.files(store.require("embed").files)
-    done = store.parts(PREDICTIONS, of=len(files))
-    missing = [index for index in range(len(files)) if index not in done]
-    finished = sum(files[index].rows or 0 for index in done)
-    progress.begin(sum(info.rows or 0 for info in files), done=finished, unit="images")
-    groups = grouped(missing, room_for(0.5)())
     task = _label_shards.options(num_cpus=0.5, num_gpus=resources.gpu_share)
-    found: list[FileInfo] = []
 
-    def submit(index: int) -> Any:
-        return task.remote(store.root, [(shard, files[shard].path) for shard in groups[index]], resources.device)
+    def label(shards: Sequence[int]) -> Any:
+        return task.remote(store.root, [(shard, files[shard].path) for shard in shards], resources.device)
 
-    def on_result(written: list[FileInfo]) -> None:
-        nonlocal finished
-        found.extend(written)
-        finished += sum(info.rows or 0 for info in written)
-        progress.update(finished)
-
-    run_bounded(submit, range(len(groups)), limit=room_for(0.5), on_result=on_result)
-    found += described(store, [PREDICTIONS], {info.path for info in found})
-    return found, _summary(store, found, settings.clusters)
+    written = write_shards(
+        store,
+        PREDICTIONS,
+        [info.rows or 0 for info in files],
+        lambda missing: completed_groups(label, missing, cpus=0.5),
+        progress,
+    )
+    return written, _summary(store, written, settings.clusters)
 
 
 def run_source(
@@ -56,7 +49,7 @@ def run_source(
     limits: ResourceSettings,
     resources: Resources,
     progress: Progress,
-) -> tuple[list[FileInfo], dict[str, Any]]:
+) -> StageResult:
     """Label the images listed in `out`'s manifest with the classifier of `run_store`, straight from the source."""
     description = Labeller(run_store.root, device="cpu").description
     embed = EmbedSettings.model_validate(description["embed"])
@@ -107,21 +100,13 @@ def _label_shards(root: str, shards: list[tuple[int, str]], device: str) -> list
 
 def _summary(store: Store, files: list[FileInfo], classes: int) -> dict[str, Any]:
     """Sizes of the classes and mean confidence over all shards, in parts whose sums are added up here."""
-    groups = grouped(sorted(info.path for info in files), room_for(0.25)())
     sizes, sums = np.zeros(classes, np.int64), []
-
-    def on_result(result: tuple[np.ndarray, list[float]]) -> None:
-        nonlocal sizes
-        sizes = sizes + result[0]
-        sums.extend(result[1])
-
-    count: Any = _count
-    run_bounded(
-        lambda index: count.remote(store.root, groups[index], classes),
-        range(len(groups)),
-        limit=room_for(0.25),
-        on_result=on_result,
-    )
+    paths = sorted(info.path for info in files)
+    for counts, confidences in completed_groups(
+        lambda group: _count.remote(store.root, group, classes), paths, cpus=0.25
+    ):
+        sizes += counts
+        sums += confidences
     total = int(sizes.sum())
     return {
         "labelled": total,
@@ -132,7 +117,7 @@ def _summary(store: Store, files: list[FileInfo], classes: int) -> dict[str, Any
 
 
 @ray.remote(num_cpus=0.25)
-def _count(root: str, paths: list[str], classes: int) -> tuple[np.ndarray, list[float]]:
+def _count(root: str, paths: Sequence[str], classes: int) -> tuple[np.ndarray, list[float]]:
     """Images of each class over some shards, and the sum of the confidences of each shard."""
     storage, sizes, sums = Store(root).storage, np.zeros(classes, np.int64), []
     for path in paths:

@@ -7,17 +7,17 @@ own: what reads them reads nothing else.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
 import ray
 
 from icce_ray.core.sampling import uniform_rows
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
-from icce_ray.stages.cluster import Resources, described, room_for, run_files
+from icce_ray.stages import StageResult
+from icce_ray.stages.cluster import Resources, completed, room_for, write_shards
 from icce_ray.stages.features import FeatureRows
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import NEIGHBORS, SAMPLE
@@ -26,9 +26,7 @@ from icce_ray.store.artifacts import NEIGHBORS, SAMPLE
 ROWS_PER_SHARD = 8192
 
 
-def run(
-    settings: Settings, store: Store, resources: Resources, progress: Progress
-) -> tuple[list[FileInfo], dict[str, Any]]:
+def run(settings: Settings, store: Store, resources: Resources, progress: Progress) -> StageResult:
     """Draw the sample and copy its rows, one task a shard; nothing where all images may be used.
 
     Raises RunError if neighbours of all images are there already, from a version that knew no sample.
@@ -43,23 +41,16 @@ def run(
             f"{store.root} has neighbours of all its {len(rows):,} images, from a version of icce-ray without samples, "
             f"but heads.max_images = {size:,}; give --redo sample, which repeats the stages from there on"
         )
-    done = store.parts(SAMPLE, of=-(-size // ROWS_PER_SHARD))
-    missing = [index for index in range(-(-size // ROWS_PER_SHARD)) if index not in done]
-    finished = sum(min(ROWS_PER_SHARD, size - index * ROWS_PER_SHARD) for index in done)
-    progress.begin(size, done=finished, unit="images")
-    found: list[FileInfo] = []
-    if missing:
-        chosen, everything = _choose.remote(len(rows), size, seed), ray.put(rows)
-        copy: Any = _copy
-        found = run_files(
-            lambda index: copy.remote(everything, chosen, index),
-            missing,
-            limit=room_for(0.5),
-            finished=finished,
-            progress=progress,
-        )
+    shards = [min(ROWS_PER_SHARD, size - start) for start in range(0, size, ROWS_PER_SHARD)]
+
+    def write(missing: list[int]) -> Iterator[list[FileInfo]]:
+        if missing:
+            chosen, everything = _choose.remote(len(rows), size, seed), ray.put(rows)
+            yield from completed((_copy.remote(everything, chosen, index) for index in missing), room_for(0.5))
+
+    files = write_shards(store, SAMPLE, shards, write, progress)
     progress.log(f"{size:,} of {len(rows):,} images drawn (seed {seed}); the classifier will label all")
-    return found + described(store, [SAMPLE], {info.path for info in found}), summary
+    return files, summary
 
 
 @ray.remote(num_cpus=0.5)
@@ -68,22 +59,7 @@ def _choose(n_rows: int, size: int, seed: int) -> np.ndarray:
 
 
 @ray.remote(num_cpus=0.5)
-def _copy(rows: FeatureRows, chosen: np.ndarray, index: int) -> FileInfo:
-    """Shard `index` of the sample."""
+def _copy(rows: FeatureRows, chosen: np.ndarray, index: int) -> list[FileInfo]:
+    """Shard `index` of the sample, with all columns of the features."""
     wanted = chosen[index * ROWS_PER_SHARD : (index + 1) * ROWS_PER_SHARD]
-    return SAMPLE.write(Store(rows.root).storage, drawn(rows, wanted), index)
-
-
-def drawn(rows: FeatureRows, wanted: np.ndarray) -> pa.Table:
-    """Some rows of the features with all their columns; `wanted` ascends, int64[n], n > 0.
-
-    One file of the features is held at a time.
-    """
-    storage, blocks = Store(rows.root).storage, rows.blocks()
-    edges = np.searchsorted(wanted, [start for start, _ in blocks] + [len(rows)])
-    pieces = [
-        storage.read_table(info.path).take(wanted[low:high] - start)
-        for info, (start, _), low, high in zip(rows.files, blocks, edges[:-1], edges[1:], strict=True)
-        if low < high
-    ]
-    return pa.concat_tables(pieces).combine_chunks()
+    return [SAMPLE.write(Store(rows.root).storage, rows.take(wanted), index)]

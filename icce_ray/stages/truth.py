@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from icce_ray.documents import shown
 from icce_ray.io.user_tables import read_user_table
 from icce_ray.stages.features import FeatureRows
-from icce_ray.store import RunError, Store
+from icce_ray.store import RunError
 
 KEYS = ("uri", "key", "path", "image_id")
 _NAMES = b"classes"  # of the table's metadata
@@ -116,13 +116,18 @@ def _place(values: pa.Array | pa.ChunkedArray, among: pa.Array) -> pa.Array | pa
     return pc.call_function("index_in", [values], pc.SetLookupOptions(among))
 
 
-def truth_of_rows(store: Store, rows: FeatureRows, location: str) -> np.ndarray:
-    """Class of every accepted image, int64[N]. Raises RunError unless all have one."""
-    table = rows.table(0, len(rows), ["image_id", "uri", "key"])
-    labels = labels_for(read_truth(location), table)
-    if (labels < 0).any():
-        first = table["uri"][int(np.flatnonzero(labels < 0)[0])].as_py()
+def labels_of(truth: pa.Table, rows: FeatureRows) -> np.ndarray:
+    """Class of each accepted image, int64[N], -1 where the file has none. Raises RunError as `labels_for` does."""
+    return labels_for(truth, rows.table(0, len(rows), ["image_id", "uri", "key"]))
+
+
+def truth_of_rows(rows: FeatureRows, location: str) -> np.ndarray:
+    """Class of each accepted image, int64[N]. Raises RunError unless all have one."""
+    labels = labels_of(read_truth(location), rows)
+    without = np.flatnonzero(labels < 0)
+    if len(without):
+        first = rows.table(int(without[0]), int(without[0]) + 1, ["uri"])["uri"][0]
         raise RunError(
-            f"{location} has no label for {(labels < 0).sum()} of {len(labels)} images of {store.root} (first: {first})"
+            f"{location} has no label for {len(without)} of {len(labels)} images of {rows.root} (first: {first})"
         )
     return labels

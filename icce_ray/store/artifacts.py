@@ -304,8 +304,8 @@ METRICS_FILE = "metrics.json"
 #: For those who follow the run while it works; no part of its results.
 METRIC_LINES, TENSORBOARD = "metrics.jsonl", "tensorboard"
 REPORT = "report/index.html"
-#: Sweeps of a run, a folder each; of no stage.
-SWEEPS = "sweeps"
+#: Sweeps of a run, a folder each, of no stage; what one was asked, the table of its trials, their plot.
+SWEEPS, SWEEP_FILE, SWEEP_TABLE, SWEEP_PLOT = "sweeps", "sweep.yaml", "results.parquet", "plot.html"
 #: Labellings of the methods that have ended, until the stage is complete.
 CANDIDATES = "consensus/candidates"
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from icce_ray.core.linear import LinearGrid
 from icce_ray.core.recipe import LEARNING_RATES, GridRecipe
-from icce_ray.stages.labelling import classifier_inputs
+from icce_ray.stages.features import classifier_inputs
 
 Columns = dict[str, list[tuple[int, int]]]
 ROUNDS = 2  # of everything, of which the lesser counts: another process may take a core for seconds

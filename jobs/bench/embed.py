@@ -31,7 +31,7 @@ from transformers.utils import logging
 from icce_ray import commands, pipeline
 from icce_ray.backbones import describe_backbone, load_backbone
 from icce_ray.settings import load
-from icce_ray.stages.labelling import Labeller
+from icce_ray.stages.classifier import Labeller
 from icce_ray.store import Store
 
 SIDE, BATCH, WORKERS = 224, 64, 2

@@ -28,11 +28,10 @@ from icce_ray.io.sources import SourceSpec, find_source
 from icce_ray.progress import Progress
 from icce_ray.settings import load
 from icce_ray.stages import consensus, listing
-from icce_ray.stages.classifier import fit_grid
+from icce_ray.stages.classifier import Labeller, fit_grid
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.connection import connected
 from icce_ray.stages.features import FeatureRows, list_column, matrix
-from icce_ray.stages.labelling import Labeller
 from icce_ray.store import Store
 from icce_ray.store.artifacts import CLASSIFIER_DESCRIPTION, CLASSIFIER_WEIGHTS, FEATURES, MANIFEST, PREDICTIONS
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import ray
 import yaml
 
@@ -69,10 +70,21 @@ class Driver:
         assert self.process.wait(timeout=PATIENCE) == 0, self.log.read_text()
 
 
+def table(store, artifact, columns=None):
+    """All shards of an artifact, in the order of their names."""
+    paths = [name for name, _ in store.storage.list(artifact) if "/part-" in name]
+    return pa.concat_tables([store.storage.read_table(path, columns) for path in paths])
+
+
 def rows(store, artifact):
     """All rows of an artifact's shards, in the order of their names."""
-    paths = [name for name, _ in store.storage.list(artifact) if "/part-" in name]
-    return [row for path in paths for row in store.storage.read_table(path).to_pylist()]
+    return table(store, artifact).to_pylist()
+
+
+def stamps(store, *names):
+    """Time of the last change of every file of a run on disk whose name begins with one of these, or of all."""
+    found = [name for name, _ in store.storage.list() if name.startswith(names or "")]
+    return {name: os.stat(store.storage.full_path(name)).st_mtime_ns for name in found}
 
 
 def assert_as_if_unbroken(store, unbroken, images):

@@ -2,8 +2,8 @@
 
 import os
 import threading
+from collections import Counter
 
-import pyarrow as pa
 import pytest
 from hostile import MAX_PIXELS, contents, write
 
@@ -14,8 +14,9 @@ from icce_ray.store.artifacts import FEATURES, REJECTS
 from icce_ray.store.verify import violations
 
 from .conftest import tiny, write_digits
+from .drivers import rows
 
-GOOD = 40
+GOOD, OK, REJECTED = 40, FEATURES.path, REJECTS.path
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +58,16 @@ def embedded(source, tmp_path_factory):
     return Store(settings.out)
 
 
-def rows(store, kind):
-    files = {"ok": FEATURES, "reject": REJECTS}[kind].files(store.require("embed").files)
-    return pa.concat_tables([store.storage.read_table(info.path, None) for info in files]).to_pylist()
+def outcomes(store):
+    """By key: `ok`, or why it was rejected."""
+    accepted = {row["key"]: "ok" for row in rows(store, OK)}
+    return accepted | {row["key"]: row["reason"] for row in rows(store, REJECTED)}
 
 
 def test_every_file_ends_as_it_must(source, embedded):
     _, corpus = source
-    found = {row["key"]: "ok" for row in rows(embedded, "ok")}
-    found |= {row["key"]: row["reason"] for row in rows(embedded, "reject")}
-    assert found == corpus.outcomes
-    assert all(row["detail"] for row in rows(embedded, "reject"))
+    assert outcomes(embedded) == corpus.outcomes
+    assert all(row["detail"] for row in rows(embedded, REJECTED))
 
 
 @pytest.mark.slow(20)
@@ -81,9 +81,7 @@ def test_every_file_ends_as_it_must_in_a_bucket_too(source, embedded, radosgw):
     settings = tiny(radosgw.uri(f"{bucket}/in"), radosgw.uri(f"{bucket}/run"), embed=changes)
     pipeline.run(settings, last="embed", verbose=False)
     store = Store(settings.out)
-    found = {row["key"]: "ok" for row in rows(store, "ok")}
-    found |= {row["key"]: row["reason"] for row in rows(store, "reject")}
-    assert found == expected
+    assert outcomes(store) == expected
     assert list(violations(store)) == []
 
 
@@ -92,17 +90,17 @@ def test_inputs_are_ok_or_rejected_and_nothing_else(source, embedded):
     listed, summary = embedded.require("list").summary, embedded.require("embed").summary
     assert listed["images"] == len(corpus.outcomes) == summary["images"] == summary["ok"] + summary["rejected"]
     assert listed["left_out"] == corpus.left_out
-    outcomes = list(corpus.outcomes.values())
-    assert summary["ok"] == outcomes.count("ok")
-    assert summary["rejected_by_reason"] == {reason: outcomes.count(reason) for reason in set(outcomes) - {"ok"}}
+    expected = Counter(corpus.outcomes.values())
+    assert summary["ok"] == expected.pop("ok")
+    assert summary["rejected_by_reason"] == expected
     assert list(violations(embedded)) == []
 
 
 def test_names_are_kept_to_the_letter(source, embedded):
     folder, _ = source
-    for row in rows(embedded, "ok"):
+    for row in rows(embedded, OK):
         assert (folder / os.fsdecode(to_bytes(row["key"]))).exists(), row["key"]
-    assert len({row["image_id"] for row in rows(embedded, "ok")}) == len(rows(embedded, "ok"))
+    assert len({row["image_id"] for row in rows(embedded, OK)}) == len(rows(embedded, OK))
 
 
 def test_what_was_left_out_was_not_opened(source):

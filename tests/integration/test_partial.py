@@ -22,25 +22,6 @@ def test_heads_without_a_consensus_can_be_evaluated_and_shown(copy, digits):
     ]
 
 
-@pytest.mark.slow(5)
-def test_labels_by_image_id_cannot_score_other_images(finished, digits, tmp_path):
-    write_digits(tmp_path / "new", 20, first=1000)
-    commands.predict(finished.root, str(tmp_path / "new"), str(tmp_path / "out"), verbose=False)
-    (tmp_path / "labels.csv").write_text("image_id,label\n" + "".join(f"{i},{i % 10}\n" for i in range(20)))
-    with fails(RunError, "label by uri"):
-        commands.evaluate(finished.root, str(tmp_path / "labels.csv"), predictions=str(tmp_path / "out"), verbose=False)
-
-
-@pytest.mark.slow(5)
-def test_a_source_that_grew_after_it_was_predicted_is_an_error(finished, tmp_path):
-    write_digits(tmp_path / "new", 10, first=1000)
-    job = (finished.root, str(tmp_path / "new"), str(tmp_path / "out"))
-    commands.predict(*job, verbose=False)
-    write_digits(tmp_path / "new", 5, first=1010)
-    with fails(RunError, "15 files"):
-        commands.predict(*job, verbose=False)
-
-
 @pytest.mark.slow(8)
 def test_too_few_usable_images_stop_every_attempt_before_the_neighbors(tmp_path):
     write_digits(tmp_path / "images", 3)

@@ -20,6 +20,7 @@ from icce_ray.store.verify import violations
 from tests.failures import fails
 
 from .conftest import CLUSTERS, IMAGES, TINY, tiny, write_digits
+from .drivers import stamps
 
 D = 324
 
@@ -39,13 +40,6 @@ def features(store):
     """(image_ids, features) in the order of image_id."""
     table = read(store, "features/status=ok").sort_by("image_id")
     return table["image_id"].to_numpy(), rows(table["features"])
-
-
-def stamps(store, *artifacts):
-    """Time of the last change of every file below some artifacts, or of all."""
-    root = Path(store.root)
-    files = [path for name in artifacts or [""] for path in (root / name).rglob("*") if path.is_file()]
-    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in files}
 
 
 def neighbor_lists(store):
@@ -85,29 +79,21 @@ def test_artifacts_have_their_columns_and_all_ids(finished, artifact):
     assert sum(column.null_count for column in table.columns) == 0
 
 
-def test_other_files_of_the_table(finished):
-    root = Path(finished.root)
-    heads, epochs = TINY["heads"]["heads"], TINY["heads"]["epochs"]
-    losses = pq.ParquetFile(root / "heads/losses.parquet").read().to_pydict()
-    pairs = [(epoch, head) for epoch in range(epochs) for head in range(heads)]
-    assert list(zip(losses["epoch"], losses["head"], strict=True)) == pairs
-    assert np.isfinite(losses["temi"]).all()
-    assert np.mean(losses["temi"][-heads:]) < np.mean(losses["temi"][:heads])
-    grid = pq.ParquetFile(root / "classifier/grid.parquet").read().to_pylist()
+def test_what_was_chosen_is_the_best_and_nothing_else_is_left(finished):
+    """The form of these files is what `verify` checks."""
+    root, heads = Path(finished.root), TINY["heads"]["heads"]
+    temi = pq.ParquetFile(root / "heads/losses.parquet").read()["temi"].to_numpy().reshape(-1, heads)
+    assert len(temi) == TINY["heads"]["epochs"]
+    assert temi[-1].mean() < temi[0].mean()
+    sizes = cluster_sizes(rows(read(finished, "head_labels")["labels"]), CLUSTERS)
+    assert finished.metrics()["heads"]["alarms"] == [alarm.as_dict() for alarm in head_alarms(temi, sizes)]
+    grid = pq.ParquetFile(root / "classifier/grid.parquet").read()["accuracy"].to_pylist()
     assert len(grid) == 13
-    classifier = json.loads((root / "classifier/classifier.json").read_text())
-    assert classifier["heldout_accuracy"] == max(point["accuracy"] for point in grid)
+    assert json.loads((root / "classifier/classifier.json").read_text())["heldout_accuracy"] == max(grid)
     consensus = json.loads((root / "consensus/scores.json").read_text())
     assert consensus["method"] == max(consensus["scores"], key=consensus["scores"].get)
     assert set(consensus["scores"]) | set(consensus["refused"]) == {"cspa", "hgpa", "mcla", "hbgf"}
-    labels = read(finished, "consensus")["label"].to_numpy()
-    assert consensus["cluster_sizes"] == np.bincount(labels, minlength=CLUSTERS).tolist()
-    assert consensus["alarms"] == finished.metrics()["consensus"]["alarms"]
-    temi = np.reshape(losses["temi"], (epochs, heads))
-    sizes = cluster_sizes(np.stack(read(finished, "head_labels")["labels"].to_pylist()), CLUSTERS)
-    assert finished.metrics()["heads"]["alarms"] == [alarm.as_dict() for alarm in head_alarms(temi, sizes)]
-    left = {path.name for path in root.rglob("*") if "checkpoint" in path.name or "candidates" in path.name}
-    assert not left
+    assert not [path for path in root.rglob("*") if "checkpoint" in path.name or "candidates" in path.name]
 
 
 def test_markers_name_every_file_with_rows_and_checksums(finished):
@@ -269,6 +255,9 @@ def test_predicting_goes_on_where_it_was_and_serves_one_source(finished, digits,
     assert commands.predict(*job) == summary
     assert "nothing to do" in capsys.readouterr().err
     assert stamps(out, "predictions") == after
+    write_digits(tmp_path / "new", 1)
+    with fails(RunError, "141 files"):
+        commands.predict(*job, verbose=False)
     with fails(RunError, out.root):
         commands.predict(finished.root, str(digits[0]), out.root, verbose=False)
     with fails(RunError, "--out"):
@@ -281,6 +270,9 @@ def test_evaluation_is_what_scikit_learn_computes_from_the_files(digits, copy, t
     every = digits[1].read_text() + "".join(f"{1000 + i:04d}.png,{label}\n" for i, label in enumerate(truth))
     (tmp_path / "labels.csv").write_text(every)
     commands.predict(copy.root, str(tmp_path / "new"), str(tmp_path / "out"), verbose=False)
+    (tmp_path / "ids.csv").write_text("image_id,label\n0,1\n")
+    with fails(RunError, "label by uri"):
+        commands.evaluate(copy.root, str(tmp_path / "ids.csv"), predictions=str(tmp_path / "out"), verbose=False)
     labels = str(tmp_path / "labels.csv")
     figures = commands.evaluate(copy.root, labels, predictions=str(tmp_path / "out"), kmeans=True, verbose=False)
     classes = {row["uri"]: int(row["label"]) for row in csv.DictReader(every.splitlines())}

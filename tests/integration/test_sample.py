@@ -1,6 +1,5 @@
 """Above `heads.max_images`: learned from a uniform sample, every image labelled, nearly as well as from all."""
 
-import os
 import shutil
 
 import numpy as np
@@ -22,6 +21,8 @@ from icce_ray.store.artifacts import FEATURES, MARKER, NEIGHBORS, PREDICTIONS, R
 from icce_ray.store.artifacts import SAMPLE as SAMPLE_TABLE
 from icce_ray.store.verify import violations
 from tests.failures import fails
+
+from .drivers import stamps, table
 
 IMAGES, SAMPLE, CLASSES, DIM, SEED = 50_000, 5_000, 10, 32, 3
 #: Distance of the means from the origin; noise is standard normal. The best classifier there can be is right on
@@ -74,16 +75,13 @@ def sampled(cluster, source, tmp_path_factory):
 
 
 def column(store, artifact, name):
-    """A column of an artifact's shards, in the order of their names."""
-    parts = [path for path, _ in store.storage.list(artifact) if "/part-" in path]
-    return pa.concat_tables([store.storage.read_table(path, [name]) for path in parts])[name].to_numpy()
+    return table(store, artifact, [name])[name].to_numpy()
 
 
-def stamps(store):
-    """Time of the last change of every file but those that every start changes: what is tracked, and the page."""
+def kept(store):
+    """Stamps but of what every start changes: what is tracked, and the page."""
     changing = ("metrics.jsonl", "tensorboard/", "report/")
-    paths = [store.storage.full_path(name) for name, _ in store.storage.list() if not name.startswith(changing)]
-    return {path: os.stat(path).st_mtime_ns for path in paths}
+    return {name: time for name, time in stamps(store).items() if not name.startswith(changing)}
 
 
 @pytest.mark.slow(60)
@@ -135,16 +133,15 @@ def test_labels_of_images_outside_the_sample_score_the_classifier_only(sampled, 
 def test_predictions_go_on_shard_by_shard(sampled, tmp_path):
     store = Store(str(shutil.copytree(sampled[0].root, tmp_path / "run")))
     labels, summary = column(store, "predictions", "label"), store.metrics()["predict"]
-    before = stamps(store)
+    before = kept(store)
     lost = [f"predictions/{MARKER}", *(PREDICTIONS.part(index) for index in (0, 5, 12))]
     for path in lost:
         store.storage.delete(path)
     pipeline.run(store.settings(), verbose=False)
-    after = stamps(store)
+    after = kept(store)
     assert np.array_equal(column(store, "predictions", "label"), labels)
     assert store.metrics()["predict"] | {"seconds": 0} == summary | {"seconds": 0}
-    written = {store.storage.full_path(path) for path in (*lost, "metrics.json")}
-    assert {path for path in after if after[path] != before[path]} == written
+    assert {path for path in after if after[path] != before[path]} == {*lost, "metrics.json"}
 
 
 # -- the stage alone ---------------------------------------------------------------------------------------------------
@@ -198,18 +195,18 @@ def test_the_sample_is_the_same_for_any_shards_of_the_features_and_after_a_kill(
     assert contents(other, ordered).equals(expected)
 
     store.storage.delete(files[1].path)
-    before = stamps(store)
+    before = kept(store)
     again, summary_again = drawn_by(store, size)
     assert (sorted(again, key=lambda info: info.path), summary_again) == (files, summary)
-    assert {path: time for path, time in stamps(store).items() if path in before} == before
+    assert {path: time for path, time in kept(store).items() if path in before} == before
 
 
 def test_where_all_images_may_be_used_nothing_is_drawn(tmp_path):
     store, table = embedded(tmp_path / "run", [])
-    before = stamps(store)
+    before = kept(store)
     for most in (len(table), 2_000_000):
         assert drawn_by(store, most) == ([], {"images": len(table), "of": len(table), "seed": SEED})
-    assert stamps(store) == before
+    assert kept(store) == before
 
 
 def test_neighbours_of_all_images_are_not_mixed_with_a_sample(tmp_path):
@@ -225,9 +222,8 @@ def test_a_complete_run_of_a_version_without_samples_only_gets_its_marker(copy):
     del content["fingerprints"]["sample"]
     copy.storage.write_bytes(RUN_FILE, yaml.safe_dump(content).encode())
     copy.storage.delete(f"sample/{MARKER}")
-    before = stamps(copy)
+    before = kept(copy)
     pipeline.run(copy.settings(), verbose=False)
-    after = stamps(copy)
+    after = kept(copy)
     assert copy.require("sample").files == []
-    new = {copy.storage.full_path(path) for path in (f"sample/{MARKER}", "metrics.json")}
-    assert {path for path in after if after[path] != before.get(path)} == new
+    assert {path for path in after if after[path] != before.get(path)} == {f"sample/{MARKER}", "metrics.json"}

@@ -1,7 +1,6 @@
 """Sweeps over one embedding: killed and resumed, drawn at random, stopped early; a trial is its settings' run."""
 
 import hashlib
-import os
 
 import numpy as np
 import pytest
@@ -9,15 +8,14 @@ import yaml
 
 from icce_ray import commands
 from icce_ray.settings.sweep import Sweep
-from icce_ray.stages.consensus import head_labels
-from icce_ray.stages.sweep import SweepRecords
+from icce_ray.stages.features import read_column
 from icce_ray.store import RunError, Store
-from icce_ray.store.artifacts import RUN_FILE
+from icce_ray.store.artifacts import HEAD_LABELS, RUN_FILE
 from icce_ray.store.verify import violations
 from tests.barriers import barrier
 from tests.failures import fails
 
-from .drivers import Driver, shared_cluster
+from .drivers import Driver, shared_cluster, stamps
 
 PARAMS = ["neighbors.threshold=0.6:0.7:0.05", "heads.ce_weight=0,1"]  # threshold 0.65 and weight 1 are the run's
 FOLDER = "sweeps/threshold+ce_weight"
@@ -25,10 +23,6 @@ FOLDER = "sweeps/threshold+ce_weight"
 
 def trials_of(store, folder=FOLDER):
     return [name for name, _ in store.storage.list(f"{folder}/trials") if name.endswith(".json")]
-
-
-def stamps(store, names):
-    return {path: os.stat(path).st_mtime_ns for path in map(store.storage.full_path, names)}
 
 
 @pytest.mark.slow(60)
@@ -41,7 +35,7 @@ def test_a_killed_sweep_goes_on(copy, digits, tmp_path, ends, capsys):
     log = (tmp_path / "log.txt").read_text()
     assert "mining once for all 6 trials: threshold = 0.6, k_min = 20, k_max = 32" in log
     kept = trials_of(copy) + [name for name, _ in copy.storage.list(f"{FOLDER}/neighbors")]
-    before = stamps(copy, kept)
+    before = stamps(copy, *kept)
     assert len(trials_of(copy)) == 2
 
     asked = Sweep.of(PARAMS, labels=labels)
@@ -49,7 +43,7 @@ def test_a_killed_sweep_goes_on(copy, digits, tmp_path, ends, capsys):
     shown = capsys.readouterr().err
     assert "mined before, for all 6 trials" in shown
     assert "2 of 6 trials were done before" in shown
-    assert stamps(copy, kept) == before, "finished trials and neighbours stay as they are"
+    assert stamps(copy, *kept) == before, "finished trials and neighbours stay as they are"
     assert copy.storage.read_table(f"{FOLDER}/results.parquet").equals(table)
     assert b"Plotly.newPlot" in copy.storage.read_bytes(f"{FOLDER}/plot.html")
     assert not [name for name, _ in copy.storage.list(FOLDER) if name.endswith(".safetensors")], "no checkpoint is left"
@@ -72,12 +66,11 @@ def the_trials_are_right(store, table):
     assert means == sorted(means, reverse=True)
     assert means[0] > means[-1]
     own = next(row for row in rows if (row["neighbors.threshold"], row["heads.ce_weight"]) == (0.65, 1.0))
-    record = SweepRecords(store, "threshold+ce_weight")
-    figures = yaml.safe_load(store.storage.read_bytes(f"{record.folder}/trials/{own['digest']}.json"))["figures"]
+    figures = yaml.safe_load(store.storage.read_bytes(f"{FOLDER}/trials/{own['digest']}.json"))["figures"]
     heads, neighbors, consensus = (store.require(stage).summary for stage in ("heads", "neighbors", "consensus"))
     np.testing.assert_allclose(figures["temi"], heads["temi"], rtol=1e-5)
     assert figures["best_head"] == heads["best_head"]
-    labels = np.ascontiguousarray(head_labels(store))
+    labels = np.ascontiguousarray(read_column(store, HEAD_LABELS, "labels"))
     assert figures["head_labels_sha256"] == hashlib.sha256(labels.tobytes()).hexdigest()
     assert own["mean_neighbors"] == pytest.approx(neighbors["mean_neighbors"])
     assert own["anmi"] == pytest.approx(consensus["anmi"])
@@ -111,8 +104,7 @@ def test_random_and_asha(copy, tmp_path, capsys):
     with fails(RunError, "other.csv", "320 images"):
         commands.sweep(copy.root, Sweep.of(["seed=0"], labels=str(tmp_path / "other.csv")), verbose=False)
 
-    record = SweepRecords(copy, "early")
-    copy.storage.delete(f"{record.folder}/trials/{one[2]['digest']}.json")
+    copy.storage.delete(f"sweeps/early/trials/{one[2]['digest']}.json")
     two = commands.sweep(copy.root, early, name="early", verbose=False).to_pylist()
     assert [row["state"] for row in two] == ["complete", "stopped", "stopped", "failed"], "it saw those before it"
 

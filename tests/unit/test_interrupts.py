@@ -13,7 +13,7 @@ from ray.train.torch import TorchTrainer
 from icce_ray import pipeline
 from icce_ray.cli import main as cli
 from icce_ray.cli.interrupts import again
-from icce_ray.stages.head_worker import HeadsTrainer
+from icce_ray.stages.heads import fit
 from icce_ray.store.lock import LOCK_FILE, RunLock
 
 EMBEDDED = {"images": 4, "ok": 4, "rejected": 0, "rejected_by_reason": {}}
@@ -91,16 +91,14 @@ def test_the_command_that_goes_on_deletes_nothing_again(given, left):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_ray_trains_handler_does_not_outlive_the_training(monkeypatch, fails):
-    def fit(self):
+    def train(self):
         signal.signal(signal.SIGINT, lambda *_: None)
         if fails:
             raise OSError("disk")
-        return "result"
 
-    assert hasattr(TorchTrainer, "_register_sigint_handler"), "what HeadsTrainer keeps from being installed at all"
-    monkeypatch.setattr(TorchTrainer, "fit", fit)
+    assert hasattr(TorchTrainer, "_register_sigint_handler"), "what is kept from being installed at all"
+    monkeypatch.setattr(TorchTrainer, "fit", train)
     before = signal.getsignal(signal.SIGINT)
-    trainer = object.__new__(HeadsTrainer)
     with pytest.raises(OSError, match="disk") if fails else nullcontext():
-        trainer.fit()
+        fit(object.__new__(TorchTrainer))
     assert signal.getsignal(signal.SIGINT) is before

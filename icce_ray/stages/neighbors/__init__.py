@@ -1,41 +1,57 @@
 """Stage `neighbors`: adaptive neighbour lists from an index sharded over actors (paper 3.1).
 
 Each actor of `index` holds a shard of the unit features. A block of queries is read once and goes to every actor by
-reference; a task merges the shards' lists to those that one index would give and writes them (`files`). The driver sees
-files and counts only. Exact lists are the same on any number of actors of one kind of hardware; so are those of
+reference; a task merges the shards' lists to those that one index would give and writes them. The driver sees files
+and counts only. Exact lists are the same on any number of actors of one kind of hardware; so are those of
 inverted lists, which belong to a fixed number of rows and not to an actor, but these miss some neighbours: how many is
 measured.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import ray
+import torch
 from ray.exceptions import RayTaskError
 
-from icce_ray.core.neighbors import Limits, default_k_max
+from icce_ray.core.neighbors import Limits, Neighbors, default_k_max, merge
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
-from icce_ray.stages.cluster import Resources, described, run_files
+from icce_ray.stages import StageResult
+from icce_ray.stages.cluster import Resources, completed, completed_groups, write_shards
 from icce_ray.stages.features import FeatureRows
-from icce_ray.stages.neighbors import files
 from icce_ray.stages.neighbors.auto import find_numbers
-from icce_ray.stages.neighbors.files import load
-from icce_ray.stages.neighbors.index import ShardedIndex
+from icce_ray.stages.neighbors.index import Arrays, ShardedIndex, as_lists
 from icce_ray.stages.truth import truth_of_rows
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import NEIGHBORS
 
-__all__ = ["limits_of", "load", "run"]
+#: image_ids for each row, up to which a table of them is made: 64 bytes a row.
+_MOST_GAPS = 16
 
 
+@contextlib.contextmanager
+def _without_trace() -> Iterator[None]:
+    """What a task says of its input as RunError, without the task's trace."""
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, (RunError, ValueError)):
+            raise RunError(str(error.cause)) from error
+        raise
+
+
+@_without_trace()
 def run(
     settings: Settings, store: Store, resources: Resources, progress: Progress, rows: FeatureRows | None = None
-) -> tuple[list[FileInfo], dict[str, Any]]:
+) -> StageResult:
     """Mine the neighbours of every block of images whose shard is not there yet.
 
     `rows` are those of another store, whose neighbours a sweep keeps in a place of its own; by default the store's.
@@ -49,14 +65,8 @@ def run(
             f"k_min = {limits.k_min} is more than a class of {len(rows):,} / {settings.clusters} images has: "
             "neighbours will come from other classes; think of a lower neighbors.k_min"
         )
-    try:
-        written, measured = _mine(settings, store, rows, resources, progress)
-    except RayTaskError as error:
-        if isinstance(error.cause, (RunError, ValueError)):  # what a task says of its input, without its trace
-            raise RunError(str(error.cause)) from error
-        raise
-    written += described(store, [NEIGHBORS], {info.path for info in written})
-    summary = files.count_lists(store, written, limits.k_min)
+    written, measured = _mine(settings, store, rows, resources, progress)
+    summary = _count_lists(store, written, limits.k_min)
     progress.log(
         f"{summary['mean_neighbors']:.1f} neighbours on average ({summary['smallest']:,} to {summary['largest']:,}); "
         f"{summary['share_at_k_min']:.0%} of the images have no more than k_min = {limits.k_min}"
@@ -80,42 +90,40 @@ def limits_of(settings: Settings, n_images: int) -> Limits:
     return Limits(chosen.threshold, chosen.k_min, k_max)
 
 
-def _mine(
-    settings: Settings, store: Store, rows: FeatureRows, resources: Resources, progress: Progress
-) -> tuple[list[FileInfo], dict[str, Any]]:
-    """Files of the blocks that are missing, and what was measured on the way."""
+def _mine(settings: Settings, store: Store, rows: FeatureRows, resources: Resources, progress: Progress) -> StageResult:
+    """All files of the lists, and what was measured on the way."""
     starts = range(0, len(rows), settings.neighbors.rows_per_shard)
-    done = store.parts(NEIGHBORS, of=len(starts))
-    missing = [index for index in range(len(starts)) if index not in done]
-    blocks = {index: (starts[index], min(starts[index] + starts.step, len(rows))) for index in missing}
-    finished = len(rows) - sum(stop - start for start, stop in blocks.values())
-    progress.begin(len(rows), done=finished, unit="images")
-    limits, truth = limits_of(settings, len(rows)), None
+    stops = [min(start + starts.step, len(rows)) for start in starts]
+    limits, truth, measured = limits_of(settings, len(rows)), None, {}
     if settings.neighbors.mode == "ground_truth":
         # All images of the class, however far and however many.
         limits = Limits(-1.0, 1, len(rows))
         truth = _truth.remote(rows, settings.neighbors.labels or "")
     approximate = truth is None and settings.neighbors.search == "ivf"
-    if not (missing or approximate):
-        return [], {}
-    index = ShardedIndex(rows, settings, resources, truth)
-    measured = index.check_recall(settings.neighbors, limits, progress) if approximate else {}
-    image_ids = files.image_ids.remote(rows)
-    write: Any = files.write_merged
 
-    def submit(block: int) -> Any:
-        start, stop = blocks[block]
-        return write.remote(store.root, rows, block, start, image_ids, limits, *index.search(start, stop, limits))
+    def write(missing: list[int]) -> Iterator[list[FileInfo]]:
+        if not (missing or approximate):
+            return
+        index = ShardedIndex(rows, settings, resources, truth)
+        if approximate:
+            measured.update(index.check_recall(settings.neighbors, limits, progress))
+        image_ids, task = _image_ids.remote(rows), cast(Any, _write_merged)
 
-    # A block waits in every actor's queue while others are merged: more nodes merge more at a time.
-    limit = 2 + 2 * resources.nodes
-    return run_files(submit, missing, limit=limit, finished=finished, progress=progress), measured
+        def submit(block: int) -> Any:
+            lists = index.search(starts[block], stops[block], limits)
+            return task.remote(store.root, rows, block, starts[block], image_ids, limits, *lists)
+
+        # A block waits in every actor's queue while others are merged: more nodes merge more at a time.
+        yield from completed(map(submit, missing), lambda: 2 + 2 * resources.nodes)
+
+    sizes = [stop - start for start, stop in zip(starts, stops, strict=True)]
+    return write_shards(store, NEIGHBORS, sizes, write, progress), measured
 
 
 @ray.remote(num_cpus=0.25)
 def _truth(rows: FeatureRows, location: str) -> np.ndarray:
     """Class of every image, int64[N]. Raises RunError where one has none, or its class to itself."""
-    truth = truth_of_rows(Store(rows.root), rows, location)
+    truth = truth_of_rows(rows, location)
     alone = np.flatnonzero(np.bincount(truth)[truth] == 1)
     if len(alone):
         raise RunError(
@@ -123,3 +131,94 @@ def _truth(rows: FeatureRows, location: str) -> np.ndarray:
             f"it has no ground-truth neighbour ({len(alone)} such images); give every class at least 2 images"
         )
     return truth
+
+
+@ray.remote(num_cpus=0.25)
+def _image_ids(rows: FeatureRows) -> np.ndarray:
+    """image_id of every row, int64[N]."""
+    return rows.image_ids()
+
+
+@ray.remote(num_cpus=0.25)
+def _write_merged(
+    root: str, rows: FeatureRows, index: int, start: int, image_ids: np.ndarray, limits: Limits, *shards: Arrays
+) -> list[FileInfo]:
+    """Merge the shards' lists of one block and write its file below `root`, with image_ids in place of row numbers."""
+    merged = merge([as_lists(arrays) for arrays in shards], limits)
+    offsets = pa.array(merged.offsets.numpy(), pa.int64())
+    neighbor_ids = pa.LargeListArray.from_arrays(offsets, pa.array(image_ids[merged.ids.numpy()]))
+    similarities = pa.LargeListArray.from_arrays(offsets, pa.array(merged.similarities.numpy()))
+    table = rows.table(start, start + len(offsets) - 1, ["image_id", "key"])
+    table = table.append_column("neighbor_ids", neighbor_ids).append_column("similarities", similarities)
+    return [NEIGHBORS.write(Store(root).storage, table, index)]
+
+
+def _count_lists(store: Store, files: list[FileInfo], k_min: int) -> dict[str, Any]:
+    """What the lists look like: how many neighbours, the share of images filled up to k_min."""
+    paths = [info.path for info in files]
+    counts = completed_groups(lambda group: _count.remote(store.root, group, k_min), paths, cpus=0.25)
+    images, pairs, at_k_min, smallest, largest = zip(*counts, strict=True)
+    return {
+        "images": sum(images),
+        "pairs": sum(pairs),
+        "mean_neighbors": sum(pairs) / sum(images),
+        "smallest": min(smallest),
+        "largest": max(largest),
+        "share_at_k_min": sum(at_k_min) / sum(images),
+    }
+
+
+@ray.remote(num_cpus=0.25)
+def _count(root: str, paths: Sequence[str], k_min: int) -> tuple[int, int, int, int, int]:
+    """Of some files: images, pairs, images with no more than k_min, the shortest and the longest list."""
+    storage = Store(root).storage
+    counts = np.concatenate([np.diff(_offsets(storage.read_table(path, ["neighbor_ids"]))) for path in paths])
+    return len(counts), int(counts.sum()), int((counts <= k_min).sum()), int(counts.min()), int(counts.max())
+
+
+def _offsets(table: pa.Table) -> np.ndarray:
+    return table["neighbor_ids"].combine_chunks().offsets.to_numpy()
+
+
+def load(root: str, rows: FeatureRows, similarities: bool = False) -> Neighbors:
+    """All neighbour lists of a run by row number, int32, on the CPU.
+
+    `similarities` also loads these, float32: `core.neighbors.apply_limits` needs them, training does not. The memory is
+    that of the lists and of one file. Raises RunError for lists that an older version mined.
+    """
+    store = Store(root)
+    marker = store.require("neighbors")
+    if "pairs" not in marker.summary:
+        raise RunError(f"the neighbours of {root} were mined by an older version; mine them again: --redo neighbors")
+    row_of = row_numbers(rows.image_ids())
+    offsets = torch.zeros(marker.summary["images"] + 1, dtype=torch.int64)
+    ids = torch.empty(marker.summary["pairs"], dtype=torch.int32)
+    values = torch.empty(len(ids) if similarities else 0)
+    columns = ["neighbor_ids", "similarities"] if similarities else ["neighbor_ids"]
+    row = pair = 0
+    for info in NEIGHBORS.files(marker.files):
+        table = store.storage.read_table(info.path, columns)
+        ends = torch.from_numpy(_offsets(table)[1:] + pair)
+        last = int(ends[-1])
+        offsets[row + 1 : row + 1 + len(ends)] = ends
+        ids[pair:last] = torch.from_numpy(row_of(table["neighbor_ids"].combine_chunks().flatten().to_numpy()))
+        if similarities:
+            values[pair:last] = torch.tensor(table["similarities"].combine_chunks().flatten().to_numpy())
+        row, pair = row + len(ends), last
+    return Neighbors(offsets, ids, values)
+
+
+def row_numbers(image_ids: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The function from image_ids to their places in `image_ids`, int64[N], ascending.
+
+    A subtraction where ids have no gap, a table where they have few; a search, which takes a hundred times as long as a
+    table, only among a sparse sample, whose table would be larger than the lists.
+    """
+    first, span = int(image_ids[0]), int(image_ids[-1] - image_ids[0]) + 1
+    if span == len(image_ids):
+        return lambda ids: ids - first
+    if span > _MOST_GAPS * len(image_ids):
+        return lambda ids: np.searchsorted(image_ids, ids)
+    table = np.zeros(span, np.int32)
+    table[image_ids - first] = np.arange(len(image_ids), dtype=np.int32)
+    return lambda ids: table[ids - first]

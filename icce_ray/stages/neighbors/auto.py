@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayTaskError
 
 from icce_ray.core import cluster_count
 from icce_ray.core.neighbors import Limits, Neighbors, default_k_max
@@ -25,7 +24,7 @@ from icce_ray.progress import Progress
 from icce_ray.search.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.settings import Settings
 from icce_ray.stages.cluster import Resources
-from icce_ray.stages.features import FeatureRows
+from icce_ray.stages.features import FeatureRows, matrix
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import CLUSTERS_EVIDENCE, THRESHOLD_EVIDENCE, Document
 from icce_ray.store.run import with_numbers
@@ -71,14 +70,13 @@ def _kept(store: Store, evidence: Document, find: Callable[[], dict[str, Any]]) 
 def _find_threshold(settings: Settings, rows: FeatureRows, resources: Resources, progress: Progress) -> dict[str, Any]:
     progress.log("neighbors.threshold = auto: a pilot training ...")
     pilot = _threshold.options(num_cpus=1, num_gpus=resources.gpu_share)
-    return ray.get(pilot.remote(settings.model_dump(), rows, resources.device, resources.cores))
+    return ray.get(pilot.remote(settings, rows, resources.device, resources.cores))
 
 
 @ray.remote(max_retries=2)
-def _threshold(values: dict[str, Any], rows: FeatureRows, device: str, threads: int) -> dict[str, Any]:
+def _threshold(settings: Settings, rows: FeatureRows, device: str, threads: int) -> dict[str, Any]:
     """The evidence for a threshold as plain values, with the number of images it was found on."""
     torch.set_num_threads(threads)
-    settings = Settings.model_validate(values)
     features = torch.from_numpy(_sample(rows, pilot_rows(len(rows), settings.clusters), settings.seed)).to(device)
     k_min, k_max = settings.neighbors.k_min, settings.neighbors.k_max
     k_max = k_max or default_k_max(len(rows), settings.clusters, k_min)
@@ -105,34 +103,25 @@ def _count_clusters(settings: Settings, rows: FeatureRows, resources: Resources,
     tried = cluster_count.counts_to_try(low, high)
     progress.log(f"clusters = auto: {len(tried)} pilot trainings on {size:,} images with {low} to {tried[-1]} clusters")
     progress.begin(len(tried), unit="trainings")
-    values, share = settings.model_dump(), {"num_cpus": 1, "num_gpus": resources.gpu_share}
+    share = {"num_cpus": 1, "num_gpus": resources.gpu_share}
     shared = _nearest.options(**share).remote(rows, settings.seed, size, (low, high), k_min, resources.device)
     pilot = _labels.options(**share)
     threads = max(1, resources.cores // len(tried))
     # The largest take longest, so they begin first.
-    labels = {count: pilot.remote(shared, values, count, k_min, resources.device, threads) for count in reversed(tried)}
+    labels = {
+        count: pilot.remote(shared, settings, count, k_min, resources.device, threads) for count in reversed(tried)
+    }
     pending = list(labels.values())
     while pending:
         _, pending = ray.wait(pending, fetch_local=False)  # the driver sees no labels
         progress.update(len(tried) - len(pending))
-    try:
-        evidence = ray.get(_evidence.remote(low, high, tried, *(labels[count] for count in tried)))
-    except RayTaskError as error:
-        if isinstance(error.cause, ValueError):  # what a task says of its input, without its trace
-            raise RunError(str(error.cause)) from error
-        raise
+    evidence = ray.get(_evidence.remote(low, high, tried, *(labels[count] for count in tried)))
     return dataclasses.asdict(evidence) | {"ratio": evidence.ratio, "images": size}
 
 
 def _sample(rows: FeatureRows, size: int, seed: int) -> np.ndarray:
     """A uniform sample of the features, [size, D]."""
-    chosen = uniform_rows(len(rows), size, seed)
-    pieces = []
-    for start, stop in rows.blocks():
-        own = chosen[np.searchsorted(chosen, start) : np.searchsorted(chosen, stop)]
-        if len(own):
-            pieces.append(rows.features(start, stop)[own - start])
-    return np.concatenate(pieces)
+    return matrix(rows.take(uniform_rows(len(rows), size, seed), ["features"])["features"]).copy()
 
 
 @ray.remote(max_retries=2)
@@ -148,11 +137,10 @@ def _nearest(
 
 @ray.remote(max_retries=2)
 def _labels(
-    shared: tuple[np.ndarray, ...], values: dict[str, Any], count: int, k_min: int, device: str, threads: int
+    shared: tuple[np.ndarray, ...], settings: Settings, count: int, k_min: int, device: str, threads: int
 ) -> np.ndarray:
     """Labels of the pilot with one number of clusters, int32[n, heads]."""
     torch.set_num_threads(threads)
-    settings = Settings.model_validate(values)
     features, *lists = (torch.tensor(part, device=device) for part in shared)  # what Ray shares must not be written to
     return cluster_count.labels_of(
         features,

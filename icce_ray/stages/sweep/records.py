@@ -18,9 +18,9 @@ from typing_extensions import TypedDict
 from icce_ray.documents import DocumentError, opened_json, opened_yaml, sealed_json, sealed_yaml, shaped
 from icce_ray.settings import Settings
 from icce_ray.settings.sweep import NAME, TRIAL_SETTINGS, Sweep, Trial, short
-from icce_ray.stages.sweep.plots import Series, sweep_plot
+from icce_ray.stages.sweep.plots import sweep_plot
 from icce_ray.store import RunError, Store, fingerprint
-from icce_ray.store.artifacts import SWEEPS
+from icce_ray.store.artifacts import SWEEP_FILE, SWEEP_PLOT, SWEEP_TABLE, SWEEPS
 from icce_ray.store.markers import differences
 
 #: Figures of a trial that are columns of `results.parquet`, in this order; null where a trial has none.
@@ -32,15 +32,6 @@ FIGURES = {
     "used_clusters": pa.int64(),
     **dict.fromkeys(("method", "reason"), pa.string()),
 }
-#: What the plot shows of each trial.
-_LABEL_FREE = [Series("modularity", "modularity (the objective)"), Series("anmi", "ANMI")]
-_LABELLED = [
-    Series("acc", "consensus"),
-    Series("best_head_acc", "best head (lowest loss)"),
-    Series("mean_head_acc", "all heads, mean and standard deviation", deviation="std_head_acc"),
-    Series("neighbor_accuracy", "neighbours of the anchor's class"),
-    Series("modularity", "modularity (label-free objective)"),
-]
 
 
 class Rung(TypedDict):
@@ -81,33 +72,38 @@ class TrialRecord:
             return None
         return self.figures["objective"] if self.state == "complete" else self.rungs[-1]["score"]
 
+    @property
+    def epoch(self) -> int | None:
+        """The last rung, None of a trial that came to none."""
+        return self.rungs[-1]["epoch"] if self.rungs else None
+
     def __str__(self) -> str:
         if self.state == "failed":
             return f"failed: {self.figures['reason']}"
         if self.state == "stopped":
-            return f"stopped at epoch {self.rungs[-1]['epoch']}, {self.score:.4f} there"
+            return f"stopped at epoch {self.epoch}, {self.score:.4f} there"
         return f"objective {self.score:.4f}, {self.seconds:.1f} s"
 
 
 class SweepRecords:
-    """The folder of one sweep."""
+    """The folder of one sweep, and the trials that were asked for."""
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: Store, name: str, sweep: Sweep, trials: Sequence[Trial]) -> None:
         """Raises RunError if no sweep can have this name."""
         if not NAME.fullmatch(name):
             raise RunError(f"--name {name}: a sweep is a folder; give letters, digits, '.', '_', '+', '-'")
-        self.store, self.name = store, name
+        self.store, self.name, self.sweep, self.trials = store, name, sweep, trials
         self.folder = f"{SWEEPS}/{name}"
         self.root = store.storage.uri(self.folder)
         """Its directory or URI, which may hold an artifact `neighbors` like a run."""
 
-    def claim(self, base: Settings, sweep: Sweep) -> None:
+    def claim(self, base: Settings) -> None:
         """Bind the name to this sweep of a run with these settings. Raises RunError if it is bound to another."""
         values = base.defining()
         settings = {name: values[name] for name in TRIAL_SETTINGS}
-        asked = sweep.defining() | {"shared": fingerprint(base, "sample"), "settings": settings}
+        asked = self.sweep.defining() | {"shared": fingerprint(base, "sample"), "settings": settings}
         asked = json.loads(json.dumps(asked))  # tuples as lists, as they come back
-        storage, path = self.store.storage, f"{self.folder}/sweep.yaml"
+        storage, path = self.store.storage, f"{self.folder}/{SWEEP_FILE}"
         try:
             before = opened_yaml(storage.read_bytes(path))
         except FileNotFoundError:
@@ -119,14 +115,10 @@ class SweepRecords:
         if changed:
             raise RunError("\n".join([f"{self.root} is another sweep:", *changed, "give another --name"]))
 
-    def checkpoint(self, digest: str) -> str:
-        """Where a trial keeps the state of its training; gone when it has ended."""
-        return f"{self.folder}/trials/{digest}.safetensors"
-
-    def ended(self, trials: Sequence[Trial]) -> dict[str, TrialRecord]:
+    def ended(self) -> dict[str, TrialRecord]:
         """Those of the trials that have ended, by digest. Raises RunError for a file that cannot be read."""
         storage, records = self.store.storage, {}
-        digests = {f"{self.folder}/trials/{trial.digest}.json": trial.digest for trial in trials}
+        digests = {f"{self.folder}/trials/{trial.digest}.json": trial.digest for trial in self.trials}
         for path in digests.keys() & {path for path, _ in storage.list(f"{self.folder}/trials")}:
             try:
                 records[digests[path]] = TrialRecord.read(storage.read_bytes(path))
@@ -137,45 +129,39 @@ class SweepRecords:
     def write(self, record: TrialRecord) -> None:
         """Keep a trial that has ended, in one atomic step; it is never run again."""
         self.store.storage.write_bytes(f"{self.folder}/trials/{record.digest}.json", sealed_json(asdict(record)))
-        self.store.storage.delete(self.checkpoint(record.digest))
+        self.store.storage.delete(checkpoint_path(self.folder, record.digest))
 
-    def write_results(self, sweep: Sweep, trials: Sequence[Trial]) -> pa.Table:
-        """Write `results.parquet` and the plot of trials that all have ended; the table, in their order."""
-        records = self.ended(trials)
-        table = results(sweep, trials, [records[trial.digest] for trial in trials])
-        self.store.storage.write_table(f"{self.folder}/results.parquet", table)
-        plot = sweep_plot(
-            table.to_pydict(),
-            [param.name for param in sweep.params],
-            title=self.name,
-            objective="acc" if sweep.labels else "modularity",
-            series=_LABELLED if sweep.labels else _LABEL_FREE,
+    def write_results(self) -> pa.Table:
+        """Write `results.parquet`, a row for each of the trials, which all have ended, and the plot; the table."""
+        by_digest, trials, sweep = self.ended(), self.trials, self.sweep
+        records = [by_digest[trial.digest] for trial in trials]
+        epochs = [
+            trial.settings.heads.epochs if record.state == "complete" else record.epoch
+            for trial, record in zip(trials, records, strict=True)
+        ]
+        figures = {name: pa.array([one.figures.get(name) for one in records], kind) for name, kind in FIGURES.items()}
+        table = pa.table(
+            {
+                "trial": [trial.index for trial in trials],
+                "digest": [record.digest for record in records],
+                "state": [record.state for record in records],
+                **{param.name: _column([trial.params[param.name] for trial in trials]) for param in sweep.params},
+                **figures,
+                "objective": pa.array([record.score for record in records], pa.float64()),
+                "epochs": pa.array(epochs, pa.int64()),
+                "seconds": pa.array([record.seconds for record in records], pa.float64()),
+            }
         )
-        self.store.storage.write_bytes(f"{self.folder}/plot.html", plot)
+        self.store.storage.write_table(f"{self.folder}/{SWEEP_TABLE}", table)
+        params = [param.name for param in sweep.params]
+        plot = sweep_plot(table.to_pydict(), params, title=self.name, labelled=sweep.labels is not None)
+        self.store.storage.write_bytes(f"{self.folder}/{SWEEP_PLOT}", plot)
         return table
 
 
-def results(sweep: Sweep, trials: Sequence[Trial], records: Sequence[TrialRecord]) -> pa.Table:
-    """A row for each trial, with the columns of the paper's Table 11 where there are labels."""
-    last = [record.rungs[-1]["epoch"] if record.rungs else None for record in records]
-    epochs = [
-        trial.settings.heads.epochs if record.state == "complete" else epoch
-        for trial, record, epoch in zip(trials, records, last, strict=True)
-    ]
-    return pa.table(
-        {
-            "trial": [trial.index for trial in trials],
-            "digest": [record.digest for record in records],
-            "state": [record.state for record in records],
-            **{param.name: _column([trial.params[param.name] for trial in trials]) for param in sweep.params},
-            **{
-                name: pa.array([record.figures.get(name) for record in records], kind) for name, kind in FIGURES.items()
-            },
-            "objective": pa.array([record.score for record in records], pa.float64()),
-            "epochs": pa.array(epochs, pa.int64()),
-            "seconds": pa.array([record.seconds for record in records], pa.float64()),
-        }
-    )
+def checkpoint_path(folder: str, digest: str) -> str:
+    """Where a trial keeps the state of its training; gone when it has ended."""
+    return f"{folder}/trials/{digest}.safetensors"
 
 
 def _column(values: list[Any]) -> pa.Array:

@@ -21,9 +21,8 @@ from icce_ray.core.selection import NEAREST, modularity, nearest, neighbor_accur
 from icce_ray.core.training import HeadTrainer
 from icce_ray.search.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.settings.sweep import Trial
-from icce_ray.stages.classifier import fit_grid
+from icce_ray.stages.classifier import fit_grid, grid_inputs
 from icce_ray.stages.features import FeatureRows
-from icce_ray.stages.labelling import classifier_inputs, wide
 from icce_ray.stages.neighbors import limits_of
 from icce_ray.stages.sweep.records import Rung
 from icce_ray.store import Store
@@ -164,18 +163,13 @@ class TrialRun:
 
     def _classifier(self, label: np.ndarray) -> dict[str, Any]:
         """How well a classifier trained on this consensus predicts held-out labels of it, and the truth."""
-        rows = self.shared.rows
-        embedded = Store(rows.root).require("embed").summary
-        blocks = rows.features(column="cls_blocks") if embedded["block_dim"] else None
-        features = torch.from_numpy(wide(self.features.cpu().numpy(), blocks)).to(self.features.device)
-        inputs = classifier_inputs(embedded["layout"], embedded["dim"], embedded["block_dim"])
+        columns, inputs = grid_inputs(self.shared.rows, self.features.cpu().numpy())
+        features = torch.from_numpy(columns).to(self.features.device)
         fitted = fit_grid(features, torch.from_numpy(label).long().to(features.device), inputs, self.settings)
         figures: dict[str, Any] = {"heldout_accuracy": fitted.winner.accuracy}
         if self.truth is not None:
-            columns = torch.cat([torch.arange(*part) for part in inputs[fitted.winner.input]]).to(features.device)
-            blocks = [
-                fitted.classifier.probabilities(rows[:, columns]).argmax(1) for rows in features.split(LABEL_ROWS)
-            ]
+            read = torch.cat([torch.arange(*part) for part in inputs[fitted.winner.input]]).to(features.device)
+            blocks = [fitted.classifier.probabilities(rows[:, read]).argmax(1) for rows in features.split(LABEL_ROWS)]
             figures["classifier_acc"] = self._scores(torch.cat(blocks).cpu().numpy())["acc"]
         return figures
 

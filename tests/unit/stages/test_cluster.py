@@ -6,7 +6,7 @@ import pytest
 
 from icce_ray.settings import ResourceSettings
 from icce_ray.stages import cluster
-from icce_ray.stages.cluster import Resources, grouped, of_nodes, resources, room_for, run_bounded
+from icce_ray.stages.cluster import Resources, completed, grouped, of_nodes, resources, room_for
 from icce_ray.stages.embed import Pool, pool_of
 from icce_ray.store import RunError
 from tests.failures import fails
@@ -121,7 +121,7 @@ def test_tasks_under_way_grow_with_the_cluster(monkeypatch):
     monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: room)
     limit = room_for(0.5)
     assert limit() == 4
-    most, results = [], []
+    most = []
 
     def wait(references, num_returns):
         most.append(len(references))
@@ -130,8 +130,7 @@ def test_tasks_under_way_grow_with_the_cluster(monkeypatch):
 
     monkeypatch.setattr(cluster.ray, "wait", wait)
     monkeypatch.setattr(cluster.ray, "get", lambda reference: reference)
-    run_bounded(lambda index: index, range(20), limit=limit, on_result=results.append)
-    assert sorted(results) == list(range(20))
+    assert sorted(completed(range(20), limit)) == list(range(20))
     assert (most[0], max(most)) == (4, 8)
 
 

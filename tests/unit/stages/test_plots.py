@@ -5,17 +5,16 @@ import re
 
 import pytest
 
-from icce_ray.stages.sweep.plots import Series, sweep_plot
-
-SERIES = [Series("acc", "consensus"), Series("mean", "all heads", deviation="std")]
+from icce_ray.stages.sweep.plots import SERIES, sweep_plot
 
 
 def plot(params, title="a sweep", **columns):
     """Traces by name, and the layout, as the page gives them to Plotly."""
     rows = len(next(iter(columns.values())))
-    figures = {"acc": [0.5 + 0.01 * i for i in range(rows)], "mean": [0.4] * rows, "std": [0.1] * rows}
+    figures = dict.fromkeys(SERIES[True], [0.4] * rows) | {"std_head_acc": [0.1] * rows}
+    figures["acc"] = [0.5 + 0.01 * i for i in range(rows)]
     table = {"mean_neighbors": [20.0 + i for i in range(rows)]} | figures | columns
-    page, again = (sweep_plot(table, params, title=title, objective="acc", series=SERIES) for _ in range(2))
+    page, again = (sweep_plot(table, params, title=title, labelled=True) for _ in range(2))
     assert page == again
     text = page.decode()
     assert not re.search(r"<(script|link)[^>]+(src|href)=", text), "the page needs no network"
@@ -28,10 +27,10 @@ def plot(params, title="a sweep", **columns):
 
 def test_one_setting_has_every_series_and_the_threshold_a_panel_of_neighbors():
     traces, layout = plot(["neighbors.threshold"], **{"neighbors.threshold": [0.3, 0.2, 0.1], "acc": [0.5, None, 0.7]})
-    assert [trace["name"] for trace in traces] == ["consensus", "all heads", "neighbors per image"]
+    assert [trace["name"] for trace in traces] == [*SERIES[True].values(), "neighbors per image"]
     assert (traces[0]["x"], traces[0]["y"]) == ([0.1, 0.3], [0.7, 0.5])
-    assert traces[1]["error_y"]["array"] == [0.1, 0.1, 0.1]
-    assert traces[2]["yaxis"] == "y2"
+    assert traces[2]["error_y"]["array"] == [0.1, 0.1, 0.1]
+    assert traces[-1]["yaxis"] == "y2"
     assert (layout["title"]["text"], layout["xaxis"]["title"]["text"]) == ("a sweep", "neighbors.threshold")
     assert layout["yaxis2"]["title"]["text"] == "mean number of neighbors"
     _, other = plot(["clusters"], clusters=[5, 10, 20])

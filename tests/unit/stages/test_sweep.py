@@ -16,9 +16,8 @@ from icce_ray.settings.sweep import Sweep, trials
 from icce_ray.stages import neighbors
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.features import FeatureRows
-from icce_ray.stages.sweep import widest
-from icce_ray.stages.sweep.records import SweepRecords, TrialRecord
-from icce_ray.stages.sweep.search import Recorder, allocation, rungs
+from icce_ray.stages.sweep import Recorder, allocation, rungs, widest
+from icce_ray.stages.sweep.records import SweepRecords, TrialRecord, checkpoint_path
 from icce_ray.stages.sweep.trial import Shared, TrialRun
 from icce_ray.store import RunError, Store
 from tests.failures import fails
@@ -84,16 +83,15 @@ def test_allocation(machine, options, at_once, share):
 
 
 def test_a_name_is_bound_to_one_sweep(tmp_path):
-    records = SweepRecords(Store(str(tmp_path)), "one")
-    asked, _ = points("heads.ce_weight=0,1")
-    records.claim(BASE, asked)
-    records.claim(BASE.model_copy(update={"out": "elsewhere"}), asked)
+    records = SweepRecords(Store(str(tmp_path)), "one", *points("heads.ce_weight=0,1"))
+    records.claim(BASE)
+    records.claim(BASE.model_copy(update={"out": "elsewhere"}))
     with fails(RunError, "params.heads.ce_weight", "'0,1' there", "'0,2' now", "give another"):
-        records.claim(BASE, points("heads.ce_weight=0,2")[0])
+        SweepRecords(records.store, "one", *points("heads.ce_weight=0,2")).claim(BASE)
     with fails(RunError, "settings.clusters", "10 there", "11 now"):
-        records.claim(BASE.model_copy(update={"clusters": 11}), asked)
+        records.claim(BASE.model_copy(update={"clusters": 11}))
     with fails(RunError, "shared: '", "there", "now"):
-        records.claim(BASE.model_copy(update={"source": "other"}), asked)
+        records.claim(BASE.model_copy(update={"source": "other"}))
 
 
 def ended(trial, state="complete", **figures):
@@ -106,28 +104,30 @@ def ended(trial, state="complete", **figures):
 def test_what_ended_is_read_back(tmp_path, request, where):
     server = request.getfixturevalue("moto") if where == "store" else None
     root = server.uri(f"{server.bucket()}/run") if server else str(tmp_path)
-    records, (asked, found) = SweepRecords(Store(root), "one"), points("heads.ce_weight=0,1,2,3")
-    records.claim(BASE, asked)
-    records.claim(BASE, asked)
+    asked, found = points("heads.ce_weight=0,1,2,3")
+    records = SweepRecords(Store(root), "one", asked, found)
+    records.claim(BASE)
+    records.claim(BASE)
     states = [ended(found[0], objective=0.5), ended(found[1], "stopped"), ended(found[2], "failed", reason="no")]
     for one in states:
-        records.store.storage.write_bytes(records.checkpoint(one.digest), b"x")
+        records.store.storage.write_bytes(checkpoint_path(records.folder, one.digest), b"x")
         records.write(one)
-    assert records.ended(found) == {one.digest: one for one in states}
+    assert records.ended() == {one.digest: one for one in states}
     assert [one.score for one in states] == [0.5, 0.25, None]
     assert not [name for name, _ in records.store.storage.list() if name.endswith(".safetensors")]
-    assert list(records.ended(found[1:2])) == [found[1].digest], "others' files are left alone"
+    fewer = SweepRecords(records.store, "one", asked, found[1:2])
+    assert list(fewer.ended()) == [found[1].digest], "others' files are left alone"
     records.store.storage.write_bytes(f"sweeps/one/trials/{found[0].digest}.json", b"{")
     with fails(RunError, f"{found[0].digest}.json", "delete it"):
-        records.ended(found)
+        records.ended()
 
 
 def test_results_have_a_row_for_every_trial(tmp_path):
-    records = SweepRecords(Store(str(tmp_path)), "one")
     asked, found = points("heads.teacher=softmax,sinkhorn", "seed=0")
+    records = SweepRecords(Store(str(tmp_path)), "one", asked, found)
     records.write(ended(found[0], objective=0.5, modularity=0.5, mean_neighbors=60.0))
     records.write(ended(found[1], "failed", reason="no"))
-    table = records.write_results(asked, found)
+    table = records.write_results()
     assert table.select(
         ["trial", "state", "heads.teacher", "seed", "objective", "reason", "epochs", "acc"]
     ).to_pylist() == [
@@ -150,16 +150,17 @@ RUNGS = [{"epoch": epoch, "score": 0.1, "mean_loss": 2.0} for epoch in (12, 36)]
 
 
 def test_a_trial_that_ends_is_written_once(tmp_path):
-    records, (_, found) = SweepRecords(Store(str(tmp_path)), "one"), points("heads.ce_weight=0,1,2")
+    asked, found = points("heads.ce_weight=0,1,2")
+    records = SweepRecords(Store(str(tmp_path)), "one", asked, found)
     before, checks = {found[0].digest: ended(found[0], objective=0.5)}, []
-    recorder = Recorder(found, before, records, Progress(), lambda: checks.append(1))
+    recorder = Recorder(records, before, Progress(), lambda: checks.append(1))
     recorder.on_trial_result(1, [], TuneTrial(1), RUNGS[0] | {"rungs": RUNGS[:1], "pid": 7})
     recorder.on_trial_complete(1, [], TuneTrial(1, **RUNGS[1], rungs=RUNGS, done=True, pid=7))
     recorder.on_trial_result(1, [], TuneTrial(0), RUNGS[0])  # a replay
     recorder.on_trial_complete(1, [], TuneTrial(0, epoch=100, score=0.5))
     last = {"state": "complete", "figures": {"objective": 0.7}, "seconds": 3.0, "epoch": 100, "rungs": RUNGS}
     recorder.on_trial_complete(1, [], TuneTrial(2, **last))
-    written = records.ended(found)
+    written = records.ended()
     assert written.keys() == {trial.digest for trial in found[1:]}
     stopped, complete = (written[trial.digest] for trial in found[1:])
     assert (stopped.state, stopped.rungs, stopped.score) == ("stopped", RUNGS, 0.1)
@@ -168,12 +169,12 @@ def test_a_trial_that_ends_is_written_once(tmp_path):
 
 
 def test_a_lock_that_was_lost_ends_the_sweep_with_its_own_error(tmp_path):
-    _, found = points("heads.ce_weight=0,1")
+    records = SweepRecords(Store(str(tmp_path)), "one", *points("heads.ce_weight=0,1"))
 
     def lost():
         raise RunError("taken over")
 
-    recorder = Recorder(found, {}, SweepRecords(Store(str(tmp_path)), "one"), Progress(), lost)
+    recorder = Recorder(records, {}, Progress(), lost)
     with fails(RunError, "taken over"):
         recorder.on_trial_complete(1, [], TuneTrial(0, rungs=RUNGS))
     assert isinstance(recorder.error, RunError)
@@ -189,23 +190,25 @@ def old_run(tmp_path, monkeypatch):
     """(trials of the sweep `thresholds` of a run of 0.1.0, what they share, their records), in this process."""
     monkeypatch.setattr("ray.get", lambda arrays: arrays)
     store = Store(str(shutil.copytree(DATA / "run_of_0.1.0/run", tmp_path / "run")))
-    records, rows = SweepRecords(store, "thresholds"), FeatureRows.training(store)
+    asked = Sweep.of(["neighbors.threshold=0.5,0.7"])
+    found, rows = trials(store.settings(), asked), FeatureRows.training(store)
+    records = SweepRecords(store, "thresholds", asked, found)
     lists = neighbors.load(records.root, rows, similarities=True)
     arrays = {name: getattr(lists, name).numpy() for name in ("offsets", "ids", "similarities")}
     arrays |= {"features": rows.features(), "truth": np.arange(len(rows)) % 3}
     shared = Shared(rows=rows, arrays=cast(Any, arrays), device="cpu", threads=1, classifier=True)
-    return trials(store.settings(), Sweep.of(["neighbors.threshold=0.5,0.7"])), shared, records
+    return found, shared, records
 
 
 @pytest.mark.slow(4)
 def test_a_killed_trial_goes_on_and_finds_what_it_found_in_0_1_0(old_run):
     (trial, _), shared, records = old_run
-    before = records.ended([trial])[trial.digest]
+    before = records.ended()[trial.digest]
     heads = trial.settings.heads.model_copy(update={"checkpoint_epochs": 2})
     trial = dataclasses.replace(trial, settings=trial.settings.model_copy(update={"heads": heads}))
 
     def start(report):
-        return TrialRun(trial, shared, [1, 3], records.checkpoint(trial.digest), report)
+        return TrialRun(trial, shared, [1, 3], checkpoint_path(records.folder, trial.digest), report)
 
     def die_at_3(result):
         if result["epoch"] == 3:

@@ -175,10 +175,10 @@ def run(tmp_path):
 
 def test_all_images_of_a_run_need_a_class(tmp_path, run):
     location = written(tmp_path, "t.csv", "uri,label\nnew.png,x\na/1.png,y\nb/1.png,x\nmore.png,z\n")
-    assert truth_of_rows(run, FeatureRows.of(run), location).tolist() == [1, 0, 0]
+    assert truth_of_rows(FeatureRows.of(run), location).tolist() == [1, 0, 0]
     location = written(tmp_path, "u.csv", "uri,label\na/1.png,y\n")
     with fails(RunError, location, "2 of 3 images", run.root, "b/1.png"):
-        truth_of_rows(run, FeatureRows.of(run), location)
+        truth_of_rows(FeatureRows.of(run), location)
 
 
 @pytest.mark.parametrize(("label", "names"), [(["cat", "dog", "cat"], ["cat", "dog"]), ([9, 3, 10], ["3", "9", "10"])])

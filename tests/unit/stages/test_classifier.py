@@ -1,62 +1,15 @@
-"""The classifier on features: which columns it reads, and labels with their probabilities."""
+"""The classifier on features: labels with their probabilities."""
 
 import json
 
 import numpy as np
-import pytest
 import torch
 
-from icce_ray.stages.labelling import Labeller, classifier_inputs, wide
+from icce_ray.stages.classifier import Labeller
+from icce_ray.stages.features import wide
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import CLASSIFIER_DESCRIPTION, CLASSIFIER_WEIGHTS
 from tests.failures import fails
-
-CLS = {"cls": [0, 3]}
-BOTH = {"cls": [0, 3], "patch_mean": [3, 6]}
-
-
-@pytest.mark.parametrize(
-    ("layout", "dim", "block_dim", "expected"),
-    [
-        (CLS, 3, 0, {"cls": [(0, 3)]}),
-        (BOTH, 6, 0, {"cls": [(0, 3)], "cls+patch_mean": [(0, 6)]}),
-        (CLS, 3, 12, {"cls": [(0, 3)], "last4.cls": [(3, 15)]}),
-        (
-            BOTH,
-            6,
-            12,
-            {
-                "cls": [(0, 3)],
-                "cls+patch_mean": [(0, 6)],
-                "last4.cls": [(6, 18)],
-                "last4.cls+patch_mean": [(6, 18), (3, 6)],
-            },
-        ),
-    ],
-)
-def test_inputs_of_the_grid(layout, dim, block_dim, expected):
-    assert classifier_inputs(layout, dim, block_dim) == expected
-
-
-def test_inputs_read_the_columns_they_name():
-    main, blocks = np.array([[1, 1, 1, 2, 2, 2]]), np.full((1, 12), 4)
-    features = wide(main, blocks)
-    inputs = classifier_inputs(BOTH, 6, 12)
-    values = {
-        name: [int(value) for part in parts for value in features[0, slice(*part)]] for name, parts in inputs.items()
-    }
-    assert values == {
-        "cls": [1] * 3,
-        "cls+patch_mean": [1] * 3 + [2] * 3,
-        "last4.cls": [4] * 12,
-        "last4.cls+patch_mean": [4] * 12 + [2] * 3,
-    }
-
-
-def test_wide_without_blocks_is_the_feature_itself():
-    main = np.ones((2, 3), np.float16)
-    assert wide(main, None) is main
-    assert wide(main, np.ones((2, 0), np.float16)) is main
 
 
 def classifier(root, columns, weight):
