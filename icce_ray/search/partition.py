@@ -47,7 +47,7 @@ def metis_graph_apart(
     the start of an interpreter, half a second. Raises RuntimeError, with its output, if that process fails.
     """
     sent = io.BytesIO()
-    np.savez(sent, **_metis_input(edges, vertex_weights, n_parts, imbalance))
+    np.savez(sent, allow_pickle=False, **_metis_input(edges, vertex_weights, n_parts, imbalance))
     child = subprocess.run(
         [sys.executable, "-m", "icce_ray.search.partition", str(n_parts), str(seed), repr(float(imbalance))],
         input=sent.getbuffer(),

@@ -109,7 +109,7 @@ class NeighborsSettings(_Frozen):
     cluster_range: tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=5, le=2**31 - 1)]] = core.CLUSTER_RANGE
     """Where `clusters: auto` looks for the number, which costs a short training for every factor of 1.4. The
     lowest is at least 4, the highest also bounded by N / k_min."""
-    k_min: int = Field(core.K_MIN, **core.BOUNDS["k_min"])
+    k_min: int = Field(default=core.K_MIN, **core.BOUNDS["k_min"])
     """At least this many neighbours, the nearest (paper)."""
     k_max: Positive | None = None
     """At most this many; by default ceil(N / K), at least k_min (ours, after the paper's Table 11)."""
@@ -150,48 +150,48 @@ class HeadsSettings(_Frozen):
     """Multi-head training (paper 3.1 and 4.2; TEMI). Fields but the last four, and their defaults, are those of
     `core.recipe.Recipe`."""
 
-    heads: int = Field(core.Recipe.heads, **core.BOUNDS["heads"])
+    heads: int = Field(default=core.Recipe.heads, **core.BOUNDS["heads"])
     """Clustering heads (paper)."""
-    hidden: int = Field(core.Recipe.hidden, **core.BOUNDS["hidden"])
+    hidden: int = Field(default=core.Recipe.hidden, **core.BOUNDS["hidden"])
     """Width of the hidden layer (TEMI)."""
-    bottleneck: int = Field(core.Recipe.bottleneck, **core.BOUNDS["bottleneck"])
+    bottleneck: int = Field(default=core.Recipe.bottleneck, **core.BOUNDS["bottleneck"])
     """Width of the layer that is L2-normalised (TEMI)."""
-    epochs: int = Field(core.Recipe.epochs, **core.BOUNDS["epochs"])
+    epochs: int = Field(default=core.Recipe.epochs, **core.BOUNDS["epochs"])
     """Paper: 400, and 800 for small sets."""
-    batch_size: int = Field(core.Recipe.batch_size, **core.BOUNDS["batch_size"])
+    batch_size: int = Field(default=core.Recipe.batch_size, **core.BOUNDS["batch_size"])
     """Anchors per step; the paper takes 256 for CIFAR-sized sets."""
-    learning_rate: float = Field(core.Recipe.learning_rate, **core.BOUNDS["learning_rate"])
+    learning_rate: float = Field(default=core.Recipe.learning_rate, **core.BOUNDS["learning_rate"])
     """AdamW, for a batch of 256; scales linearly with the batch (TEMI)."""
-    warmup_epochs: int = Field(core.Recipe.warmup_epochs, **core.BOUNDS["warmup_epochs"])
+    warmup_epochs: int = Field(default=core.Recipe.warmup_epochs, **core.BOUNDS["warmup_epochs"])
     """Linear warm-up (TEMI)."""
-    weight_decay: float = Field(core.Recipe.weight_decay, **core.BOUNDS["weight_decay"])
+    weight_decay: float = Field(default=core.Recipe.weight_decay, **core.BOUNDS["weight_decay"])
     """Of AdamW (paper)."""
-    student_temperature: float = Field(core.Recipe.student_temperature, **core.BOUNDS["student_temperature"])
+    student_temperature: float = Field(default=core.Recipe.student_temperature, **core.BOUNDS["student_temperature"])
     """Logits of the student are divided by it (TEMI)."""
-    teacher_temperature: float = Field(core.Recipe.teacher_temperature, **core.BOUNDS["teacher_temperature"])
+    teacher_temperature: float = Field(default=core.Recipe.teacher_temperature, **core.BOUNDS["teacher_temperature"])
     """Logits of the teacher are divided by it (paper 4.3.1)."""
-    teacher_momentum: float = Field(core.Recipe.teacher_momentum, **core.BOUNDS["teacher_momentum"])
+    teacher_momentum: float = Field(default=core.Recipe.teacher_momentum, **core.BOUNDS["teacher_momentum"])
     """EMA of the student (TEMI). Use 0.99 for runs of a few thousand steps: one longer than the run never moves."""
-    marginal_momentum: float = Field(core.Recipe.marginal_momentum, **core.BOUNDS["marginal_momentum"])
+    marginal_momentum: float = Field(default=core.Recipe.marginal_momentum, **core.BOUNDS["marginal_momentum"])
     """EMA of the class marginal (TEMI)."""
-    beta: float = Field(core.Recipe.beta, **core.BOUNDS["beta"])
+    beta: float = Field(default=core.Recipe.beta, **core.BOUNDS["beta"])
     """Exponent of TEMI's mutual information (TEMI)."""
-    ce_weight: float = Field(core.Recipe.ce_weight, **core.BOUNDS["ce_weight"])
+    ce_weight: float = Field(default=core.Recipe.ce_weight, **core.BOUNDS["ce_weight"])
     """Weight the cross-entropy term reaches, by a cosine ramp; 0 leaves it out (paper eq. 3; the value is ours)."""
     teacher: core.Teacher = core.Recipe.teacher
     """Sinkhorn-Knopp centring (paper) or none (TEMI)."""
-    sinkhorn_iterations: int = Field(core.Recipe.sinkhorn_iterations, **core.BOUNDS["sinkhorn_iterations"])
+    sinkhorn_iterations: int = Field(default=core.Recipe.sinkhorn_iterations, **core.BOUNDS["sinkhorn_iterations"])
     """Paper 3.1."""
     cluster_prior: core.ClusterPrior = core.Recipe.cluster_prior
     """Cluster sizes that Sinkhorn aims at: equal (paper), or, for classes of unequal size, each head's own estimate:
     the moving mean of its teacher before Sinkhorn, at least about a tenth of N / K (ours)."""
-    prior_strength: float = Field(core.Recipe.prior_strength, **core.BOUNDS["prior_strength"])
+    prior_strength: float = Field(default=core.Recipe.prior_strength, **core.BOUNDS["prior_strength"])
     """How far Sinkhorn goes there: 1 is all the way (paper), less leans only (unbalanced optimal transport), 0 not."""
-    prior_momentum: float = Field(core.Recipe.prior_momentum, **core.BOUNDS["prior_momentum"])
+    prior_momentum: float = Field(default=core.Recipe.prior_momentum, **core.BOUNDS["prior_momentum"])
     """EMA of the estimate (ours)."""
     input_norm: core.InputNorm = core.Recipe.input_norm
     """Batch normalisation (paper) or standardisation over the set (TEMI)."""
-    smoothing_neighbors: int = Field(core.Recipe.smoothing_neighbors, **core.BOUNDS["smoothing_neighbors"])
+    smoothing_neighbors: int = Field(default=core.Recipe.smoothing_neighbors, **core.BOUNDS["smoothing_neighbors"])
     """Neighbours whose teacher outputs are averaged (paper Table 3); 1 is off."""
     precision: core.Precision = "auto"
     """Of the matrix products of the heads; losses, Sinkhorn and optimiser stay in float32. `auto` is bfloat16 on CUDA,
@@ -233,13 +233,13 @@ class ConsensusSettings(_Frozen):
 class ClassifierSettings(_Frozen):
     """Self-training of linear classifiers (paper 3.3; DINOv2's linear protocol)."""
 
-    iterations: int = Field(core.GridRecipe.iterations, **core.BOUNDS["iterations"])
+    iterations: int = Field(default=core.GridRecipe.iterations, **core.BOUNDS["iterations"])
     """SGD steps (paper 4.2)."""
-    batch_size: int = Field(core.GridRecipe.batch_size, **core.BOUNDS["batch_size"])
+    batch_size: int = Field(default=core.GridRecipe.batch_size, **core.BOUNDS["batch_size"])
     """Images per step."""
-    learning_rates: tuple[Rate, ...] = Field(core.GridRecipe.learning_rates, min_length=1)
+    learning_rates: tuple[Rate, ...] = Field(default=core.GridRecipe.learning_rates, min_length=1)
     """Grid, for a batch of 256 (DINOv2)."""
-    holdout: float = Field(core.HOLDOUT, **core.BOUNDS["holdout"])
+    holdout: float = Field(default=core.HOLDOUT, **core.BOUNDS["holdout"])
     """Share of images whose consensus labels choose the winner (ours: the paper chooses by true accuracy)."""
     precision: core.Precision = "auto"
     """Of the matrix products, as that of the heads; softmax, weights and momentum stay in float32."""

@@ -111,7 +111,9 @@ def main() -> None:
         sizes, best = labels.max(axis=0) + 1, {"icce_ray": 0.0}
         for name, (label, seconds) in runs.items():
             who, method = name.split(":")
-            score = np.mean([nmi(table) for table in head_contingency(labels, label, sizes, int(label.max()) + 1)])
+            score = float(
+                np.mean([nmi(table) for table in head_contingency(labels, label, sizes, int(label.max()) + 1)])
+            )
             best[who] = max(best.get(who, 0.0), score)
             row(ensemble, who, method, f"{score:.4f}", f"{accuracy(label, truth):.4f}", f"{seconds:.2f}")
         lost += any(score > best["icce_ray"] + 1e-9 for score in best.values())
