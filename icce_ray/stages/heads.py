@@ -201,7 +201,7 @@ def _losses(history: np.ndarray) -> pa.Table:
 
 
 def fit(trainer: Any) -> None:
-    """`TorchTrainer.fit`, which raises what a worker raised as it was and ends with KeyboardInterrupt at the first one.
+    """`trainer.fit()`, which raises what a worker raised as it was and ends with KeyboardInterrupt at the first one.
 
     Ray Train's own handler of SIGINT takes the first two as a wish, at the third exits with 0, and stays for good.
     """

@@ -58,6 +58,12 @@ def chunk_of(features):
     return pa.table(table | {"features": list_column(np.array(features, np.float32))})
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Ray, which an actor asks how many threads it may use, is not there."""
+    monkeypatch.setattr("icce_ray.stages.chunks.threads_here", lambda sharers: 1)
+
+
 @pytest.mark.parametrize(
     ("scale", "reason", "fact"), [(1e6, "nonfinite_feature", "divide"), (1e-9, "zero_feature", "multiply")]
 )
