@@ -85,11 +85,10 @@ def icce(monkeypatch, capsys):
 
 
 @pytest.fixture
-def no_ray(monkeypatch):
-    """What the test tries is refused before Ray starts and without a request to a model hub or a cluster."""
+def offline(monkeypatch):
+    """What the test tries is refused without a cluster and without a request to a model hub."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray was started"))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from icce_ray.store import RunError, Store
 IMAGES = 4
 
 
-pytestmark = pytest.mark.usefixtures("no_ray")
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_every_command_is_tried():
 @pytest.mark.parametrize(
     ("command", "arguments"), [(name, one) for name, several in ARGUMENTS.items() for one in several]
 )
-@pytest.mark.usefixtures("no_ray")
+@pytest.mark.usefixtures("offline")
 def test_a_name_gets_one_message_and_no_trace(monkeypatch, icce, tmp_path, command, arguments):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()

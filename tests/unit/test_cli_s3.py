@@ -9,7 +9,7 @@ from tests.servers.s3 import SECRET_KEY, forget_clients
 READER, READER_SECRET = "guestkey", "guestsecret"
 
 
-pytestmark = pytest.mark.usefixtures("no_ray")
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 @pytest.fixture
