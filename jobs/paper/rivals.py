@@ -7,6 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from jobs.paper.baselines.asd import asd
+from jobs.paper.baselines.classical import (
+    kmeans_ensemble,
+    mixture,
+    mixture_ensemble,
+    spectral,
+    spherical_kmeans,
+    ward,
+)
 from jobs.paper.baselines.kmeans import kmeans
 from jobs.paper.baselines.scan import scan
 from jobs.paper.baselines.turtle import turtle
@@ -25,6 +33,12 @@ def rivals(measure: Measured, seeds: Sequence[int]) -> str:
     found: dict[str, list[Figures]] = {}
     fits = {
         "k-means, best of 10": kmeans(),
+        "spherical k-means, best of 10": spherical_kmeans(),
+        "Ward": ward(),
+        "spectral clustering": spectral(),
+        "Gaussian mixture, best of 5": mixture(),
+        "ensemble of 24 mixtures": mixture_ensemble(),
+        "ensemble of 24 k-means": kmeans_ensemble(),
         "SCAN, clustering step": scan(self_label_steps=0),
         "SCAN + self-labelling": scan(),
         "TURTLE": turtle(),
