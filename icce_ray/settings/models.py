@@ -74,7 +74,7 @@ class EmbedSettings(_Frozen):
     """`cls` (TEMI's baseline) or `cls+patch_mean` (ICCE) for transformers, `hog` or `hog+color` for hog. By default the
     richer of the two."""
     n_last_blocks: Literal[1, 4] = 1
-    """4 also stores the CLS tokens of the last 4 blocks, for the classifier's grid."""
+    """4 also stores the CLS tokens of the last 4 blocks, which the grid of classifiers of the paper tries as well."""
     image_size: Natural | None = Field(default=None, le=8192)
     """Pixels per side; by default the backbone's own (224 for DINOv2, as in the paper)."""
     resize: Literal["squash", "crop"] = "squash"
@@ -165,11 +165,11 @@ class HeadsSettings(_Frozen):
     warmup_epochs: int = Field(default=core.Recipe.warmup_epochs, **core.BOUNDS["warmup_epochs"])
     """Linear warm-up (TEMI)."""
     weight_decay: float = Field(default=core.Recipe.weight_decay, **core.BOUNDS["weight_decay"])
-    """Of AdamW (paper)."""
+    """Of AdamW (TEMI; the paper's value is lost)."""
     student_temperature: float = Field(default=core.Recipe.student_temperature, **core.BOUNDS["student_temperature"])
     """Logits of the student are divided by it (TEMI)."""
     teacher_temperature: float = Field(default=core.Recipe.teacher_temperature, **core.BOUNDS["teacher_temperature"])
-    """Logits of the teacher are divided by it (paper 4.3.1)."""
+    """Logits of the teacher are divided by it (TEMI; the paper's value is lost)."""
     teacher_momentum: float = Field(default=core.Recipe.teacher_momentum, **core.BOUNDS["teacher_momentum"])
     """EMA of the student (TEMI). Use 0.99 for runs of a few thousand steps: one longer than the run never moves."""
     marginal_momentum: float = Field(default=core.Recipe.marginal_momentum, **core.BOUNDS["marginal_momentum"])

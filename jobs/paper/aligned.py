@@ -22,7 +22,7 @@ from torch import Tensor
 from icce_ray.core.metrics import head_contingency, scores
 from jobs.paper.icce import LABEL_ROWS, Trained, agree, self_training, train
 from jobs.paper.measure import Figures, Measured
-from jobs.paper.tables import cells, difference, points, table
+from jobs.paper.tables import ERRORS, cells, difference, points, table
 
 ROUNDS = 2
 _COLUMNS = {"seen": "seen", "unseen": "unseen", "self_training": "self-training on it"}
@@ -53,7 +53,8 @@ def _mean(figures: list[Figures], name: str) -> float:
 def _verdict(found: dict[str, list[Figures]], name: str, column: str) -> str:
     """Whether votes are as good as the graph, by the mean difference seed by seed and its standard error."""
     mean, error = difference(*([one[column] for one in found[row]] for row in (name, GRAPH)))
-    said = "equal within its error" if abs(mean) <= error else "better" if mean > 0 else "worse"
+    equal = abs(mean) <= ERRORS * error
+    said = "equal within two standard errors" if equal else "better" if mean > 0 else "worse"
     return f"- {name} against the {GRAPH}, {_COLUMNS[column]}: {points(mean, error, len(found[name]))}: {said}."
 
 

@@ -49,11 +49,16 @@ def studies(base: Variant, heads: Sequence[int] = (10, 20, 40, 80)) -> dict[str,
 
 def ladder(base: Variant) -> Study:
     """Tables 1 and 5: one part of stage 1 after the other, and what ensemble and self-training make of each."""
-    rows = [Row("TEMI", base.but(neighbors="fixed", **TEMI), {BEST: 79.82})]
-    rows.append(Row("+ batch norm", rows[-1].variant.but(input_norm="batchnorm"), {BEST: 81.86}))
-    rows.append(Row("+ adaptive neighbours", rows[-1].variant.but(neighbors="adaptive"), {BEST: 91.00}))
-    rows.append(Row("+ Sinkhorn", rows[-1].variant.but(teacher="sinkhorn"), {BEST: 92.60}))
-    rows.append(Row("+ cross-entropy (ICCE)", base, {BEST: 93.18}))
+    temi = base.but(neighbors="fixed", **TEMI)
+    normed = temi.but(input_norm="batchnorm")
+    adaptive = normed.but(neighbors="adaptive")
+    rows = [
+        Row("TEMI", temi, {BEST: 79.82, FINAL: 90.54}),
+        Row("+ batch norm", normed, {BEST: 81.86, FINAL: 90.84}),
+        Row("+ adaptive neighbours", adaptive, {BEST: 91.00, FINAL: 92.40}),
+        Row("+ Sinkhorn", adaptive.but(teacher="sinkhorn"), {BEST: 92.60, FINAL: 92.54}),
+        Row("+ cross-entropy (ICCE)", base, {BEST: 93.18, FINAL: 93.16}),
+    ]
     steps = [
         Claim(f"{after.name} raises the best head (Table 1)", (after.name, BEST), (before.name, BEST))
         for before, after in pairwise(rows)
@@ -76,7 +81,8 @@ def smoothing(base: Variant) -> Study:
         Row("1 neighbour", base, {BEST: 92.92}),
         Row("3 neighbours", base.but(smoothing_neighbors=3), {BEST: 92.78}),
     )
-    claim = Claim("smoothing lowers the best head a little (0.14 points)", (rows[0].name, BEST), (rows[1].name, BEST))
+    text = "smoothing raises the best head (on three of the paper's four sets; on ImageNet-100 it loses 0.14 points)"
+    claim = Claim(text, (rows[1].name, BEST), (rows[0].name, BEST))
     return Study("smoothing", "Table 3: multiple-neighbour smoothing", rows, (BEST, ALL, VALIDATION, FINAL), (claim,))
 
 

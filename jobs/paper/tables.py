@@ -23,6 +23,8 @@ COLUMNS = {
     "fitted.unseen.acc": "unseen",
 }
 _COUNTS = ("mean_neighbors",)
+#: Standard errors up to which a difference shows nothing.
+ERRORS = 2
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def markdown(study: Study, results: Results) -> str:
         for row in study.rows
     ]
     header = ["", *(COLUMNS[name] for name in study.columns)]
-    return table(study.title, header, rows, [verdict(claim, results) for claim in study.claims])
+    return table(study.title, header, rows, [judged(claim, results) for claim in study.claims])
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], notes: Iterable[str] = ()) -> str:
@@ -106,15 +108,17 @@ def cell(figures: Sequence[Figures], name: str, paper: float | None = None) -> s
     return text if paper is None else f"{text} ({paper:g})"
 
 
-def verdict(claim: Claim, results: Results) -> str:
+def judged(claim: Claim, results: Results) -> str:
     """Whether the effect is there: the mean of the differences seed by seed, in points, against their standard error.
 
-    A difference below its error shows nothing; one seed has no error, and only its sign is judged.
+    A difference below two standard errors shows nothing; one seed has no error, and only its sign is judged.
     """
     better, worse = ([one[figure] for one in results[row]] for row, figure in (claim.better, claim.worse))
     mean, error = difference(better, worse)
-    said = "no difference beyond its error" if abs(mean) <= error else "agrees" if mean > 0 else "DOES NOT AGREE"
-    return f"- {claim.text}: {points(mean, error, len(better))}: {said}."
+    verdict = "agrees" if mean > 0 else "DOES NOT AGREE"
+    if abs(mean) <= ERRORS * error:
+        verdict = "no difference beyond two standard errors"
+    return f"- {claim.text}: {points(mean, error, len(better))}: {verdict}."
 
 
 def difference(better: Sequence[float], worse: Sequence[float]) -> tuple[float, float]:

@@ -77,5 +77,8 @@ def test_votes_are_equal_where_the_difference_is_below_its_error(measure, monkey
     figures = [{f"{name}.{c}": both[seed] for name, both in drawn.items() for c in columns} for seed in (0, 1)]
     monkeypatch.setattr("jobs.paper.aligned.compared", lambda _, seed: figures[seed])
     text = aligned(measure, [0, 1])
-    assert "- soft votes against the graph ensemble, unseen: -0.50 +- 1.50 points: equal within its error." in text
+    assert (
+        "- soft votes against the graph ensemble, unseen: -0.50 +- 1.50 points: equal within two standard errors."
+        in text
+    )
     assert "- hard votes against the graph ensemble, seen: -15.00 +- 5.00 points: worse." in text

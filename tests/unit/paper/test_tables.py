@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from icce_ray.core.recipe import Recipe
 from jobs.paper.studies import BEST, TABLE_11, studies
-from jobs.paper.tables import Claim, Row, Study, cell, markdown, verdict
+from jobs.paper.tables import Claim, Row, Study, cell, judged, markdown
 from jobs.paper.variants import Variant
 from tests.failures import fails
 
@@ -19,13 +19,13 @@ def test_a_cell_is_mean_and_sample_deviation_beside_the_paper():
 
 
 def test_an_effect_is_judged_seed_by_seed():
-    assert verdict(CLAIM, FIGURES) == "- better helps: +4.00 +- 1.00 points: agrees."
+    assert judged(CLAIM, FIGURES) == "- better helps: +4.00 +- 1.00 points: agrees."
     turned = {"worse": FIGURES["better"], "better": FIGURES["worse"]}
-    assert verdict(CLAIM, turned).endswith("-4.00 +- 1.00 points: DOES NOT AGREE.")
+    assert judged(CLAIM, turned).endswith("-4.00 +- 1.00 points: DOES NOT AGREE.")
     noise = {"worse": [{BEST: 0.80}, {BEST: 0.84}], "better": [{BEST: 0.84}, {BEST: 0.81}]}
-    assert verdict(CLAIM, noise).endswith("+0.50 +- 3.50 points: no difference beyond its error.")
+    assert judged(CLAIM, noise).endswith("+0.50 +- 3.50 points: no difference beyond two standard errors.")
     one = {name: figures[:1] for name, figures in turned.items()}
-    assert verdict(CLAIM, one).endswith("-5.00 points: DOES NOT AGREE.")
+    assert judged(CLAIM, one).endswith("-5.00 points: DOES NOT AGREE.")
 
 
 def test_a_study_is_one_table_and_its_claims():
