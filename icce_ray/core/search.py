@@ -122,7 +122,7 @@ class _Search:
             similarities.leave_out(inside, self.own[inside] - block.start)
             self.parts += self._first(similarities, block) if start == 0 else [self._pairs(similarities, block)]
             if sum(len(part.ids) for part in self.parts) > enough:
-                self._settle()
+                self._prune()
         return merge(self.parts, self.limits)
 
     def _first(self, similarities: Similarities, block: slice) -> list[Neighbors]:
@@ -166,7 +166,7 @@ class _Search:
             return self.cut.new_full((len(rows),), _LOWEST)
         return (similarities.largest(rows, k) - self.margin).clamp_min(_LOWEST)
 
-    def _settle(self) -> None:
+    def _prune(self) -> None:
         """Apply the limits to what is there so far: what is out now stays out, and the cut rises to what is in."""
         lists = select(self.parts, self.limits)
         self.parts = [lists]

@@ -73,8 +73,8 @@ def test_the_printed_tables_have_the_same_figures(first_demo):
 
 def test_a_second_call_does_nothing_in_the_finished_stages(first_demo, icce):
     folder, _, metrics = first_demo
-    told = ("metrics.json", "metrics.jsonl")  # of every start
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in told]
+    logs = ("metrics.json", "metrics.jsonl")  # of every start
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in logs]
     before = {path: path.stat().st_mtime_ns for path in paths}
     assert len(before) > 1797
     before.pop(folder / "labels.csv")
@@ -131,10 +131,10 @@ def report(request):
 def opened(browser, report, *, width=1200, **options):
     """The page in a tab of its own, all of it seen once; at the end, nothing went wrong and nothing was asked for."""
     context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-    told, asked = [], []
+    messages, asked = [], []
     tab = context.new_page()
-    tab.on("console", lambda message: told.append(f"{message.type}: {message.text}"))
-    tab.on("pageerror", lambda error: told.append(str(error)))
+    tab.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
+    tab.on("pageerror", lambda error: messages.append(str(error)))
     tab.on("request", lambda request: asked.append(request.url))
     tab.goto(Path(report).as_uri())
     for place in tab.locator("[data-chart]").all():
@@ -143,7 +143,7 @@ def opened(browser, report, *, width=1200, **options):
     tab.locator("#cards .card").first.scroll_into_view_if_needed()
     tab.wait_for_function("[...document.querySelectorAll('.tiles img')].some((one) => one.naturalWidth > 0)")
     yield tab
-    assert told == []
+    assert messages == []
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert [url for url in asked if url.startswith("file:")] == [Path(report).as_uri()]
     context.close()

@@ -170,11 +170,11 @@ def test_many_blocks_with_full_lists_and_short_ones(monkeypatch, product, thresh
     limits = Limits(threshold, k_min, k_max)
     expected = brute_force(all_scores(features), limits)
     monkeypatch.setattr(search, "BLOCK_ELEMENTS", {"cpu": 50 * 20})
-    settled = []
-    settle = search._Search._settle
-    monkeypatch.setattr(search._Search, "_settle", lambda self: settled.append(self) or settle(self))
+    pruned = []
+    prune = search._Search._prune
+    monkeypatch.setattr(search._Search, "_prune", lambda self: pruned.append(self) or prune(self))
     assert as_lists(mine(features, limits, block_rows=50)) == expected
-    assert settled or k_max == 150 or threshold == 0.9
+    assert pruned or k_max == 150 or threshold == 0.9
 
 
 @pytest.mark.parametrize("dim", [3, 64, 700])
