@@ -1,4 +1,4 @@
-"""Files in stores as readers see them: the same bytes whatever the read-ahead, faults of the line tried again or named."""
+"""Files in stores as readers see them: the same bytes whatever the read-ahead; faults tried again or named."""
 
 import io
 import random
