@@ -10,6 +10,7 @@ import pyarrow as pa
 import ray
 import yaml
 
+from icce_ray.io.stores import is_local, resolve
 from icce_ray.store.verify import violations
 from tests.processes import PATIENCE, end, left_of, name_of, of_session, started, wait_for
 from tests.servers.s3 import ACCESS_KEY, SECRET_KEY
@@ -82,9 +83,15 @@ def rows(store, artifact):
 
 
 def stamps(store, *names):
-    """Time of the last change of every file of a run on disk whose name begins with one of these, or of all."""
-    found = [name for name, _ in store.storage.list() if name.startswith(names or "")]
-    return {name: os.stat(store.storage.full_path(name)).st_mtime_ns for name in found}
+    """When each file of a run, or those whose names begin so, was last changed; in a bucket to the second."""
+    filesystem, _ = resolve(store.root)
+    filesystem.invalidate_cache()
+
+    def stamp(path):
+        return os.stat(path).st_mtime_ns if is_local(filesystem) else filesystem.modified(path)
+
+    names = [name for name, _ in store.storage.list() if name.startswith(names or "")]
+    return {name: stamp(store.storage.full_path(name)) for name in names}
 
 
 def assert_as_if_unbroken(store, unbroken, images):

@@ -3,7 +3,6 @@
 The same command finishes the run, and the result does not show it.
 """
 
-import os
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from icce_ray.tracking import read_events
 from tests.barriers import barrier
 
 from .conftest import IMAGES, SHARDED, tiny, without_heads
-from .drivers import Driver, assert_as_if_unbroken, assert_no_secret, rows, run_command, shared_cluster
+from .drivers import Driver, assert_as_if_unbroken, assert_no_secret, rows, run_command, shared_cluster, stamps
 
 pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find processes"),
@@ -49,11 +48,10 @@ def at(store, stage, point):
     return barrier(store, glob, passes=passes)
 
 
-def stamps(store):
+def finished_shards(store):
     """Every shard that must stay as it is, with its time of writing; an unfinished listing begins again."""
     kept = KEPT if store.marker("list") else KEPT[1:]
-    paths = [store.storage.full_path(name) for part in kept for name, _ in store.storage.list(part) if "/part-" in name]
-    return {path: os.stat(path).st_mtime_ns for path in paths}
+    return {name: time for name, time in stamps(store, *kept).items() if "/part-" in name}
 
 
 @pytest.fixture
@@ -75,7 +73,7 @@ def kill_at(points, settings, tmp_path, ends, **environment):
     for stage, point in points:
         with at(store, stage, point) as held:
             Driver(run_command(settings, tmp_path), tmp_path, ends, environment).kill_at(held)
-        now = stamps(store)
+        now = finished_shards(store)
         changed = {path for path, stamp in kept.items() if now.get(path) != stamp}
         assert not changed, f"written again, though finished before {stage}, {point}: {changed}"
         assert store.marker(stage) is None
