@@ -34,8 +34,8 @@ def copy(searched, tmp_path):
     return Store(str(shutil.copytree(searched[0].root, tmp_path / "run")))
 
 
-def evidence(store, name):
-    return json.loads(store.storage.read_bytes(name.path))
+def evidence(store, file):
+    return json.loads(store.storage.read_bytes(file.path))
 
 
 def test_both_numbers_are_found_before_the_search_and_every_stage_takes_them(searched):
@@ -66,15 +66,15 @@ def test_the_estimator_finds_the_same_numbers(searched):
 
 
 def test_a_run_that_was_killed_keeps_its_numbers(copy):
-    found = {name.path: evidence(copy, name) for name in (CLUSTERS_EVIDENCE, THRESHOLD_EVIDENCE)}
+    before = {file: evidence(copy, file) for file in (CLUSTERS_EVIDENCE, THRESHOLD_EVIDENCE)}
     copy.storage.delete(f"neighbors/{MARKER}")
     copy.storage.delete(NEIGHBORS.part(1))
-    for name, kept in found.items():  # a second pilot would write its own
-        copy.storage.write_bytes(name, json.dumps(kept | {"planted": True}).encode())
+    for file, kept in before.items():  # a second pilot would write its own
+        copy.storage.write_bytes(file.path, json.dumps(kept | {"planted": True}).encode())
     again = pipeline.run(copy.settings(), last="neighbors", verbose=False)["neighbors"]
-    assert again["clusters"] == found[CLUSTERS_EVIDENCE.path]["clusters"]
-    assert again["threshold"] == found[THRESHOLD_EVIDENCE.path]["threshold"]
-    assert all(evidence(copy, name)["planted"] for name in found)
+    assert again["clusters"] == before[CLUSTERS_EVIDENCE]["clusters"]
+    assert again["threshold"] == before[THRESHOLD_EVIDENCE]["threshold"]
+    assert all(evidence(copy, file)["planted"] for file in before)
 
 
 def test_a_sweep_and_an_evaluation_take_the_numbers_found_or_ask_for_them(copy, digits):
