@@ -11,6 +11,7 @@ from functools import partialmethod
 from typing import Any, NamedTuple
 
 from aiohttp import ClientError as HttpError
+from aiohttp.http_exceptions import HttpProcessingError
 from botocore import exceptions as boto
 from fsspec.asyn import sync
 from s3fs import S3FileSystem
@@ -78,6 +79,12 @@ def _place(path: str, name: str = "Key") -> dict[str, Any]:
     return {"Bucket": bucket, name: key}
 
 
+def _origin(error: Exception) -> BaseException:
+    """What s3fs or botocore made an error of its own of. Not a parser's, whose `code` is no answer of the store."""
+    cause = error.__cause__
+    return error if cause is None or isinstance(cause, HttpProcessingError) else cause
+
+
 class Page(NamedTuple):
     """One answer of a listing, 1,000 names at most: (key, bytes) and, with a delimiter, the prefixes they share."""
 
@@ -126,12 +133,12 @@ class S3Store(S3FileSystem):
         try:
             return await super()._call_s3(method, *more, **request)
         except (OSError, boto.BotoCoreError, boto.ClientError, HttpError) as error:
-            raise self._explained(error, method, request) from (error.__cause__ or error)
+            raise self._explained(error, method, request) from _origin(error)
 
     def _explained(self, error: Exception, method: str, request: dict[str, Any]) -> OSError:
         """The error with location, reason and remedy, and without a secret; FileNotFoundError for a missing object."""
         where = self._where(request)
-        status, code = answer_of(error.__cause__ or error)
+        status, code = answer_of(_origin(error))
         of_object = method in ("get_object", "head_object") and code != "NoSuchBucket"
         if code == "NoSuchKey" or (status == 404 and of_object):
             return FileNotFoundError(f"there is no object {where}")
