@@ -1,4 +1,4 @@
-"""A place for a run on every kind of store, and processes that hold one."""
+"""A place for a run on every kind of store, processes that hold one, and small complete runs to be damaged."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ import uuid
 import pytest
 
 from icce_ray.io import conditional
+from tests import small_run
 
 #: Holds the lock of a run until it is killed, its standard input ends, or the lock is lost.
 HOLD = """
@@ -22,6 +23,16 @@ try:
 except RunError as error:
     print(error, flush=True)
 """
+
+
+@pytest.fixture
+def run(tmp_path):
+    return small_run.made(tmp_path / "run")
+
+
+@pytest.fixture
+def predicted(tmp_path):
+    return small_run.predicted(tmp_path / "predicted")
 
 
 @pytest.fixture

@@ -31,16 +31,6 @@ from tests.small_run import (
 HEADS_FILE = artifacts.HEAD_WEIGHTS.path
 
 
-@pytest.fixture
-def run(tmp_path):
-    return small_run.made(tmp_path / "run")
-
-
-@pytest.fixture
-def predicted(tmp_path):
-    return small_run.predicted(tmp_path / "predicted")
-
-
 def lines(store):
     return list(violations(store))
 

@@ -49,18 +49,8 @@ DESCRIPTION, SCORES_FILE = artifacts.CLASSIFIER_DESCRIPTION.path, artifacts.CONS
 
 
 @pytest.fixture
-def run(tmp_path):
-    return small_run.made(tmp_path / "run")
-
-
-@pytest.fixture
 def sampled(tmp_path):
     return small_run.made_of_sample(tmp_path / "sampled")
-
-
-@pytest.fixture
-def predicted(tmp_path):
-    return small_run.predicted(tmp_path / "predicted")
 
 
 def with_column(table, name, values):
