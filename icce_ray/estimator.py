@@ -20,17 +20,17 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from icce_ray.core.alarms import Alarm, CollapseWarning, cluster_sizes, head_alarms
+from icce_ray.core.automatic import Choice, automatic
 from icce_ray.core.cluster_count import choose_clusters, in_reach
 from icce_ray.core.consensus import METHODS, consensus
 from icce_ray.core.linear import GridPoint, LinearClassifier, LinearGrid, best_point, holdout_rows
 from icce_ray.core.neighbors import Limits, default_k_max
-from icce_ray.core.parameters import check_parameters, check_sizes
+from icce_ray.core.parameters import check_parameters, check_sizes, directed_rows
 from icce_ray.core.pilot import choose_threshold
+from icce_ray.core.projection import Moments, Projection
 from icce_ray.core.recipe import (
     CLUSTER_RANGE,
     HOLDOUT,
-    K_MIN,
-    THRESHOLD,
     ClusterPrior,
     GridRecipe,
     InputNorm,
@@ -44,35 +44,34 @@ from icce_ray.search.partition import PARTITIONERS
 
 #: Rows labelled at once: activations of a few heads on 8192 rows are some hundred MB at most.
 LABEL_ROWS = 8192
-#: Sums of squares of larger values may leave float32.
-LARGEST = 1e15
 
 
 class ICCE(ClusterMixin, BaseEstimator):
     """Clusters feature vectors by training many heads, joining them to a consensus and learning it linearly.
 
-    Neighbours are cosine neighbours, so the direction of a row matters: use features of a network, or centre the
-    columns. Training wants thousands of steps; for some thousand rows take a `batch_size` of 64 to 256 and a
-    `teacher_momentum` of 0.99 or less. Memory holds X once, up to `k_max` neighbours of 12 bytes and `heads` labels of
-    4 bytes a row.
+    Only the number of clusters has to be given. What is None follows from the numbers of rows, columns and clusters
+    (`icce_ray.core.automatic`), and what is given is kept. Memory holds X once, its principal components, up to `k_max`
+    neighbours of 12 bytes and `heads` labels of 4 bytes a row.
 
     Parameters
     ----------
     n_clusters : int or "auto", default=10
         "auto" finds the number by short trainings with many numbers of clusters (`core.cluster_count`).
     cluster_range : tuple of two int, default=(4, 256)
-        Where "auto" looks; the highest number is also bounded by n_samples / k_min.
-    threshold : float or "auto", default=0.3
-        Cosine similarity from which on two rows are neighbours. "auto" finds one by a short training (`core.pilot`).
-    k_min, k_max : int, default=50 and None
-        Bounds on the number of neighbours; None is n_samples / n_clusters, at least `k_min`.
+        Where "auto" looks, at most n_samples / k_min.
+    components : int, default=None
+        Principal components, of centred columns, that neighbours and heads see; 0 leaves the rows as they are.
+    threshold : float or "auto", default=None
+        Cosine similarity of neighbours. "auto" finds one by a short training (`core.pilot`).
+    k_min, k_max : int, default=None
+        Bounds on the number of neighbours; by default `k_max` is n_samples / n_clusters, at least `k_min`.
     heads, hidden, bottleneck, epochs, batch_size, learning_rate, warmup_epochs, weight_decay, student_temperature, \
 teacher_temperature, teacher_momentum, marginal_momentum, beta, ce_weight, teacher, sinkhorn_iterations, \
 cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
-        Head training, as in `icce_ray.core.recipe.Recipe`.
+        Head training, as in `icce_ray.core.recipe.Recipe`, which has the paper's values.
     consensus_methods : tuple of str
         Candidates for the consensus, of "cspa", "hgpa", "mcla" and "hbgf".
-    iterations : int, default=12500
+    iterations : int, default=None
         Steps of the grid of linear classifiers.
     holdout : float, default=0.1
         Share of rows that choose the classifier and are not trained on.
@@ -88,6 +87,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
     labels_ : int32[n_samples], the consensus. Clusters that no row is in are left out and the others renumbered.
     agreement_ : float32[n_samples], share of heads that agree with the label.
     threshold_ : float, the threshold given or found.
+    choice_ : Choice, every value that was given or chosen.
     head_labels_ : int32[n_samples, heads]
     head_losses_ : float32[heads], mean TEMI loss of the last epoch.
     best_head_ : int, the head of the lowest loss.
@@ -102,6 +102,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
     labels_: NDArray[np.int32]
     agreement_: NDArray[np.float32]
     threshold_: float
+    choice_: Choice
     head_labels_: NDArray[np.int32]
     head_losses_: NDArray[np.float32]
     best_head_: int
@@ -116,20 +117,21 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         n_clusters: int | Literal["auto"] = 10,
         *,
         cluster_range: tuple[int, int] = CLUSTER_RANGE,
-        threshold: float | Literal["auto"] = THRESHOLD,
-        k_min: int = K_MIN,
+        components: int | None = None,
+        threshold: float | Literal["auto"] | None = None,
+        k_min: int | None = None,
         k_max: int | None = None,
-        heads: int = Recipe.heads,
-        hidden: int = Recipe.hidden,
-        bottleneck: int = Recipe.bottleneck,
-        epochs: int = Recipe.epochs,
-        batch_size: int = Recipe.batch_size,
-        learning_rate: float = Recipe.learning_rate,
-        warmup_epochs: int = Recipe.warmup_epochs,
+        heads: int | None = None,
+        hidden: int | None = None,
+        bottleneck: int | None = None,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        warmup_epochs: int | None = None,
         weight_decay: float = Recipe.weight_decay,
         student_temperature: float = Recipe.student_temperature,
         teacher_temperature: float = Recipe.teacher_temperature,
-        teacher_momentum: float = Recipe.teacher_momentum,
+        teacher_momentum: float | None = None,
         marginal_momentum: float = Recipe.marginal_momentum,
         beta: float = Recipe.beta,
         ce_weight: float = Recipe.ce_weight,
@@ -141,7 +143,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         input_norm: InputNorm = Recipe.input_norm,
         smoothing_neighbors: int = Recipe.smoothing_neighbors,
         consensus_methods: tuple[str, ...] = METHODS,
-        iterations: int = GridRecipe.iterations,
+        iterations: int | None = None,
         holdout: float = HOLDOUT,
         random_state: int | np.random.RandomState | None = None,
         device: str | None = None,
@@ -149,6 +151,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
     ) -> None:
         self.n_clusters = n_clusters
         self.cluster_range = cluster_range
+        self.components = components
         self.threshold = threshold
         self.k_min = k_min
         self.k_max = k_max
@@ -219,23 +222,19 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
 
     def _fit_heads(self, features: Tensor, seed: int) -> None:
         """Neighbours (paper 3.1), the heads on them, and the label of every row under every head."""
-        low, high = (abs(float(value)) for value in torch.aminmax(features))
-        if max(low, high) > LARGEST:
-            raise ValueError(
-                f"X holds {max(low, high):g}; beyond {LARGEST:g} squares overflow float32: scale the columns"
-            )
-        directed = features.any(dim=1)
-        if directed.sum() < 2:
-            raise ValueError(f"{int((~directed).sum())} of {len(directed)} rows are zero; give at least 2 that are not")
+        directed = directed_rows(features)
         # A zero row has no direction, hence no neighbours: it trains nothing and is labelled like a new row.
         rows = features if directed.all() else features[directed]
-        with self._progress("neighbors"):
-            self.n_clusters_ = self._count(rows, seed)
-            k_max = self.k_max or default_k_max(len(features), self.n_clusters_, self.k_min)
-            self.threshold_ = self._threshold(rows, k_max, seed)
-            neighbors = mine(rows, Limits(self.threshold_, self.k_min, k_max))
-        recipe = self._recipe()
-        trainer = HeadTrainer(rows, neighbors, n_clusters=self.n_clusters_, recipe=recipe, seed=seed)
+        with self._progress("neighbors") as progress:
+            seen, inputs = self._inputs(rows, features)
+            self.n_clusters_ = self._count(seen, seed)
+            self.choice_ = self._choose(self.n_clusters_)
+            progress.log(self.choice_.describe())
+            limits = self._limits(seen, seed)
+            self.threshold_ = limits.threshold
+            neighbors = mine(seen, limits)
+        recipe = self._recipe(self.choice_)
+        trainer = HeadTrainer(seen, neighbors, n_clusters=self.n_clusters_, recipe=recipe, seed=seed)
         losses: list[Tensor] = []
         with self._progress("heads") as progress:
             progress.begin(recipe.epochs, unit="epochs")
@@ -246,35 +245,55 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         history = torch.stack(losses).cpu().numpy()
         self.head_losses_ = history[-1]
         if not np.isfinite(self.head_losses_).all():
-            raise ValueError(f"the heads diverged at learning_rate={self.learning_rate}; lower it")
+            raise ValueError(f"the heads diverged at learning_rate={recipe.learning_rate:g}; lower it")
         self.best_head_ = int(self.head_losses_.argmin())
-        blocks = [trainer.labels(block).cpu().numpy() for block in features.split(LABEL_ROWS)]
+        blocks = [trainer.labels(block).cpu().numpy() for block in inputs.split(LABEL_ROWS)]
         self.head_labels_ = np.ascontiguousarray(np.concatenate(blocks))
         _warn(head_alarms(history, cluster_sizes(self.head_labels_, self.n_clusters_)))
 
-    def _count(self, features: Tensor, seed: int) -> int:
+    def _inputs(self, rows: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """What neighbours and heads see of `rows`, which have directions, and of all `features`."""
+        moments = Moments.of(rows)
+        self._facts = {"n_images": len(rows), "dim": rows.shape[1], "mean_cosine": moments.mean_cosine}
+        if not (components := self._choose(1).components):  # which do not depend on the clusters
+            return rows, features
+        projection = Projection.of(moments, components)
+        inputs = projection.apply(features)
+        return (inputs if rows is features else projection.apply(rows)), inputs
+
+    def _choose(self, n_clusters: int) -> Choice:
+        """Every value that was not given, for so many clusters."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(Choice)}
+        return automatic(n_clusters=n_clusters, given=given, **self._facts)
+
+    def _count(self, inputs: Tensor, seed: int) -> int:
         """The number of clusters given, or what pilot trainings on some rows find."""
         if self.n_clusters != "auto":
             return int(self.n_clusters)
-        low, high = in_reach(len(features), self.k_min, *self.cluster_range)
-        recipe = self._recipe()
-        return choose_clusters(features, low=low, high=high, k_min=self.k_min, recipe=recipe, seed=seed).clusters
+        choice = self._choose(self.cluster_range[0])
+        low, high = in_reach(len(inputs), choice.k_min, *self.cluster_range)
+        recipe = self._recipe(choice)
+        return choose_clusters(inputs, low=low, high=high, k_min=choice.k_min, recipe=recipe, seed=seed).clusters
 
-    def _threshold(self, features: Tensor, k_max: int, seed: int) -> float:
-        """The threshold given, or what a pilot training on some rows finds."""
+    def _limits(self, inputs: Tensor, seed: int) -> Limits:
+        """Those of the neighbours; their threshold is given or chosen, or what a pilot training on some rows finds."""
+        k_min = self.choice_.k_min
+        k_max = self.k_max or default_k_max(len(inputs), self.n_clusters_, k_min)
         if self.threshold != "auto":
-            return float(self.threshold)
-        return choose_threshold(
-            features,
+            return Limits(self.choice_.threshold, k_min, k_max)
+        evidence = choose_threshold(
+            inputs,
             n_clusters=self.n_clusters_,
-            widest=Limits(-1.0, self.k_min, k_max),
-            recipe=self._recipe(),
+            widest=Limits(-1.0, k_min, k_max),
+            recipe=self._recipe(self.choice_),
             seed=seed,
             partitioners=PARTITIONERS,
-        ).threshold
+        )
+        return Limits(evidence.threshold, k_min, k_max)
 
-    def _recipe(self) -> Recipe:
-        return Recipe(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Recipe)})
+    def _recipe(self, choice: Choice) -> Recipe:
+        chosen = self.get_params(deep=False) | dataclasses.asdict(choice)
+        return Recipe(**{field.name: chosen[field.name] for field in dataclasses.fields(Recipe)})
 
     def _fit_consensus(self, seed: int) -> None:
         """One labelling from those of all heads (paper 3.2)."""
@@ -296,20 +315,19 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         labels = torch.from_numpy(self.labels_).to(features.device)
         train, held = (rows.to(features.device) for rows in holdout_rows(len(features), self.holdout, seed))
         with self._progress("classifier") as progress:
-            progress.begin(self.iterations, unit="iterations")
+            iterations = self.choice_.iterations
+            progress.begin(iterations, unit="iterations")
             grid = LinearGrid(
                 features[train],
                 labels[train],
                 inputs={"features": [(0, features.shape[1])]},
                 n_classes=len(self.classes_),
-                recipe=GridRecipe(iterations=self.iterations),
+                recipe=GridRecipe(iterations=iterations),
                 seed=seed,
             ).fit(lambda done, _: progress.update(done))
         self.classifier_grid_ = grid.score(features[held], labels[held])
         chosen = grid.classifier(best_point(self.classifier_grid_))
         self.coef_, self.intercept_ = chosen.weight.cpu().numpy(), chosen.bias.cpu().numpy()
-
-    # -- parameters ----------------------------------------------------------------------------------------------
 
     def _seed(self) -> int:
         """An integer is the seed itself, as in the settings of a run; else one is drawn."""

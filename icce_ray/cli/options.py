@@ -22,7 +22,9 @@ Overrides = Annotated[
 ]
 Config = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="YAML file of settings; --set and options win.", rich_help_panel=SETTINGS),
+    typer.Option(
+        metavar="FILE", help="YAML file of settings, or: paper. --set and options win.", rich_help_panel=SETTINGS
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="Show no progress.")]
 TakeOver = Annotated[

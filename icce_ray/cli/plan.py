@@ -59,6 +59,7 @@ def plan(
     from icce_ray.planning.plan import make_plan
     from icce_ray.planning.rates import load_rates
     from icce_ray.settings import PlanSettings, load_as
+    from icce_ray.settings.choosing import choose
 
     values: dict[str, Any] = {
         "clusters": clusters or (None if config else DEFAULT_CLUSTERS),
@@ -78,7 +79,7 @@ def plan(
     if as_json:
         Terminal().print_lines(made.model_dump_json(indent=1))
     else:
-        chosen = settings.heads
+        chosen = choose(settings, n_images=made.sample, dim=made.dim, mean_cosine=0.0)
         title = f"K = {settings.clusters:,}, {chosen.heads} heads, {chosen.epochs} epochs"
         show(made, title, Terminal())
 

@@ -76,7 +76,7 @@ def evaluate(
         run, labels, predictions=predictions, kmeans=kmeans, take_over=take_over, verbose=not quiet
     )
     store = Store(run)
-    Terminal().print(scores_table(headline(store.settings(), store, figures)))
+    Terminal().print(scores_table(headline(store, figures)))
 
 
 def status(run: Run) -> None:

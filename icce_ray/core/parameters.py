@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import warnings
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, get_args
 
+from torch import Tensor
+
+from icce_ray.core.automatic import Choice
 from icce_ray.core.cluster_count import counts_to_try
 from icce_ray.core.consensus import METHODS
 from icce_ray.core.neighbors import Limits
 from icce_ray.core.recipe import BOUNDS, ClusterPrior, InputNorm, Teacher
 
+#: Sums of squares of larger values may leave float32.
+LARGEST = 1e15
 _SIGNS = {"ge": (">=", operator.ge), "gt": (">", operator.gt), "le": ("<=", operator.le), "lt": ("<", operator.lt)}
+#: What may be None: the recipe chooses it.
+CHOSEN = frozenset(field.name for field in dataclasses.fields(Choice))
 _CHOICES = {"teacher": Teacher, "cluster_prior": ClusterPrior, "input_norm": InputNorm}
 
 
@@ -24,7 +32,7 @@ def check_parameters(values: Mapping[str, Any]) -> None:
     """
     for name, bounds in ({"n_clusters": {"ge": 1}} | BOUNDS).items():
         value = values[name]
-        if name in ("n_clusters", "threshold") and value == "auto":
+        if (name in ("n_clusters", "threshold") and value == "auto") or (name in CHOSEN and value is None):
             continue
         kind = Integral if all(isinstance(bound, int) for bound in bounds.values()) else Real
         if not isinstance(value, kind) or isinstance(value, bool):
@@ -39,23 +47,32 @@ def check_parameters(values: Mapping[str, Any]) -> None:
     methods = values["consensus_methods"]
     if set(methods) - set(METHODS) or not methods:
         raise ValueError(f"consensus_methods={methods!r} must be some of {METHODS}")
-    if values["threshold"] == "auto":
-        if values["n_clusters"] == 1:
-            raise ValueError("threshold='auto' with n_clusters=1: it is found for at least 2 clusters; give a number")
-        Limits(0.0, values["k_min"], values["k_max"] or values["k_min"])
-    elif values["k_max"] is not None:
-        Limits(values["threshold"], values["k_min"], values["k_max"])
+    if values["threshold"] == "auto" and values["n_clusters"] == 1:
+        raise ValueError("threshold='auto' with n_clusters=1: it is found for at least 2 clusters; give a number")
+    if values["k_max"] is not None:
+        Limits(0.0, values["k_min"] or 1, values["k_max"])
 
 
-def check_sizes(n_samples: int, n_clusters: int | str, k_min: int) -> None:
+def check_sizes(n_samples: int, n_clusters: int | str, k_min: int | None) -> None:
     """Raise ValueError on fewer rows than clusters, warn of clusters with fewer rows than neighbours."""
     if isinstance(n_clusters, str):  # "auto"
         return
     if n_samples < n_clusters:
         raise ValueError(f"n_samples={n_samples} should be >= n_clusters={n_clusters}; lower n_clusters")
-    if k_min > n_samples / n_clusters:
+    if k_min is not None and k_min > n_samples / n_clusters:
         warnings.warn(
             f"k_min={k_min} neighbours are more than a cluster of {n_samples} / {n_clusters} samples "
             "has: neighbours will be taken from other clusters; lower k_min",
             stacklevel=3,
         )
+
+
+def directed_rows(features: Tensor) -> Tensor:
+    """Which rows of `features` [n, D] are not zero, bool[n]. ValueError for fewer than 2, or too large values."""
+    largest = float(features.abs().max())
+    if largest > LARGEST:
+        raise ValueError(f"X holds {largest:g}; beyond {LARGEST:g} squares overflow float32: scale the columns")
+    directed = features.any(dim=1)
+    if directed.sum() < 2:
+        raise ValueError(f"{int((~directed).sum())} of {len(directed)} rows are zero; give at least 2 that are not")
+    return directed

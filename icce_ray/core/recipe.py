@@ -23,6 +23,7 @@ _COUNT, _WEIGHT = {"ge": 1, "le": 2**31 - 1}, {"ge": 0.0}
 _WIDTH, _TEMPERATURE, _MOMENTUM = {"ge": 1, "le": 65_536}, {"gt": 0.0}, {"ge": 0.0, "lt": 1.0}
 #: Ranges of the numbers, in pydantic's words; those with integers as bounds are integers.
 BOUNDS: dict[str, dict[str, Any]] = {
+    "components": {"ge": 0, "le": 2**31 - 1},
     "threshold": {"ge": -1.0, "le": 1.0},
     "k_min": _COUNT,
     "heads": {"ge": 1, "le": 10_000},

@@ -12,6 +12,7 @@ from icce_ray.backbones import TRANSFORMER_SIZE, BackboneError, describe_backbon
 from icce_ray.core.neighbors import default_k_max
 from icce_ray.planning.rates import PlanError, Rate, Rates, Strict
 from icce_ray.settings import Settings
+from icce_ray.settings.choosing import choose, with_choice
 
 
 class Machines(Strict):
@@ -127,7 +128,11 @@ class Job:
             raise PlanError(f"{self.images} images cannot fill {self.clusters} clusters; give more images")
         self.n = min(self.images, settings.heads.max_images)
         """Images that neighbours, heads, consensus and classifier see."""
-        chosen = settings.neighbors
+        choice = choose(settings, n_images=self.n, dim=self.dim, mean_cosine=0.0)
+        self.settings = with_choice(settings, choice)
+        self.seen = choice.components or self.dim
+        """Dimensions that neighbours and heads see."""
+        chosen = self.settings.neighbors
         most = chosen.k_max or default_k_max(self.n, self.clusters, chosen.k_min)
         self.k_max = min(chosen.k_min if chosen.mode == "fixed" else most, self.n - 1)
         self.names = self.rate("id_bytes")

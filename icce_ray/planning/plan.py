@@ -96,12 +96,12 @@ def _neighbors(job: Job) -> StagePlan:
     out = pairs * NEIGHBOR_BYTES + n * job.names
     read = job.cpu("read", n * job.row, "parquet_read", cores=shards)
     stream = (
-        job.tensors("search", {"search_matmul": 2.0 * n * n * job.dim * searched_share(job)}, gpus),
-        job.tensors("score", {"search_rescore": 8.0 * job.dim * pairs}, gpus),
+        job.tensors("search", {"search_matmul": 2.0 * n * n * job.seen * searched_share(job)}, gpus),
+        job.tensors("score", {"search_rescore": 8.0 * job.seen * pairs}, gpus),
         *job.written(out, cores=2 + 2 * max(1, math.ceil(job.machines.gpus / NODE_GPUS))),
     )
-    base = (4.0 + 2.0) * n * job.dim / shards  # float32 to score, half precision to search
-    work = 8.0 * BLOCK_ELEMENTS[job.device] + 4.0 * rows * (job.dim + 8 * job.k_max)
+    base = (4.0 + 2.0) * n * job.seen / shards  # float32 to score, half precision to search
+    work = 8.0 * BLOCK_ELEMENTS[job.device] + 4.0 * rows * (job.seen + 8 * job.k_max)
     return job.stage(
         "neighbors",
         *(read, *stream),
@@ -129,7 +129,7 @@ def _heads(job: Job) -> StagePlan:
     n, chosen, resources = job.n, job.settings.heads, job.settings.resources
     workers = max(1, min(resources.head_workers or job.machines.gpus or 1, chosen.heads))
     batch = min(chosen.batch_size, n)
-    cost, steps = HeadCost(Recipe(**chosen.recipe()), job.dim, job.clusters, batch), chosen.epochs * (n // batch)
+    cost, steps = HeadCost(Recipe(**chosen.recipe()), job.seen, job.clusters, batch), chosen.epochs * (n // batch)
     load = job.cpu("load", n * job.row + float(n) * job.k_max * 8, "parquet_read", cores=1)
     moved = {"heads_matmul": steps * cost.step_flops(), "heads_memory": steps * cost.step_bytes()}
     train = job.tensors("train", moved, workers)
@@ -137,7 +137,7 @@ def _heads(job: Job) -> StagePlan:
     split = resources.parallelism == "heads" and job.gpu is not None
     share = math.ceil(chosen.heads / workers) if split else chosen.heads
     uneven = share * workers / chosen.heads if split else 1.0  # the worker with most heads is waited for
-    data = 2.0 * n * job.dim + float(n) * job.k_max * TRAINING_NEIGHBOR_BYTES + 8.0 * n
+    data = 2.0 * n * job.seen + float(n) * job.k_max * TRAINING_NEIGHBOR_BYTES + 8.0 * n
     return job.stage(
         "heads",
         *(load, train, label),

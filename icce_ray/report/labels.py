@@ -12,7 +12,6 @@ from scipy import sparse
 
 from icce_ray.core.metrics import head_contingency, nmi, pair_counts
 from icce_ray.io.storage import FileInfo
-from icce_ray.settings import Settings
 from icce_ray.store import Store
 from icce_ray.store.artifacts import CONSENSUS, HEAD_LABELS, PREDICTIONS
 
@@ -40,12 +39,12 @@ def labelled(store: Store) -> Labelled | None:
     return None
 
 
-def headline(settings: Settings, store: Store, figures: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def headline(store: Store, figures: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """(name, scores) of each labelling of an evaluation in the order of the method, for a table."""
-    kept = store.marker("consensus")
+    kept, heads = store.marker("consensus"), store.resolved(store.settings()).heads.heads
     names = {
         "kmeans": "k-means on the same features",
-        "mean_head": f"mean of {settings.heads.heads} heads",
+        "mean_head": f"mean of {heads} heads",
         "best_head": "best head (lowest loss)",
         "consensus": f"consensus ({kept.summary['method']})" if kept else "consensus",
         "classifier_seen": "classifier, seen images",

@@ -17,6 +17,7 @@ from icce_ray.report.charts import charts
 from icce_ray.report.gallery import KINDS, gallery
 from icce_ray.report.labels import classes_of, headline, labelled
 from icce_ray.settings import Settings
+from icce_ray.settings.choosing import choice_of
 from icce_ray.store import Marker, RunError, Store, check_files
 from icce_ray.store.artifacts import REJECTS, REPORT, STAGES
 
@@ -52,6 +53,7 @@ def _page(store: Store, settings: Settings, progress: Progress, names: str | Non
     given = read_names(names, len(source.sizes)) if names is not None and source is not None else {}
     cards, about = gallery(store, source, classes, given, progress) if source is not None else ([], "")
     drawn = charts(store, source, classes)
+    resolved = store.resolved(settings)
     run_file, evaluation = store.run_file(), store.metrics().get("evaluation", {})
     markers = {stage: store.marker(stage) for stage in STAGES}
     environment = Environment(
@@ -61,14 +63,16 @@ def _page(store: Store, settings: Settings, progress: Progress, names: str | Non
     return environment.get_template("page.html").render(
         run=store.root,
         settings=settings,
+        heads=resolved.heads.heads,
         created=run_file["created"],
         versions={"icce_ray": run_file["icce_ray"]} | run_file["versions"],
         summaries={stage: marker.summary if marker else {} for stage, marker in markers.items()},
         evaluation=evaluation,
-        scores=headline(settings, store, evaluation),
+        scores=headline(store, evaluation),
         times=[(stage, marker, _rate(markers, marker)) for stage, marker in markers.items()],
         rejects=_rejects(store, markers["embed"]),
-        setting_rows=_setting_rows(settings),
+        setting_rows=_setting_rows(settings, resolved),
+        recipe=recipe.describe() if (recipe := choice_of(resolved)) else "",
         gallery=cards,
         kinds=KINDS,
         about=about,
@@ -104,15 +108,15 @@ def _rejects(store: Store, marker: Marker | None) -> list[tuple[str, int, list[t
     return [(reason, count, examples[reason]) for reason, count in ordered]
 
 
-def _setting_rows(settings: Settings) -> dict[str, list[tuple[str, str, bool]]]:
-    """(field, value, whether it is not the default) of every setting, by stage."""
+def _setting_rows(settings: Settings, resolved: Settings) -> dict[str, list[tuple[str, str, bool]]]:
+    """(field, value that the run worked with, whether a value other than the default was given), by stage."""
     plain = Settings.model_construct().model_dump(mode="json", warnings=False)
-    rows: dict[str, list[tuple[str, str, bool]]] = {"run": []}
-    for name, value in settings.model_dump(mode="json").items():
+    given, rows = settings.model_dump(mode="json"), dict[str, list[tuple[str, str, bool]]](run=[])
+    for name, value in resolved.model_dump(mode="json").items():
         if isinstance(value, dict):
-            rows[name] = [(field, _text(one), one != plain[name][field]) for field, one in value.items()]
+            rows[name] = [(field, _text(one), given[name][field] != plain[name][field]) for field, one in value.items()]
         else:
-            rows["run"].append((name, _text(value), name in plain and value != plain[name]))
+            rows["run"].append((name, _text(value), name in plain and given[name] != plain[name]))
     return rows
 
 

@@ -10,9 +10,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from icce_ray.documents import DocumentError, parse_yaml, read_yaml_map, shown
+from icce_ray.settings.choosing import paper
 from icce_ray.settings.models import Settings
 from icce_ray.spelling import did_you_mean, nearest
 
+#: The preset that is given in the place of a file.
+PAPER = "paper"
 #: Pydantic's faults by type, as what to do about them; the words in braces come with the fault.
 _REMEDIES = {
     "greater_than": "give more than {gt}",
@@ -41,9 +44,10 @@ class SettingsError(ValueError):
 
 
 def load(values: dict[str, Any], *, config: str | None = None, overrides: list[str] | None = None) -> Settings:
-    """Settings of a run from a YAML file, then `stage.field=value` overrides, then `values`, later ones winning.
+    """Settings of a run from a YAML file or the preset `paper`, then `stage.field=value` overrides, then `values`.
 
-    Raises SettingsError with one line a fault: the field, its value, what is allowed, the nearest known name.
+    Later ones win. Raises SettingsError with one line a fault: the field, its value, what is allowed, the nearest
+    known name.
     """
     return load_as(Settings, values, config=config, overrides=overrides)
 
@@ -53,7 +57,7 @@ def load_as(
 ) -> M:
     """As `load`, for another model whose fields are named as those of `Settings`."""
     try:
-        merged = {} if config is None else read_yaml_map(config)
+        merged = {} if config is None else paper() if config == PAPER else read_yaml_map(config)
     except DocumentError as error:
         raise SettingsError(
             f"--config {config}: {error}; give a YAML file of settings, with lines such as `clusters: 20`"

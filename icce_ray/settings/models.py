@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -31,6 +31,7 @@ Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 #: Processes side by side: one for each GPU of a large cluster.
 Workers = Annotated[Natural, Field(le=1024)]
 Rate = Annotated[float, Field(**core.BOUNDS["learning_rate"])]
+Value = TypeVar("Value")
 Location = Annotated[str, Field(min_length=1), AfterValidator(refuse_secrets)]
 
 
@@ -45,11 +46,14 @@ def _auto_or(value: Any, number: ValidatorFunctionWrapHandler) -> Any:
 
 
 if TYPE_CHECKING:
+    # Wherever these are counted with, stage neighbors has put numbers in the place of `auto` and None.
     Threshold = float | Literal["auto"]
-    Clusters = int  # wherever it is counted with: the stage neighbors puts a number in the place of `auto`
+    Clusters = int
+    Chosen = Annotated[Value, ""]
 else:  # as a union every fault would be two: neither a number in the range nor "auto"
     _AUTO = WrapValidator(_auto_or), PlainSerializer(lambda value: value)
-    Threshold = Annotated[float, Field(**core.BOUNDS["threshold"]), *_AUTO]
+    Threshold = Annotated[float, Field(**core.BOUNDS["threshold"]), *_AUTO] | None
+    Chosen = Value | None
     Clusters = Annotated[int, Field(ge=2, le=2**31 - 1), *_AUTO]
 
 
@@ -103,14 +107,16 @@ class NeighborsSettings(_Frozen):
     mode: Literal["adaptive", "fixed", "ground_truth"] = "adaptive"
     """`fixed` takes the k_min nearest (TEMI); `ground_truth` all images of the same class (paper Table 4), from
     `labels`: an upper bound, never a result."""
-    threshold: Threshold = core.THRESHOLD
-    """Cosine similarity from which an image is a neighbour (paper: 0.3 for DINOv2 ViT-L; other backbones need another).
-    `auto` finds one without labels by a short training on a sample of at most 20,000 images, or 50 per cluster."""
+    components: Chosen[int] = Field(default=None, **core.BOUNDS["components"])
+    """Principal components, of centred features, that neighbours and heads see; 0 leaves the features as they are
+    (paper). By default 128 of fewer than 500,000 images; the classifier sees the features in any case."""
+    threshold: Threshold = Field(default=cast("Threshold", None))
+    """Cosine similarity of neighbours; by default 0.3 from 500,000 images on (paper), else 0.5. `auto` finds one
+    without labels by a short training on a sample of at most 20,000 images, or 50 per cluster."""
     cluster_range: tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=5, le=2**31 - 1)]] = core.CLUSTER_RANGE
-    """Where `clusters: auto` looks for the number, which costs a short training for every factor of 1.4. The
-    lowest is at least 4, the highest also bounded by N / k_min."""
-    k_min: int = Field(default=core.K_MIN, **core.BOUNDS["k_min"])
-    """At least this many neighbours, the nearest (paper)."""
+    """Where `clusters: auto` looks: a short training for every factor of 1.4, from at least 4 to at most N / k_min."""
+    k_min: Chosen[int] = Field(default=None, **core.BOUNDS["k_min"])
+    """At least this many neighbours, the nearest; by default 50 (paper), of smaller sets at most 20."""
     k_max: Positive | None = None
     """At most this many; by default ceil(N / K), at least k_min (ours, after the paper's Table 11)."""
     search: Literal["torch", "faiss", "ivf"] = "torch"
@@ -134,7 +140,7 @@ class NeighborsSettings(_Frozen):
 
     @model_validator(mode="after")
     def _limits(self) -> NeighborsSettings:
-        if self.k_max is not None and self.k_max < self.k_min:
+        if self.k_max is not None and self.k_min is not None and self.k_max < self.k_min:
             raise ValueError(f"k_max = {self.k_max} is below k_min = {self.k_min}; raise k_max or lower k_min")
         low, high = self.cluster_range
         if low >= high:
@@ -147,31 +153,30 @@ class NeighborsSettings(_Frozen):
 
 
 class HeadsSettings(_Frozen):
-    """Multi-head training (paper 3.1 and 4.2; TEMI). Fields but the last four, and their defaults, are those of
-    `core.recipe.Recipe`."""
+    """Multi-head training (paper 3.1 and 4.2; TEMI): `core.recipe.Recipe`, which the recipe fills, and more."""
 
-    heads: int = Field(default=core.Recipe.heads, **core.BOUNDS["heads"])
-    """Clustering heads (paper)."""
-    hidden: int = Field(default=core.Recipe.hidden, **core.BOUNDS["hidden"])
-    """Width of the hidden layer (TEMI)."""
-    bottleneck: int = Field(default=core.Recipe.bottleneck, **core.BOUNDS["bottleneck"])
-    """Width of the layer that is L2-normalised (TEMI)."""
-    epochs: int = Field(default=core.Recipe.epochs, **core.BOUNDS["epochs"])
+    heads: Chosen[int] = Field(default=None, **core.BOUNDS["heads"])
+    """Clustering heads (paper: 50)."""
+    hidden: Chosen[int] = Field(default=None, **core.BOUNDS["hidden"])
+    """Width of the hidden layer (TEMI: 512)."""
+    bottleneck: Chosen[int] = Field(default=None, **core.BOUNDS["bottleneck"])
+    """Width of the layer that is L2-normalised (TEMI: 256)."""
+    epochs: Chosen[int] = Field(default=None, **core.BOUNDS["epochs"])
     """Paper: 400, and 800 for small sets."""
-    batch_size: int = Field(default=core.Recipe.batch_size, **core.BOUNDS["batch_size"])
+    batch_size: Chosen[int] = Field(default=None, **core.BOUNDS["batch_size"])
     """Anchors per step; the paper takes 256 for CIFAR-sized sets."""
-    learning_rate: float = Field(default=core.Recipe.learning_rate, **core.BOUNDS["learning_rate"])
-    """AdamW, for a batch of 256; scales linearly with the batch (TEMI)."""
-    warmup_epochs: int = Field(default=core.Recipe.warmup_epochs, **core.BOUNDS["warmup_epochs"])
-    """Linear warm-up (TEMI)."""
+    learning_rate: Chosen[float] = Field(default=None, **core.BOUNDS["learning_rate"])
+    """AdamW, for a batch of 256; scales linearly with the batch (TEMI: 1e-4)."""
+    warmup_epochs: Chosen[int] = Field(default=None, **core.BOUNDS["warmup_epochs"])
+    """Linear warm-up (TEMI: 20); by default a tenth of the epochs."""
     weight_decay: float = Field(default=core.Recipe.weight_decay, **core.BOUNDS["weight_decay"])
     """Of AdamW (TEMI; the paper's value is lost)."""
     student_temperature: float = Field(default=core.Recipe.student_temperature, **core.BOUNDS["student_temperature"])
     """Logits of the student are divided by it (TEMI)."""
     teacher_temperature: float = Field(default=core.Recipe.teacher_temperature, **core.BOUNDS["teacher_temperature"])
     """Logits of the teacher are divided by it (TEMI; the paper's value is lost)."""
-    teacher_momentum: float = Field(default=core.Recipe.teacher_momentum, **core.BOUNDS["teacher_momentum"])
-    """EMA of the student (TEMI). Use 0.99 for runs of a few thousand steps: one longer than the run never moves."""
+    teacher_momentum: Chosen[float] = Field(default=None, **core.BOUNDS["teacher_momentum"])
+    """EMA of the student (TEMI: 0.996); by default it remembers a small share of the training."""
     marginal_momentum: float = Field(default=core.Recipe.marginal_momentum, **core.BOUNDS["marginal_momentum"])
     """EMA of the class marginal (TEMI)."""
     beta: float = Field(default=core.Recipe.beta, **core.BOUNDS["beta"])
@@ -206,7 +211,8 @@ class HeadsSettings(_Frozen):
 
     @model_validator(mode="after")
     def _schedule(self) -> HeadsSettings:
-        if self.warmup_epochs > self.epochs:
+        given = self.warmup_epochs is not None and self.epochs is not None
+        if given and self.warmup_epochs > self.epochs:
             raise ValueError(
                 f"warmup_epochs = {self.warmup_epochs} is above epochs = {self.epochs}; lower it or train longer"
             )
@@ -220,21 +226,15 @@ class HeadsSettings(_Frozen):
 class ConsensusSettings(_Frozen):
     """Cluster ensembles (paper 3.2)."""
 
-    methods: tuple[Method, ...] = ("cspa", "hgpa", "mcla", "hbgf")
+    methods: tuple[Method, ...] = Field(default=("cspa", "hgpa", "mcla", "hbgf"), min_length=1)
     """Candidates, of which the one with the highest ANMI is kept; those that cannot serve the size say so."""
-
-    @model_validator(mode="after")
-    def _some(self) -> ConsensusSettings:
-        if not self.methods:
-            raise ValueError("methods is empty; name at least one of cspa, hgpa, mcla, hbgf")
-        return self
 
 
 class ClassifierSettings(_Frozen):
     """Self-training of linear classifiers (paper 3.3; DINOv2's linear protocol)."""
 
-    iterations: int = Field(default=core.GridRecipe.iterations, **core.BOUNDS["iterations"])
-    """SGD steps (paper 4.2)."""
+    iterations: Chosen[int] = Field(default=None, **core.BOUNDS["iterations"])
+    """SGD steps; by default 12,500 (paper 4.2), of smaller sets 100 passes over the images."""
     batch_size: int = Field(default=core.GridRecipe.batch_size, **core.BOUNDS["batch_size"])
     """Images per step."""
     learning_rates: tuple[Rate, ...] = Field(default=core.GridRecipe.learning_rates, min_length=1)
@@ -309,7 +309,7 @@ class Settings(_Frozen):
     @model_validator(mode="after")
     def _workers(self) -> Settings:
         count, heads = self.resources.head_workers, self.heads.heads
-        if self.resources.parallelism == "heads" and count is not None and count > heads:
+        if self.resources.parallelism == "heads" and count is not None and heads is not None and count > heads:
             raise ValueError(
                 f"resources.head_workers = {count} is more than heads.heads = {heads}, which they are to share; lower "
                 f"it to at most {heads}, or set resources.parallelism=data"

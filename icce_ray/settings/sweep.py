@@ -19,6 +19,7 @@ from operator import attrgetter
 from typing import Any, Literal, get_args
 
 from icce_ray.documents import DocumentError, parse_yaml, shown
+from icce_ray.settings.choosing import identity
 from icce_ray.settings.loading import FIELDS, SettingsError, load, unknown_setting
 from icce_ray.settings.models import Settings
 from icce_ray.spelling import did_you_mean
@@ -37,6 +38,7 @@ _SEARCH_FIELDS = ("search", "recall", "recall_queries", "ivf_lists", "ivf_probes
 FIXED = {
     **dict.fromkeys(("source", "list", "embed", "heads.max_images", "heads.sample_seed"), _SHARED),
     **dict.fromkeys((f"neighbors.{name}" for name in _SEARCH_FIELDS), _SEARCHED),
+    "neighbors.components": "all trials of a sweep share one projection: make a run for each value instead",
     "neighbors.labels": "true labels may score a sweep (--labels), but no trial learns from them",
     "out": "trials are kept with the run, under sweeps/",
     "resources": "it changes how fast a trial is, not what it finds",
@@ -171,7 +173,7 @@ def trials(base: Settings, sweep: Sweep) -> list[Trial]:
     by_digest: dict[str, Trial] = {}
     for point in _points(sweep):
         settings = _applied(base, point)
-        values = settings.defining()
+        values = identity(settings)
         defining = json.dumps({name: values[name] for name in TRIAL_SETTINGS}, sort_keys=True)
         digest = hashlib.sha256(defining.encode()).hexdigest()[:16]
         params = {name: attrgetter(name)(settings) for name in point}  # as numbers: 1e-4 in YAML is text

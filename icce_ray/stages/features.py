@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from icce_ray.io.storage import FileInfo
 from icce_ray.store import Store
-from icce_ray.store.artifacts import FEATURES, SAMPLE, Table
+from icce_ray.store.artifacts import FEATURES, PROJECTION, SAMPLE, Table
+
+if TYPE_CHECKING:
+    from icce_ray.core.projection import Projection
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,8 @@ class FeatureRows:
 
     root: str
     files: tuple[FileInfo, ...]
+    projected: bool = False
+    """Whether `features` and `taken` give what neighbours and heads see: the run's projection of what is stored."""
 
     @classmethod
     def of(cls, store: Store) -> FeatureRows:
@@ -29,6 +35,11 @@ class FeatureRows:
     def training(cls, store: Store) -> FeatureRows:
         """Rows that neighbours, heads, consensus and classifier are made from: the sample, or all (stage `sample`)."""
         return cls(store.root, tuple(SAMPLE.files(store.require("sample").files))) if store.sampled() else cls.of(store)
+
+    @classmethod
+    def inputs(cls, store: Store, components: int) -> FeatureRows:
+        """Those rows as neighbours and heads see them, of the setting `neighbors.components`."""
+        return replace(cls.training(store), projected=components > 0)
 
     def __len__(self) -> int:
         return sum(info.rows or 0 for info in self.files)
@@ -60,12 +71,27 @@ class FeatureRows:
     def features(self, start: int = 0, stop: int | None = None, column: str = "features") -> np.ndarray:
         """Features of rows, float16[rows, D]; beside them, one file is in memory at a time."""
         stop, values = len(self) if stop is None else min(stop, len(self)), None
+        seen = self._projection() if column == "features" else _as_stored
         for place, table in self.pieces(start, stop, [column]):
-            piece = matrix(table[column])
+            piece = seen(matrix(table[column]))
             if values is None:
                 values = np.empty((stop - start, piece.shape[1]), piece.dtype)
             values[place : place + len(piece)] = piece
-        return matrix(self.table(start, start, [column])[column]) if values is None else values
+        return seen(matrix(self.table(start, start, [column])[column])) if values is None else values
+
+    def taken(self, wanted: np.ndarray) -> np.ndarray:
+        """Features of some rows, ascending int64[n], n > 0: float16[n, D], of memory that may be written to."""
+        return self._projection()(matrix(self.take(wanted, ["features"])["features"])).copy()
+
+    def _projection(self) -> Callable[[np.ndarray], np.ndarray]:
+        if not self.projected:
+            return _as_stored
+        import torch  # which only some readers of rows need
+
+        from icce_ray.core.projection import Projection
+
+        projection = Projection(**Store(self.root).storage.read_tensors(PROJECTION.path))
+        return lambda values: projection.apply(torch.tensor(values)).numpy()
 
     def take(self, wanted: np.ndarray, columns: list[str] | None = None) -> pa.Table:
         """Some rows, ascending int64[n], n > 0, and some columns or all; one file is read at a time."""
@@ -77,6 +103,15 @@ class FeatureRows:
             if low < high
         ]
         return pa.concat_tables(pieces).combine_chunks()
+
+
+def _as_stored(values: np.ndarray) -> np.ndarray:
+    return values
+
+
+def write_projection(store: Store, projection: Projection) -> None:
+    """Keep what `FeatureRows.inputs` of the run apply."""
+    store.storage.write_tensors(PROJECTION.path, vars(projection))
 
 
 def read_column(store: Store, table: Table, name: str) -> np.ndarray:

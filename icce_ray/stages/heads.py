@@ -43,7 +43,8 @@ def run(settings: Settings, store: Store, resources: Resources, progress: Progre
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    rows, cuda, count = FeatureRows.training(store), resources.device == "cuda", workers_of(settings, resources)
+    rows = FeatureRows.inputs(store, settings.neighbors.components)
+    cuda, count = resources.device == "cuda", workers_of(settings, resources)
     compiled = settings.resources.compile
     # Ray Train would wait for them for ever.
     await_capacity("GPU" if cuda else "CPU", count, settings.resources.wait_minutes, progress.log)
@@ -82,10 +83,8 @@ def run(settings: Settings, store: Store, resources: Resources, progress: Progre
 
 def workers_of(settings: Settings, resources: Resources) -> int:
     """How many processes train: as many as asked for, else one a GPU, if there are heads for all, else one."""
-    if settings.resources.head_workers is not None:
-        return settings.resources.head_workers
-    most = settings.heads.heads if settings.resources.parallelism == "heads" else resources.gpus
-    return max(1, min(resources.gpus, most)) if resources.device == "cuda" else 1
+    asked = settings.resources.head_workers or (resources.gpus if resources.device == "cuda" else 1)
+    return max(1, min(asked, settings.heads.heads) if settings.resources.parallelism == "heads" else asked)
 
 
 def _cluster_sizes(store: Store, paths: Sequence[str], clusters: int) -> np.ndarray:

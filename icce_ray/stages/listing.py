@@ -14,6 +14,7 @@ from icce_ray.io.sources.base import LISTED
 from icce_ray.io.stores import is_local, resolve
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
+from icce_ray.settings.choosing import choose
 from icce_ray.stages import StageResult
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import MANIFEST
@@ -52,7 +53,8 @@ def check_clusters(settings: Settings, images: int) -> None:
     if settings.count_unknown:
         sample = min(images, settings.heads.max_images)
         try:
-            in_reach(sample, settings.neighbors.k_min, *settings.neighbors.cluster_range)
+            k_min = choose(settings, n_images=sample, dim=1, mean_cosine=0.0).k_min  # which does not depend on these
+            in_reach(sample, k_min, *settings.neighbors.cluster_range)
         except ValueError as error:
             raise RunError(str(error)) from error
     if settings.fewest_clusters > images:

@@ -5,7 +5,6 @@ Writers and readers take names and columns from here, `icce verify` checks them:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import (
@@ -19,6 +18,7 @@ from pydantic import FiniteFloat
 from typing_extensions import TypedDict
 
 from icce_ray.io.storage import FileInfo, Storage
+from icce_ray.store.shards import in_order, shard_number, shard_path
 
 Rows = Literal["listed", "accepted", "rejected", "learned"]
 
@@ -132,9 +132,13 @@ class Table(Artifact):
 
 @dataclass(frozen=True, kw_only=True)
 class Tensors(Artifact):
-    """A safetensors file; every tensor is finite and has the shape that these dimensions give."""
+    """A safetensors file; every tensor is finite and has the shape that these dimensions give.
+
+    It is there unless the dimension `absent` is 0.
+    """
 
     shapes: Mapping[str, tuple[str, ...]]
+    absent: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,33 +148,6 @@ class Document(Artifact):
     type: Any = dict[str, Any]
     summary: bool = False
     optional: bool = False
-
-
-# -- shards --------------------------------------------------------------------------------------------------------
-
-_SHARD = re.compile(r"part-([0-9]{6}|[1-9][0-9]{6,11})\.parquet")
-
-
-def shard_path(folder: str, number: int) -> str:
-    """`FOLDER/part-000012.parquet`: six digits, and more from 1,000,000 on."""
-    return f"{folder}/part-{number:06d}.parquet"
-
-
-def shard_number(path: str) -> int | None:
-    """The number in a shard's path, None if it is no shard."""
-    match = _SHARD.fullmatch(path.rpartition("/")[2])
-    return int(match[1]) if match else None
-
-
-def in_order(infos: Iterable[FileInfo]) -> list[FileInfo]:
-    """Files by name, but shards by number: from 1,000,000 on that is not the order of their names."""
-
-    def place(info: FileInfo) -> tuple[str, str, int]:
-        folder, _, name = info.path.rpartition("/")
-        number = shard_number(name)
-        return (folder, name, 0) if number is None else (folder, "part-", number)
-
-    return sorted(infos, key=place)
 
 
 class ClassifierDescription(TypedDict):
@@ -233,17 +210,24 @@ NEIGHBORS = Table(stage="neighbors", path="neighbors", columns=_ID | _KEY | _LIS
 #: What `clusters: auto` and `neighbors.threshold: auto` were resolved from.
 CLUSTERS_EVIDENCE = Document(stage="neighbors", path="neighbors/clusters.json", optional=True)
 THRESHOLD_EVIDENCE = Document(stage="neighbors", path="neighbors/threshold.json", optional=True)
+#: What neighbours and heads see of the features; no file where they see all.
+PROJECTION = Tensors(
+    stage="neighbors",
+    path="neighbors/projection.safetensors",
+    shapes={"mean": ("dim",), "directions": ("dim", "components")},
+    absent="components",
+)
 HEAD_WEIGHTS = Tensors(
     stage="heads",
     path="heads/heads.safetensors",
     shapes={
-        "hidden.weight": ("heads", "hidden", "dim"),
+        "hidden.weight": ("heads", "hidden", "seen"),
         "hidden.bias": ("heads", "hidden"),
         "bottleneck.weight": ("heads", "bottleneck", "hidden"),
         "bottleneck.bias": ("heads", "bottleneck"),
         "prototypes": ("heads", "clusters", "bottleneck"),
-        "input.mean": ("dim",),
-        "input.std": ("dim",),
+        "input.mean": ("seen",),
+        "input.std": ("seen",),
     },
 )
 HEAD_LOSSES = Table(

@@ -174,6 +174,8 @@ class Contents:
     def _tensors(self, artifact: Tensors) -> Iterator[str]:
         if not all(size in self.dimensions for shape in artifact.shapes.values() for size in shape):
             return  # those of the classifier follow from its description
+        if artifact.absent and not self.dimensions[artifact.absent]:
+            return
         expected = {name: tuple(self.dimensions[size] for size in shape) for name, shape in artifact.shapes.items()}
         try:
             tensors = self.store.storage.read_tensors(artifact.path)
@@ -245,7 +247,10 @@ def dimensions(markers: dict[str, Marker], settings: Settings | None) -> dict[st
         return {"clusters": len(markers["predict"].summary["class_sizes"])} if "predict" in markers else {}
     embedded = markers["embed"].summary if "embed" in markers else {}
     of_heads = {name: getattr(settings.heads, name) for name in ("heads", "hidden", "bottleneck", "epochs")}
-    return {"clusters": settings.clusters} | of_heads | {name: embedded.get(name, 0) for name in ("dim", "block_dim")}
+    widths = {name: embedded.get(name, 0) for name in ("dim", "block_dim")}
+    components = settings.neighbors.components
+    widths |= {"components": components, "seen": components or widths["dim"]}
+    return {"clusters": settings.clusters} | of_heads | widths
 
 
 def numbers(column: pa.ChunkedArray) -> np.ndarray:

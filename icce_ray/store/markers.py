@@ -14,6 +14,7 @@ from icce_ray.documents import DocumentError, Moment, opened_json, sealed_json, 
 from icce_ray.io.locations import child
 from icce_ray.io.storage import FileInfo
 from icce_ray.settings import Settings
+from icce_ray.settings.choosing import identity
 from icce_ray.settings.models import Format
 from icce_ray.store.artifacts import STAGES, in_order
 
@@ -84,9 +85,10 @@ def _model(name: str, types: list[tuple[Any, str]]) -> type[BaseModel]:
 Figures = _model(
     "Figures",
     [
-        (Count, "images bytes of ok rejected block_dim seed pairs best_head votes heldout_images classifiers labelled"),
+        (Count, "components images bytes of ok rejected block_dim seed pairs best_head votes heldout_images"),
+        (Count, "classifiers labelled"),
         (Positive, "dim k_min k_max clusters epochs heads"),
-        (NotNegative, "mean_neighbors share_at_k_min"),
+        (NotNegative, "mean_neighbors share_at_k_min mean_cosine"),
         (float, "threshold anmi mean_agreement learning_rate heldout_accuracy mean_confidence"),
         (str, "digest method input"),
         (list[float], "temi"),
@@ -171,7 +173,7 @@ class Marker:
 
 def fingerprint(settings: Settings, stage: str) -> str:
     """Digest of all settings that the stage's result depends on, those of the stages before it included."""
-    values = settings.defining()
+    values = identity(settings)
     digest = hashlib.sha256()
     for name, declared in STAGES.items():
         own = {key: _value(values, key) for key in declared.settings}

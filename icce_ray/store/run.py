@@ -20,6 +20,7 @@ from icce_ray.documents import (
 )
 from icce_ray.io.storage import FileInfo, Storage
 from icce_ray.settings import EmbedSettings, Settings, SettingsError, load
+from icce_ray.settings.choosing import with_numbers, with_papers
 from icce_ray.store.artifacts import (
     MANIFEST,
     MARKER,
@@ -213,15 +214,19 @@ class Store:
         """The settings the run was started with. Raises RunError if this version does not know them."""
         content = self.run_file()
         try:
-            return load(content["settings"] | {"out": self.root})
+            return _of_version(load(content["settings"] | {"out": self.root}), content)
         except SettingsError as error:
             raise RunError(
                 f"{self.storage.uri(RUN_FILE)}, of icce-ray {content.get('icce_ray')}, has settings that icce-ray "
                 f"{__version__} does not take:\n{error}\nuse the version that wrote it, or give another --out"
             ) from error
 
+    def as_begun(self, settings: Settings) -> Settings:
+        """Settings to go on with: where a version without the recipe began, what nobody gives is the paper's."""
+        return _of_version(settings, self.run_file()) if self.storage.exists(RUN_FILE) else settings
+
     def resolved(self, settings: Settings) -> Settings:
-        """The settings with the numbers that stage `neighbors` found in place of `auto`, if it is complete."""
+        """The settings with the numbers that stage `neighbors` found or chose, if it is complete."""
         marker = self.marker("neighbors")
         return settings if marker is None else with_numbers(settings, marker.summary)
 
@@ -293,14 +298,9 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def with_numbers(settings: Settings, figures: dict[str, Any]) -> Settings:
-    """The settings with the clusters and the threshold of stage `neighbors` where they say `auto`."""
-    if settings.count_unknown and "clusters" in figures:
-        settings = settings.model_copy(update={"clusters": figures["clusters"]})
-    if settings.neighbors.threshold == "auto" and "threshold" in figures:
-        chosen = settings.neighbors.model_copy(update={"threshold": figures["threshold"]})
-        settings = settings.model_copy(update={"neighbors": chosen})
-    return settings
+def _of_version(settings: Settings, run_file: dict[str, Any]) -> Settings:
+    """Settings with the paper's values where the run is of a version whose defaults these were."""
+    return settings if "components" in run_file["settings"].get("neighbors", {}) else with_papers(settings)
 
 
 def marker_path(stage: str) -> str:

@@ -23,6 +23,7 @@ from icce_ray.store.artifacts import (
     PREDICTION_FILE,
     PREDICTION_REJECTS,
     PREDICTIONS,
+    PROJECTION,
     REJECTS,
     RUN_FILE,
     SAMPLE,
@@ -250,7 +251,8 @@ def _neighbors(contents: Contents) -> Iterator[str]:
             chosen = random.choice(len(row), min(share, len(row)), replace=False)
             pairs[path] = np.stack([row[chosen], neighbor[chosen], similarity[chosen].astype(np.float64)])
 
-    lines, _ = contents.table(NEIGHBORS, check)
+    beside = [one for one in DECLARED if one.stage == "neighbors" and one is not NEIGHBORS]
+    lines = [line for artifact in beside for line in contents.artifact(artifact)] + contents.table(NEIGHBORS, check)[0]
     yield from lines
     if not lines and pairs:
         yield from _wrong_similarities(contents, pairs)
@@ -282,12 +284,22 @@ def _wrong_lists(
             yield f"has neighbours beyond k_min below the threshold {limits['threshold']}"
 
 
+def _as_seen(contents: Contents, features: np.ndarray) -> np.ndarray:
+    """Features [n, D] as neighbours and heads see them."""
+    if not contents.dimensions["components"]:
+        return features
+    from icce_ray.core.projection import Projection  # and torch, which only this check needs
+
+    tensors = contents.store.storage.read_tensors(PROJECTION.path)
+    return Projection(**tensors).apply(tensors["mean"].new_tensor(features)).numpy()
+
+
 def _wrong_similarities(contents: Contents, pairs: dict[str, np.ndarray]) -> Iterator[str]:
     """Shards of which the sampled similarities are not the cosine of the two features."""
     features = Rows(contents, SAMPLE if contents.markers["sample"].files else FEATURES, ["features"])
     wanted = np.unique(np.concatenate([sample[:2].ravel() for sample in pairs.values()]).astype(np.int64))
     rows = features.take(np.searchsorted(contents.ids["learned"], wanted))
-    unit = numbers(rows["features"]).astype(np.float64)
+    unit = _as_seen(contents, numbers(rows["features"])).astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     for path, sample in pairs.items():
         first, second = (np.searchsorted(wanted, side.astype(np.int64)) for side in sample[:2])

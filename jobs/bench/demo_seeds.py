@@ -16,7 +16,7 @@ from measuring import header, options, row
 from sklearn.cluster import KMeans
 
 from icce_ray.backbones import describe_backbone, load_backbone
-from icce_ray.cli.demo import SETTINGS, write_digits
+from icce_ray.cli.demo import write_digits
 from icce_ray.core.metrics import accuracy
 from icce_ray.estimator import ICCE
 from icce_ray.io.decode import decode
@@ -41,14 +41,12 @@ def main() -> None:
         data = {part: features_of(Path(folder) / part).astype(np.float32) for part in ("seen", "unseen")}
         names = {part: sorted(path.name for path in (Path(folder) / part).iterdir()) for part in data}
     labels = {part: np.array([truth[name] for name in names[part]]) for part in data}
-    given: dict[str, Any] = SETTINGS["neighbors"] | SETTINGS["heads"]
-    given["iterations"] = SETTINGS["classifier"]["iterations"]
     means: Any = KMeans
     found = []
     print("ACC (%) on scikit-learn's digits\n")
     header("seed", "k-means", "mean head", "best head", "consensus", "classifier, unseen")
     for seed in seeds:
-        model = ICCE(n_clusters=10, random_state=seed, **given).fit(data["seen"])
+        model = ICCE(n_clusters=10, random_state=seed).fit(data["seen"])
         heads = [accuracy(column, labels["seen"]) for column in model.head_labels_.T]
         scores = (
             accuracy(means(10, n_init=10, random_state=seed).fit_predict(data["seen"]), labels["seen"]),

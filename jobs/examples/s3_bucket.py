@@ -20,13 +20,7 @@ from sklearn.datasets import load_digits
 
 import icce_ray
 
-SMALL = {
-    "embed": {"backbone": "hog", "features": "hog"},
-    "neighbors": {"threshold": 0.65, "k_min": 15},
-    "heads": {"heads": 5, "hidden": 64, "bottleneck": 32, "epochs": 20, "warmup_epochs": 2, "batch_size": 128}
-    | {"learning_rate": 3e-3, "teacher_momentum": 0.99},
-    "classifier": {"iterations": 200, "batch_size": 128},
-}
+HOG = {"embed": {"backbone": "hog", "features": "hog"}}
 
 
 def write_images(store: s3fs.S3FileSystem, place: str) -> None:
@@ -46,7 +40,7 @@ def main(place: str) -> None:
     store = s3fs.S3FileSystem(endpoint_url=f"http://{endpoint}" if endpoint else None)
     write_images(store, f"{place}/images")
 
-    icce_ray.run(icce_ray.load_settings({"source": images, "clusters": 10, "out": run} | SMALL))
+    icce_ray.run(icce_ray.load_settings({"source": images, "clusters": 10, "out": run} | HOG))
 
     table = pq.read_table(
         f"{place}/run/predictions".removeprefix("s3://"), filesystem=store, columns=["uri", "label", "confidence"]

@@ -4,11 +4,11 @@
 
 STUDY is one or more of: ladder (Tables 1 and 5), smoothing (3), ground_truth (4), clusters (8), validation (10),
 thresholds (11), heads (12), curve (neighbours of Table 11 at full size), rivals (k-means, mixtures, spectral
-clustering, SCAN, TURTLE and others on the same features), auto (a threshold found without labels against those of Table
-11), unknown_k (a number of clusters found without labels), aligned (votes of matched heads, not the graph), duplicates
-(30 % copies), defaults (one setting at a time), or all (of these, without curve). SET is synthetic, digits, a Parquet
-file with columns `bytes` (image files) and `label`, or with --labels a .npy matrix of features. Prints one Markdown
-table per study; labels judge and do nothing else.
+clustering, SCAN, TURTLE and others on the same features), nothing_set (the same rivals, and ICCE given K alone), auto
+(a threshold found without labels against those of Table 11), unknown_k (a number of clusters found without labels),
+aligned (votes of matched heads, not the graph), duplicates (30 % copies), defaults (one setting at a time), or all (of
+these, without curve). SET is synthetic, digits, a Parquet file with columns `bytes` (image files) and `label`, or with
+--labels a .npy matrix of features. Prints one Markdown table per study; labels judge and do nothing else.
 
 Figures are kept in --kept, so an interrupted study continues where it stopped. No Ray: it uses the cores it is given.
 Example: python jobs/paper.py ladder thresholds --on digits --seeds 0 1 2
@@ -28,6 +28,7 @@ from jobs.paper.defaults import defaults
 from jobs.paper.duplicates import duplicates
 from jobs.paper.feature_sets import FeatureSet, brought, digits, images, synthetic
 from jobs.paper.measure import Measured
+from jobs.paper.nothing_set import nothing_set
 from jobs.paper.rivals import rivals
 from jobs.paper.studies import studies
 from jobs.paper.synthetic import FeatureModel
@@ -38,6 +39,7 @@ from jobs.paper.variants import Variant
 #: Tables that are not the paper's.
 OTHERS = {
     "rivals": rivals,
+    "nothing_set": nothing_set,
     "auto": auto,
     "unknown_k": unknown_k,
     "aligned": aligned,

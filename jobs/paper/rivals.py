@@ -6,19 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jobs.paper.baselines.asd import asd
-from jobs.paper.baselines.classical import (
-    kmeans_ensemble,
-    mixture,
-    mixture_ensemble,
-    spectral,
-    spherical_kmeans,
-    ward,
-)
-from jobs.paper.baselines.kmeans import kmeans
-from jobs.paper.baselines.scan import scan
-from jobs.paper.baselines.turtle import turtle
 from jobs.paper.measure import Figures, Measured
+from jobs.paper.nothing_set import rival_fits
 from jobs.paper.studies import TEMI
 from jobs.paper.tables import cells, table
 
@@ -31,19 +20,7 @@ _METRICS = ("seen.acc", "unseen.acc", "unseen.nmi", "unseen.ari")
 def rivals(measure: Measured, seeds: Sequence[int]) -> str:
     """A Markdown table of ACC, NMI and ARI in percent, mean +- standard deviation over seeds, and the lead of ICCE."""
     found: dict[str, list[Figures]] = {}
-    fits = {
-        "k-means, best of 10": kmeans(),
-        "spherical k-means, best of 10": spherical_kmeans(),
-        "Ward": ward(),
-        "spectral clustering": spectral(),
-        "Gaussian mixture, best of 5": mixture(),
-        "ensemble of 24 mixtures": mixture_ensemble(),
-        "ensemble of 24 k-means": kmeans_ensemble(),
-        "SCAN, clustering step": scan(self_label_steps=0),
-        "SCAN + self-labelling": scan(),
-        "TURTLE": turtle(),
-        "ASD start": asd(),
-    }
+    fits = rival_fits()
     base = measure.on.base.but(heads=HEADS)
     for seed in seeds:
         for name, fit in fits.items():

@@ -43,9 +43,9 @@ def cells(out, name):
 def test_the_figures_are_good(first_demo):
     _, _, metrics = first_demo
     scores = {name: entry["acc"] for name, entry in metrics["evaluation"].items() if isinstance(entry, dict)}
-    assert scores["consensus"] >= 0.94
+    assert scores["consensus"] >= 0.96
     assert scores["consensus"] >= scores["kmeans"] + 0.05
-    assert scores["consensus"] > scores["highest_head"] >= scores["best_head"]
+    assert scores["highest_head"] >= scores["best_head"]
     assert scores["consensus"] > scores["mean_head"]
     assert abs(scores["classifier_unseen"] - scores["consensus"]) <= 0.02
     assert metrics["evaluation"]["images"] == 1438

@@ -16,7 +16,7 @@ def test_heads_without_a_consensus_can_be_evaluated_and_shown(copy, digits):
     for stage in ("predict", "classifier", "consensus"):
         copy.storage.delete(f"{STAGES[stage].folder}/{MARKER}")
     figures = commands.evaluate(copy.root, str(digits[1]), verbose=False)
-    assert [name for name, _ in headline(copy.settings(), copy, figures)] == [
+    assert [name for name, _ in headline(copy, figures)] == [
         f"mean of {copy.settings().heads.heads} heads",
         "best head (lowest loss)",
     ]

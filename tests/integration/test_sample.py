@@ -99,7 +99,7 @@ def test_a_sample_serves_all_images_nearly_as_well_as_all_of_them(sampled, sourc
     assert images.pop("classifier_seen") == figures["images"] == IMAGES
     assert images.pop("classifier_rest") == IMAGES - SAMPLE
     assert set(images.values()) == {SAMPLE}
-    assert "classifier, images outside the sample" in dict(headline(store.settings(), store, figures))
+    assert "classifier, images outside the sample" in dict(headline(store, figures))
 
     shutil.copytree(store.root, tmp_path / "whole")  # with its features
     whole, best = learned(source, tmp_path / "whole", redo="sample", epochs=2)  # as many steps

@@ -34,10 +34,12 @@ FILES = "documents spelling terminal version io backbones search progress"
 LAYERS = {
     "core": Layer(names("core"), packages=names("torch numpy scipy"), banned=names("os io pathlib shutil tempfile")),
     "io": Layer(names(FILES), names("core"), banned=names("ray")),
-    "settings": Layer(names("settings"), names("core.recipe io.locations documents spelling"), names("pydantic")),
+    "settings": Layer(
+        names("settings"), names("core.automatic core.recipe io.locations documents spelling"), names("pydantic")
+    ),
     "store": Layer(
         names("store tracking trackers"),
-        names("core.sampling documents io settings version"),
+        names("core.projection core.sampling documents io settings version"),
         names("numpy pydantic pyarrow typing_extensions yaml mlflow tensorboardX wandb"),
     ),
     "estimator": Layer(names("estimator"), names("core search io progress"), banned=names("ray")),

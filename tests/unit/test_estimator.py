@@ -77,7 +77,7 @@ def test_a_number_of_clusters_and_a_threshold_may_be_found(digits_like, fitted):
     assert fitted.n_clusters_ == 10
     assert abs(found.n_clusters_ - 10) <= 1
     assert set(found.labels_) == set(range(found.n_clusters_))
-    assert fitted.threshold_ == 0.3
+    assert fitted.threshold_ == fitted.choice_.threshold == 0.5
     assert -1.0 < found.threshold_ < 0.9
     assert adjusted_rand_score(y, found.labels_) > 0.85
 
@@ -234,6 +234,10 @@ def test_progress_goes_to_standard_error(capsys):
     small(verbose=1).fit(X)
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert [line.split()[0] for line in shown.err.splitlines()] == ["neighbors", "heads", "consensus", "classifier"]
+    assert [line.split()[0] for line in shown.err.splitlines()] == ["neighbors"] * 2 + [
+        "heads",
+        "consensus",
+        "classifier",
+    ]
     small().fit(X)
     assert capsys.readouterr() == ("", "")

@@ -6,7 +6,7 @@ from icce_ray.settings import SettingsError, load
 from icce_ray.settings.sweep import Param, Range, Sweep, trials
 from tests.failures import fails
 
-BASE = load({"source": "images", "out": "run", "clusters": 10})
+BASE = load({"source": "images", "out": "run", "clusters": 10}, config="paper")
 
 
 def points(*params, base=BASE, **options):
@@ -137,7 +137,8 @@ def test_a_digest_is_of_what_a_trial_depends_on():
     found = points("seed=0,1")
     assert len({trial.digest for trial in found}) == 2
     assert [trial.digest for trial in points("seed=0,1")] == [trial.digest for trial in found]
-    elsewhere = load({"source": "other", "out": "there", "clusters": 10, "resources": {"device": "cpu"}})
+    values = {"source": "other", "out": "there", "clusters": 10, "resources": {"device": "cpu"}}
+    elsewhere = load(values, config="paper")
     assert points("seed=0", base=elsewhere)[0].digest == found[0].digest
     assert points("seed=0", base=elsewhere.model_copy(update={"clusters": 11}))[0].digest != found[0].digest
 

@@ -29,9 +29,10 @@ from icce_ray.stages.cluster import Resources, completed, completed_groups, writ
 from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors.auto import find_numbers
 from icce_ray.stages.neighbors.index import Arrays, ShardedIndex, as_lists
+from icce_ray.stages.neighbors.inputs import inputs
 from icce_ray.stages.truth import truth_of_rows
 from icce_ray.store import RunError, Store
-from icce_ray.store.artifacts import NEIGHBORS
+from icce_ray.store.artifacts import NEIGHBORS, PROJECTION
 
 #: image_ids for each row, up to which a table of them is made: 64 bytes a row.
 _MOST_GAPS = 16
@@ -54,11 +55,15 @@ def run(
 ) -> StageResult:
     """Mine the neighbours of every block of images whose shard is not there yet.
 
-    `rows` are those of another store, whose neighbours a sweep keeps in a place of its own; by default the store's.
+    `rows` are those of another store, whose neighbours a sweep keeps in a place of its own, with settings that have all
+    numbers; by default the store's, whose inputs and numbers are found first.
     """
-    rows = rows or FeatureRows.training(store)
-    count_unknown = settings.count_unknown
-    settings, evidence = find_numbers(settings, store, rows, resources, progress)
+    count_unknown, found, evidence = settings.count_unknown, {}, []
+    if rows is None:
+        rows, facts = inputs(settings, store)
+        settings, evidence = find_numbers(settings, store, rows, facts, resources, progress)
+        found = {name: facts[name] for name in ("dim", "mean_cosine")} | {"components": settings.neighbors.components}
+        evidence += [PROJECTION.path] if settings.neighbors.components else []
     limits = limits_of(settings, len(rows))
     if limits.k_min > len(rows) / settings.clusters and settings.neighbors.mode != "ground_truth":
         progress.log(
@@ -72,7 +77,7 @@ def run(
         f"{summary['share_at_k_min']:.0%} of the images have no more than k_min = {limits.k_min}"
     )
     written += [store.storage.describe(path) for path in evidence]
-    summary |= asdict(limits) | measured | ({"clusters": settings.clusters} if count_unknown else {})
+    summary |= asdict(limits) | measured | found | ({"clusters": settings.clusters} if count_unknown else {})
     return written, summary
 
 

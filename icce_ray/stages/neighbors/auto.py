@@ -23,31 +23,41 @@ from icce_ray.core.sampling import uniform_rows
 from icce_ray.progress import Progress
 from icce_ray.search.partition import PARTITIONERS_BESIDE_RAY
 from icce_ray.settings import Settings
+from icce_ray.settings.choosing import choose, with_choice
 from icce_ray.stages.cluster import Resources
-from icce_ray.stages.features import FeatureRows, matrix
+from icce_ray.stages.features import FeatureRows
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import CLUSTERS_EVIDENCE, THRESHOLD_EVIDENCE, Document
-from icce_ray.store.run import with_numbers
 
 
 def find_numbers(
-    settings: Settings, store: Store, rows: FeatureRows, resources: Resources, progress: Progress
+    settings: Settings,
+    store: Store,
+    rows: FeatureRows,
+    facts: dict[str, Any],
+    resources: Resources,
+    progress: Progress,
 ) -> tuple[Settings, list[str]]:
-    """The settings with numbers in place of `auto`, and the files that say what these were chosen from.
+    """The settings with numbers in place of `auto` and None, and the files that say what was chosen from what.
 
-    What a killed run has found is kept. Raises RunError if there are too few images.
+    `facts` are what the recipe depends on beside them (`choosing.choose`). What a killed run has found is kept. Raises
+    RunError if there are too few images.
     """
     files = []
     if settings.count_unknown:
-        evidence = _kept(store, CLUSTERS_EVIDENCE, lambda: _count_clusters(settings, rows, resources, progress))
+        pilots = with_choice(settings, choose(settings, **facts))
+        evidence = _kept(store, CLUSTERS_EVIDENCE, lambda: _count_clusters(pilots, rows, resources, progress))
         second = sorted(evidence["curve"], key=lambda drop: drop["ratio"])[1:2]
         progress.log(
             f"clusters = auto: {evidence['clusters']} (the spectrum of the heads drops to {evidence['ratio']:.0%} there"
             + "".join(f"; next best {drop['clusters']}, {drop['ratio']:.0%}" for drop in second)
             + ")"
         )
-        settings = with_numbers(settings, evidence)
+        settings = settings.model_copy(update={"clusters": evidence["clusters"]})
         files.append(CLUSTERS_EVIDENCE.path)
+    choice = choose(settings, **facts)
+    progress.log(f"recipe: {choice.describe()}")
+    settings = with_choice(settings, choice)
     if settings.neighbors.threshold == "auto" and settings.neighbors.mode == "adaptive":
         evidence = _kept(store, THRESHOLD_EVIDENCE, lambda: _find_threshold(settings, rows, resources, progress))
         point = min(evidence["curve"], key=lambda point: abs(point["threshold"] - evidence["threshold"]))
@@ -55,7 +65,8 @@ def find_numbers(
             f"threshold {evidence['threshold']:.4f}: {point['accuracy']:.1%} of the neighbours are estimated to be of "
             f"the image's class, {evidence['floor']:.1%} are asked for"
         )
-        settings = with_numbers(settings, evidence)
+        found = settings.neighbors.model_copy(update={"threshold": evidence["threshold"]})
+        settings = settings.model_copy(update={"neighbors": found})
         files.append(THRESHOLD_EVIDENCE.path)
     return settings, files
 
@@ -121,7 +132,7 @@ def _count_clusters(settings: Settings, rows: FeatureRows, resources: Resources,
 
 def _sample(rows: FeatureRows, size: int, seed: int) -> np.ndarray:
     """A uniform sample of the features, [size, D]."""
-    return matrix(rows.take(uniform_rows(len(rows), size, seed), ["features"])["features"]).copy()
+    return rows.taken(uniform_rows(len(rows), size, seed))
 
 
 @ray.remote(max_retries=2)

@@ -27,6 +27,7 @@ from icce_ray.core.consensus import ConsensusSizeError
 from icce_ray.core.neighbors import Limits
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
+from icce_ray.settings.choosing import is_resolved
 from icce_ray.settings.sweep import Sweep, Trial
 from icce_ray.stages import complete, neighbors
 from icce_ray.stages.cluster import Resources
@@ -56,10 +57,10 @@ def check(store: Store, trials: Sequence[Trial]) -> None:
     store.require("sample")
     images = len(FeatureRows.training(store))
     for trial in trials:
-        if trial.settings.count_unknown:
+        if not is_resolved(trial.settings):
             raise RunError(
-                "clusters = auto: a sweep compares numbers; complete the stage neighbors, whose number is then taken, "
-                "or add --param clusters=10:90:20"
+                f"{store.root} has no neighbours yet, with which the recipe chooses the numbers that nobody gave: "
+                "complete the stage first, with `icce run ... --until neighbors`, or give --config paper there"
             )
         if trial.settings.clusters > images:
             raise RunError(f"trial {trial}: {trial.settings.clusters} clusters of {images} images; ask for fewer")
@@ -69,7 +70,7 @@ def mine(
     settings: Settings, records: SweepRecords, resources: Resources, progress: Progress, check_lock: Callable[[], None]
 ) -> str:
     """Root of neighbour lists that serve every trial: the run's own, or the sweep's, which are mined if missing."""
-    store, trials, rows = records.store, records.trials, FeatureRows.training(records.store)
+    store, trials, rows = records.store, records.trials, records.inputs()
     limits = widest(trials, len(rows))
     text = ", ".join(f"{name} = {value}" for name, value in asdict(limits).items())
     own = store.marker("neighbors")
@@ -114,7 +115,7 @@ def run(
         progress.begin(len(trials), done=len(ended), unit="trials")
         slots, share = allocation(resources, missing, at_once)
         progress.log(f"{missing} trials, {slots} at a time with {share['CPU']:g} threads each")
-        rows = FeatureRows.training(records.store)
+        rows = records.inputs()
         references: Any = _load.remote(rows, lists_root, sweep.labels)
         arrays, labelled = references
         if sweep.labels is not None and not ray.get(labelled):

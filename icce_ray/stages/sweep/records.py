@@ -17,7 +17,9 @@ from typing_extensions import TypedDict
 
 from icce_ray.documents import DocumentError, opened_json, opened_yaml, sealed_json, sealed_yaml, shaped
 from icce_ray.settings import Settings
+from icce_ray.settings.choosing import identity
 from icce_ray.settings.sweep import NAME, TRIAL_SETTINGS, Sweep, Trial, short
+from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.sweep.plots import sweep_plot
 from icce_ray.store import RunError, Store, fingerprint
 from icce_ray.store.artifacts import SWEEP_FILE, SWEEP_PLOT, SWEEP_TABLE, SWEEPS
@@ -97,9 +99,13 @@ class SweepRecords:
         self.root = store.storage.uri(self.folder)
         """Its directory or URI, which may hold an artifact `neighbors` like a run."""
 
+    def inputs(self) -> FeatureRows:
+        """What the heads of every trial learn from."""
+        return FeatureRows.inputs(self.store, self.trials[0].settings.neighbors.components)
+
     def claim(self, base: Settings) -> None:
         """Bind the name to this sweep of a run with these settings. Raises RunError if it is bound to another."""
-        values = base.defining()
+        values = identity(base)
         settings = {name: values[name] for name in TRIAL_SETTINGS}
         asked = self.sweep.defining() | {"shared": fingerprint(base, "sample"), "settings": settings}
         asked = json.loads(json.dumps(asked))  # tuples as lists, as they come back

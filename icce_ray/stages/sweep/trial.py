@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -163,7 +163,8 @@ class TrialRun:
 
     def _classifier(self, label: np.ndarray) -> dict[str, Any]:
         """How well a classifier trained on this consensus predicts held-out labels of it, and the truth."""
-        columns, inputs = grid_inputs(self.shared.rows, self.features.cpu().numpy())
+        rows = replace(self.shared.rows, projected=False)  # the classifier sees the features as they are
+        columns, inputs = grid_inputs(rows, rows.features())
         features = torch.from_numpy(columns).to(self.features.device)
         fitted = fit_grid(features, torch.from_numpy(label).long().to(features.device), inputs, self.settings)
         figures: dict[str, Any] = {"heldout_accuracy": fitted.winner.accuracy}

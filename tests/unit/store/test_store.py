@@ -93,7 +93,7 @@ def test_redo_keeps_what_earlier_stages_depend_on(store):
     store.claim(settings)
     complete(store, settings)
     before = names(store)
-    with fails(RunError, "neighbors.k_min: 50 in the run, 20 now"):
+    with fails(RunError, "neighbors.k_min: None in the run, 20 now"):
         store.claim(settings_for(store, "neighbors.k_min=20"), redo="heads")
     with fails(RunError, "clusters: 10 in the run, 12 now"):  # the neighbours' k_max depends on it
         store.claim(settings_for(store, clusters=12), redo="heads")
