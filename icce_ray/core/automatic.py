@@ -22,8 +22,8 @@ CENTRED = 0.1
 COMPONENTS, IMAGES_PER_COMPONENT = 128, 4
 #: Cosine similarity of centred and projected features from which an image is a neighbour.
 PROJECTED_THRESHOLD = 0.5
-#: Steps of training up to STEPS_IMAGES images; beyond, they grow with this power of their number.
-STEPS, STEPS_IMAGES, STEPS_POWER = 600, 5_000, 0.7
+#: Steps of training of 1,000 to 5,000 images; for fewer and more these powers of their number.
+STEPS, FEW, MANY = 600, (1_000, 0.3), (5_000, 0.7)
 #: Pairs for each cluster in a batch, within these batches: with too few, Sinkhorn's equal columns are mostly noise.
 PAIRS_PER_CLUSTER, SMALLEST_BATCH, LARGEST_BATCH = 10, 256, 1024
 #: Learning rate of a step, whatever the batch, and the shares of the training that the warm-up and the memory of the
@@ -116,7 +116,7 @@ def _schedule(n_images: int, values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with epochs, learning rate, warm-up and teacher's momentum, which follow the batch and each other."""
     batch = min(values["batch_size"], n_images)
     per_epoch = n_images // batch
-    wanted = STEPS * max(1.0, n_images / STEPS_IMAGES) ** STEPS_POWER
+    wanted = STEPS * min(1.0, n_images / FEW[0]) ** FEW[1] * max(1.0, n_images / MANY[0]) ** MANY[1]
     epochs = values.get("epochs", math.ceil(wanted / per_epoch))
     return dict(values) | {
         "epochs": epochs,
