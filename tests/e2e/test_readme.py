@@ -60,9 +60,7 @@ ELSEWHERE = {
     "make test": ".ci/run",
     "make test-all": "an hour; .ci/run runs a quarter of what make test has not",
     "make bench": "ten minutes; " + HAND,
-    "icce run scans/ --clusters 10 --backbone hog --set neighbors.threshold=0.65 --out runs/scans": (
-        "tests/e2e/test_commands.py"
-    ),
+    "icce run scans/ --clusters 10 --backbone hog --out runs/scans": "tests/e2e/test_commands.py",
     "icce run s3://bucket/photos -k 20 --out RUN": FORMS,
     "icce run s3://bucket/shards/ -k 20 --out RUN": FORMS,
     "icce run crawl/ --format img2dataset -k 20 --out RUN": FORMS,
@@ -72,9 +70,9 @@ ELSEWHERE = {
     "icce run 's3://bucket/photos?endpoint_override=": "tests/integration/test_kills.py",
     "icce sweep runs/photos --param neighbors.threshold=0.1:1.0:0.1": SWEEPS,
     "icce sweep runs/photos --param clusters=10:90:20 --param heads.ce_weight=0,0.5,1 --labels truth.csv": SWEEPS,
-    "icce run mnist/ --clusters 10 --config mnist-sweep.yaml --out runs/mnist --until sample": HAND,
+    "icce run mnist/ --clusters 10 --config mnist.yaml --out runs/mnist --until neighbors": HAND,
     "icce sweep runs/mnist --param neighbors.threshold=0.45:0.9:0.05 --labels mnist.csv": HAND,
-    "icce run mnist/ --clusters 10 --config mnist.yaml --out runs/mnist": HAND,
+    "icce run mnist/ --clusters 10 --backbone hog --set embed.features=hog --out runs/mnist": HAND,
     "icce evaluate runs/mnist --labels mnist.csv --kmeans": HAND,
     "ray job submit --working-dir .": "tests/integration/test_jobs.py",
     "RAY_AUTH_MODE=token ray job submit --address http://localhost:8265": "tests/integration/test_jobs.py",

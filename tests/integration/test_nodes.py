@@ -1,5 +1,6 @@
 """A run in a bucket, on several nodes that vanish one by one in the middle of a stage, as spot instances do."""
 
+import contextlib
 import os
 import signal
 import tempfile
@@ -22,30 +23,47 @@ pytestmark = [
 ]
 
 
+#: Where each stage is held, after how many files, and the title of the processes that are killed then.
+HELD = {
+    "embed": ("manifest/part-*", 8, "get", "ray::MapWorker"),  # the others need another actor
+    "neighbors": ("neighbors/part-*", 5, "put", "ray::Shard"),
+    "heads": (checkpoint_of("heads"), 4, "put", "ray::RayTrainWorker"),
+}
+
+
 @pytest.fixture
-def nodes():
-    """A head with one CPU and three nodes of two; Ray's files lie where the path is short enough for sockets."""
+def nodes(request):
+    """A head with one CPU and nodes of two; Ray's files lie where the path is short enough for sockets."""
     with tempfile.TemporaryDirectory(prefix="icce-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        found = Nodes(1, 2, 2, 2, temporary=folder)
+        found = Nodes(1, *[2] * request.param, temporary=folder)
         yield found
         found.close()
 
 
-def test_workers_and_nodes_are_lost_in_every_stage_that_keeps_something_there(
-    bucket_server, digits, finished, tmp_path, nodes, ends
+@pytest.mark.parametrize(
+    ("nodes", "stages"),
+    [
+        pytest.param(2, ("heads",), id="in one stage"),
+        pytest.param(3, ("embed", "neighbors", "heads"), id="in every stage", marks=pytest.mark.slow(200)),
+    ],
+    indirect=["nodes"],
+)
+def test_workers_and_nodes_are_lost_in_stages_that_keep_something_there(
+    bucket_server, digits, finished, tmp_path, nodes, stages, ends
 ):
     bucket = bucket_server.filled(digits[0])
     uris = (bucket_server.uri(f"{bucket}/{name}") for name in ("in", "run"))
     settings = tiny(*uris, **SHARDED | {"resources": {"embed_actors": 3, "device": "cpu"}})
     store = Store(settings.out)
-    with (
-        barrier(store, "manifest/part-*", passes=8, operation="get") as reading,  # the others need another actor
-        barrier(store, "neighbors/part-*", passes=5) as mining,
-        barrier(store, checkpoint_of("heads"), passes=4) as training,
-    ):
+    with contextlib.ExitStack() as stack:
+        barriers = {}
+        for stage in stages:
+            path, passes, operation, _ = HELD[stage]
+            barriers[stage] = stack.enter_context(barrier(store, path, passes=passes, operation=operation))
         driver = Driver(run_command(settings, tmp_path), tmp_path, ends, nodes.environment)
-        for held, title in ((reading, "ray::MapWorker"), (mining, "ray::Shard"), (training, "ray::RayTrainWorker")):
-            victims = [held.reached(driver.check)] if held is reading else []  # the worker of a task
+        for stage, held in barriers.items():
+            title = HELD[stage][-1]
+            victims = [held.reached(driver.check)] if stage == "embed" else []  # the worker of a task
             found = wait_for(lambda title=title: nodes.workers(title), f"a {title}")
             (lost, _), *others = sorted((node, pid) for pid, node in found.items())
             for pid in (*victims, *(pid for node, pid in others if node != lost)):  # and actors of other nodes
@@ -53,7 +71,7 @@ def test_workers_and_nodes_are_lost_in_every_stage_that_keeps_something_there(
             nodes.remove(lost)
             held.release()
         driver.finish()
-    assert not nodes.workers("ray::")
+    assert not [title for *_, title in HELD.values() if nodes.workers(title)]  # Ray Data's own actors are detached
     assert_as_if_unbroken(store, finished, IMAGES)
     assert not bucket_server.client.list_multipart_uploads(Bucket=bucket).get("Uploads")
     assert_no_secret(store, driver.log.read_bytes())
