@@ -43,8 +43,9 @@ def synthetic(n_images: int, *, model: FeatureModel | None = None, heads: int = 
     seen, unseen = draw(model, n_images, seed, unseen=n_images // 4)
     recipe = Recipe(heads=heads, epochs=30, batch_size=256, learning_rate=2e-3, **SMALL)
     k_min = scaled_k_min(n_images, model.n_clusters)
+    tail = f", largest class {model.imbalance:g} times the smallest" if model.imbalance != 1.0 else ""
     return FeatureSet(
-        f"synthetic, {n_images:,} x {model.dim}, K = {model.n_clusters}",
+        f"synthetic, {n_images:,} x {model.dim}, K = {model.n_clusters}{tail}",
         seen.features,
         seen.classes.numpy(),
         unseen.features,
