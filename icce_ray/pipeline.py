@@ -56,9 +56,9 @@ def run(
     but too many inputs were rejected.
     """
     store, wanted = Store(settings.out), _between(first, last, redo)
-    settings = store.as_begun(settings)
     source = _check_inputs(settings)
     with writing(store, "icce run", verbose=verbose, take_over=take_over, redo=redo) as (display, lock):
+        settings = store.as_begun(settings)
         _list(settings, source, store, redo, display, lock)
         todo = _todo(store, wanted)
         if todo:
