@@ -8,6 +8,7 @@ import torch
 
 from icce_ray import pipeline
 from icce_ray.core.neighbors import Limits
+from icce_ray.core.projection import Moments
 from icce_ray.core.search import mine
 from icce_ray.settings import load
 from icce_ray.stages import neighbors
@@ -39,7 +40,7 @@ def mined(cluster, tmp_path_factory):
                 "out": str(folder / "run"),
                 "clusters": 10,
                 "embed": {"rows_per_shard": 4096},
-                "neighbors": LIMITS | fields,
+                "neighbors": LIMITS | {"components": 0} | fields,
                 "resources": {"neighbor_shards": shards},
             }
         )
@@ -58,10 +59,13 @@ def test_five_actors_are_one_index(mined):
     assert torch.equal(found.offsets, expected.offsets)
     assert torch.equal(found.ids, expected.ids.int())
     assert torch.equal(found.similarities, expected.similarities)
-    counts = expected.counts
+    counts, mean_cosine = expected.counts, Moments.of(torch.from_numpy(photo_patches(N)), products=False).mean_cosine
     summary = mined[1].require("neighbors").summary
     assert summary == LIMITS | {
         "images": N,
+        "dim": photo_patches(N).shape[1],
+        "mean_cosine": pytest.approx(mean_cosine),
+        "components": 0,
         "pairs": int(counts.sum()),
         "mean_neighbors": pytest.approx(float(counts.double().mean())),
         "smallest": int(counts.min()),

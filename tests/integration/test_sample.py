@@ -31,7 +31,7 @@ SPREAD = 3.0
 SETTINGS = {
     "clusters": CLASSES,
     "embed": {"rows_per_shard": 4096},
-    "neighbors": {"mode": "fixed", "k_min": 20, "search": "faiss"},
+    "neighbors": {"mode": "fixed", "components": 0, "k_min": 20, "search": "faiss"},
     "heads": {
         "heads": 4,
         "hidden": 64,
