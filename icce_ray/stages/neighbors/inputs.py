@@ -42,12 +42,12 @@ def inputs(settings: Settings, store: Store) -> tuple[FeatureRows, dict[str, Any
 def _moments(rows: FeatureRows, *, products: bool) -> Moments:
     """Of all rows, summed in the order of the files, whichever task ends first."""
     room = room_for(0.5)
-    groups = grouped(rows.blocks(), room())
+    groups = grouped([(start, stop) for start, stop in rows.blocks() if start < stop], room())
     tasks = (_sum.remote(rows, number, group, products) for number, group in enumerate(groups))
     return sum_moments(part for _, part in sorted(completed(tasks, room), key=lambda pair: pair[0]))
 
 
 @ray.remote(num_cpus=0.5)
 def _sum(rows: FeatureRows, number: int, blocks: Sequence[tuple[int, int]], products: bool) -> tuple[int, Moments]:
-    features = (torch.from_numpy(rows.features(*block)) for block in blocks if block[0] < block[1])
+    features = (torch.from_numpy(rows.features(*block)) for block in blocks)
     return number, sum_moments(Moments.of(one, products=products) for one in features)
