@@ -264,7 +264,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
     def _choose(self, n_clusters: int) -> Choice:
         """Every value that was not given, for so many clusters."""
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(Choice)}
-        return automatic(n_clusters=n_clusters, given=given, **self._facts)
+        return automatic(n_clusters=n_clusters, given=given | {"k_max": self.k_max}, **self._facts)
 
     def _count(self, inputs: Tensor, seed: int) -> int:
         """The number of clusters given, or what pilot trainings on some rows find."""

@@ -117,7 +117,12 @@ def _check_inputs(settings: Settings) -> Source:
     """What can be wrong before anything is written; the source."""
     check_trackers(settings)
     source = find_source(SourceSpec(settings.source, **settings.list.model_dump()))
-    embed.described_input(source, settings.embed)
+    dim, components = embed.described_input(source, settings.embed).dim, settings.neighbors.components
+    if components is not None and components > dim:
+        raise SettingsError(
+            f"neighbors.components = {components} of features of {dim} dimensions: give at most {dim}, or 0 to leave "
+            "them as they are"
+        )
     check_device(settings.resources)
     if settings.neighbors.labels is not None:
         read_truth(settings.neighbors.labels)

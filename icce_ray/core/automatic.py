@@ -72,14 +72,18 @@ def automatic(
     Args:
         n_images, dim, n_clusters: N, D and K.
         mean_cosine: of two random rows, in [0, 1]: the squared length of the mean of the unit rows.
-        given: values by name that are kept, those that are None left out; the others follow them.
+        given: values by name that are kept, those that are None left out; the others follow them. Beside those of
+            `Choice` it may have `k_max`, which bounds the number of nearest neighbours.
     """
     kept = {name: value for name, value in (given or {}).items() if value is not None}
+    k_max = kept.pop("k_max", None)
     large = n_images >= PAPER_IMAGES
     values = _papers(dim, mean_cosine) if large else _small(n_images, dim, n_clusters)
     values |= kept
     if not large:
         values = _schedule(n_images, values) | kept
+    if k_max is not None and "k_min" not in kept:
+        values["k_min"] = min(values["k_min"], k_max)
     values["warmup_epochs"] = kept.get("warmup_epochs", min(values["warmup_epochs"], values["epochs"]))
     return Choice(**values)
 

@@ -31,6 +31,7 @@ def choose(settings: Settings, *, n_images: int, dim: int, mean_cosine: float) -
     With the number of clusters still to be found it is that of the fewest.
     """
     given = {name: getattr(getattr(settings, group), name) for group, names in CHOSEN.items() for name in names}
+    given["k_max"] = settings.neighbors.k_max
     return automatic(n_images, dim, settings.fewest_clusters, mean_cosine=mean_cosine, given=given)
 
 

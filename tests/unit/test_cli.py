@@ -157,6 +157,15 @@ def test_a_gpu_that_is_not_there(error, photos, out):
     assert not out.exists()
 
 
+def test_more_components_than_dimensions(error, photos, out):
+    status, message = error(
+        "run", photos, "-k", 2, "--out", out, "--backbone", "hog", "--set", "neighbors.components=5000"
+    )
+    assert status == cli.EXIT_USAGE
+    assert message.startswith("neighbors.components = 5000 of features of 372 dimensions: give at most 372, or 0")
+    assert not out.exists()
+
+
 def test_after_too_many_clusters_the_same_out_takes_the_right_number(error, photos, out, monkeypatch):
     assert error("run", photos, "-k", IMAGES + 1, "--out", out, "--backbone", "hog", "-q")[0] == cli.EXIT_ERROR
 

@@ -21,10 +21,7 @@ from icce_ray.store import Store
 
 
 def inputs(settings: Settings, store: Store) -> tuple[FeatureRows, dict[str, Any]]:
-    """The rows to mine and learn from, and what the recipe depends on: `n_images`, `dim` and `mean_cosine`.
-
-    Raises ValueError for more components than dimensions.
-    """
+    """The rows to mine and learn from, and what the recipe depends on: `n_images`, `dim` and `mean_cosine`."""
     rows = FeatureRows.training(store)
     facts: dict[str, Any] = {"n_images": len(rows), "dim": store.require("embed").summary["dim"], "mean_cosine": 0.0}
     # Products of all columns are the larger part of the work, and few sets are projected only for their mean cosine.

@@ -51,6 +51,7 @@ def test_what_is_given_is_kept_and_the_others_follow_it():
     assert chosen(5_000, heads=3, threshold="auto", components=0, k_min=None) == dataclasses.replace(
         chosen(5_000), heads=3, threshold="auto", components=0
     )
+    assert (chosen(5_000, k_max=7).k_min, chosen(1_000_000, k_max=7).k_min, chosen(5_000, k_max=30).k_min) == (7, 7, 20)
     longer, free = chosen(5_000, epochs=1000), chosen(5_000)
     assert longer.warmup_epochs > free.warmup_epochs
     assert longer.teacher_momentum > free.teacher_momentum
