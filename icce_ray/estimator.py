@@ -23,20 +23,12 @@ from icce_ray.core.alarms import Alarm, CollapseWarning, cluster_sizes, head_ala
 from icce_ray.core.automatic import Choice, automatic
 from icce_ray.core.cluster_count import choose_clusters, in_reach
 from icce_ray.core.consensus import METHODS, consensus
-from icce_ray.core.linear import GridPoint, LinearClassifier, LinearGrid, best_point, holdout_rows
+from icce_ray.core.linear import GridPoint, LinearClassifier, self_train
 from icce_ray.core.neighbors import Limits, default_k_max
 from icce_ray.core.parameters import check_parameters, check_sizes, directed_rows
 from icce_ray.core.pilot import choose_threshold
 from icce_ray.core.projection import Moments, Projection
-from icce_ray.core.recipe import (
-    CLUSTER_RANGE,
-    HOLDOUT,
-    ClusterPrior,
-    GridRecipe,
-    InputNorm,
-    Recipe,
-    Teacher,
-)
+from icce_ray.core.recipe import CLUSTER_RANGE, HOLDOUT, ClusterPrior, GridRecipe, InputNorm, Recipe, Teacher
 from icce_ray.core.search import mine
 from icce_ray.core.training import HeadTrainer
 from icce_ray.progress import stage_progress
@@ -71,8 +63,8 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         Head training, as in `icce_ray.core.recipe.Recipe`, which has the paper's values.
     consensus_methods : tuple of str
         Candidates for the consensus, of "cspa", "hgpa", "mcla" and "hbgf".
-    iterations : int, default=None
-        Steps of the grid of linear classifiers.
+    iterations, l2, agreement_power : default=None
+        Steps of the grid of linear classifiers, and how they are regularised (`core.linear.LinearGrid`).
     holdout : float, default=0.1
         Share of rows that choose the classifier and are not trained on.
     random_state : int, RandomState or None
@@ -144,6 +136,8 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         smoothing_neighbors: int = Recipe.smoothing_neighbors,
         consensus_methods: tuple[str, ...] = METHODS,
         iterations: int | None = None,
+        l2: float | None = None,
+        agreement_power: float | None = None,
         holdout: float = HOLDOUT,
         random_state: int | np.random.RandomState | None = None,
         device: str | None = None,
@@ -178,6 +172,8 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         self.smoothing_neighbors = smoothing_neighbors
         self.consensus_methods = consensus_methods
         self.iterations = iterations
+        self.l2 = l2
+        self.agreement_power = agreement_power
         self.holdout = holdout
         self.random_state = random_state
         self.device = device
@@ -313,20 +309,21 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
     def _fit_classifier(self, features: Tensor, seed: int) -> None:
         """Linear classifiers of the consensus; the one that predicts held-out rows best is kept (paper 3.3)."""
         labels = torch.from_numpy(self.labels_).to(features.device)
-        train, held = (rows.to(features.device) for rows in holdout_rows(len(features), self.holdout, seed))
         with self._progress("classifier") as progress:
-            iterations = self.choice_.iterations
-            progress.begin(iterations, unit="iterations")
-            grid = LinearGrid(
-                features[train],
-                labels[train],
+            own = {name: getattr(self.choice_, name) for name in ("iterations", "l2", "agreement_power")}
+            recipe = GridRecipe(holdout=self.holdout, **own)
+            progress.begin(recipe.iterations, unit="iterations")
+            fitted = self_train(
+                features,
+                labels,
+                torch.from_numpy(self.agreement_).to(features.device),
+                recipe=recipe,
+                seed=seed,
+                on_progress=lambda done, _: progress.update(done),
                 inputs={"features": [(0, features.shape[1])]},
                 n_classes=len(self.classes_),
-                recipe=GridRecipe(iterations=iterations),
-                seed=seed,
-            ).fit(lambda done, _: progress.update(done))
-        self.classifier_grid_ = grid.score(features[held], labels[held])
-        chosen = grid.classifier(best_point(self.classifier_grid_))
+            )
+        self.classifier_grid_, chosen = fitted.points, fitted.classifier
         self.coef_, self.intercept_ = chosen.weight.cpu().numpy(), chosen.bias.cpu().numpy()
 
     def _seed(self) -> int:

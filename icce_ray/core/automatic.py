@@ -31,6 +31,8 @@ PAIRS_PER_CLUSTER, SMALLEST_BATCH, LARGEST_BATCH = 10, 256, 1024
 STEP_RATE, WARMUP, HORIZON = 3e-3, 0.1, 0.02
 #: Passes of the linear classifiers over the images, and fewest steps.
 PASSES, FEWEST_ITERATIONS = 100, 300
+#: Regularisation of the classifiers: with few images they learn the consensus' mistakes by heart.
+L2, AGREEMENT_POWER = 0.01, 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,8 @@ class Choice:
     warmup_epochs: int
     teacher_momentum: float
     iterations: int
+    l2: float
+    agreement_power: float
 
     def describe(self) -> str:
         """One line."""
@@ -60,7 +64,7 @@ class Choice:
             f"{seen}, threshold {self.threshold}, k_min {self.k_min}; {self.heads} heads of {self.hidden} and "
             f"{self.bottleneck}, {self.epochs} epochs in batches of {self.batch_size}, learning rate "
             f"{self.learning_rate:.2g}, teacher's momentum {self.teacher_momentum:.4g}; classifiers of "
-            f"{self.iterations:,} steps"
+            f"{self.iterations:,} steps, l2 {self.l2:g}, agreement to the power {self.agreement_power:g}"
         )
 
 
@@ -97,6 +101,8 @@ def _papers(dim: int, mean_cosine: float) -> dict[str, Any]:
         "threshold": THRESHOLD,
         "k_min": K_MIN,
         "iterations": GridRecipe.iterations,
+        "l2": GridRecipe.l2,
+        "agreement_power": GridRecipe.agreement_power,
     }
 
 
@@ -113,6 +119,8 @@ def _small(n_images: int, dim: int, n_clusters: int) -> dict[str, Any]:
         "bottleneck": 64,
         "batch_size": min(max(SMALLEST_BATCH, min(wanted, LARGEST_BATCH)), n_images),
         "iterations": max(FEWEST_ITERATIONS, min(passes, GridRecipe.iterations)),
+        "l2": L2,
+        "agreement_power": AGREEMENT_POWER,
     }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +57,10 @@ class LinearGrid:
 
     `precision` is that of the two products of a step; softmax, weights, velocities and `score` are float32 always. In
     bfloat16 logits and sums of gradients are rounded to 8 bits, which is below the noise of the batches.
+
+    `agreement` float[N] in [0, 1], not all zero, is how many heads stand for each label: its `recipe.agreement_power`
+    weighs the rows, and `recipe.l2 / 2 |weight|^2` is added to the loss (both ours). Labels that heads dispute are
+    wrong more often, and a classifier of few images and many dimensions learns them by heart.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class LinearGrid:
         recipe: GridRecipe = GridRecipe(),  # noqa: B008 - it is frozen
         seed: int = 0,
         precision: Precision = "auto",
+        agreement: Tensor | None = None,
     ) -> None:
         """Raises ValueError on labels out of range or a length other than the features'."""
         if len(labels) != len(features):
@@ -77,7 +83,9 @@ class LinearGrid:
             raise ValueError(f"labels span [{low}, {high}], outside [0, {n_classes}); give one label a class")
         device = features.device
         self.features, self.labels, self.n_classes = features, labels.long(), n_classes
-        self.iterations, self.seed = recipe.iterations, seed
+        self.iterations, self.seed, self.l2 = recipe.iterations, seed, recipe.l2
+        shares = torch.ones(len(features)) if agreement is None else agreement.float() ** recipe.agreement_power
+        self.row_weights = (shares / shares.mean()).to(device)
         self.batch_size = min(recipe.batch_size, len(features))
         self.learning_rates, self.inputs = recipe.learning_rates, inputs
         self.columns = {
@@ -125,30 +133,34 @@ class LinearGrid:
     def _step(self, rows: Tensor, schedule: float) -> None:
         """One SGD step of every classifier on these rows."""
         x_all = self.features.index_select(0, rows).float().sub_(self.mean).div_(self.std).to(self.dtype)
-        target = self.labels[rows]
         for name, weight in self.weights.items():
             x, velocity = self._input(x_all, name), self._velocity[name]
             if self.dtype == torch.float32:
-                residual = self._residual(torch.mm(x, weight.T, out=self._outputs), target)
+                residual = self._residual(torch.mm(x, weight.T, out=self._outputs), rows)
                 torch.addmm(velocity, residual.T, x, beta=MOMENTUM, alpha=1 / len(rows), out=velocity)
+                if self.l2:
+                    velocity[:, :-1].add_(weight[:, :-1], alpha=self.l2)
                 weight.addcmul_(self._rate, velocity, value=-schedule)
                 continue
             copy, gradient = self._copies[name]
-            residual = self._residual(torch.mm(x, copy.copy_(weight).T, out=self._outputs), target)
+            residual = self._residual(torch.mm(x, copy.copy_(weight).T, out=self._outputs), rows)
             torch.mm(residual.T, x, out=gradient)
             tensors = (weight, velocity, gradient, self._rate)
             for part, speed, slope, rate in zip(*(self._blocks(one, x.shape[1]) for one in tensors), strict=True):
-                part.addcmul_(rate, speed.mul_(MOMENTUM).add_(slope, alpha=1 / len(rows)), value=-schedule)
+                speed.mul_(MOMENTUM).add_(slope, alpha=1 / len(rows))
+                speed[:, :-1].add_(part[:, :-1], alpha=self.l2)
+                part.addcmul_(rate, speed, value=-schedule)
 
-    def _residual(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Softmax less the one-hot target, in the place of `logits` [B, R K]: the gradient of B times the mean loss.
+    def _residual(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """Softmax less the one-hot target of the rows, in the place of `logits` [B, R K]: the gradient of the loss.
 
         In float32, as a probability near one less one has no digits left in bfloat16.
         """
-        for part, classes in zip(*(self._blocks(tensor, logits.shape[1]) for tensor in (logits, target)), strict=True):
+        of_rows = (logits, self.labels[rows], self.row_weights[rows])
+        for part, classes, weights in zip(*(self._blocks(tensor, logits.shape[1]) for tensor in of_rows), strict=True):
             p = part.view(len(part), -1, self.n_classes).softmax(-1, dtype=torch.float32)
             p[torch.arange(len(p), device=p.device), :, classes] -= 1.0
-            part.copy_(p.view_as(part))
+            part.copy_(p.mul_(weights[:, None, None]).view_as(part))
         return logits
 
     @staticmethod
@@ -207,6 +219,39 @@ def holdout_rows(n_rows: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{n_rows} images leave none to train on after holding out {n_held}; give more images")
     order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(derived_seed(seed, STREAM, 2)))
     return order[n_held:].sort().values, order[:n_held].sort().values
+
+
+@dataclass(frozen=True)
+class SelfTrained:
+    """A grid that was trained, and the classifier that predicts the held-out labels best."""
+
+    points: list[GridPoint]
+    winner: GridPoint
+    classifier: LinearClassifier
+    heldout_images: int
+
+
+def self_train(
+    features: Tensor,
+    labels: Tensor,
+    agreement: Tensor,
+    *,
+    recipe: GridRecipe,
+    seed: int,
+    on_progress: Callable[[int, int], None] | None = None,
+    **grid: Any,
+) -> SelfTrained:
+    """Train the grid on `labels` int64[N] of `features` [N, W] less those held out, and choose by these (paper 3.3).
+
+    `agreement` float[N] and the options `grid` are those of `LinearGrid`.
+    """
+    train, held = (rows.to(features.device) for rows in holdout_rows(len(features), recipe.holdout, seed))
+    trained = LinearGrid(
+        features[train], labels[train], agreement=agreement[train], recipe=recipe, seed=seed, **grid
+    ).fit(on_progress)
+    points = trained.score(features[held], labels[held])
+    winner = best_point(points)
+    return SelfTrained(points, winner, trained.classifier(winner), len(held))
 
 
 def grid_flops(*, batch: int, widths: Sequence[int], rates: int, n_classes: int) -> float:

@@ -45,6 +45,8 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "prior_momentum": _MOMENTUM,
     "smoothing_neighbors": _COUNT,
     "iterations": {"ge": 1, "le": 1_000_000_000},
+    "l2": _WEIGHT,
+    "agreement_power": _WEIGHT,
     "holdout": {"gt": 0.0, "lt": 1.0},
 }
 
@@ -102,6 +104,9 @@ class GridRecipe:
     learning_rates: tuple[float, ...] = LEARNING_RATES
     batch_size: int = 1024
     iterations: int = 12_500
+    holdout: float = HOLDOUT
+    l2: float = 0.0
+    agreement_power: float = 0.0
 
 
 def product_precision(precision: Precision, device_type: str) -> Literal["float32", "bfloat16"]:

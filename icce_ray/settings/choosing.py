@@ -21,7 +21,7 @@ CHOSEN = {
         "warmup_epochs",
         "teacher_momentum",
     ),
-    "classifier": ("iterations",),
+    "classifier": ("iterations", "l2", "agreement_power"),
 }
 
 
@@ -68,13 +68,14 @@ def with_papers(settings: Settings) -> Settings:
 
 
 def identity(settings: Settings) -> dict[str, Any]:
-    """What results are known by: `defining`, less `neighbors.components` where there are none, as before that setting.
+    """What results are known by: `defining`, less what is zero of the settings that 0.1.0 did not have.
 
     Whether that is given or follows from the recipe is for `defining` to tell.
     """
     values = settings.defining()
-    if not values["neighbors"]["components"]:
-        del values["neighbors"]["components"]
+    for group, name in (("neighbors", "components"), ("classifier", "l2"), ("classifier", "agreement_power")):
+        if not values[group][name]:
+            del values[group][name]
     return values
 
 

@@ -146,9 +146,7 @@ class NeighborsSettings(_Frozen):
         if low >= high:
             raise ValueError(f"cluster_range = {low}, {high}: give the lowest number of clusters, then a higher one")
         if (self.mode == "ground_truth") != (self.labels is not None):
-            raise ValueError(
-                f"mode = {self.mode} with labels = {self.labels}: `ground_truth`, and only it, needs labels"
-            )
+            raise ValueError(f"mode = {self.mode}, labels = {self.labels}: `ground_truth`, and only it, needs labels")
         return self
 
 
@@ -211,11 +209,9 @@ class HeadsSettings(_Frozen):
 
     @model_validator(mode="after")
     def _schedule(self) -> HeadsSettings:
-        given = self.warmup_epochs is not None and self.epochs is not None
-        if given and self.warmup_epochs > self.epochs:
-            raise ValueError(
-                f"warmup_epochs = {self.warmup_epochs} is above epochs = {self.epochs}; lower it or train longer"
-            )
+        warmup, epochs = self.warmup_epochs, self.epochs
+        if None not in (warmup, epochs) and warmup > epochs:
+            raise ValueError(f"warmup_epochs = {warmup} is above epochs = {epochs}; lower it or train longer")
         return self
 
     def recipe(self) -> dict[str, Any]:
@@ -237,6 +233,10 @@ class ClassifierSettings(_Frozen):
     """SGD steps; by default 12,500 (paper 4.2), of smaller sets 100 passes over the images."""
     batch_size: int = Field(default=core.GridRecipe.batch_size, **core.BOUNDS["batch_size"])
     """Images per step."""
+    l2: Chosen[float] = Field(default=None, **core.BOUNDS["l2"])
+    """Weight of half the squared length of the classifiers' weights in their loss; by default 0.01, of the paper 0."""
+    agreement_power: Chosen[float] = Field(default=None, **core.BOUNDS["agreement_power"])
+    """Power of the agreement of the heads that weighs each image; by default 2, of the paper 0: all count the same."""
     learning_rates: tuple[Rate, ...] = Field(default=core.GridRecipe.learning_rates, min_length=1)
     """Grid, for a batch of 256 (DINOv2)."""
     holdout: float = Field(default=core.HOLDOUT, **core.BOUNDS["holdout"])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 import torch
 
-from icce_ray.core.linear import GridPoint, LinearClassifier, LinearGrid, best_point, holdout_rows
+from icce_ray.core.linear import LinearClassifier, SelfTrained, self_train
 from icce_ray.core.recipe import GridRecipe
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
@@ -43,8 +43,9 @@ def _train(settings: Settings, root: str, device: str, threads: int, actor: Any)
     rows = FeatureRows.training(store)
     columns, inputs = grid_inputs(rows, rows.features())
     features = torch.from_numpy(columns).to(device)
-    labels = torch.from_numpy(read_column(store, CONSENSUS, "label").astype(np.int64)).to(device)
-    fitted = fit_grid(features, labels, inputs, settings, lambda done, total: actor.report.remote(Report(done)))
+    label, agreement = (read_column(store, CONSENSUS, name) for name in ("label", "agreement"))
+    report = lambda done, _: actor.report.remote(Report(done))  # noqa: E731
+    fitted = fit_grid(features, label, agreement, inputs, settings, report)
     flush(actor)
     winner, chosen = fitted.winner, fitted.classifier
     description = {
@@ -76,42 +77,27 @@ def grid_inputs(rows: FeatureRows, main: np.ndarray) -> tuple[np.ndarray, dict[s
     return wide(main, blocks), classifier_inputs(embedded["layout"], embedded["dim"], embedded["block_dim"])
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A grid that was trained, and the classifier that predicts the held-out labels best."""
-
-    points: list[GridPoint]
-    winner: GridPoint
-    classifier: LinearClassifier
-    heldout_images: int
-
-
 def fit_grid(
     features: torch.Tensor,
-    labels: torch.Tensor,
+    label: np.ndarray,
+    agreement: np.ndarray,
     inputs: Mapping[str, Sequence[tuple[int, int]]],
     settings: Settings,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Fitted:
-    """Train the grid on `labels` int64[N] of `features` [N, W] less those held out, and choose by these."""
-    rows = holdout_rows(len(features), settings.classifier.holdout, settings.seed)
-    train, held = (part.to(features.device) for part in rows)
-    grid = LinearGrid(
-        features[train],
-        labels[train],
+) -> SelfTrained:
+    """Train the grid of the settings on the consensus int[N] of `features` [N, W] and the agreement with it [N]."""
+    own = settings.classifier
+    return self_train(
+        features,
+        torch.from_numpy(label.astype(np.int64)).to(features.device),
+        torch.from_numpy(agreement).to(features.device),
+        recipe=GridRecipe(**{field.name: getattr(own, field.name) for field in dataclasses.fields(GridRecipe)}),
+        seed=settings.seed,
+        on_progress=on_progress,
         inputs=inputs,
         n_classes=settings.clusters,
-        recipe=GridRecipe(
-            learning_rates=settings.classifier.learning_rates,
-            batch_size=settings.classifier.batch_size,
-            iterations=settings.classifier.iterations,
-        ),
-        seed=settings.seed,
-        precision=settings.classifier.precision,
-    ).fit(on_progress)
-    points = grid.score(features[held], labels[held])
-    winner = best_point(points)
-    return Fitted(points, winner, grid.classifier(winner), len(held))
+        precision=own.precision,
+    )
 
 
 class Labeller:

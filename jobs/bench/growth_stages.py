@@ -27,6 +27,7 @@ from icce_ray.io.decode import decode
 from icce_ray.io.sources import SourceSpec, find_source
 from icce_ray.progress import Progress
 from icce_ray.settings import load
+from icce_ray.settings.choosing import with_papers
 from icce_ray.stages import consensus, listing
 from icce_ray.stages.classifier import Labeller, fit_grid
 from icce_ray.stages.cluster import Resources
@@ -145,9 +146,10 @@ def _heads(root: Path) -> None:
 def _grid(root: Path) -> None:
     """100 iterations of the 12,500, so that what grows with the images is to be seen."""
     features = _rows(root)
-    labels = torch.arange(len(features)) % CLUSTERS
+    labels = np.arange(len(features)) % CLUSTERS
     values = {"source": "-", "out": str(root), "clusters": CLUSTERS, "classifier": {"iterations": 100}}
-    fit_grid(features, labels, {"cls": [(0, DIM)]}, load(values))
+    agreement = np.ones(len(features), np.float32)
+    fit_grid(features, labels, agreement, {"cls": [(0, DIM)]}, with_papers(load(values)))
 
 
 def _classified(root: Path, count: int) -> None:

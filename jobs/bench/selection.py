@@ -20,7 +20,7 @@ from measuring import header, options, row
 from scipy.stats import spearmanr
 
 from icce_ray.core.consensus import consensus
-from icce_ray.core.linear import LinearGrid, best_point, holdout_rows
+from icce_ray.core.linear import self_train
 from icce_ray.core.metrics import scores
 from icce_ray.core.neighbors import Limits, default_k_max
 from icce_ray.core.recipe import GridRecipe, Recipe
@@ -90,14 +90,15 @@ def _trial(
     found = consensus(labels, clusters, PARTITIONERS, methods=("mcla", "hbgf"))
     label = torch.from_numpy(found.label)
     pairs = list(combinations(labels.T, 2))
-    rows, held = holdout_rows(len(features), 0.1, 0)
-    grid = LinearGrid(
-        features[rows],
-        label[rows].long(),
+    fitted = self_train(
+        features,
+        label.long(),
+        torch.from_numpy(found.agreement),
+        recipe=GridRecipe(learning_rates=(1e-3, 1e-2, 1e-1), batch_size=256, iterations=400),
+        seed=0,
         inputs={"features": [(0, features.shape[1])]},
         n_classes=clusters,
-        recipe=GridRecipe(learning_rates=(1e-3, 1e-2, 1e-1), batch_size=256, iterations=400),
-    ).fit()
+    )
     figures = (
         modularity(label, graph, clusters),
         modularity(label, graph[:, :10], clusters),
@@ -105,7 +106,7 @@ def _trial(
         float(np.mean([adjusted_mutual_info_score(*pair) for pair in pairs])),
         float(np.mean([adjusted_rand_score(*pair) for pair in pairs])),
         float(found.agreement.mean()),
-        best_point(grid.score(features[held], label[held])).accuracy,
+        fitted.winner.accuracy,
         -float(trained.losses.mean()),
     )
     return dict(zip(FIGURES, figures, strict=True)) | {"acc": scores(found.label, truth)["acc"]}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from icce_ray.core.consensus import Consensus, consensus
-from icce_ray.core.linear import LinearGrid, best_point, holdout_rows
+from icce_ray.core.linear import self_train
 from icce_ray.core.neighbors import Neighbors
 from icce_ray.core.recipe import Execution, GridRecipe
 from icce_ray.core.training import HeadTrainer
@@ -20,7 +20,6 @@ from icce_ray.search.partition import PARTITIONERS
 from jobs.paper.variants import Variant
 
 LABEL_ROWS = 8192
-HOLDOUT = 0.1
 
 
 @dataclass(frozen=True)
@@ -119,17 +118,16 @@ def self_training(trained: Trained, label: NDArray[np.int32] | None = None) -> F
     held-out rows of it best (paper 3.3)."""
     features, seed, variant = trained.features, trained.seed, trained.variant
     labels = torch.from_numpy(trained.agreed.label if label is None else label).long().to(features.device)
-    rows, held = holdout_rows(len(features), HOLDOUT, seed)
-    grid = LinearGrid(
-        features[rows],
-        labels[rows],
-        inputs={"features": [(0, features.shape[1])]},
-        n_classes=trained.n_clusters,
+    chosen = self_train(
+        features,
+        labels,
+        torch.ones(len(labels), device=features.device),
         recipe=GridRecipe(iterations=variant.iterations),
         seed=seed,
+        inputs={"features": [(0, features.shape[1])]},
+        n_classes=trained.n_clusters,
         precision=variant.precision,
-    ).fit()
-    chosen = grid.classifier(best_point(grid.score(features[held], labels[held])))
+    ).classifier
 
     def predict(new: Tensor) -> NDArray[np.int32]:
         return chosen.probabilities(new).argmax(1).to(torch.int32).cpu().numpy()

@@ -158,15 +158,15 @@ class TrialRun:
                 **self._scores(result.label),
             }
         if self.shared.classifier:
-            figures |= self._classifier(result.label)
+            figures |= self._classifier(result)
         return figures | {"objective": self._score(result.label)}
 
-    def _classifier(self, label: np.ndarray) -> dict[str, Any]:
+    def _classifier(self, result: Consensus) -> dict[str, Any]:
         """How well a classifier trained on this consensus predicts held-out labels of it, and the truth."""
         rows = replace(self.shared.rows, projected=False)  # the classifier sees the features as they are
         columns, inputs = grid_inputs(rows, rows.features())
         features = torch.from_numpy(columns).to(self.features.device)
-        fitted = fit_grid(features, torch.from_numpy(label).long().to(features.device), inputs, self.settings)
+        fitted = fit_grid(features, result.label, result.agreement, inputs, self.settings)
         figures: dict[str, Any] = {"heldout_accuracy": fitted.winner.accuracy}
         if self.truth is not None:
             read = torch.cat([torch.arange(*part) for part in inputs[fitted.winner.input]]).to(features.device)

@@ -20,6 +20,7 @@ def test_at_imagenets_size_with_dinov2_it_is_the_papers():
     }
     assert (choice["components"], choice["threshold"], choice["k_min"]) == (0, 0.3, 50)
     assert choice["iterations"] == GridRecipe.iterations == 12_500
+    assert (choice["l2"], choice["agreement_power"]) == (0.0, 0.0)
 
 
 def test_features_that_point_one_way_are_centred_at_any_size():

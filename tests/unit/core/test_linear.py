@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from icce_ray.core.heads import derived_seed
-from icce_ray.core.linear import STREAM, GridPoint, LinearGrid, best_point, holdout_rows
+from icce_ray.core.linear import STREAM, GridPoint, LinearGrid, best_point, holdout_rows, self_train
 from icce_ray.core.recipe import GridRecipe
 from tests.failures import fails
 
@@ -26,15 +26,17 @@ def problem(seed=0):
 
 def grid(iterations=30, features=None, **changes):
     data, labels = problem()
-    own = {name: changes.pop(name) for name in ("learning_rates", "batch_size") if name in changes}
+    named = ("learning_rates", "batch_size", "l2", "agreement_power")
+    own = {name: changes.pop(name) for name in named if name in changes}
     recipe = GridRecipe(**{"learning_rates": RATES, "batch_size": 20} | own, iterations=iterations)
     settings = {"inputs": INPUTS, "n_classes": K, "seed": 4} | changes
     return LinearGrid(data if features is None else features, labels, recipe=recipe, **settings)
 
 
-def one_after_another(trained, iterations):
+def one_after_another(trained, iterations, l2=0.0, weights=None):
     """{(input, rate): (weight, bias)} on standardised inputs: nn.Linear, CrossEntropyLoss, SGD and a scheduler each."""
     features, labels = problem()
+    weights = torch.ones(N) if weights is None else weights / weights.mean()
     x_all = (features - features.mean(0)) / (features.var(0, correction=0) + 1e-5).sqrt()
     fresh, result = grid(iterations), {}
     for name, columns in trained.columns.items():
@@ -44,7 +46,8 @@ def one_after_another(trained, iterations):
             with torch.no_grad():
                 layer.weight.copy_(start[:, :-1])
                 layer.bias.copy_(start[:, -1])
-            optimizer = torch.optim.SGD(layer.parameters(), lr=rate * 20 / 256, momentum=0.9)
+            groups = [{"params": [layer.weight], "weight_decay": l2}, {"params": [layer.bias]}]
+            optimizer = torch.optim.SGD(groups, lr=rate * 20 / 256, momentum=0.9)
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
             generator = torch.Generator().manual_seed(derived_seed(4, STREAM, 1))
             batches: tuple[torch.Tensor, ...] = ()
@@ -53,16 +56,29 @@ def one_after_another(trained, iterations):
                     batches = torch.randperm(N, generator=generator).split(20)
                 rows = batches[iteration % (N // 20)]
                 optimizer.zero_grad()
-                nn.CrossEntropyLoss()(layer(x_all[rows][:, columns]), labels[rows]).backward()
+                each = nn.functional.cross_entropy(layer(x_all[rows][:, columns]), labels[rows], reduction="none")
+                (weights[rows] * each).mean().backward()
                 optimizer.step()
                 scheduler.step()
             result[name, rate] = (layer.weight.detach(), layer.bias.detach())
     return result
 
 
-def test_the_grid_is_its_classifiers_one_after_another():
-    trained = grid().fit()
-    for (name, rate), (weight, bias) in one_after_another(trained, 30).items():
+AGREEMENT = 0.2 + 0.8 * torch.arange(N) / N
+
+
+@pytest.mark.parametrize(
+    ("options", "slow"),
+    [
+        ({}, {}),
+        ({"agreement": AGREEMENT}, {}),
+        ({"l2": 0.1, "agreement_power": 2.0, "agreement": AGREEMENT}, {"l2": 0.1, "weights": AGREEMENT**2}),
+    ],
+    ids=["plain", "agreement not asked for", "regularised"],
+)
+def test_the_grid_is_its_classifiers_one_after_another(options, slow):
+    trained = grid(**options).fit()
+    for (name, rate), (weight, bias) in one_after_another(trained, 30, **slow).items():
         found = trained.weights[name].view(len(RATES), K, -1)[RATES.index(rate)]
         torch.testing.assert_close(found[:, :-1], weight, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found[:, -1], bias, rtol=1e-4, atol=1e-5)
@@ -156,6 +172,30 @@ def test_bfloat16_products_give_the_same_classifiers_but_for_their_rounding():
         assert 0 < error < 0.02  # products of 8 bits: some 0.004 each
     assert [p.accuracy for p in found] == pytest.approx([p.accuracy for p in exact], abs=2 / N)
     assert best_point(found).loss == pytest.approx(best_point(exact).loss, rel=0.02)
+
+
+def test_bfloat16_is_regularised_alike():
+    options = {"iterations": 200, "l2": 0.1, "agreement_power": 2.0, "agreement": AGREEMENT}
+    whole, rounded = grid(**options).fit(), grid(**options, precision="bfloat16").fit()
+    for name in INPUTS:
+        error = (rounded.weights[name] - whole.weights[name]).norm() / whole.weights[name].norm()
+        assert 0 < error < 0.02
+
+
+def test_disputed_wrong_labels_are_not_learned():
+    features, labels = problem()
+    wrong = torch.arange(N) % 4 == 1
+    taught = torch.where(wrong, (labels + 1) % K, labels)
+    agreement = torch.where(wrong, 0.3, 1.0)
+
+    def right(power):
+        recipe = GridRecipe(iterations=200, batch_size=20, agreement_power=power, l2=0.01)
+        options = {"inputs": {"all": [(0, DIM)]}, "n_classes": K, "seed": 0}
+        found = self_train(features, taught, agreement, recipe=recipe, **options).classifier
+        return (found.probabilities(features).argmax(1) == labels).float().mean()
+
+    assert right(2.0) > 0.97
+    assert right(0.0) < 0.92
 
 
 def test_sure_predictions_still_learn_in_bfloat16():
