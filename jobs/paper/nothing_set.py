@@ -21,6 +21,7 @@ from jobs.paper.baselines.classical import (
 )
 from jobs.paper.baselines.kmeans import kmeans
 from jobs.paper.baselines.scan import scan
+from jobs.paper.baselines.temi import temi
 from jobs.paper.baselines.turtle import turtle
 from jobs.paper.icce import Fit, Fitted
 from jobs.paper.measure import Figures, Measured
@@ -45,6 +46,8 @@ def rival_fits() -> dict[str, Fit]:
         "SCAN + self-labelling": scan(),
         "TURTLE": turtle(),
         "ASD start": asd(),
+        "TEMI, 20 neighbours": temi(20),
+        "TEMI, 50 neighbours": temi(50),
     }
 
 

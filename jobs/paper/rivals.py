@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jobs.paper.baselines.temi import TEMI
 from jobs.paper.measure import Figures, Measured
 from jobs.paper.nothing_set import rival_fits
-from jobs.paper.studies import TEMI
 from jobs.paper.tables import cells, table
 
 #: Of ICCE and TEMI, as in the paper; other studies have fewer to save time.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from jobs.paper.baselines.temi import TEMI
 from jobs.paper.tables import Claim, Row, Study
 from jobs.paper.variants import Variant
 
@@ -69,10 +70,6 @@ def ladder(base: Variant) -> Study:
     ]
     columns = (NEIGHBORS, OF_CLASS, BEST, ALL, SEEN, VALIDATION, FINAL)
     return Study("ladder", "Tables 1 and 5: the ladder", tuple(rows), columns, (*steps, *helps))
-
-
-#: TEMI's baseline: its normalisation, teacher and loss.
-TEMI = {"input_norm": "standardize", "teacher": "softmax", "ce_weight": 0.0}
 
 
 def smoothing(base: Variant) -> Study:

@@ -16,6 +16,7 @@ from jobs.paper.baselines.classical import (
 )
 from jobs.paper.baselines.kmeans import kmeans
 from jobs.paper.baselines.scan import scan
+from jobs.paper.baselines.temi import temi
 from jobs.paper.baselines.turtle import turtle
 from tests.failures import fails
 
@@ -29,6 +30,7 @@ RIVALS = {
     "kmeans_ensemble": kmeans_ensemble(members=4),
     "scan": scan(heads=4, neighbors=5, steps=100, batch_size=128, self_label_steps=40),
     "turtle": turtle(steps=120, batch_size=128, starts=["warm"], learning_rates=[0.01]),
+    "temi": temi(neighbors=15),
     "asd": asd(epochs=30, steps=100, batch_size=128, per_cluster=15),
 }
 #: These have no rule for new rows, which follow their nearest: a row fitted may then change sides.
