@@ -4,7 +4,8 @@
 
 STUDY is one or more of: ladder (Tables 1 and 5), smoothing (3), ground_truth (4), clusters (8), validation (10),
 thresholds (11), heads (12), curve (neighbours of Table 11 at full size), rivals (k-means, mixtures, spectral
-clustering, SCAN, TURTLE and others on the same features), nothing_set (the same rivals, and ICCE given K alone), auto
+clustering, SCAN, TURTLE and others on the same features), nothing_set (the same rivals, and ICCE given K alone), kept
+(which labelling to keep, by four criteria without labels), auto
 (a threshold found without labels against those of Table 11), unknown_k (a number of clusters found without labels),
 aligned (votes of matched heads, not the graph), duplicates (30 % copies), defaults (one setting at a time), or all (of
 these, without curve). SET is synthetic, digits, a Parquet file with columns `bytes` (image files) and `label`, or with
@@ -27,6 +28,7 @@ from jobs.paper.curve import curve
 from jobs.paper.defaults import defaults
 from jobs.paper.duplicates import duplicates
 from jobs.paper.feature_sets import FeatureSet, brought, digits, images, synthetic
+from jobs.paper.kept import kept
 from jobs.paper.measure import Measured
 from jobs.paper.nothing_set import nothing_set
 from jobs.paper.rivals import rivals
@@ -41,6 +43,7 @@ OTHERS = {
     "rivals": rivals,
     "nothing_set": nothing_set,
     "auto": auto,
+    "kept": kept,
     "unknown_k": unknown_k,
     "aligned": aligned,
     "duplicates": duplicates,
