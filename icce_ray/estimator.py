@@ -75,7 +75,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
 
     Attributes
     ----------
-    n_clusters_ : int, the number given or found.
+    n_clusters_, n_clusters_interval_ : int and tuple of two, the number given or found, and those nearly as clear.
     labels_ : int32[n_samples], the consensus. Clusters that no row is in are left out and the others renumbered.
     agreement_ : float32[n_samples], share of heads that agree with the label.
     threshold_ : float, the threshold given or found.
@@ -91,6 +91,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
     """
 
     n_clusters_: int
+    n_clusters_interval_: tuple[int, int]
     labels_: NDArray[np.int32]
     agreement_: NDArray[np.float32]
     threshold_: float
@@ -265,11 +266,14 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
     def _count(self, inputs: Tensor, seed: int) -> int:
         """The number of clusters given, or what pilot trainings on some rows find."""
         if self.n_clusters != "auto":
+            self.n_clusters_interval_ = (int(self.n_clusters), int(self.n_clusters))
             return int(self.n_clusters)
         choice = self._choose(self.cluster_range[0])
         low, high = in_reach(len(inputs), choice.k_min, *self.cluster_range)
         recipe = self._recipe(choice)
-        return choose_clusters(inputs, low=low, high=high, k_min=choice.k_min, recipe=recipe, seed=seed).clusters
+        found = choose_clusters(inputs, low=low, high=high, k_min=choice.k_min, recipe=recipe, seed=seed)
+        self.n_clusters_interval_ = found.interval
+        return found.clusters
 
     def _limits(self, inputs: Tensor, seed: int) -> Limits:
         """Those of the neighbours; their threshold is given or chosen, or what a pilot training on some rows finds."""

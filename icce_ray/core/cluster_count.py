@@ -33,6 +33,8 @@ STEP = math.sqrt(2.0)
 TOGETHER = 3
 #: Drops are looked for from the largest of these up to so many times the smallest.
 REACH = 3.2
+#: Numbers whose drop leaves at most so many times the clearest one's ratio may be the truth as well.
+NEARLY = 1.4
 #: Neighbours at most, whatever the smallest number of clusters: memory.
 LARGEST_K_MAX = 1000
 #: Heads of a pilot, whatever the training to come has: as many as have CLUSTERS clusters together, within these bounds.
@@ -68,6 +70,12 @@ class CountEvidence:
     def ratio(self) -> float:
         """Of the number chosen."""
         return next(drop.ratio for drop in self.curve if drop.clusters == self.clusters)
+
+    @property
+    def interval(self) -> tuple[int, int]:
+        """The lowest and the highest number whose drop is nearly as clear as that of the one chosen."""
+        clear = [drop.clusters for drop in self.curve if drop.ratio <= NEARLY * self.ratio]
+        return clear[0], clear[-1]
 
 
 def in_reach(n_rows: int, k_min: int, low: int, high: int) -> tuple[int, int]:

@@ -25,14 +25,15 @@ def unknown_k(measure: Measured, seeds: Sequence[int], cluster_range: tuple[int,
         measure.say(f"unknown_k, seed {seed}: {found.clusters} in {seconds:.0f} s")
         drops = sorted(found.curve, key=lambda drop: drop.ratio)[:SHOWN]
         shown = ", ".join(f"{drop.clusters} ({drop.ratio:.2f})" for drop in drops)
-        rows.append([seed, found.clusters, shown, f"{seconds:.0f}"])
+        low, high = found.interval
+        rows.append([seed, f"{found.clusters} ({low} to {high})", shown, f"{seconds:.0f}"])
         wrong.append(found.clusters - on.n_clusters)
     worst = max(wrong, key=abs)
     note = (
         f"- True K = {on.n_clusters}; found in {cluster_range[0]} to {cluster_range[1]}, at worst {worst:+d} "
         f"({100 * worst / on.n_clusters:+.0f} %)."
     )
-    header = ["seed", "found", "next by evidence (eigenvalue ratio)", "seconds"]
+    header = ["seed", "found (nearly as clear)", "next by evidence (eigenvalue ratio)", "seconds"]
     return table("Unknown number of clusters", header, rows, [note])
 
 

@@ -76,6 +76,8 @@ def test_a_number_of_clusters_and_a_threshold_may_be_found(digits_like, fitted):
     found = small("auto", threshold="auto", **options).fit(X)
     assert fitted.n_clusters_ == 10
     assert abs(found.n_clusters_ - 10) <= 1
+    assert found.n_clusters_interval_[0] <= found.n_clusters_ <= found.n_clusters_interval_[1]
+    assert fitted.n_clusters_interval_ == (10, 10)
     assert set(found.labels_) == set(range(found.n_clusters_))
     assert fitted.threshold_ == fitted.choice_.threshold == 0.5
     assert -1.0 < found.threshold_ < 0.9

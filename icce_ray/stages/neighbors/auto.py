@@ -47,11 +47,10 @@ def find_numbers(
     if settings.count_unknown:
         pilots = with_choice(settings, choose(settings, **facts))
         evidence = _kept(store, CLUSTERS_EVIDENCE, lambda: _count_clusters(pilots, rows, resources, progress))
-        second = sorted(evidence["curve"], key=lambda drop: drop["ratio"])[1:2]
+        low, high = evidence.get("interval", 2 * [evidence["clusters"]])  # 0.1.0 kept none
         progress.log(
             f"clusters = auto: {evidence['clusters']} (the spectrum of the heads drops to {evidence['ratio']:.0%} there"
-            + "".join(f"; next best {drop['clusters']}, {drop['ratio']:.0%}" for drop in second)
-            + ")"
+            f"; numbers from {low} to {high} are nearly as clear)"
         )
         settings = settings.model_copy(update={"clusters": evidence["clusters"]})
         files.append(CLUSTERS_EVIDENCE.path)
@@ -127,7 +126,7 @@ def _count_clusters(settings: Settings, rows: FeatureRows, resources: Resources,
         _, pending = ray.wait(pending, fetch_local=False)  # the driver sees no labels
         progress.update(len(tried) - len(pending))
     evidence = ray.get(_evidence.remote(low, high, tried, *(labels[count] for count in tried)))
-    return dataclasses.asdict(evidence) | {"ratio": evidence.ratio, "images": size}
+    return dataclasses.asdict(evidence) | {"ratio": evidence.ratio, "interval": evidence.interval, "images": size}
 
 
 def _sample(rows: FeatureRows, size: int, seed: int) -> np.ndarray:

@@ -16,6 +16,8 @@ from icce_ray.core.cluster_count import (
     REACH,
     TOGETHER,
     TRAVEL,
+    CountEvidence,
+    Drop,
     brief,
     choose_clusters,
     counts_to_try,
@@ -82,6 +84,12 @@ def joined_or_divided(classes, count, heads, generator):
     return np.stack(columns, axis=1).astype(np.int32)
 
 
+def test_the_interval_holds_what_is_nearly_as_clear():
+    ratios = {7: 0.6, 8: 0.55, 9: 0.9, 10: 0.4, 11: 0.5, 12: 0.57}
+    found = CountEvidence(10, tuple(Drop(count, ratio, (4, 6, 8)) for count, ratio in ratios.items()))
+    assert found.interval == (8, 11)
+
+
 @pytest.mark.parametrize("n_classes", [5, 17, 60])
 def test_heads_that_join_and_divide_classes_at_random_agree_on_their_number(n_classes):
     generator = np.random.default_rng(n_classes)
@@ -93,6 +101,7 @@ def test_heads_that_join_and_divide_classes_at_random_agree_on_their_number(n_cl
     assert sorted(ratios) == [drop.clusters for drop in found.curve]
     assert found.ratio == ratios[n_classes] < 0.8 * sorted(ratios.values())[1]
     assert all(0 <= ratio <= 1 for ratio in ratios.values())
+    assert found.interval[0] <= n_classes <= found.interval[1]
     assert all(drop.given[-1] <= drop.clusters <= REACH * drop.given[0] for drop in found.curve)
 
 

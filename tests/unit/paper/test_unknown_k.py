@@ -22,7 +22,9 @@ def test_every_seed_has_its_number_and_the_worst_is_named(tmp_path, monkeypatch)
     said = []
     text = unknown_k.unknown_k(Measured(on, tmp_path / "kept.jsonl", said.append), (0, 1), (4, 9))
     rows = [line.split("|") for line in text.splitlines() if line.startswith(("| 0 |", "| 1 |"))]
-    assert [int(row[2]) for row in rows] == [one.clusters for one in found]
+    assert [row[2].strip() for row in rows] == [
+        f"{one.clusters} ({one.interval[0]} to {one.interval[1]})" for one in found
+    ]
     assert all(
         row[3].strip().startswith(f"{one.clusters} ({one.ratio:.2f}), ") for row, one in zip(rows, found, strict=True)
     )
