@@ -34,12 +34,12 @@ def temi(neighbors: int = 50) -> Fit:
 
     def fit(features: Tensor, n_clusters: int, seed: int) -> Fitted:
         check_clusters(features, n_clusters)
-        k = min(neighbors, len(features) - 1)
+        k, dim = min(neighbors, len(features) - 1), features.shape[1]
         prepare = scaling(features)
         scaled = prepare(features)
         moments = Moments.of(scaled)
-        choice = automatic(*scaled.shape, n_clusters, mean_cosine=moments.mean_cosine, given={"k_min": k})
-        projection = Projection.of(moments, choice.components or scaled.shape[1])
+        choice = automatic(len(scaled), dim, n_clusters, mean_cosine=moments.mean_cosine, given={"k_min": k})
+        projection = Projection.of(moments, choice.components or dim)
         inputs = projection.apply(scaled)
         chosen = {name: value for name, value in asdict(choice).items() if name in {one.name for one in fields(Recipe)}}
         variant = Variant(neighbors="fixed", k_min=k, recipe=Recipe(**chosen | TEMI))
