@@ -45,8 +45,9 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "prior_momentum": _MOMENTUM,
     "smoothing_neighbors": _COUNT,
     "iterations": {"ge": 1, "le": 1_000_000_000},
-    "l2": _WEIGHT,
-    "agreement_power": _WEIGHT,
+    # Above these the classifiers diverge, or no image has any weight left in float32.
+    "l2": {"ge": 0.0, "le": 10.0},
+    "agreement_power": {"ge": 0.0, "le": 16.0},
     "holdout": {"gt": 0.0, "lt": 1.0},
 }
 

@@ -44,8 +44,7 @@ def _train(settings: Settings, root: str, device: str, threads: int, actor: Any)
     columns, inputs = grid_inputs(rows, rows.features())
     features = torch.from_numpy(columns).to(device)
     label, agreement = (read_column(store, CONSENSUS, name) for name in ("label", "agreement"))
-    report = lambda done, _: actor.report.remote(Report(done))  # noqa: E731
-    fitted = fit_grid(features, label, agreement, inputs, settings, report)
+    fitted = fit_grid(features, label, agreement, inputs, settings, lambda done, _: actor.report.remote(Report(done)))
     flush(actor)
     winner, chosen = fitted.winner, fitted.classifier
     description = {

@@ -8,7 +8,7 @@ from torch import nn
 
 from icce_ray.core.heads import derived_seed
 from icce_ray.core.linear import STREAM, GridPoint, LinearGrid, best_point, holdout_rows, self_train
-from icce_ray.core.recipe import GridRecipe
+from icce_ray.core.recipe import BOUNDS, GridRecipe
 from tests.failures import fails
 
 N, DIM, K = 90, 8, 3
@@ -180,6 +180,13 @@ def test_bfloat16_is_regularised_alike():
     for name in INPUTS:
         error = (rounded.weights[name] - whole.weights[name]).norm() / whole.weights[name].norm()
         assert 0 < error < 0.02
+
+
+def test_the_strongest_regularisation_stays_finite():
+    most = {name: BOUNDS[name]["le"] for name in ("l2", "agreement_power")}
+    trained = grid(**most, agreement=torch.where(torch.arange(N) < 5, 1.0, 0.02)).fit()
+    assert math.isfinite(best_point(trained.score(*problem())).loss)
+    assert all(weight.isfinite().all() for weight in trained.weights.values())
 
 
 def test_disputed_wrong_labels_are_not_learned():
