@@ -26,6 +26,8 @@ from icce_ray.core.neighbors import Limits, Neighbors, default_k_max
 from icce_ray.core.pilot import head_labels, pilot_recipe, pilot_sample, scaled
 from icce_ray.core.recipe import Precision, Recipe
 from icce_ray.core.search import mine
+from icce_ray.core.selection import NEAREST
+from icce_ray.core.selection import nearest as nearest_of
 
 #: Ratio of one number of clusters given to heads to the next.
 STEP = math.sqrt(2.0)
@@ -35,6 +37,8 @@ TOGETHER = 3
 REACH = 3.2
 #: Numbers whose drop leaves at most so many times the clearest one's ratio may be the truth as well.
 NEARLY = 1.4
+#: Numbers at which the eigengap of the neighbour graph is clearest that are told.
+WITNESSES = 3
 #: Neighbours at most, whatever the smallest number of clusters: memory.
 LARGEST_K_MAX = 1000
 #: Heads of a pilot, whatever the training to come has: as many as have CLUSTERS clusters together, within these bounds.
@@ -65,6 +69,8 @@ class CountEvidence:
     clusters: int
     curve: tuple[Drop, ...]
     """One for every number in reach, ascending."""
+    graph: tuple[int, ...]
+    """A second witness, as `graph_gaps` gives it."""
 
     @property
     def ratio(self) -> float:
@@ -136,7 +142,7 @@ def choose_clusters(
         n_clusters: labels_of(rows, lists, n_clusters, k_min=k_min, recipe=recipe, seed=seed, precision=precision)
         for n_clusters in counts_to_try(low, high)
     }
-    return evidence(labels, low, high)
+    return evidence(labels, low, high, graph_gaps(lists, low, high))
 
 
 def nearest(features: Tensor, *, low: int, high: int, k_min: int) -> Neighbors:
@@ -179,12 +185,15 @@ def brief(recipe: Recipe, n_rows: int, n_clusters: int) -> Recipe:
     )
 
 
-def evidence(labels: Mapping[int, NDArray[np.int32]], low: int, high: int) -> CountEvidence:
+def evidence(
+    labels: Mapping[int, NDArray[np.int32]], low: int, high: int, graph: tuple[int, ...] = ()
+) -> CountEvidence:
     """The number of clusters in [low, high] with the clearest drop of the spectrum.
 
     Args:
         labels: by number of clusters given, ascending, int32[n, H] labels of the heads.
         low, high: numbers looked at.
+        graph: what `graph_gaps` says, which is passed on.
     """
     best: dict[int, Drop] = {}
     given = list(labels)
@@ -197,7 +206,25 @@ def evidence(labels: Mapping[int, NDArray[np.int32]], low: int, high: int) -> Co
             if clusters not in best or ratio < best[clusters].ratio:
                 best[clusters] = Drop(clusters, ratio, window)
     curve = tuple(best[clusters] for clusters in sorted(best))
-    return CountEvidence(min(curve, key=lambda drop: drop.ratio).clusters, curve)
+    return CountEvidence(min(curve, key=lambda drop: drop.ratio).clusters, curve, graph)
+
+
+def graph_gaps(lists: Neighbors, low: int, high: int) -> tuple[int, ...]:
+    """The numbers of clusters in [low, high] at which the eigengap of the neighbour graph is clearest, clearest first.
+
+    A witness that asks no head (von Luxburg 2007, section 8.3): by the ratio of neighbouring eigenvalues of the
+    normalised Laplacian of each row's nearest neighbours, mutual ones twice. It tells the number of compact classes,
+    and of others rather that of superclasses: look at the images where it is far from what the heads say.
+    """
+    graph = nearest_of(lists, min(NEAREST, int(lists.counts.min()))).cpu().numpy()
+    n_rows, k = graph.shape
+    starts = np.arange(0, graph.size + 1, k)
+    directed = sparse.csr_array((np.ones(graph.size), graph.ravel().astype(np.int64), starts), shape=(n_rows, n_rows))
+    edges = directed + directed.T
+    scale = sparse.diags_array(1.0 / np.sqrt(edges.sum(axis=0)))
+    values = (1.0 - _largest(sparse.csr_array(scale @ edges @ scale), high + 1)).clip(1e-9)
+    ratios = values[low:] / values[low - 1 : -1]
+    return tuple((low + np.argsort(-ratios)[:WITNESSES]).tolist())
 
 
 def spectrum(labels: Sequence[NDArray[np.integer]], count: int) -> NDArray[np.float64]:
@@ -214,10 +241,14 @@ def spectrum(labels: Sequence[NDArray[np.integer]], count: int) -> NDArray[np.fl
     members = incidence(every, head_offsets(check_labels(every)))
     sizes = np.asarray(members.sum(axis=0)).ravel()
     members = members[:, sizes > 0] @ sparse.diags_array(1.0 / np.sqrt(sizes[sizes > 0] * every.shape[1]))
-    side = sparse.csr_matrix(members.T @ members)
-    n_used = int((sizes > 0).sum())
-    if count >= n_used - 1:
-        return np.linalg.eigvalsh(side.toarray())[::-1].clip(1e-12, 1.0)[:count]
-    start = np.random.default_rng(0).standard_normal(n_used)  # ARPACK would draw its own
-    values = eigsh(side, k=count, v0=start, return_eigenvectors=False)
-    return np.sort(values)[::-1].clip(1e-12, 1.0)
+    side = sparse.csr_array(members.T @ members)
+    return _largest(side, count).clip(1e-12, 1.0)
+
+
+def _largest(matrix: sparse.csr_array, count: int) -> NDArray[np.float64]:
+    """The largest `count` eigenvalues of a symmetric matrix, or all if it has fewer, descending."""
+    size = matrix.shape[0]
+    if count >= size - 1:
+        return np.linalg.eigvalsh(matrix.toarray())[::-1][:count]
+    start = np.random.default_rng(0).standard_normal(size)  # ARPACK would draw its own
+    return np.sort(eigsh(matrix, k=count, v0=start, return_eigenvectors=False))[::-1]

@@ -26,14 +26,21 @@ def unknown_k(measure: Measured, seeds: Sequence[int], cluster_range: tuple[int,
         drops = sorted(found.curve, key=lambda drop: drop.ratio)[:SHOWN]
         shown = ", ".join(f"{drop.clusters} ({drop.ratio:.2f})" for drop in drops)
         low, high = found.interval
-        rows.append([seed, f"{found.clusters} ({low} to {high})", shown, f"{seconds:.0f}"])
+        graph = ", ".join(map(str, found.graph))
+        rows.append([seed, f"{found.clusters} ({low} to {high})", shown, graph, f"{seconds:.0f}"])
         wrong.append(found.clusters - on.n_clusters)
     worst = max(wrong, key=abs)
     note = (
         f"- True K = {on.n_clusters}; found in {cluster_range[0]} to {cluster_range[1]}, at worst {worst:+d} "
         f"({100 * worst / on.n_clusters:+.0f} %)."
     )
-    header = ["seed", "found (nearly as clear)", "next by evidence (eigenvalue ratio)", "seconds"]
+    header = [
+        "seed",
+        "found (nearly as clear)",
+        "next by evidence (eigenvalue ratio)",
+        "eigengaps of the graph",
+        "seconds",
+    ]
     return table("Unknown number of clusters", header, rows, [note])
 
 

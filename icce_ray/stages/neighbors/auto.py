@@ -50,7 +50,8 @@ def find_numbers(
         low, high = evidence.get("interval", 2 * [evidence["clusters"]])  # 0.1.0 kept none
         progress.log(
             f"clusters = auto: {evidence['clusters']} (the spectrum of the heads drops to {evidence['ratio']:.0%} there"
-            f"; numbers from {low} to {high} are nearly as clear)"
+            f"; numbers from {low} to {high} are nearly as clear; the neighbour graph, which asks no head, has its "
+            f"clearest gaps at {', '.join(map(str, evidence.get('graph', []))) or 'no number'})"
         )
         settings = settings.model_copy(update={"clusters": evidence["clusters"]})
         files.append(CLUSTERS_EVIDENCE.path)
@@ -125,7 +126,8 @@ def _count_clusters(settings: Settings, rows: FeatureRows, resources: Resources,
     while pending:
         _, pending = ray.wait(pending, fetch_local=False)  # the driver sees no labels
         progress.update(len(tried) - len(pending))
-    evidence = ray.get(_evidence.remote(low, high, tried, *(labels[count] for count in tried)))
+    graph = _graph.remote(shared, low, high)
+    evidence = ray.get(_evidence.remote(low, high, graph, tried, *(labels[count] for count in tried)))
     return dataclasses.asdict(evidence) | {"ratio": evidence.ratio, "interval": evidence.interval, "images": size}
 
 
@@ -164,5 +166,12 @@ def _labels(
 
 
 @ray.remote(num_cpus=1)
-def _evidence(low: int, high: int, tried: list[int], *labels: np.ndarray) -> cluster_count.CountEvidence:
-    return cluster_count.evidence(dict(zip(tried, labels, strict=True)), low, high)
+def _graph(shared: tuple[np.ndarray, ...], low: int, high: int) -> tuple[int, ...]:
+    return cluster_count.graph_gaps(Neighbors(*(torch.tensor(part) for part in shared[1:])), low, high)
+
+
+@ray.remote(num_cpus=1)
+def _evidence(
+    low: int, high: int, graph: tuple[int, ...], tried: list[int], *labels: np.ndarray
+) -> cluster_count.CountEvidence:
+    return cluster_count.evidence(dict(zip(tried, labels, strict=True)), low, high, graph)

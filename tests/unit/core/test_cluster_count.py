@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,10 +23,13 @@ from icce_ray.core.cluster_count import (
     choose_clusters,
     counts_to_try,
     evidence,
+    graph_gaps,
     in_reach,
     spectrum,
 )
+from icce_ray.core.neighbors import Limits
 from icce_ray.core.recipe import Recipe
+from icce_ray.core.search import mine
 from jobs.paper.synthetic import FeatureModel, draw
 from tests.failures import fails
 
@@ -86,8 +90,20 @@ def joined_or_divided(classes, count, heads, generator):
 
 def test_the_interval_holds_what_is_nearly_as_clear():
     ratios = {7: 0.6, 8: 0.55, 9: 0.9, 10: 0.4, 11: 0.5, 12: 0.57}
-    found = CountEvidence(10, tuple(Drop(count, ratio, (4, 6, 8)) for count, ratio in ratios.items()))
+    found = CountEvidence(10, tuple(Drop(count, ratio, (4, 6, 8)) for count, ratio in ratios.items()), ())
     assert found.interval == (8, 11)
+
+
+def test_the_graph_of_neighbours_has_its_clearest_gap_at_the_number_of_compact_groups():
+    """12 directions, 3 degrees wide, of which pairs lie 40 degrees apart: pairs are groups as well, less clearly."""
+    generator = np.random.default_rng(0)
+    pairs = generator.normal(size=(6, 32))
+    pairs /= np.linalg.norm(pairs, axis=1, keepdims=True)
+    apart = generator.normal(size=(12, 32))
+    centres = np.repeat(pairs, 2, axis=0) + 0.35 * apart / np.linalg.norm(apart, axis=1, keepdims=True)
+    rows = np.repeat(centres, 50, axis=0) + 0.12 * generator.normal(size=(600, 32)) / np.sqrt(32)
+    lists = mine(torch.tensor(rows, dtype=torch.float32), Limits(1.0, 24, 24))
+    assert graph_gaps(lists, 4, 200)[0] == 12
 
 
 @pytest.mark.parametrize("n_classes", [5, 17, 60])

@@ -28,6 +28,7 @@ def test_every_seed_has_its_number_and_the_worst_is_named(tmp_path, monkeypatch)
     assert all(
         row[3].strip().startswith(f"{one.clusters} ({one.ratio:.2f}), ") for row, one in zip(rows, found, strict=True)
     )
+    assert [row[4].strip() for row in rows] == [", ".join(map(str, one.graph)) for one in found]
     worst = max((one.clusters - 8 for one in found), key=abs)
     assert f"- True K = 8; found in 4 to 9, at worst {worst:+d} ({100 * worst / 8:+.0f} %)." in text
     assert len(said) == 2
