@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from icce_ray.core.automatic import automatic
+from icce_ray.core.projection import Moments, Projection
 from icce_ray.core.recipe import Recipe
 from jobs.paper.synthetic import FeatureModel, draw, scaled_k_min
 from jobs.paper.variants import Variant
@@ -76,6 +79,18 @@ def brought(features: Path, labels: Path, base: Variant) -> FeatureSet:
     if matrix.ndim != 2 or found.shape != matrix.shape[:1]:
         raise ValueError(f"features {matrix.shape} with labels {found.shape}; give [n, D] and [n]")
     return _split(features.stem, torch.from_numpy(matrix.astype(np.float32)), found, base)
+
+
+def automatic_base(on: FeatureSet) -> FeatureSet:
+    """The set as ICCE sees it with nothing set: its rows projected, the recipe of `core.automatic` as the base."""
+    moments, dim = Moments.of(on.features), on.features.shape[1]
+    choice = automatic(len(on.features), dim, on.n_clusters, mean_cosine=moments.mean_cosine)
+    projection = Projection.of(moments, choice.components or dim)
+    chosen, known = dataclasses.asdict(choice), {field.name for field in dataclasses.fields(Recipe)}
+    recipe = Recipe(**{name: value for name, value in chosen.items() if name in known})
+    base = Variant(threshold=choice.threshold, k_min=choice.k_min, recipe=recipe, iterations=choice.iterations)
+    rows = {"features": projection.apply(on.features).float(), "unseen": projection.apply(on.unseen).float()}
+    return dataclasses.replace(on, name=f"{on.name}, nothing set", base=base, **rows)
 
 
 def digit_features() -> tuple[Tensor, NDArray[np.int64]]:

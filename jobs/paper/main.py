@@ -27,7 +27,7 @@ from jobs.paper.auto import auto, pilot
 from jobs.paper.curve import curve
 from jobs.paper.defaults import defaults
 from jobs.paper.duplicates import duplicates
-from jobs.paper.feature_sets import FeatureSet, brought, digits, images, synthetic
+from jobs.paper.feature_sets import FeatureSet, automatic_base, brought, digits, images, synthetic
 from jobs.paper.kept import kept
 from jobs.paper.measure import Measured
 from jobs.paper.nothing_set import nothing_set
@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--heads", type=int, nargs="+", default=[10, 20, 40, 80], help="of the study of that name")
+    parser.add_argument("--automatic", action="store_true", help="projection and recipe of ICCE with nothing set")
     parser.add_argument("--epochs", type=int, help="instead of those that suit the set")
     parser.add_argument("--batch", type=int, help="likewise")
     parser.add_argument("--threshold", type=_threshold, help="instead of the one that suits the set; auto: find it")
@@ -113,6 +114,8 @@ def _chosen(given: argparse.Namespace) -> FeatureSet:
         on = brought(Path(given.on), given.labels, Variant())
     else:
         sys.exit(f"--on {given.on}: give synthetic, digits, a .parquet file, or a .npy file with --labels")
+    if given.automatic:
+        on = automatic_base(on)
     changes = {"epochs": given.epochs, "batch_size": given.batch, "threshold": given.threshold}
     changes["precision"] = given.precision
     changes = {name: value for name, value in changes.items() if value not in (None, "auto")}
@@ -132,7 +135,7 @@ def _settings(base: Variant) -> str:
     return (
         f"threshold {base.threshold}, k_min {base.k_min}, {recipe.heads} heads ({recipe.hidden}, {recipe.bottleneck}), "
         f"{recipe.epochs} epochs, batch {recipe.batch_size}, learning rate {recipe.learning_rate:g}, "
-        f"teacher momentum {recipe.teacher_momentum}, products in {base.precision}. In brackets the "
+        f"teacher momentum {recipe.teacher_momentum:g}, products in {base.precision}. In brackets the "
         "paper on ImageNet-100."
     )
 

@@ -19,6 +19,8 @@ COLUMNS = {
     "ensemble.seen.acc": "ensemble, seen",
     "ensemble.unseen.acc": "ensemble, unseen",
     "self_training.unseen.acc": "self-training",
+    "self_training.unseen.nmi": "its NMI",
+    "self_training.unseen.ari": "its ARI",
     "fitted.seen.acc": "seen",
     "fitted.unseen.acc": "unseen",
 }

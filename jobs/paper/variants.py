@@ -13,16 +13,17 @@ from icce_ray.core.neighbors import Limits, Neighbors, apply_limits, default_k_m
 from icce_ray.core.recipe import Precision, Recipe
 from icce_ray.core.search import mine, same_class
 
-#: Lists are mined once a set with this threshold, for all thresholds above it.
-LOWEST = 0.1
+#: Lists are mined once a set with this threshold, for all thresholds above it and for equal numbers of neighbours.
+LOWEST = -1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """Settings of one training and what follows it; the defaults are the paper's."""
 
-    neighbors: Literal["adaptive", "fixed", "ground_truth"] = "adaptive"
-    """`fixed`: the k_min nearest (TEMI); `ground_truth`: all rows of the anchor's class (paper Table 4)."""
+    neighbors: Literal["adaptive", "fixed", "equal", "ground_truth"] = "adaptive"
+    """`fixed`: the k_min nearest (TEMI); `equal`: for every row as many nearest as adaptive ones are on average;
+    `ground_truth`: all rows of the anchor's class (paper Table 4)."""
     threshold: float = 0.3
     k_min: int = 50
     clusters: float = 1.0
@@ -47,7 +48,7 @@ class Variant:
 def mined(features: Tensor, n_classes: int, base: Variant) -> Neighbors:
     """Lists that serve every adaptive and fixed variant of a set."""
     k_max = default_k_max(len(features), n_classes, base.k_min)
-    return mine(features, Limits(min(LOWEST, base.threshold), base.k_min, k_max))
+    return mine(features, Limits(LOWEST, base.k_min, k_max))
 
 
 def lists_of(variant: Variant, lowest: Neighbors, classes: Tensor) -> Neighbors:
@@ -58,4 +59,8 @@ def lists_of(variant: Variant, lowest: Neighbors, classes: Tensor) -> Neighbors:
     k_max = int(lowest.counts.max())
     if variant.neighbors == "fixed":
         k_max = min(k_max, variant.k_min)
-    return apply_limits(lowest, Limits(variant.threshold, variant.k_min, k_max))
+    adaptive = apply_limits(lowest, Limits(variant.threshold, variant.k_min, k_max))
+    if variant.neighbors != "equal":
+        return adaptive
+    number = round(float(adaptive.counts.double().mean()))
+    return apply_limits(lowest, Limits(1.0, number, number))

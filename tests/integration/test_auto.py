@@ -44,7 +44,8 @@ def test_both_numbers_are_found_before_the_search_and_every_stage_takes_them(sea
     found = metrics["neighbors"]["clusters"]
     assert found == counts["clusters"] == min(counts["curve"], key=lambda drop: drop["ratio"])["clusters"]
     assert counts["interval"][0] <= found <= counts["interval"][1]
-    assert all(RANGE[0] <= number <= RANGE[1] for number in counts["graph"]) and len(counts["graph"]) == 3
+    assert all(RANGE[0] <= number <= RANGE[1] for number in counts["graph"])
+    assert len(counts["graph"]) == 3
     assert [drop["clusters"] for drop in counts["curve"]] == list(range(RANGE[0], RANGE[1] + 1))
     assert len(metrics["consensus"]["cluster_sizes"]) == len(metrics["predict"]["class_sizes"]) == found
     assert metrics["neighbors"]["threshold"] == thresholds["threshold"]

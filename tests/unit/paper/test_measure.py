@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from icce_ray.core.recipe import Recipe
+from icce_ray.estimator import ICCE
 from jobs.paper.baselines.kmeans import kmeans
-from jobs.paper.feature_sets import brought, synthetic
+from jobs.paper.feature_sets import automatic_base, brought, synthetic
 from jobs.paper.icce import ensemble, self_training, stage_one, train
 from jobs.paper.measure import Measured
 from jobs.paper.synthetic import FeatureModel
@@ -45,6 +46,18 @@ def test_the_figures_are_those_of_the_stages(on, tmp_path):
     assert figures["used_clusters"] == 5
     kmeans_figures = Measured(on, tmp_path / "kept").rival("k-means", kmeans(), 0)
     assert kmeans_figures["fitted.unseen.acc"] > 0.7
+
+
+def test_a_set_with_nothing_set_has_the_inputs_and_recipe_of_the_estimator(on):
+    found = automatic_base(on)
+    model = ICCE(5, random_state=0).fit(on.features.numpy())
+    choice = dataclasses.asdict(model.choice_)
+    base = dataclasses.asdict(found.base) | dataclasses.asdict(found.base.recipe)
+    assert {name: base[name] for name in choice if name in base}.items() <= choice.items()
+    assert found.features.shape == (400, choice["components"])
+    trained = train(found.features, lists_of(found.base, mined(found.features, 5, found.base), None), 5, found.base, 0)
+    assert np.array_equal(trained.head_labels, model.head_labels_)
+    assert found.unseen.shape == (len(on.unseen), choice["components"])
 
 
 def test_what_was_measured_is_not_measured_again(on, tmp_path):

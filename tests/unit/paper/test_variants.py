@@ -41,6 +41,15 @@ def test_fixed_neighbours_are_the_nearest():
     assert lists.counts.unique().tolist() == [4]
 
 
+def test_equal_numbers_are_the_mean_of_the_adaptive_ones():
+    lowest = mined(DRAWN.features, 5, BASE)
+    adaptive, equal = (lists_of(one, lowest, DRAWN.classes) for one in (BASE, BASE.but(neighbors="equal")))
+    assert len(adaptive.counts.unique()) > 1
+    assert equal.counts.unique().tolist() == [round(float(adaptive.counts.double().mean()))]
+    alone = mine(DRAWN.features, Limits(1.0, int(equal.counts[0]), int(equal.counts[0])))
+    assert torch.equal(equal.ids.long(), alone.ids.long())
+
+
 def test_true_neighbours_are_the_class_and_need_it():
     lowest = mined(DRAWN.features, 5, BASE)
     lists = lists_of(BASE.but(neighbors="ground_truth"), lowest, DRAWN.classes)
