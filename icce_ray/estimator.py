@@ -76,9 +76,8 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
     Attributes
     ----------
     n_clusters_, n_clusters_interval_ : int and tuple of two, the number given or found, and those nearly as clear.
-    labels_ : int32[n_samples], what the classifier says of the rows: the same as `predict(X)`.
-    consensus_labels_ : int32[n_samples], the consensus that it learns, without the clusters that no row is in.
-    agreement_ : float32[n_samples], share of heads that agree with the label of the consensus.
+    labels_ : int32[n_samples], the consensus. Clusters that no row is in are left out and the others renumbered.
+    agreement_ : float32[n_samples], share of heads that agree with the label.
     threshold_ : float, the threshold given or found.
     choice_ : Choice, every value that was given or chosen.
     head_labels_ : int32[n_samples, heads]
@@ -94,7 +93,6 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
     n_clusters_: int
     n_clusters_interval_: tuple[int, int]
     labels_: NDArray[np.int32]
-    consensus_labels_: NDArray[np.int32]
     agreement_: NDArray[np.float32]
     threshold_: float
     choice_: Choice
@@ -133,7 +131,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         teacher: Teacher = Recipe.teacher,
         sinkhorn_iterations: int = Recipe.sinkhorn_iterations,
         cluster_prior: ClusterPrior = Recipe.cluster_prior,
-        prior_strength: float = Recipe.prior_strength,
+        prior_strength: float | None = None,
         prior_momentum: float = Recipe.prior_momentum,
         input_norm: InputNorm = Recipe.input_norm,
         smoothing_neighbors: int = Recipe.smoothing_neighbors,
@@ -200,11 +198,13 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         self._fit_heads(features, seed)
         self._fit_consensus(seed)
         self._fit_classifier(features, seed)
-        self.labels_ = self.predict(X)
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[np.int32]:
-        """Label of each row of X by the linear classifier, int32[n_samples]."""
+        """Label of each row of X by the linear classifier, int32[n_samples].
+
+        On the rows of `fit` it is the classifier's opinion, which may differ from the consensus in `labels_`.
+        """
         return self.predict_proba(X).argmax(axis=1).astype(np.int32)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -300,19 +300,19 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
         """One labelling from those of all heads (paper 3.2)."""
         if self.n_clusters_ == 1:
             n_rows, self.consensus_scores_ = len(self.head_labels_), {}
-            self.consensus_labels_, self.agreement_ = np.zeros(n_rows, np.int32), np.ones(n_rows, np.float32)
+            self.labels_, self.agreement_ = np.zeros(n_rows, np.int32), np.ones(n_rows, np.float32)
         else:
             with self._progress("consensus"):
                 methods = self.consensus_methods
                 result = consensus(self.head_labels_, self.n_clusters_, PARTITIONERS, methods=methods, seed=seed)
-            self.consensus_labels_ = np.unique(result.label, return_inverse=True)[1].astype(np.int32)
+            self.labels_ = np.unique(result.label, return_inverse=True)[1].astype(np.int32)
             self.agreement_, self.consensus_scores_ = result.agreement, result.scores
             _warn(result.alarms)
-        self.classes_ = np.arange(self.consensus_labels_.max() + 1)
+        self.classes_ = np.arange(self.labels_.max() + 1)
 
     def _fit_classifier(self, features: Tensor, seed: int) -> None:
         """Linear classifiers of the consensus; the one that predicts held-out rows best is kept (paper 3.3)."""
-        labels = torch.from_numpy(self.consensus_labels_).to(features.device)
+        labels = torch.from_numpy(self.labels_).to(features.device)
         with self._progress("classifier") as progress:
             own = {name: getattr(self.choice_, name) for name in ("iterations", "l2", "agreement_power")}
             recipe = GridRecipe(holdout=self.holdout, **own)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from icce_ray.core.recipe import K_MIN, THRESHOLD, GridRecipe, Recipe
@@ -29,6 +29,9 @@ PAIRS_PER_CLUSTER, SMALLEST_BATCH, LARGEST_BATCH = 10, 256, 1024
 #: Learning rate of a step, whatever the batch, and the shares of the training that the warm-up and the memory of the
 #: teacher take: a moving average longer than the training never moves.
 STEP_RATE, WARMUP, HORIZON = 3e-3, 0.1, 0.02
+#: How far Sinkhorn goes towards equal clusters. All the way, which the paper goes, cuts the large ones of classes of
+#: unequal size; a little less costs classes of equal size nothing.
+PRIOR_STRENGTH = 0.8
 #: Passes of the linear classifiers over the images, and fewest steps.
 PASSES, FEWEST_ITERATIONS = 100, 300
 #: Regularisation of the classifiers: with few images they learn the consensus' mistakes by heart.
@@ -53,6 +56,7 @@ class Choice:
     learning_rate: float
     warmup_epochs: int
     teacher_momentum: float
+    prior_strength: float
     iterations: int
     l2: float
     agreement_power: float
@@ -63,8 +67,9 @@ class Choice:
         return (
             f"{seen}, threshold {self.threshold}, k_min {self.k_min}; {self.heads} heads of {self.hidden} and "
             f"{self.bottleneck}, {self.epochs} epochs in batches of {self.batch_size}, learning rate "
-            f"{self.learning_rate:.2g}, teacher's momentum {self.teacher_momentum:.4g}; classifiers of "
-            f"{self.iterations:,} steps, l2 {self.l2:g}, agreement to the power {self.agreement_power:g}"
+            f"{self.learning_rate:.2g}, teacher's momentum {self.teacher_momentum:.4g}, prior strength "
+            f"{self.prior_strength:g}; classifiers of {self.iterations:,} steps, l2 {self.l2:g}, agreement to the "
+            f"power {self.agreement_power:g}"
         )
 
 
@@ -95,8 +100,8 @@ def automatic(
 def _papers(dim: int, mean_cosine: float) -> dict[str, Any]:
     """The paper's; features that all point one way are centred, or every pair would be similar."""
     recipe = asdict(Recipe())
-    names = ("heads", "hidden", "bottleneck", "epochs", "batch_size", "learning_rate", "warmup_epochs")
-    return {name: recipe[name] for name in (*names, "teacher_momentum")} | {
+    names = {field.name for field in fields(Choice)} & recipe.keys()
+    return {name: recipe[name] for name in names} | {
         "components": 0 if mean_cosine <= CENTRED else dim,
         "threshold": THRESHOLD,
         "k_min": K_MIN,
@@ -118,6 +123,7 @@ def _small(n_images: int, dim: int, n_clusters: int) -> dict[str, Any]:
         "hidden": 64,
         "bottleneck": 64,
         "batch_size": min(max(SMALLEST_BATCH, min(wanted, LARGEST_BATCH)), n_images),
+        "prior_strength": PRIOR_STRENGTH,
         "iterations": max(FEWEST_ITERATIONS, min(passes, GridRecipe.iterations)),
         "l2": L2,
         "agreement_power": AGREEMENT_POWER,

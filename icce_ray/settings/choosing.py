@@ -20,6 +20,7 @@ CHOSEN = {
         "learning_rate",
         "warmup_epochs",
         "teacher_momentum",
+        "prior_strength",
     ),
     "classifier": ("iterations", "l2", "agreement_power"),
 }

@@ -188,8 +188,8 @@ class HeadsSettings(_Frozen):
     cluster_prior: core.ClusterPrior = core.Recipe.cluster_prior
     """Cluster sizes that Sinkhorn aims at: equal (paper), or, for classes of unequal size, each head's own estimate:
     the moving mean of its teacher before Sinkhorn, at least about a tenth of N / K (ours)."""
-    prior_strength: float = Field(default=core.Recipe.prior_strength, **core.BOUNDS["prior_strength"])
-    """How far Sinkhorn goes there: 1 is all the way (paper), less leans only (unbalanced optimal transport), 0 not."""
+    prior_strength: Chosen[float] = Field(default=None, **core.BOUNDS["prior_strength"])
+    """How far Sinkhorn goes there: 1 all the way (paper), less leans (unbalanced optimal transport), 0 not at all."""
     prior_momentum: float = Field(default=core.Recipe.prior_momentum, **core.BOUNDS["prior_momentum"])
     """EMA of the estimate (ours)."""
     input_norm: core.InputNorm = core.Recipe.input_norm

@@ -52,7 +52,7 @@ def main() -> None:
             accuracy(means(10, n_init=10, random_state=seed).fit_predict(data["seen"]), labels["seen"]),
             float(np.mean(heads)),
             heads[model.best_head_],
-            accuracy(model.consensus_labels_, labels["seen"]),
+            accuracy(model.labels_, labels["seen"]),
             accuracy(model.predict(data["unseen"]), labels["unseen"]),
         )
         found.append(scores)

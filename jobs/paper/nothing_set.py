@@ -54,7 +54,7 @@ def rival_fits() -> dict[str, Fit]:
 def icce(features: Tensor, n_clusters: int, seed: int) -> Fitted:
     """The estimator as a `Fit`: the consensus of the rows fitted, the classifier for others."""
     model = ICCE(n_clusters, random_state=seed).fit(features.numpy())
-    return Fitted(model.consensus_labels_, lambda rows: model.predict(rows.numpy()))
+    return Fitted(model.labels_, lambda rows: model.predict(rows.numpy()))
 
 
 def nothing_set(measure: Measured, seeds: Sequence[int]) -> str:

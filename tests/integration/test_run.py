@@ -160,7 +160,7 @@ def test_the_estimator_finds_the_labels_of_the_stages(finished):
     model = ICCE(CLUSTERS, random_state=settings.seed, iterations=20, **limits, **settings.heads.recipe()).fit(matrix)
     np.testing.assert_array_equal(model.head_labels_, rows(read(finished, "head_labels")["labels"]))
     consensus = read(finished, "consensus")
-    np.testing.assert_array_equal(model.consensus_labels_, consensus["label"].to_numpy())
+    np.testing.assert_array_equal(model.labels_, consensus["label"].to_numpy())
     np.testing.assert_array_equal(model.agreement_, consensus["agreement"].to_numpy())
     assert model.consensus_scores_ == finished.metrics()["consensus"]["scores"]
     np.testing.assert_allclose(model.head_losses_, finished.metrics()["heads"]["temi"], atol=1e-6)

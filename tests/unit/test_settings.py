@@ -40,6 +40,7 @@ def fault(*overrides, **values):
         ("heads", {"student_temperature": 0.1, "teacher_temperature": 0.1, "teacher_momentum": 0.996}),
         ("heads", {"marginal_momentum": 0.9, "beta": 0.6, "ce_weight": 1.0}),
         ("heads", {"teacher": "sinkhorn", "sinkhorn_iterations": 3, "input_norm": "batchnorm"}),
+        ("heads", {"cluster_prior": "uniform", "prior_strength": 1.0}),
         ("heads", {"smoothing_neighbors": 1}),
         # Paper 3.2 and 3.3
         ("consensus", {"methods": ("cspa", "hgpa", "mcla", "hbgf")}),
