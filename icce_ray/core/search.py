@@ -7,6 +7,7 @@ computed in. What is kept is decided on those scores alone (`core.neighbors.sele
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 
@@ -23,9 +24,30 @@ BLOCK_ELEMENTS = {"cpu": 2**24, "cuda": 2**28}
 #: Ids are sorted in half of a 64-bit integer.
 MAX_ROWS = 2**32
 _LOWEST = -2.0  # below every score, above what is left out
+#: Bytes for each value of the base, by engine: float32 to score, then half precision for the product, or FAISS's own
+#: copy in float32; of inverted lists both, as their recall is measured against the product.
+_VALUE_BYTES = {"torch": 4 + 2, "faiss": 4 + 4, "ivf": 4 + 4 + 2, "ground_truth": 4}
+#: Share of a device's memory that is planned with: the rest is the driver's, the allocator's gaps and FAISS's own.
+USABLE_MEMORY = 0.9
 
 #: A search in place of the blocked product: (queries, own, limits) -> (crow, cols), as `same_class` returns them.
 Proposer = Callable[[Tensor, Tensor, Limits], tuple[Tensor, Tensor]]
+
+
+def base_bytes(n: int, dim: int, search: str) -> float:
+    """Bytes on a device of `n` rows that are searched by `torch`, `faiss`, `ivf` or `ground_truth`, at most."""
+    return float(_VALUE_BYTES[search]) * n * dim
+
+
+def work_bytes(dim: int, *, rows: int, k_max: int, device: str) -> float:
+    """Bytes on a device that a search of blocks of `rows` queries needs beside the base, about."""
+    return 8.0 * BLOCK_ELEMENTS[device] + 4.0 * rows * (dim + 8 * k_max)
+
+
+def parts_needed(base: float, work: float, memory: float) -> float:
+    """Into how many parts a base is cut so that each fits a device beside the work; infinity where none does."""
+    room = USABLE_MEMORY * memory - work
+    return max(1, math.ceil(base / room)) if room > 0 else math.inf
 
 
 def unit_rows(features: Tensor, block_rows: int = 65536) -> Tensor:

@@ -14,7 +14,7 @@ from icce_ray.core.consensus.ensemble import HEADS_PER_ARRAY, IMAGES_PER_SHARD, 
 from icce_ray.core.heads import HeadCost
 from icce_ray.core.linear import grid_flops
 from icce_ray.core.recipe import Recipe
-from icce_ray.core.search import BLOCK_ELEMENTS
+from icce_ray.core.search import base_bytes, parts_needed, work_bytes
 from icce_ray.planning.job import Bucket, Job, Machines, Part, Plan, StagePlan, in_turn, streamed
 from icce_ray.planning.rates import PlanError, Rates, checked
 from icce_ray.settings import Settings
@@ -89,26 +89,29 @@ def _sample(job: Job) -> StagePlan:
 
 
 def _neighbors(job: Job) -> StagePlan:
-    """n^2 D multiply-adds over all shards; every image is taken to have k_max neighbours."""
+    """n^2 D multiply-adds over all devices; every image is taken to have k_max neighbours."""
     n, rows, pairs = job.n, job.settings.neighbors.rows_per_shard, float(job.n) * job.k_max
-    shards = job.settings.resources.neighbor_shards or job.machines.gpus or 1
-    gpus = min(shards, job.machines.gpus) or None
+    base = base_bytes(n, job.seen, job.settings.neighbors.search)
+    work = work_bytes(job.seen, rows=rows, k_max=job.k_max, device=job.device)
+    devices = job.machines.gpus or 1
+    fitting = min(parts_needed(base, work, 1e9 * job.gpu.memory_gb if job.gpu else math.inf), devices)
+    parts = int(job.settings.resources.neighbor_shards or fitting)
+    copies = max(1, devices // parts)
+    gpus = min(parts * copies, job.machines.gpus) or None
     out = pairs * NEIGHBOR_BYTES + n * job.names
-    read = job.cpu("read", n * job.row, "parquet_read", cores=shards)
+    read = job.cpu("read", copies * n * job.row, "parquet_read", cores=parts * copies)
     stream = (
         job.tensors("search", {"search_matmul": 2.0 * n * n * job.seen * searched_share(job)}, gpus),
         job.tensors("score", {"search_rescore": 8.0 * job.seen * pairs}, gpus),
         *job.written(out, cores=2 + 2 * max(1, math.ceil(job.machines.gpus / NODE_GPUS))),
     )
-    base = (4.0 + 2.0) * n * job.seen / shards  # float32 to score, half precision to search
-    work = 8.0 * BLOCK_ELEMENTS[job.device] + 4.0 * rows * (job.seen + 8 * job.k_max)
     return job.stage(
         "neighbors",
         *(read, *stream),
         seconds=read.seconds + streamed(*stream),
         gpus=gpus or 0,
         storage=out,
-        device_memory=base + work,
+        device_memory=base / parts + work,
         host_memory=3.0 * NEIGHBOR_BYTES * rows * job.k_max,
     )
 

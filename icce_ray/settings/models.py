@@ -120,9 +120,9 @@ class NeighborsSettings(_Frozen):
     k_max: Positive | None = None
     """At most this many; by default ceil(N / K), at least k_min (ours, after the paper's Table 11)."""
     search: Literal["torch", "faiss", "ivf"] = "torch"
-    """`torch` and `faiss` are exact and give the same neighbours; `ivf` is FAISS's inverted file, which looks at a part
-    of the images only, for samples where exact search takes too long. All three give the same on any number of actors;
-    `ivf` may differ a little between a CPU and a GPU, and FAISS on a GPU gives at most 2,048 neighbours."""
+    """`torch` and `faiss` are exact and give the same neighbours; `ivf`, FAISS's inverted file, looks at a part of the
+    images only, where exact search takes too long, and may differ a little between a CPU and a GPU. Both of FAISS need
+    `pip install icce-ray[faiss]` or, on GPUs, `[gpu]`; there k_max is at most 2,039."""
     recall: float = Field(default=0.95, gt=0.0, le=1.0)
     """Of `ivf`: the share of the exact neighbours it must find, or the run stops."""
     recall_queries: Positive = 1000
@@ -131,8 +131,7 @@ class NeighborsSettings(_Frozen):
     """Of `ivf`: inverted lists of each 131,072 images; by default 4 times the square root of their number (FAISS's
     guideline), at most one for 39 images."""
     ivf_probes: Natural | None = Field(default=None, le=131_072)
-    """Of `ivf`: of these lists, how many a query looks at; by default an eighth, at least 16.
-    Queries that find fewer than k_min images there look at more."""
+    """Of `ivf`: of these, how many a query sees, or more to find k_min images; by default 1 in 8, at least 16."""
     rows_per_shard: Positive = 4096
     """Images per Parquet shard of neighbour lists."""
     labels: Location | None = None
@@ -255,7 +254,8 @@ class ResourceSettings(_Frozen):
     embed_batch: Natural = Field(default=64, le=65_536)
     """Images per forward pass."""
     neighbor_shards: Workers | None = None
-    """Actors that hold a shard of the features each; by default one per GPU, else one per node."""
+    """Parts that the features are cut into for the search, an actor each; by default as few as the memory of a GPU or a
+    node asks for. The other GPUs or nodes hold copies, which share the queries."""
     head_workers: Workers | None = None
     """Processes that train the heads together; by default one per GPU, else one."""
     parallelism: core.Parallelism = "heads"

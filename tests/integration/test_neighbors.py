@@ -14,6 +14,8 @@ from icce_ray.settings import load
 from icce_ray.stages import neighbors
 from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors import index
+from icce_ray.stages.neighbors.index import ShardedIndex
+from icce_ray.stages.neighbors.layout import Layout
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import NEIGHBORS
 from icce_ray.store.verify import violations
@@ -75,6 +77,25 @@ def test_five_actors_are_one_index(mined):
     bare = neighbors.load(mined[1].root, FeatureRows.of(mined[1]))
     assert torch.equal(bare.ids, found.ids)
     assert len(bare.similarities) == 0
+
+
+def test_copies_of_an_index_in_parts_share_the_queries(copy, monkeypatch):
+    expected, searched = loaded(copy), []
+    monkeypatch.setattr(neighbors, "layout_of", lambda *_: Layout(parts=2, copies=3))
+    least = ShardedIndex.search
+
+    def search(self, *block):
+        found = least(self, *block)
+        searched.extend(number for number, pending in enumerate(self._busy) if found[0] in pending)
+        return found
+
+    monkeypatch.setattr(ShardedIndex, "search", search)
+    settings = tiny(copy.settings().source, copy.root, neighbors={"rows_per_shard": 40})
+    pipeline.run(settings, redo="neighbors", last="neighbors", verbose=False)
+    found = loaded(copy)
+    assert torch.equal(found.ids, expected.ids)
+    assert torch.equal(found.similarities, expected.similarities)
+    assert set(searched) == {0, 1, 2}
 
 
 def test_inverted_lists_say_which_recall_they_reach(mined):

@@ -1,10 +1,10 @@
-"""Stage `neighbors`: adaptive neighbour lists from an index sharded over actors (paper 3.1).
+"""Stage `neighbors`: adaptive neighbour lists from an index on actors (paper 3.1).
 
-Each actor of `index` holds a shard of the unit features. A block of queries is read once and goes to every actor by
-reference; a task merges the shards' lists to those that one index would give and writes them. The driver sees files
-and counts only. Exact lists are the same on any number of actors of one kind of hardware; so are those of
-inverted lists, which belong to a fixed number of rows and not to an actor, but these miss some neighbours: how many is
-measured.
+Each actor of `index` holds the unit features, or a part of them where all do not fit (`layout`). A block of queries is
+read once and goes to one actor, or to one for each part, by reference; a task merges what parts give to the lists of
+one index and writes them. The driver sees files and counts only. Exact lists are the same on any number of actors of
+one kind of hardware; so are those of inverted lists, which belong to a fixed number of rows and not to an actor, but
+these miss some neighbours: how many is measured.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors.auto import find_numbers
 from icce_ray.stages.neighbors.index import Arrays, ShardedIndex, as_lists
 from icce_ray.stages.neighbors.inputs import inputs
+from icce_ray.stages.neighbors.layout import Demand, layout_of, memory_of_devices
 from icce_ray.stages.truth import truth_of_rows
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import NEIGHBORS, PROJECTION
@@ -109,7 +110,10 @@ def _mine(settings: Settings, store: Store, rows: FeatureRows, resources: Resour
     def write(missing: list[int]) -> Iterator[list[FileInfo]]:
         if not (missing or approximate):
             return
-        index = ShardedIndex(rows, settings, resources, truth)
+        layout = layout_of(
+            _demand(settings, rows, limits), resources, memory_of_devices(resources), settings.resources.neighbor_shards
+        )
+        index = ShardedIndex(rows, settings, resources, layout, truth)
         if approximate:
             measured.update(index.check_recall(settings.neighbors, limits, progress))
         image_ids, task = _image_ids.remote(rows), cast(Any, _write_merged)
@@ -118,11 +122,19 @@ def _mine(settings: Settings, store: Store, rows: FeatureRows, resources: Resour
             lists = index.search(starts[block], stops[block], limits)
             return task.remote(store.root, rows, block, starts[block], image_ids, limits, *lists)
 
-        # A block waits in every actor's queue while others are merged: more nodes merge more at a time.
-        yield from completed(map(submit, missing), lambda: 2 + 2 * resources.nodes)
+        # A block waits in every copy's queue while others are written: more nodes write more at a time.
+        yield from completed(map(submit, missing), lambda: 2 * layout.copies + 2 * resources.nodes)
 
     sizes = [stop - start for start, stop in zip(starts, stops, strict=True)]
     return write_shards(store, NEIGHBORS, sizes, write, progress), measured
+
+
+def _demand(settings: Settings, rows: FeatureRows, limits: Limits) -> Demand:
+    """What the index must serve."""
+    chosen = settings.neighbors
+    dim = chosen.components if rows.projected else Store(rows.root).require("embed").summary["dim"]
+    search = "ground_truth" if chosen.mode == "ground_truth" else chosen.search
+    return Demand(len(rows), dim or 0, search, limits.k_max, chosen.rows_per_shard)
 
 
 @ray.remote(num_cpus=0.25)
@@ -150,12 +162,17 @@ def _write_merged(
 ) -> list[FileInfo]:
     """Merge the shards' lists of one block and write its file below `root`, with image_ids in place of row numbers."""
     merged = merge([as_lists(arrays) for arrays in shards], limits)
-    offsets = pa.array(merged.offsets.numpy(), pa.int64())
-    neighbor_ids = pa.LargeListArray.from_arrays(offsets, pa.array(image_ids[merged.ids.numpy()]))
-    similarities = pa.LargeListArray.from_arrays(offsets, pa.array(merged.similarities.numpy()))
-    table = rows.table(start, start + len(offsets) - 1, ["image_id", "key"])
-    table = table.append_column("neighbor_ids", neighbor_ids).append_column("similarities", similarities)
+    table = rows.table(start, start + len(merged.counts), ["image_id", "key"])
+    for name, column in list_columns(merged, image_ids).items():
+        table = table.append_column(name, column)
     return [NEIGHBORS.write(Store(root).storage, table, index)]
+
+
+def list_columns(lists: Neighbors, image_ids: np.ndarray) -> dict[str, pa.LargeListArray]:
+    """Columns of the stored table: neighbour lists on the CPU with the image_id of each row, int64[N], for its id."""
+    offsets = pa.array(lists.offsets.numpy(), pa.int64())
+    values = {"neighbor_ids": image_ids[lists.ids.numpy()], "similarities": lists.similarities.numpy()}
+    return {name: pa.LargeListArray.from_arrays(offsets, pa.array(column)) for name, column in values.items()}
 
 
 def _count_lists(store: Store, files: list[FileInfo], k_min: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The index: actors that hold the unit features between them, where they are searched, and its recall.
+"""The index: actors that hold the unit features, where these are searched, and its recall.
 
 Actors are spread over the nodes. One whose node goes away starts again elsewhere and reads its rows again, and the
 calls it had are made again; blocks of queries and lists that were lost with a node are made again by their tasks.
@@ -26,6 +26,7 @@ from icce_ray.search.faiss_index import PARTITION_ROWS, FaissCandidates, Inverte
 from icce_ray.settings import NeighborsSettings, Settings
 from icce_ray.stages.cluster import Resources, threads_here
 from icce_ray.stages.features import FeatureRows
+from icce_ray.stages.neighbors.layout import Layout
 from icce_ray.store import RunError
 
 #: Rows read at a time: beside the shard no more than these are held.
@@ -52,49 +53,59 @@ class Plan:
 
 
 class ShardedIndex:
-    """Actors that hold all rows between them; a search gives references only.
+    """Actors that hold all rows, each a part, once or in several copies; a search gives references only.
 
-    By default one actor a GPU, else one a node. `truth`, a reference to the class of every row, makes neighbours of the
-    images of one class instead of those that are similar.
+    `truth`, a reference to the class of every row, makes neighbours of the images of one class instead of those that
+    are similar.
     """
 
-    def __init__(self, rows: FeatureRows, settings: Settings, resources: Resources, truth: Any = None) -> None:
+    def __init__(
+        self, rows: FeatureRows, settings: Settings, resources: Resources, layout: Layout, truth: Any = None
+    ) -> None:
         self.rows = rows
-        gpus = resources.gpus if resources.device == "cuda" else 0
-        wanted = settings.resources.neighbor_shards or gpus or resources.nodes
         search = settings.neighbors.search if truth is None else "ground_truth"
         # Inverted lists are whole partitions, which actors share; otherwise an actor has one of its own.
-        partitions = -(-len(rows) // PARTITION_ROWS) if search == "ivf" else min(wanted, len(rows))
-        count = min(wanted, partitions)
+        partitions = -(-len(rows) // PARTITION_ROWS) if search == "ivf" else layout.parts
+        parts = min(layout.parts, partitions)
         edges = np.linspace(0, len(rows), partitions + 1).astype(int)
-        shares = np.linspace(0, partitions, count + 1).astype(int)
+        shares = np.linspace(0, partitions, parts + 1).astype(int)
         self.lists = settings.neighbors.ivf_lists or default_lists(len(rows) // partitions)
         self.probes = min(self.lists, settings.neighbors.ivf_probes or default_probes(self.lists))
-        plan = Plan(search, resources.device, -(-count // resources.nodes), self.lists, self.probes)
+        plan = Plan(search, resources.device, -(-layout.actors // resources.nodes), self.lists, self.probes)
         # However many actors are asked for, all must start: they share GPUs, and leave half of the CPUs to tasks.
-        cpus = min(0.5, ray.cluster_resources().get("CPU", 1.0) / 2 / count)
-        actor = Shard.options(num_cpus=cpus, num_gpus=1 / -(-count // gpus) if gpus else 0)
+        cpus = min(0.5, ray.cluster_resources().get("CPU", 1.0) / 2 / layout.actors)
+        actor = Shard.options(num_cpus=cpus, num_gpus=layout.gpu_share)
         self._first = edges[shares]
-        self.shards: list[Any] = [
-            actor.remote(rows, edges[first : last + 1].tolist(), plan, truth)
-            for first, last in itertools.pairwise(shares.tolist())
+        self.copies: list[list[Any]] = [
+            [
+                actor.remote(rows, edges[first : last + 1].tolist(), plan, truth)
+                for first, last in itertools.pairwise(shares.tolist())
+            ]
+            for _ in range(layout.copies)
         ]
+        self._busy: list[list[Any]] = [[] for _ in self.copies]
 
     def search(self, start: int, stop: int, limits: Limits) -> list[Any]:
-        """The lists of rows start ... stop - 1 in each shard."""
+        """The lists of rows start ... stop - 1 in each part, of the copy that has least to do."""
+        for number, pending in enumerate(self._busy):
+            if pending:
+                _, self._busy[number] = ray.wait(pending, num_returns=len(pending), timeout=0, fetch_local=False)
+        least = min(range(len(self._busy)), key=lambda number: len(self._busy[number]))
         queries, numbers = _read.remote(self.rows, start, stop), np.arange(start, stop)
-        return [shard.search.remote(queries, numbers, limits) for shard in self.shards]
+        found = [shard.search.remote(queries, numbers, limits) for shard in self.copies[least]]
+        self._busy[least] += found
+        return found
 
     def take(self, wanted: np.ndarray) -> Any:
-        """Features of some rows, ascending, from the shards that have them."""
+        """Features of some rows, ascending, from the actors that have them."""
         inside = np.split(wanted, np.searchsorted(wanted, self._first[1:-1]))
-        return _stack.remote(*(shard.take.remote(rows) for shard, rows in zip(self.shards, inside, strict=True)))
+        return _stack.remote(*(shard.take.remote(rows) for shard, rows in zip(self.copies[0], inside, strict=True)))
 
     def check_recall(self, settings: NeighborsSettings, limits: Limits, progress: Progress) -> dict[str, Any]:
         """Share of the exact neighbours of `recall_queries` random images that the inverted lists find, and the lists.
 
-        Both are searched on the same shards, merged and selected alike. Raises RunError below `settings.recall`, with
-        the number of lists to look at that was seen to be enough.
+        Both are searched on the same actors, of one copy, merged and selected alike. Raises RunError below
+        `settings.recall`, with the number of lists to look at that was seen to be enough.
         """
         size = min(settings.recall_queries, len(self.rows))
         sample = uniform_rows(len(self.rows), size, _RECALL_SEED)
@@ -107,7 +118,7 @@ class ShardedIndex:
                 both = [
                     shard.search.remote(features, numbers, limits, search, probes)
                     for search in ("torch", "ivf")
-                    for shard in self.shards
+                    for shard in self.copies[0]
                 ]
                 counts.append(ray.get(_count_shared.remote(limits, *both)))
             shared, of = np.sum(counts, axis=0)
