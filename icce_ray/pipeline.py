@@ -23,6 +23,7 @@ from icce_ray.spelling import did_you_mean
 from icce_ray.stages import classifier, complete, consensus, embed, heads, listing, neighbors, predict, sample
 from icce_ray.stages.cluster import Resources, check_device, resources
 from icce_ray.stages.connection import connected
+from icce_ray.stages.neighbors.layout import check_here, check_search
 from icce_ray.stages.tracking import TrackedRun, check_trackers, tracked
 from icce_ray.stages.truth import read_truth
 from icce_ray.store import RunError, Store, artifacts, check_files, fingerprint
@@ -70,6 +71,8 @@ def run(
                 device = None
                 for stage in todo:
                     available = resources(settings.resources, device=device, log=display.log_as("cluster"))
+                    if device is None and "neighbors" in todo:
+                        check_search(settings, store.require("list").summary["images"], available)
                     device = available.device  # of the stages to come too
                     _run_stage(stage, settings, store, available, tracking, lock)
         else:
@@ -124,6 +127,7 @@ def _check_inputs(settings: Settings) -> Source:
             "them as they are"
         )
     check_device(settings.resources)
+    check_here(settings)
     if settings.neighbors.labels is not None:
         read_truth(settings.neighbors.labels)
     return source

@@ -2,16 +2,16 @@
 
 What `icce_ray.core.search.search_shard` asks of a proposer: an over-selection by a rigorous bound on the rounding
 of a float32 dot product, so that after re-scoring nothing is missed of what was searched. FAISS fuses product and
-selection, so no block of similarities is ever written to memory.
+selection, so no block of similarities is ever written to memory. It comes with the extras `faiss` (CPUs) and `gpu`.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import faiss
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,8 +21,9 @@ from icce_ray.core.products import rounding_margin
 
 _SPARE = 8  # asked for beyond k, so that a row without ties needs one search
 _BLOCK = 2**25  # answers of one search: 400 MB of similarities and ids
-#: Of answers a query, and of inverted lists looked at, in FAISS on a GPU.
+#: Of answers a query, and of inverted lists looked at, in FAISS on a GPU; and neighbours that these are enough for.
 GPU_MAX = 2048
+GPU_K_MAX = GPU_MAX - 1 - _SPARE
 #: Images of one set of inverted lists. Not those of a shard: so the lists do not depend on the number of actors, and
 #: k-means, which takes one thread, takes it a minute or two and not hours.
 PARTITION_ROWS = 2**17
@@ -33,26 +34,70 @@ _SAMPLE, _FEWEST = 64, 39
 _PIECE = 64
 
 
+def check_faiss(*, gpu: bool) -> None:
+    """Raise RuntimeError with a remedy unless FAISS is installed here, with `gpu` built for GPUs and seeing one."""
+    library = _library()
+    if gpu and not hasattr(library, "StandardGpuResources"):
+        raise RuntimeError(
+            "the index is asked for on a GPU, but this FAISS is built for CPUs; put another in its place (pip "
+            "uninstall faiss-cpu; pip install 'icce-ray[gpu]'), or take neighbors.search=torch"
+        )
+    if gpu and library.get_num_gpus() < 1:
+        raise RuntimeError(
+            "the index is asked for on a GPU, but FAISS sees none: it may be of another CUDA than the driver; take "
+            "neighbors.search=torch, or resources.device=cpu"
+        )
+
+
+def check_k_max(k_max: int, n: int) -> None:
+    """Raise ValueError for more neighbours among `n` images than FAISS gives on a GPU."""
+    if k_max > GPU_K_MAX and n > GPU_MAX:
+        raise ValueError(
+            f"k_max = {k_max:,} (by default images over clusters): FAISS gives at most {GPU_K_MAX:,} neighbours on a "
+            f"GPU; set neighbors.k_max to at most {GPU_K_MAX}, or neighbors.search=torch, which is exact too, or "
+            "resources.device=cpu"
+        )
+
+
+def _library() -> Any:
+    """FAISS, which most runs do without. Raises RuntimeError where it is not installed."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise RuntimeError(
+            f"neighbors.search = faiss or ivf needs FAISS, but it cannot be imported ({error}); pip install "
+            "'icce-ray[faiss]', on machines with GPUs 'icce-ray[gpu]' in its place, or take neighbors.search=torch"
+        ) from error
+    return faiss
+
+
 class FaissCandidates:
     """An `IndexFlatIP` over `base`, float32 [n, D] with unit rows: exact.
 
     Args:
-        base: the rows to search; copied into the index.
+        base: the rows to search, copied into the index; must stay as they are.
         gpu: hold the index on the first visible GPU.
         threads: of FAISS in this process from now on; by default as they are.
 
-    Raises ValueError for rows of another type or shape, RuntimeError where a GPU is asked for and FAISS has none.
+    Raises ValueError for rows of another type or shape, RuntimeError as `check_faiss`.
     """
 
-    def __init__(self, base: np.ndarray, *, gpu: bool = False, threads: int | None = None) -> None:
-        _check_rows("base", base, None)
-        self.n, self.dim = base.shape
-        self._max_k = min(GPU_MAX, self.n) if gpu else self.n
-        self._expect_more = False
+    def __init__(self, base: np.ndarray | Tensor, *, gpu: bool = False, threads: int | None = None) -> None:
+        faiss, rows = _library(), self._take(base, gpu)
         if threads is not None:
             faiss.omp_set_num_threads(threads)
         self._index: Any = _to_gpu(faiss.IndexFlatIP(self.dim)) if gpu else faiss.IndexFlatIP(self.dim)
-        self._index.add(np.ascontiguousarray(base))
+        self._index.add(rows)
+
+    def _take(self, base: np.ndarray | Tensor, gpu: bool) -> np.ndarray:
+        """Keep the base as it is; the same for FAISS."""
+        rows = base if isinstance(base, np.ndarray) else base.cpu().numpy()
+        _check_rows("base", rows, None)
+        self.n, self.dim = rows.shape
+        self._base = torch.as_tensor(base)
+        self._max_k = min(GPU_MAX, self.n) if gpu else self.n
+        self._expect_more = False
+        return np.ascontiguousarray(rows)
 
     def propose(self, queries: Tensor, own: Tensor, limits: Limits) -> tuple[Tensor, Tensor]:
         """Pairs (query, base row) that contain every pair the core's `select` can keep.
@@ -62,7 +107,7 @@ class FaissCandidates:
 
         Returns crow int64 [b + 1] and cols int64 [crow[-1]], ids ascending within a row, on the device of the queries.
 
-        Raises ValueError for bad rows, and on a GPU when more than 2,048 answers a query are needed.
+        Raises ValueError for bad rows.
         """
         block = queries.cpu().numpy()
         _check_rows("queries", block, self.dim)
@@ -89,12 +134,10 @@ class FaissCandidates:
             todo = np.concatenate(unfinished)
             if k < enough:  # where most queries want more, those of the next block will
                 self._expect_more = 2 * len(todo) > len(queries)
-            if len(todo) and k == self._max_k:
-                raise ValueError(
-                    f"FAISS gives at most {k} answers a query on a GPU, {len(todo)} queries need more "
-                    f"(k_max {limits.k_max}, ties included); lower k_max, or use the index on the CPU or the core's "
-                    "own search"
-                )
+            if len(todo) and k == self._max_k:  # on a GPU, near-ties at the last place
+                rows, ids = self._by_product(queries[todo], own[todo], limits)
+                chosen.append((todo[rows], ids))
+                break
             k = min(max(2 * k, enough), self._max_k)
         rows, ids = (np.concatenate(column) for column in zip(*chosen, strict=True))
         return rows, ids
@@ -114,6 +157,21 @@ class FaissCandidates:
         kept = (similarities >= cut[:, None]) & done[:, None]
         return done, kept.nonzero()[0], ids[kept]
 
+    def _by_product(self, queries: np.ndarray, own: np.ndarray, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
+        """`_candidates` of queries that FAISS cannot answer, by products with the whole base."""
+        chosen, step = [], max(1, _BLOCK // self.n)
+        for start in range(0, len(queries), step):
+            block = torch.from_numpy(queries[start : start + step]).to(self._base.device)
+            similarities = block @ self._base.T
+            inside = torch.from_numpy(np.flatnonzero(own[start : start + step] >= 0))
+            similarities[inside, torch.from_numpy(own[start : start + step])[inside]] = -torch.inf
+            best = torch.topk(similarities, min(limits.k_max, self.n), dim=1).values
+            cut = (limits.lowest_kept(best) - 2 * rounding_margin(self.dim)).clamp_min(-2.0)
+            row, ids = (similarities >= cut[:, None]).nonzero(as_tuple=True)
+            chosen.append((row.cpu().numpy() + start, ids.cpu().numpy()))
+        rows, ids = (np.concatenate(column) for column in zip(*chosen, strict=True))
+        return rows, ids
+
     def _nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Similarities and ids [b, k], descending; ids of -1, below every similarity, where there are not so many."""
         return self._index.search(queries, k)
@@ -129,44 +187,40 @@ class InvertedLists(FaissCandidates):
     FAISS trains and searches there.
 
     Args:
-        base: the rows to search; copied into the index.
+        base: the rows to search, copied into the index; must stay as they are.
         lists: how many lists; by default `default_lists`.
         probes: how many of them a query sees, by default `default_probes`; may be changed at any time.
         gpu: hold the index on the first visible GPU.
         threads: that search on a CPU.
 
-    Raises ValueError for rows of another type or shape and for more lists than rows, RuntimeError where a GPU is asked
-    for and FAISS has none.
+    Raises ValueError for rows of another type or shape and for more lists than rows, RuntimeError as `check_faiss`.
     """
 
     def __init__(
         self,
-        base: np.ndarray,
+        base: np.ndarray | Tensor,
         *,
         lists: int | None = None,
         probes: int | None = None,
         gpu: bool = False,
         threads: int = 1,
     ) -> None:
-        _check_rows("base", base, None)
-        self.n, self.dim = base.shape
+        faiss, rows = _library(), self._take(base, gpu)
         self.lists = default_lists(self.n) if lists is None else lists
         self.probes = default_probes(self.lists) if probes is None else min(probes, self.lists)
         if not 1 <= self.lists <= max(1, self.n):
             raise ValueError(f"{self.lists} inverted lists of {self.n} images; use 1 to {self.n}, or leave it open")
-        self._gpu, self._expect_more = gpu, False
-        self._max_k = min(GPU_MAX, self.n) if gpu else self.n
-        self._looked_at = self.probes
+        self._gpu, self._looked_at = gpu, self.probes
         self._pool = ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,))
-        self._index = self._built(base) if gpu else self._pool.submit(self._built, base).result()
+        self._index = self._built(rows) if gpu else self._pool.submit(self._built, rows).result()
 
-    def _built(self, base: np.ndarray) -> Any:
+    def _built(self, rows: np.ndarray) -> Any:
         """The trained and filled index."""
+        faiss = _library()
         index: Any = faiss.IndexIVFFlat(faiss.IndexFlatIP(self.dim), self.dim, self.lists, faiss.METRIC_INNER_PRODUCT)
         if self._gpu:
             index = _to_gpu(index)
         index.cp.seed, index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = _SEED, _SAMPLE, 1
-        rows = np.ascontiguousarray(base)
         if len(rows):
             index.train(rows)
             index.add(rows)
@@ -184,12 +238,12 @@ class InvertedLists(FaissCandidates):
             chosen.append((todo[rows[~short[rows]]], ids[~short[rows]]))
             if not short.any():
                 break
-            if self._looked_at == most:
-                raise ValueError(
-                    f"{int(short.sum())} queries find fewer than k_min = {limits.k_min} images in {most} inverted "
-                    "lists, the most that FAISS looks at on a GPU; use fewer lists, the CPU or an exact search"
-                )
-            todo, self._looked_at = todo[short], min(2 * self._looked_at, most)
+            todo = todo[short]
+            if self._looked_at == most:  # on a GPU, which looks at no more
+                rows, ids = self._by_product(queries[todo], own[todo], limits)
+                chosen.append((todo[rows], ids))
+                break
+            self._looked_at = min(2 * self._looked_at, most)
         rows, ids = (np.concatenate(column) for column in zip(*chosen, strict=True))
         return rows, ids
 
@@ -199,7 +253,7 @@ class InvertedLists(FaissCandidates):
             return self._index.search(queries, k)
         similarities = np.empty((len(queries), k), np.float32)
         ids = np.empty((len(queries), k), np.int64)
-        parameters: Any = faiss.SearchParametersIVF
+        parameters: Any = _library().SearchParametersIVF
         seen = parameters(nprobe=self._looked_at)
 
         def search(start: int) -> None:
@@ -229,12 +283,11 @@ def _check_rows(name: str, rows: np.ndarray, dim: int | None) -> None:
 
 def _to_gpu(index: Any) -> Any:
     """The same index on the first visible GPU. Raises RuntimeError where FAISS has none."""
-    if not hasattr(faiss, "StandardGpuResources"):
-        raise RuntimeError(
-            "the index is asked for on a GPU, but this FAISS is built for CPUs; put another in its place (pip "
-            "uninstall faiss-cpu; pip install faiss-gpu-cu12), or take neighbors.search=torch, or leave "
-            "the index on the CPU"
-        )
-    if faiss.get_num_gpus() < 1:
-        raise RuntimeError("the index is asked for on a GPU, but FAISS sees none; leave the index on the CPU")
-    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+    check_faiss(gpu=True)
+    return _library().index_cpu_to_gpu(_gpu_resources(), 0, index)
+
+
+@functools.cache
+def _gpu_resources() -> Any:
+    """FAISS's memory on the GPU, 1.5 GB: once in a process, however many indexes it has."""
+    return _library().StandardGpuResources()

@@ -257,7 +257,8 @@ class Store:
         return content["source"], run.settings().embed if there else EmbedSettings()
 
     def _write_run_file(self, settings: Settings) -> None:
-        packages = ("ray", "torch", "transformers", "faiss-cpu", "pyarrow", "numpy", "scipy", "pymetis", "mtkahypar")
+        packages = ("ray", "torch", "transformers", "faiss-cpu", "faiss-gpu", "pyarrow", "numpy", "scipy")
+        packages += ("pymetis", "mtkahypar")
         content = {
             "icce_ray": __version__,
             "created": now(),

@@ -30,7 +30,7 @@ from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors.auto import find_numbers
 from icce_ray.stages.neighbors.index import Arrays, ShardedIndex, as_lists
 from icce_ray.stages.neighbors.inputs import inputs
-from icce_ray.stages.neighbors.layout import Demand, layout_of, memory_of_devices
+from icce_ray.stages.neighbors.layout import Demand, check_search, layout_of, memory_of_devices
 from icce_ray.stages.truth import truth_of_rows
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import NEIGHBORS, PROJECTION
@@ -110,6 +110,7 @@ def _mine(settings: Settings, store: Store, rows: FeatureRows, resources: Resour
     def write(missing: list[int]) -> Iterator[list[FileInfo]]:
         if not (missing or approximate):
             return
+        check_search(settings, len(rows), resources)
         layout = layout_of(
             _demand(settings, rows, limits), resources, memory_of_devices(resources), settings.resources.neighbor_shards
         )

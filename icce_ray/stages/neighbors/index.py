@@ -191,7 +191,7 @@ class Shard:
         """FAISS's, where the plan has it."""
         if self.plan.search not in ("faiss", "ivf"):
             return []
-        parts = [self._rows(*edges).cpu().numpy() for edges in itertools.pairwise(self.edges)]
+        parts = [self._rows(*edges) for edges in itertools.pairwise(self.edges)]
         gpu, threads = self.base.is_cuda, self.threads
         if self.plan.search == "faiss":
             return [FaissCandidates(part, gpu=gpu, threads=threads) for part in parts]

@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from icce_ray.core.neighbors import default_k_max
 from icce_ray.core.search import USABLE_MEMORY, base_bytes, parts_needed, work_bytes
-from icce_ray.stages.cluster import Resources
+from icce_ray.search.faiss_index import check_faiss, check_k_max
+from icce_ray.settings import Settings
+from icce_ray.stages.cluster import Resources, others_cluster
 from icce_ray.store import RunError
 
 #: Of what Ray counts as a node's memory, what the index may take: tasks read, merge and write beside it.
 _NODE_SHARE = 0.5
+#: `num_gpus` of a task that only looks: it fits beside others.
+_SLIVER = 0.01
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,56 @@ def memory_of_devices(resources: Resources) -> float:
     )
 
 
-@ray.remote(num_cpus=0, num_gpus=0.01)
+def check_here(settings: Settings) -> None:
+    """Raise RunError if the search needs FAISS and this process, where it is its own cluster, has none.
+
+    Of a cluster only its workers need FAISS: `check_search`.
+    """
+    alone = not ray.is_initialized() and not others_cluster()
+    if alone and _by_faiss(settings) and (fault := _fault(gpu=False)):
+        raise RunError(fault)
+
+
+def check_search(settings: Settings, n_images: int, resources: Resources) -> None:
+    """Raise RunError if the workers have no FAISS that the search can use, or it gives fewer neighbours than wanted.
+
+    `n_images` are those listed, so that this is known before any is embedded.
+    """
+    if not _by_faiss(settings):
+        return
+    gpu, chosen = resources.device == "cuda", settings.neighbors
+    if fault := _fault_of_workers(gpu=gpu):
+        raise RunError(fault)
+    learned, k_min = min(n_images, settings.heads.max_images), chosen.k_min or 1
+    k_max = k_min if chosen.mode == "fixed" else chosen.k_max
+    if k_max is None and not settings.count_unknown:
+        k_max = default_k_max(learned, settings.clusters, k_min)
+    if gpu and k_max is not None:
+        try:
+            check_k_max(k_max, learned)
+        except ValueError as error:
+            raise RunError(str(error)) from error
+
+
+def _by_faiss(settings: Settings) -> bool:
+    return settings.neighbors.search != "torch" and settings.neighbors.mode != "ground_truth"
+
+
+def _fault(*, gpu: bool) -> str:
+    """What is wrong with FAISS in this process, empty if nothing."""
+    try:
+        check_faiss(gpu=gpu)
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+def _fault_of_workers(*, gpu: bool) -> str:
+    make: Any = ray.remote(num_cpus=0.25, num_gpus=_SLIVER if gpu else 0)
+    return ray.get(make(_fault).remote(gpu=gpu))
+
+
+@ray.remote(num_cpus=0, num_gpus=_SLIVER)
 def _gpu_memory() -> int:
     import torch
 

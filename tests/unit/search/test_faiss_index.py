@@ -1,6 +1,7 @@
 """FAISS candidates after the core's re-scoring: the core's own neighbours bit for bit, but for lists not looked at."""
 
 import itertools
+import sys
 
 import faiss
 import numpy as np
@@ -152,13 +153,39 @@ def test_empty_base_and_no_queries(make):
     assert (crow.tolist(), cols.tolist()) == ([0], [])
 
 
-def test_the_limit_of_a_gpu_is_an_error_not_a_short_list():
-    unit = clustered()
-    index = FaissCandidates(unit.numpy())
-    index._max_k = 32  # as a GPU's 2,048
-    index.propose(unit, NOBODY[:300], Limits(1.0, 5, 5))
-    with fails(ValueError, "at most 32 answers", "k_max 200"):
-        index.propose(unit, NOBODY[:300], Limits(-1.0, 5, 200))
+@pytest.mark.parametrize("make", [FaissCandidates, all_lists])
+@pytest.mark.parametrize("name", SETS)
+def test_queries_that_need_more_than_a_gpu_gives_are_answered_all_the_same(make, name, monkeypatch):
+    """Ties at the last place, or lists that are not looked at: by products with the whole base."""
+    unit = unit_rows(SETS[name])
+
+    def limited(base):
+        index = make(base)
+        index._max_k = min(32, len(base))  # as a GPU's 2,048
+        return index
+
+    monkeypatch.setattr(faiss_index, "_BLOCK", 700)  # some queries at a time
+    for limits in EVERY_LIMIT:
+        assert same(neighbours(limited, unit, limits), mine(SETS[name], limits)), limits
+
+
+def test_the_indexes_of_a_process_share_the_memory_of_faiss_on_a_gpu(monkeypatch):
+    made = []
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: made.append(1) or "resources", raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda resources, device, index: index, raising=False)
+    faiss_index._gpu_resources.cache_clear()
+    for make in (FaissCandidates, FaissCandidates, InvertedLists):
+        make(UNIT.numpy(), gpu=True)
+    faiss_index._gpu_resources.cache_clear()
+    assert made == [1]
+
+
+def test_without_faiss_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with fails(RuntimeError, "icce-ray[faiss]", "icce-ray[gpu]", "neighbors.search=torch"):
+        FaissCandidates(UNIT.numpy())
+    assert default_probes(default_lists(N)) == 16  # what a plan asks needs no FAISS
 
 
 @pytest.mark.parametrize("make", [FaissCandidates, InvertedLists])
@@ -179,5 +206,5 @@ def test_more_lists_than_images_are_an_error():
 @pytest.mark.skipif(hasattr(faiss, "StandardGpuResources"), reason="this FAISS is built for GPUs")
 @pytest.mark.parametrize("make", [FaissCandidates, InvertedLists])
 def test_a_gpu_without_support_is_a_clear_error(make):
-    with fails(RuntimeError, "built for CPUs;", "pip install faiss-gpu-cu12"):
+    with fails(RuntimeError, "built for CPUs;", "pip install 'icce-ray[gpu]'"):
         make(clustered(50).numpy(), gpu=True)

@@ -1,9 +1,15 @@
 """How the index lies on devices of made-up memory: copies where the base fits one, parts where it does not."""
 
+import sys
+
+import numpy as np
 import pytest
 
+from icce_ray import pipeline
+from icce_ray.settings import load
 from icce_ray.stages.cluster import Resources
-from icce_ray.stages.neighbors.layout import Demand, Layout, layout_of
+from icce_ray.stages.neighbors import layout
+from icce_ray.stages.neighbors.layout import Demand, Layout, check_search, layout_of
 from icce_ray.store import RunError
 from tests.failures import fails
 
@@ -56,3 +62,43 @@ def test_nodes_without_gpus_do_likewise_and_never_refuse(memory, asked, expected
 def test_gpus_that_are_too_small_or_too_few_are_refused_before_anything_is_mined(demanded, memory, asked, said):
     with fails(RunError, *said):
         layout_of(demanded, GPUS, memory, asked)
+
+
+# -- FAISS, which comes with an extra ----------------------------------------------------------------------------------
+
+
+def by_faiss(folder, **fields):
+    np.save(folder / "features.npy", np.eye(20, dtype=np.float32))
+    return load(
+        {
+            "source": str(folder / "features.npy"),
+            "out": str(folder / "run"),
+            "clusters": 4,
+            "neighbors": {"search": "faiss"} | fields,
+        }
+    )
+
+
+def test_a_search_by_faiss_without_faiss_ends_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with fails(RunError, "neighbors.search = faiss", "pip install 'icce-ray[faiss]'", "neighbors.search=torch"):
+        pipeline.run(by_faiss(tmp_path), verbose=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("search", ["faiss", "ivf"])
+def test_workers_without_faiss_are_known_before_a_stage_begins(tmp_path, monkeypatch, search):
+    monkeypatch.setattr(layout, "_fault_of_workers", lambda *, gpu: f"no FAISS, gpu={gpu}")
+    with fails(RunError, "no FAISS, gpu=True"):
+        check_search(by_faiss(tmp_path, search=search), 10**6, GPUS)
+    check_search(by_faiss(tmp_path, search="torch"), 10**6, GPUS)
+
+
+def test_more_neighbours_than_faiss_gives_on_a_gpu_are_refused_before_a_stage_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "_fault_of_workers", lambda *, gpu: "")
+    for fields, images in ({"k_max": 2040}, 10**6), ({}, 4 * 2040):
+        with fails(RunError, "k_max = 2,040", "2,039", "neighbors.search=torch"):
+            check_search(by_faiss(tmp_path, **fields), images, GPUS)
+        check_search(by_faiss(tmp_path, **fields), images, NODES)
+    check_search(by_faiss(tmp_path), 4 * 2039, GPUS)
+    check_search(by_faiss(tmp_path, k_max=5000), 2048, GPUS)
