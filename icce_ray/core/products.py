@@ -27,6 +27,22 @@ def rounding_margin(dim: int) -> float:
     return 2.0 * (dim + 2) * 2.0**-24
 
 
+def block_sum_error(dim: int) -> float:
+    """Largest error of a sum of `dim` products in hardware for matrices, relative to the sum of their magnitudes.
+
+    Tensor cores, and what CPUs have for bfloat16, multiply halves exactly and add b products and the sum so far at a
+    time: all are shifted to the largest, what falls below its 24 bits is cut off, and so is the result (Fasi, Higham,
+    Mikaitis & Pranesh, PeerJ Computer Science 7:e330, 2021, for V100, T4 and A100, whose later ones keep more bits).
+    Truncation loses less than 2^-23 of what it cuts, twice what rounding to nearest does; of b + 1 addends all but the
+    largest lose so much of the largest, and then the sum does: b + 1 <= 2 b losses a block, whatever b, hence
+    m = 2 dim 2^-23 in all blocks, in any order, and m / (1 - m) with the errors of partial sums (as in Blanchard,
+    Higham, Lopez, Mary & Pranesh, SIAM J. Sci. Comput. 42(3), 2020). Adding sums of parts of the products, which all
+    begin at zero, is within it. Rounding to nearest in float32, of which m is dim 2^-24, is too.
+    """
+    m = 2.0 * dim * 2.0**-23
+    return m / (1.0 - m)
+
+
 def product_dtype(device: torch.device) -> torch.dtype:
     """The type in which this device multiplies fastest: half precision on CUDA and on CPUs that have it in hardware."""
     if device.type == "cuda":
@@ -55,10 +71,13 @@ class CoarseRows:
     def margin(self, queries: CoarseRows) -> float:
         """How far at most a product of two coarse rows, before it is rounded to their type, is from the pair's score.
 
-        With x = x' + dx: |x.y - x'.y'| <= |dx| |y| + |x'| |dy| (Cauchy-Schwarz); then the rounding of both sums.
+        With x = x' + dx: |x.y - x'.y'| <= |dx| |y| + |x'| |dy| (Cauchy-Schwarz); then the rounding of both sums, of the
+        product in halves by hardware that may truncate.
         """
-        inputs = self.error + queries.error + self.error * queries.error
-        return inputs + 1.01 * rounding_margin(self.rows.shape[1])
+        dim, inputs = self.rows.shape[1], self.error + queries.error + self.error * queries.error
+        if self.rows.dtype == torch.float32:
+            return inputs + 1.01 * rounding_margin(dim)
+        return inputs + (1.0 + inputs) * block_sum_error(dim) + 1.01 * rounding_margin(dim) / 2
 
     def similarities(self, queries: CoarseRows, block: slice, out: Tensor) -> Similarities:
         """Products of all queries with the rows of a block, into the memory of `out`, a flat tensor of their type."""
@@ -128,9 +147,9 @@ def _ordered(values: Tensor) -> Tensor:
 def _full_sums() -> Iterator[None]:
     """On CUDA sums of half-precision products stay in float32 to the end, which the bound counts on."""
     matmul = torch.backends.cuda.matmul
-    before = matmul.allow_fp16_reduced_precision_reduction
-    matmul.allow_fp16_reduced_precision_reduction = False
+    before = matmul.allow_fp16_reduced_precision_reduction, matmul.allow_fp16_accumulation
+    matmul.allow_fp16_reduced_precision_reduction = matmul.allow_fp16_accumulation = False
     try:
         yield
     finally:
-        matmul.allow_fp16_reduced_precision_reduction = before
+        matmul.allow_fp16_reduced_precision_reduction, matmul.allow_fp16_accumulation = before

@@ -1,8 +1,8 @@
 """Exact search for adaptive neighbours, the same to the last bit over any sharding.
 
 A fast product *over-selects* candidate pairs by a rigorous bound on its rounding error (`core.products`); then every
-candidate pair is *re-scored* by a dot product whose order of summation depends on D only, never on the block it was
-computed in. What is kept is decided on those scores alone (`core.neighbors.select`).
+candidate pair is *re-scored* by a dot product that has the same bits whatever block it was computed in (`rescore`).
+What is kept is decided on those scores alone (`core.neighbors.select`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ BLOCK_ELEMENTS = {"cpu": 2**24, "cuda": 2**28}
 #: Ids are sorted in half of a 64-bit integer.
 MAX_ROWS = 2**32
 _LOWEST = -2.0  # below every score, above what is left out
+#: Entries of unit rows are multiples of 1 / _GRID.
+_GRID = 2.0**26
+#: Values of the base that are scored at a time where that is in float64: 1 GB.
+_SCORED_ELEMENTS = 2**27
 #: Bytes for each value of the base, by engine: float32 to score, then half precision for the product, or FAISS's own
 #: copy in float32; of inverted lists both, as their recall is measured against the product.
 _VALUE_BYTES = {"torch": 4 + 2, "faiss": 4 + 4, "ivf": 4 + 4 + 2, "ground_truth": 4}
@@ -41,7 +45,15 @@ def base_bytes(n: int, dim: int, search: str) -> float:
 
 def work_bytes(dim: int, *, rows: int, k_max: int, device: str) -> float:
     """Bytes on a device that a search of blocks of `rows` queries needs beside the base, about."""
-    return 8.0 * BLOCK_ELEMENTS[device] + 4.0 * rows * (dim + 8 * k_max)
+    wide = 8.0 * _SCORED_ELEMENTS if device == "cuda" else 0.0
+    return wide + 8.0 * BLOCK_ELEMENTS[device] + 4.0 * rows * (dim + 8 * k_max)
+
+
+def score_bytes(n: int, dim: int, *, pairs: float, rows: int, device: str) -> float:
+    """Bytes that scoring so many pairs reads and writes, of all rows by blocks of `rows`."""
+    if device != "cuda":
+        return 8.0 * dim * pairs
+    return 16.0 * dim * pairs + (4.0 + 8.0) * n * dim * math.ceil(n / rows)  # each block of queries makes the base wide
 
 
 def parts_needed(base: float, work: float, memory: float) -> float:
@@ -51,10 +63,11 @@ def parts_needed(base: float, work: float, memory: float) -> float:
 
 
 def unit_rows(features: Tensor, block_rows: int = 65536) -> Tensor:
-    """Rows of `features` [n, D] (any float type) scaled to length one, float32.
+    """Rows of `features` [n, D] (any float type) scaled to length one, float32 in multiples of 2^-26.
 
     The norm is taken in float64, so that equal rows stay equal and the result does not depend on the block; by blocks,
-    so that no float64 copy of the whole set is made.
+    so that no float64 copy of the whole set is made. The grid of 2^-26, which float32 is as coarse as from 1/4 on, is
+    what `rescore` counts on.
     Raises ValueError naming the first rows that are zero or not finite: they have no direction.
     """
     unit = torch.empty(features.shape, device=features.device)
@@ -64,6 +77,7 @@ def unit_rows(features: Tensor, block_rows: int = 65536) -> Tensor:
         wide = features[rows].double()
         norms[rows] = torch.linalg.vector_norm(wide, dim=1)
         unit[rows] = wide / norms[rows, None]
+        unit[rows] = (unit[rows] * _GRID).round_() / _GRID
     bad = ~(norms.isfinite() & (norms > 0))
     if bad.any():
         rows = bad.nonzero().flatten()
@@ -74,17 +88,39 @@ def unit_rows(features: Tensor, block_rows: int = 65536) -> Tensor:
     return unit
 
 
-def rescore(queries: Tensor, base: Tensor, crow: Tensor, cols: Tensor) -> Tensor:
-    """Cosine similarity of the pairs (crow, cols) of unit rows, float32[nnz], clamped to [-1, 1].
+def score_dtype(device: torch.device) -> torch.dtype:
+    """The type that scores are summed in on this device: see `rescore`."""
+    return torch.float64 if device.type == "cuda" else torch.float32
 
-    Each pair is one dot product of its own, summed in an order that depends on D only: the same pair gets the
-    same bits whatever the block, the shard or the search that proposed it.
+
+def rescore(queries: Tensor, base: Tensor, crow: Tensor, cols: Tensor) -> Tensor:
+    """Cosine similarity of the pairs (crow, cols) of rows as `unit_rows` gives them, float32[nnz], in [-1, 1].
+
+    The same pair gets the same bits whatever the block, the shard or the search that proposed it. On a CPU torch sums
+    each pair by itself, in an order that depends on D only. cuSPARSE promises no order, so on CUDA there is none: sums
+    are in float64, where they are exact. Products of two multiples of 2^-26 are multiples of 2^-52, by Cauchy-Schwarz
+    every partial sum of them is below 2, and a score is rounded once, at the end.
     """
-    zeros, shape = torch.zeros(len(cols), device=base.device), (len(queries), len(base))
+    dtype = score_dtype(base.device)
+    wide, step = queries.to(dtype), max(1, _SCORED_ELEMENTS // max(1, base.shape[1]))
+    if base.dtype == dtype or len(base) <= step:
+        return _dots(wide, base.to(dtype), crow, cols)
+    scores = torch.empty(len(cols), device=base.device)
+    row = torch.repeat_interleave(torch.arange(len(queries), device=base.device), crow.diff())
+    for start in range(0, len(base), step):
+        inside = ((cols >= start) & (cols < start + step)).nonzero().flatten()
+        edges = offsets_of(torch.bincount(row[inside], minlength=len(queries)))
+        scores[inside] = _dots(wide, base[start : start + step].to(dtype), edges, cols[inside] - start)
+    return scores
+
+
+def _dots(queries: Tensor, base: Tensor, crow: Tensor, cols: Tensor) -> Tensor:
+    """Products of the pairs (crow, cols) of rows, rounded to float32."""
+    zeros, shape = base.new_zeros(len(cols)), (len(queries), len(base))
     with warnings.catch_warnings():  # torch calls its CSR layout beta, once per process
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
         pattern = torch.sparse_csr_tensor(crow, cols, zeros, shape, check_invariants=False)
-    return torch.sparse.sampled_addmm(pattern, queries, base.T, beta=0.0).values().clamp_(-1.0, 1.0)
+    return torch.sparse.sampled_addmm(pattern, queries, base.T, beta=0.0).values().float().clamp_(-1.0, 1.0)
 
 
 def search_shard(

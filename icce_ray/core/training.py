@@ -261,8 +261,14 @@ def batch_inputs(
 
 
 def _fused(function: Function, compiled: bool) -> Function:
-    """By torch.compile; all steps have the same shapes, as the last, incomplete batch is dropped."""
-    return cast(Function, torch.compile(function, dynamic=False)) if compiled else function
+    """By torch.compile; all steps have the same shapes, as the last, incomplete batch is dropped.
+
+    Inductor would choose among kernels for reductions by timing them, and a restart might choose others, which sum in
+    another order; `deterministic` lets it choose by rule.
+    """
+    if not compiled:
+        return function
+    return cast(Function, torch.compile(function, dynamic=False, options={"deterministic": True}))
 
 
 def _teacher_scores(recipe: Recipe, chunk: HeadChunk, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from icce_ray.core.consensus.ensemble import HEADS_PER_ARRAY, IMAGES_PER_SHARD, 
 from icce_ray.core.heads import HeadCost
 from icce_ray.core.linear import grid_flops
 from icce_ray.core.recipe import Recipe
-from icce_ray.core.search import base_bytes, parts_needed, work_bytes
+from icce_ray.core.search import base_bytes, parts_needed, score_bytes, work_bytes
 from icce_ray.planning.job import Bucket, Job, Machines, Part, Plan, StagePlan, in_turn, streamed
 from icce_ray.planning.rates import PlanError, Rates, checked
 from icce_ray.settings import Settings
@@ -98,11 +98,12 @@ def _neighbors(job: Job) -> StagePlan:
     parts = int(job.settings.resources.neighbor_shards or fitting)
     copies = max(1, devices // parts)
     gpus = min(parts * copies, job.machines.gpus) or None
+    scored = score_bytes(n, job.seen, pairs=pairs, rows=rows, device=job.device)
     out = pairs * NEIGHBOR_BYTES + n * job.names
     read = job.cpu("read", copies * n * job.row, "parquet_read", cores=parts * copies)
     stream = (
         job.tensors("search", {"search_matmul": 2.0 * n * n * job.seen * searched_share(job)}, gpus),
-        job.tensors("score", {"search_rescore": 8.0 * job.seen * pairs}, gpus),
+        job.tensors("score", {"search_rescore": scored}, gpus),
         *job.written(out, cores=2 + 2 * max(1, math.ceil(job.machines.gpus / NODE_GPUS))),
     )
     return job.stage(

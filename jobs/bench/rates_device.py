@@ -19,7 +19,7 @@ from icce_ray.core.heads import HeadCost
 from icce_ray.core.linear import LinearClassifier, LinearGrid, grid_flops
 from icce_ray.core.neighbors import Limits, Neighbors
 from icce_ray.core.recipe import LEARNING_RATES, Execution, GridRecipe, Recipe
-from icce_ray.core.search import mine
+from icce_ray.core.search import mine, score_bytes
 from icce_ray.core.training import HeadTrainer
 
 SIDE, PASSES = 224, 2
@@ -105,7 +105,8 @@ def search(device: str) -> tuple[float, float]:
         return least(lambda: mine(features, Limits(-1.0, few, neighbors)), device)
 
     short, long = seconds(few), seconds(many)
-    return 2.0 * n * n * dim / short, 8.0 * dim * n * (many - few) / (long - short)
+    scored = [score_bytes(n, dim, pairs=n * count, rows=2048, device=device) for count in (few, many)]
+    return 2.0 * n * n * dim / short, (scored[1] - scored[0]) / (long - short)
 
 
 def linear(device: str) -> float:

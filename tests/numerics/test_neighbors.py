@@ -1,5 +1,6 @@
 """Adaptive neighbours against all pairs one by one: every limit, ties, duplicates, shards, blocks, bad rows."""
 
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -94,6 +95,14 @@ def test_every_limit_with_ties_against_all_pairs(threshold, k_min, k_max):
     assert found.similarities.dtype == torch.float32
 
 
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["as on CPUs", "as on CUDA"])
+def scored(request, monkeypatch):
+    """Scores summed as on each device."""
+    monkeypatch.setattr(search, "score_dtype", lambda _: request.param)
+    monkeypatch.setattr(search, "_SCORED_ELEMENTS", 500)  # some rows of the base at a time
+    return request.param
+
+
 @pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.1, 0.3, 1.0])
 @pytest.mark.parametrize(("k_min", "k_max"), [(1, 100), (3, 10), (10, 10)])
 def test_random_features_against_all_pairs_in_float64(threshold, k_min, k_max):
@@ -118,7 +127,7 @@ def packed(dim):
 
 
 @pytest.mark.parametrize("dim", [2, 3, 64, 513])
-def test_pairs_within_a_few_ulp_of_the_threshold(dim):
+def test_pairs_within_a_few_ulp_of_the_threshold(dim, scored):
     """Only the defined score may decide."""
     features = packed(dim)
     scores = all_scores(features)
@@ -143,7 +152,7 @@ def test_duplicates_beyond_k_max_go_to_the_lower_ids():
 
 
 @pytest.mark.parametrize("dim", [5, 64, 300])
-def test_any_number_of_shards_gives_the_same_bits(dim):
+def test_any_number_of_shards_gives_the_same_bits(dim, scored):
     features = gaussian(150, dim, seed=4) + 0.2
     features[70:90] = features[10:30]
     for threshold, k_min, k_max in [(0.3, 5, 40), (-1.0, 1, 149), (1.0, 20, 20), (0.05, 30, 35)]:
@@ -196,6 +205,47 @@ def test_no_score_is_beyond_the_margin_of_its_product(product, dim):
         exactly = scores.topk(k, dim=1).values[:, -1]
         assert (bound - margin <= exactly).all()
         assert (bound + margin + 0.02 >= exactly).all()
+
+
+@pytest.mark.parametrize("dim", [7, 384, 2048])
+def test_scores_on_cuda_are_exact_sums_which_no_order_changes(dim, monkeypatch):
+    """Of rows whose partial sums float32 would round: the correctly rounded sum of the exact products, in any order."""
+    monkeypatch.setattr(search, "score_dtype", lambda _: torch.float64)
+    unit = unit_rows(gaussian(12, dim, seed=dim) + 1.0)
+    scores = all_scores(unit)
+    exact = [
+        [float(sum(Fraction(a) * Fraction(b) for a, b in zip(x, y, strict=True))) for y in unit.tolist()]
+        for x in unit.tolist()
+    ]
+    assert np.array_equal(scores, np.clip(np.float32(exact), -1, 1))
+    shuffled = unit[:, torch.randperm(dim, generator=torch.Generator().manual_seed(0))]
+    crow, cols = torch.arange(0, 145, 12), torch.arange(12).repeat(12)
+    assert np.array_equal(search.rescore(shuffled, shuffled, crow, cols).view(12, 12).numpy(), scores)
+
+
+def truncated_sum(products, block):
+    """As tensor cores: a block and the sum so far are shifted to the largest; 24 bits of each and of the sum stay."""
+    total = Fraction(0)
+    for start in range(0, len(products), block):
+        addends = [total, *products[start : start + block]]
+        total = cut(sum(cut(one, max(map(abs, addends))) for one in addends))
+    return total
+
+
+def cut(value, largest=None):
+    """`value` truncated to the 24 bits that a float32 as large as `largest`, by default itself, has."""
+    largest = abs(value) if largest is None else largest
+    unit = Fraction(2) ** (int(np.frexp(float(largest))[1]) - 24)
+    return int(value / unit) * unit
+
+
+@pytest.mark.parametrize("block", [1, 4, 16])
+def test_the_margin_holds_for_hardware_that_truncates(block):
+    """What is added to a sum just above one is lost: more than float32 rounded to nearest may lose."""
+    dim = 512
+    terms = [Fraction(1)] + [Fraction(2) ** -23 * Fraction(1023, 1024)] * (dim - 1)
+    error = float((sum(terms) - truncated_sum(terms, block)) / sum(terms))
+    assert products.rounding_margin(dim) / 2 < error <= products.block_sum_error(dim)
 
 
 def everything(base):

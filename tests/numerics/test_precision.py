@@ -43,3 +43,12 @@ def test_fused_passes_give_the_same_losses(monkeypatch, backend):
     plain, fused = build(chunk=RECIPE.heads), build(chunk=RECIPE.heads, compiled=True)
     torch.testing.assert_close(losses(fused, 3), losses(plain, 3), rtol=1e-5, atol=1e-6)
     assert torch.equal(fused.labels(fused.features), plain.labels(plain.features))
+
+
+def test_compiled_passes_choose_no_kernel_by_its_time(monkeypatch):
+    """Else a restart might sum in another order, and would not go on as if it had never stopped."""
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: asked.append(options) or function)
+    build(compiled=True)
+    assert len(asked) == 3
+    assert all(one["options"] == {"deterministic": True} for one in asked)
