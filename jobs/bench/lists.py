@@ -54,9 +54,9 @@ def numbering(pairs: int, images: int, passes: int) -> None:
     print()
     header("image_ids", "row_numbers ns a pair", "np.searchsorted ns a pair")
     rng = np.random.default_rng(0)
-    for name, span in (("without gaps", images), ("one of 4", 4 * images), ("one of 1,000", 1000 * images)):
-        step = span // images
-        image_ids = np.arange(images, dtype=np.int64) * step + (rng.integers(0, step, images) if step > 1 else 0)
+    for name, every in (("without gaps", 1), ("1 of 4", 4), ("1 of 1,000", 1000)):
+        # Gaps as those of a uniform sample.
+        image_ids = np.cumsum(rng.geometric(1 / every, images)) if every > 1 else np.arange(images)
         ids, started = image_ids[rng.integers(0, images, pairs)], time.perf_counter()
         row_of = row_numbers(image_ids)
         made = time.perf_counter() - started

@@ -35,8 +35,8 @@ from icce_ray.stages.truth import truth_of_rows
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import NEIGHBORS, PROJECTION
 
-#: image_ids for each row, up to which a table of them is made: 64 bytes a row.
-_MOST_GAPS = 16
+#: Of the table from image_ids to rows: its intervals for each row, 64 bytes a row, and the most rows of an interval.
+_INTERVALS, _MOST_STEPS = 16, 16
 
 
 @contextlib.contextmanager
@@ -234,14 +234,28 @@ def load(root: str, rows: FeatureRows, similarities: bool = False) -> Neighbors:
 def row_numbers(image_ids: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """The function from image_ids to their places in `image_ids`, int64[N], ascending.
 
-    A subtraction where ids have no gap, a table where they have few; a search, which takes a hundred times as long as a
-    table, only among a sparse sample, whose table would be larger than the lists.
+    A subtraction where ids have no gap; else a table of the first place in each of at most 16 N intervals of ids, from
+    which the few ids that are not the first go on one by one. A search, which takes many times as long, only where
+    some interval holds many, as of ids far apart from the rest.
     """
     first, span = int(image_ids[0]), int(image_ids[-1] - image_ids[0]) + 1
     if span == len(image_ids):
         return lambda ids: ids - first
-    if span > _MOST_GAPS * len(image_ids):
+    shift = max(0, (span // (_INTERVALS * len(image_ids))).bit_length())
+    intervals = (image_ids - first) >> shift
+    begins = np.flatnonzero(np.diff(intervals, prepend=-1))
+    most = int(np.diff(begins, append=len(image_ids)).max())
+    if most > _MOST_STEPS:
         return lambda ids: np.searchsorted(image_ids, ids)
-    table = np.zeros(span, np.int32)
-    table[image_ids - first] = np.arange(len(image_ids), dtype=np.int32)
-    return lambda ids: table[ids - first]
+    table = np.zeros(int(intervals[-1]) + 1, np.int32)
+    table[intervals[begins]] = begins
+
+    def numbers(ids: np.ndarray) -> np.ndarray:
+        places = np.take(table, (ids - first) >> shift, mode="clip")
+        late = np.flatnonzero(image_ids[places] != ids) if most > 1 else places[:0]
+        for _ in range(most - 1):
+            places[late] += 1
+            late = late[image_ids[places[late]] != ids[late]]
+        return places
+
+    return numbers
