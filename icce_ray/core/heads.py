@@ -57,9 +57,8 @@ class _Cosines(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, unit: Tensor, temperature: float) -> Tensor:
-        wide = torch.promote_types(rows.dtype, torch.float32)
-        length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=wide).clamp_min_(_SHORTEST)
-        scaled = torch.bmm(rows, unit.transpose(1, 2)).to(wide).div_(length * temperature)
+        products, length = _products(rows, unit)
+        scaled = products.to(length.dtype).div_(length * temperature)
         ctx.save_for_backward(rows, unit, length, scaled)
         ctx.temperature = temperature
         return scaled
@@ -88,8 +87,19 @@ def cosines(rows: Tensor, prototypes: Tensor, *, temperature: float = 1.0) -> Te
     and in bfloat16 converts them besides: a third of the step. With the gradient written out, the length of a row
     divides its K products instead of its entries, and the backward pass touches the rows once.
     """
-    unit = F.normalize(prototypes, dim=-1).to(rows.dtype)
-    return cast(Tensor, _Cosines.apply(rows, unit, temperature))
+    return cast(Tensor, _Cosines.apply(rows, _unit(prototypes, rows), temperature))
+
+
+def _unit(prototypes: Tensor, rows: Tensor) -> Tensor:
+    """Prototypes of length one in the type of `rows`."""
+    return F.normalize(prototypes, dim=-1).to(rows.dtype)
+
+
+def _products(rows: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+    """Products with the unit prototypes [h, n, K], in the type of the rows, and the lengths of these [h, n, 1]."""
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=wide).clamp_min_(_SHORTEST)
+    return torch.bmm(rows, unit.transpose(1, 2)), length
 
 
 @dataclass
@@ -103,6 +113,16 @@ class HeadChunk:
 
         The products and the activation are computed in the type of `x`, float32 or bfloat16; lengths in float32.
         """
+        return cosines(self.embeddings(x), self.parameters["prototypes"], temperature=temperature)
+
+    def products(self, x: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
+        """`logits` as what they are the quotient of: [h, rows, K] in the type of `x`, and float32[h, rows, 1]."""
+        rows = self.embeddings(x)
+        products, length = _products(rows, _unit(self.parameters["prototypes"], rows))
+        return products, length * temperature
+
+    def embeddings(self, x: Tensor) -> Tensor:
+        """What is compared to the prototypes, of any length, in the type of `x`, [h, rows, bottleneck]."""
         p = {name: tensor.to(x.dtype) for name, tensor in self.parameters.items() if name != "prototypes"}
         n_heads, hidden, dim = p["hidden.weight"].shape
         # The first layer sees the same input in every head: one product for all of them.
@@ -111,8 +131,7 @@ class HeadChunk:
         )
         # A single head keeps plain strides, or each later product would copy the activations into them.
         first = first[None] if n_heads == 1 else first.view(len(x), n_heads, hidden).transpose(0, 1)
-        second = torch.baddbmm(p["bottleneck.bias"][:, None], first, p["bottleneck.weight"].transpose(1, 2))
-        return cosines(second, self.parameters["prototypes"], temperature=temperature)
+        return torch.baddbmm(p["bottleneck.bias"][:, None], first, p["bottleneck.weight"].transpose(1, 2))
 
 
 class HeadBank:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from icce_ray.core import losses
+from icce_ray.core import losses, passes
 from icce_ray.core.collectives import (
     SINGLE_PROCESS,
     Collectives,
@@ -27,8 +27,9 @@ from icce_ray.core.collectives import (
     shares,
     start_gradient_reduce,
 )
-from icce_ray.core.heads import HeadBank, HeadChunk, Networks, derived_seed, heads_per_chunk
+from icce_ray.core.heads import HeadBank, Networks, derived_seed, heads_per_chunk
 from icce_ray.core.neighbors import Neighbors
+from icce_ray.core.passes import Assigned, Taught
 from icce_ray.core.recipe import Execution, Recipe, product_precision
 
 BATCH_NORM_EPS = 1e-5
@@ -88,9 +89,9 @@ class HeadTrainer:
             widest=max(recipe.hidden, n_clusters),
         )
         self.dtype: torch.dtype = getattr(torch, product_precision(execution.precision, device.type))
-        self._teacher_scores = _fused(_teacher_scores, execution.compiled)
-        self._teacher_probabilities = _fused(_teacher_probabilities, execution.compiled)
-        self._student_losses = _fused(_student_losses, execution.compiled)
+        self._teacher_scores = _fused(passes.teacher_scores, execution.compiled)
+        self._teach = _fused(passes.teach_unheld, True) if execution.compiled else passes.teach
+        self._student_losses = _fused(passes.student_losses, execution.compiled)
         sizes = {"dim": features.shape[1], "n_clusters": n_clusters, "chunk": self.chunk}
         self.networks = Networks(recipe, seed=seed, device=device, workers=self.head_workers, **sizes)
 
@@ -131,17 +132,18 @@ class HeadTrainer:
         x = batch_inputs(self.features, anchors, partners, own, statistics=statistics).to(self.dtype)
         targets, weight = self._targets(x, pairs, len(anchors))
         ramp = losses.ce_weight(step, recipe.epochs * self.steps_per_epoch, recipe.ce_weight)
+        # A tensor, filled on the device: as a number it would be compiled into the pass, anew at every step.
+        ramp = torch.full((), ramp, device=x.device) if recipe.ce_weight else None
         marginals = self.networks.marginal.split(self.chunk)
         chunk_losses, waits = [], []
         for chunk, target, marginal in zip(self.networks.student, targets, marginals, strict=True):
-            temi, cross_entropy = self._student_losses(
-                recipe, chunk, x[: 2 * pairs], target, marginal=marginal, weight=weight, pairs=len(anchors)
+            loss, *parts = self._student_losses(
+                recipe, chunk, x[: 2 * pairs], target, marginal=marginal, weight=weight, ramp=ramp, pairs=len(anchors)
             )
-            loss = temi.sum() + ramp * cross_entropy.sum() if recipe.ce_weight else temi.sum()
-            (loss / recipe.heads).backward()
+            loss.backward()
             # Exchanged while the next chunk is computed.
             waits.append(start_gradient_reduce(list(chunk.parameters.values()), self.batch_workers))
-            chunk_losses.append((temi.detach(), cross_entropy.detach()))
+            chunk_losses.append(parts)
         for wait in waits:
             wait()
         self.networks.update(self.learning_rate(step), step)
@@ -149,33 +151,36 @@ class HeadTrainer:
         return temi, cross_entropy
 
     @torch.no_grad()
-    def _targets(self, x: Tensor, pairs: int, batch: int) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """Teacher targets of each chunk for x and for x', and w(x, x') over all heads, float32[pairs].
+    def _targets(self, x: Tensor, pairs: int, batch: int) -> tuple[list[Tensor | Assigned], Tensor]:
+        """What the students of each chunk learn from, and w(x, x') over all heads, float32[pairs].
 
-        Inputs `x` are the own anchors of a batch and then M neighbours of each. The target an anchor learns from is
-        the mean over its M neighbours (multiple-neighbour smoothing; M = 1 is the plain neighbour). Also moves the
-        class marginal.
+        Inputs `x` are the own anchors of a batch and then M neighbours of each. Also moves the class marginal.
         """
         recipe, targets = self.recipe, []
-        chunks = self._assignments(x)
-        masses = all_reduce([probabilities.sum(1) for probabilities in chunks], self.batch_workers)
+        # Neighbours first: each row then stands where the student's row that learns from it does.
+        taught = self._taught(torch.cat([x[pairs:], x[:pairs]]), pairs)
+        masses = all_reduce([mass for _, mass, _ in taught], self.batch_workers)
         weight = torch.zeros(pairs, device=x.device)
-        marginals = self.networks.marginal.split(self.chunk)
-        for probabilities, mass, marginal in zip(chunks, masses, marginals, strict=True):
+        for (target, _, agreement), mass, marginal in zip(
+            taught, masses, self.networks.marginal.split(self.chunk), strict=True
+        ):
             marginal.lerp_(mass / ((1 + recipe.smoothing_neighbors) * batch), 1.0 - recipe.marginal_momentum)
-            target_x = probabilities[:, :pairs]
-            target_n = probabilities[:, pairs:].unflatten(1, (recipe.smoothing_neighbors, pairs)).mean(1)
-            weight += losses.pair_weight(target_x, target_n)
-            targets.append((target_x, target_n))
+            weight += agreement
+            targets.append(target)
         self.head_workers.all_reduce(weight)
         return targets, weight / recipe.heads
 
-    def _assignments(self, x: Tensor) -> list[Tensor]:
-        """Teacher probabilities of each chunk, float32[h, rows, K]; moves the estimate of the class prior."""
-        recipe, networks, iterations = self.recipe, self.networks, self.recipe.sinkhorn_iterations
+    def _taught(self, x: Tensor, pairs: int) -> list[Taught]:
+        """Teachers' targets of each chunk for inputs [rows, D]; moves the estimate of the class prior."""
+        recipe, networks = self.recipe, self.networks
         if not recipe.unbalanced and (recipe.teacher == "softmax" or self.batch_workers.size == 1):
-            return [self._teacher_probabilities(recipe, chunk, x) for chunk in networks.teacher]
+            return [self._teach(recipe, chunk, x, pairs) for chunk in networks.teacher]
         scores = [self._teacher_scores(recipe, chunk, x) for chunk in networks.teacher]
+        return [passes.taught(recipe, probabilities, pairs) for probabilities in self._assignments(scores)]
+
+    def _assignments(self, scores: list[Tensor]) -> list[Tensor]:
+        """Teacher probabilities of each chunk, float32[h, rows, K], where chunks or workers exchange sums for them."""
+        recipe, networks, iterations = self.recipe, self.networks, self.recipe.sinkhorn_iterations
         if not recipe.unbalanced:
             return losses.sinkhorn(scores, self.batch_workers, iterations=iterations)
         priors, strength = networks.prior.split(self.chunk), recipe.prior_strength
@@ -257,9 +262,6 @@ def batch_inputs(
     return (x - mean) * (variance + BATCH_NORM_EPS).rsqrt()
 
 
-# The forward passes of one chunk, where a step spends its time, and which torch.compile may fuse.
-
-
 def _fused(function: Function, compiled: bool) -> Function:
     """By torch.compile; all steps have the same shapes, as the last, incomplete batch is dropped.
 
@@ -269,40 +271,3 @@ def _fused(function: Function, compiled: bool) -> Function:
     if not compiled:
         return function
     return cast(Function, torch.compile(function, dynamic=False, options={"deterministic": True}))
-
-
-def _teacher_scores(recipe: Recipe, chunk: HeadChunk, x: Tensor) -> Tensor:
-    """Logits of teachers over their temperature, float32[h, rows, K], of inputs [rows, D]."""
-    return chunk.logits(x, temperature=recipe.teacher_temperature)
-
-
-def _teacher_probabilities(recipe: Recipe, chunk: HeadChunk, x: Tensor) -> Tensor:
-    """Teacher probabilities of each row, float32[h, rows, K], where the rows are the whole batch."""
-    scores = _teacher_scores(recipe, chunk, x)
-    if recipe.teacher == "sinkhorn":
-        return losses.sinkhorn([scores], SINGLE_PROCESS, iterations=recipe.sinkhorn_iterations)[0]
-    return scores.softmax(-1)
-
-
-def _student_losses(
-    recipe: Recipe,
-    chunk: HeadChunk,
-    x: Tensor,
-    targets: tuple[Tensor, Tensor],
-    *,
-    marginal: Tensor,
-    weight: Tensor,
-    pairs: int,
-) -> tuple[Tensor, Tensor]:
-    """TEMI and CE loss of students, float32[h] each, the latter zero where the recipe leaves it out.
-
-    `x` [2 b, D] are anchors, then one neighbour of each; `targets` the teacher's probabilities of both, [h, b, K];
-    means are over `pairs` pairs, those of the whole batch.
-    """
-    student = chunk.logits(x, temperature=recipe.student_temperature).log_softmax(-1)
-    half = len(x) // 2
-    views = student[:, :half], student[:, half:]
-    temi = losses.temi_loss(views, targets, marginal=marginal, weight=weight, beta=recipe.beta, pairs=pairs)
-    if not recipe.ce_weight:
-        return temi, torch.zeros_like(temi)
-    return temi, losses.cross_entropy_loss(views, targets, pairs=pairs)

@@ -75,11 +75,12 @@ class ModuleLoop:
         ramp = objectives.ce_weight(step, recipe.epochs * self.trainer.steps_per_epoch, recipe.ce_weight)
         for head, (student, target) in enumerate(zip(self.students, targets, strict=True)):
             self.marginal[head].lerp_(target.mean(0, keepdim=True), 1.0 - recipe.marginal_momentum)
-            log_p = (student(x)[None] / recipe.student_temperature).log_softmax(-1)
-            views = (log_p[:, :batch], log_p[:, batch:]), (target[None, :batch], target[None, batch:])
-            temi = objectives.temi_loss(*views, marginal=self.marginal[head], weight=weight, beta=recipe.beta)
-            total = total + (temi + ramp * objectives.cross_entropy_loss(*views)).sum()
-            found.append(temi.detach())
+            log_p = (student(x) / recipe.student_temperature).log_softmax(-1)
+            other = torch.cat([target[batch:], target[:batch]])  # what each view learns from
+            pmi = (recipe.beta * (log_p + other.log()) - self.marginal[head].log()).logsumexp(-1)
+            temi = -0.5 * (weight.repeat(2) * pmi).sum() / batch
+            total = total + temi + ramp * F.nll_loss(log_p, other.argmax(-1))
+            found.append(temi.detach()[None])
         (total / recipe.heads).backward()
         self.optimizer.param_groups[0]["lr"] = self.trainer.learning_rate(step)
         self.optimizer.step()

@@ -40,7 +40,22 @@ def test_logits_in_bfloat16_are_rounded_once_a_product():
 def test_fused_passes_give_the_same_losses(monkeypatch, backend):
     """The default, inductor, runs a C++ compiler for a minute; eager traces the same graphs."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    plain, fused = build(chunk=RECIPE.heads), build(chunk=RECIPE.heads, compiled=True)
+    compare_fused()
+
+
+SWITCHES = [{"smoothing_neighbors": 3}, {"teacher": "softmax"}, {"ce_weight": 0.0}, {"sinkhorn_iterations": 1}]
+SWITCHES += [{"cluster_prior": "estimated"}, {"precision": "bfloat16"}]
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_passes_as_they_are_fused_give_the_same_losses_with_every_switch(monkeypatch, switches):
+    """Compiled code recomputes the teacher's probabilities, where plain code holds them; rounded alike in bfloat16."""
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    compare_fused(**switches)
+
+
+def compare_fused(**switches):
+    plain, fused = (build(chunk=RECIPE.heads, compiled=compiled, **switches) for compiled in (False, True))
     torch.testing.assert_close(losses(fused, 3), losses(plain, 3), rtol=1e-5, atol=1e-6)
     assert torch.equal(fused.labels(fused.features), plain.labels(plain.features))
 
