@@ -23,6 +23,8 @@ from icce_ray.core.training import feature_statistics
 MOMENTUM = 0.9
 #: Bytes of a float32 block of residuals or weights on a CPU: it should stay within its caches.
 BLOCK_BYTES = 4 * 2**20
+#: Numbers of 16 bits in what a tensor core loads at once: the bias makes an odd width of an even one.
+ALIGNMENT = 8
 STREAM = 2  # of random numbers; head training has (seed, head) and (seed, 1, epoch)
 
 
@@ -106,10 +108,11 @@ class LinearGrid:
         self._outputs = torch.empty(self.batch_size, rates * n_classes, dtype=self.dtype, device=device)
         self._copies: dict[str, tuple[Tensor, Tensor]] = {}  # of weights and gradients where they are not float32
         if self.dtype != torch.float32:
-            self._copies = {
-                name: (torch.empty_like(weight, dtype=self.dtype), torch.empty_like(weight, dtype=self.dtype))
-                for name, weight in self.weights.items()
-            }
+            # Of a width that tensor cores read without padding: the columns of zeros add nothing to a product.
+            for name, weight in self.weights.items():
+                width = math.ceil(weight.shape[1] / ALIGNMENT) * ALIGNMENT
+                wide = weight.new_zeros(2, len(weight), width, dtype=self.dtype)
+                self._copies[name] = wide[0], wide[1]
         scaled = torch.tensor(self.learning_rates, device=device) * self.batch_size / 256
         self._rate = scaled.repeat_interleave(n_classes)[:, None]
 
@@ -134,7 +137,8 @@ class LinearGrid:
         """One SGD step of every classifier on these rows."""
         x_all = self.features.index_select(0, rows).float().sub_(self.mean).div_(self.std).to(self.dtype)
         for name, weight in self.weights.items():
-            x, velocity = self._input(x_all, name), self._velocity[name]
+            velocity, width = self._velocity[name], weight.shape[1]
+            x = self._input(x_all, name, zeros=-width % ALIGNMENT if name in self._copies else 0)
             if self.dtype == torch.float32:
                 residual = self._residual(torch.mm(x, weight.T, out=self._outputs), rows)
                 torch.addmm(velocity, residual.T, x, beta=MOMENTUM, alpha=1 / len(rows), out=velocity)
@@ -143,10 +147,11 @@ class LinearGrid:
                 weight.addcmul_(self._rate, velocity, value=-schedule)
                 continue
             copy, gradient = self._copies[name]
-            residual = self._residual(torch.mm(x, copy.copy_(weight).T, out=self._outputs), rows)
+            copy[:, :width].copy_(weight)
+            residual = self._residual(torch.mm(x, copy.T, out=self._outputs), rows)
             torch.mm(residual.T, x, out=gradient)
-            tensors = (weight, velocity, gradient, self._rate)
-            for part, speed, slope, rate in zip(*(self._blocks(one, x.shape[1]) for one in tensors), strict=True):
+            tensors = (weight, velocity, gradient[:, :width], self._rate)
+            for part, speed, slope, rate in zip(*(self._blocks(one, width) for one in tensors), strict=True):
                 speed.mul_(MOMENTUM).add_(slope, alpha=1 / len(rows))
                 speed[:, :-1].add_(part[:, :-1], alpha=self.l2)
                 part.addcmul_(rate, speed, value=-schedule)
@@ -169,9 +174,10 @@ class LinearGrid:
         on_cpu = tensor.device.type == "cpu"
         return tensor.split(max(1, BLOCK_BYTES // (4 * width)) if on_cpu else len(tensor))
 
-    def _input(self, x: Tensor, name: str) -> Tensor:
-        """Columns of an input and a one for the bias, [n, d + 1], of all standardised columns [n, W]."""
-        return torch.cat([*(x[:, first:last] for first, last in self.inputs[name]), x.new_ones(len(x), 1)], dim=1)
+    def _input(self, x: Tensor, name: str, zeros: int = 0) -> Tensor:
+        """Columns of an input, a one for the bias and zeros, [n, d + 1 + zeros], of all standardised columns [n, W]."""
+        parts = [x[:, first:last] for first, last in self.inputs[name]]
+        return torch.cat([*parts, x.new_ones(len(x), 1), x.new_zeros(len(x), zeros)], dim=1)
 
     def score(self, features: Tensor, labels: Tensor, block_rows: int = 8192) -> list[GridPoint]:
         """Accuracy and mean cross-entropy of every classifier on held-out rows, in the order of inputs and rates."""

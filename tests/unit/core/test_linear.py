@@ -174,6 +174,21 @@ def test_bfloat16_products_give_the_same_classifiers_but_for_their_rounding():
     assert best_point(found).loss == pytest.approx(best_point(exact).loss, rel=0.02)
 
 
+def test_products_in_bfloat16_are_as_wide_as_tensor_cores_load(monkeypatch):
+    """Widths of 3, 4 and 8 columns and the bias: no operand may have a row of 4, 5 or 9."""
+    product, widths = torch.mm, set()
+
+    def seen(a, b, out):
+        widths.add((a.shape[1], b.shape[0]) if out.shape[1] == len(RATES) * K else out.shape[1])
+        return product(a, b, out=out)
+
+    trained = grid(iterations=2, precision="bfloat16")
+    monkeypatch.setattr(torch, "mm", seen)
+    trained.fit()
+    assert widths == {(8, 8), 8, (16, 16), 16}
+    assert [weight.shape[1] for weight in trained.weights.values()] == [4, 5, 9]
+
+
 def test_bfloat16_is_regularised_alike():
     options = {"iterations": 200, "l2": 0.1, "agreement_power": 2.0, "agreement": AGREEMENT}
     whole, rounded = grid(**options).fit(), grid(**options, precision="bfloat16").fit()
