@@ -129,7 +129,7 @@ def head_labels(
     nearest = apply_limits(lists, widest)
     thresholds = candidates(nearest, widest)
     middle = apply_limits(nearest, replace(widest, threshold=thresholds[len(thresholds) // 2]))
-    execution = Execution(precision=precision)
+    execution = Execution(precision=precision)  # not compiled: that takes longer than so short a training
     trainer = HeadTrainer(features, middle, n_clusters=n_clusters, recipe=recipe, seed=seed, execution=execution)
     for _ in range(recipe.epochs):
         trainer.run_epoch()

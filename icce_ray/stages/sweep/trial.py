@@ -90,7 +90,7 @@ class TrialRun:
             n_clusters=self.settings.clusters,
             recipe=Recipe(**self.settings.heads.recipe()),
             seed=self.settings.seed,
-            execution=Execution(precision=self.settings.heads.precision),
+            execution=Execution(precision=self.settings.heads.precision, compiled=self._compiled()),
         )
         try:
             state = self.storage.read_tensors(self.checkpoint)
@@ -101,6 +101,11 @@ class TrialRun:
             self._report(int(epoch), score)
         trainer.restore(state)
         return trainer
+
+    def _compiled(self) -> bool:
+        """As in a run, whose trainings a trial's are."""
+        asked = self.settings.resources.compile
+        return self.shared.device == "cuda" if asked is None else asked
 
     def _save(self, trainer: HeadTrainer) -> None:
         rungs = torch.tensor([[rung["epoch"], rung["score"]] for rung in self.rungs], dtype=torch.float64)
