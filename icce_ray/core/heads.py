@@ -23,15 +23,15 @@ from torch.autograd.function import once_differentiable
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from icce_ray.core.collectives import Collectives, share, shares
-from icce_ray.core.recipe import Recipe
+from icce_ray.core.recipe import Precision, Recipe, product_precision
 
 #: Names of the parameters of a stack of h heads, in the order of `head_shapes`.
 PARAMETERS = ("hidden.weight", "hidden.bias", "bottleneck.weight", "bottleneck.bias", "prototypes")
 #: What AdamW keeps of each parameter.
 MOMENTS = ("exp_avg", "exp_avg_sq")
-#: Bytes a step moves for each logit of each head and row, all in float32: the tensors of that shape which the losses
-#: and Sinkhorn read and write, and as many again on the way back through the student's part, taken as 60 passes.
-LOGIT_BYTES = 60 * 4
+#: Passes of a step over the logits of all heads and rows: tensors of that shape read or written, counted by
+#: jobs/bench/passes.py. Fused by torch.compile they are in the type of the products, else nearly all in float32.
+FUSED_PASSES, PLAIN_PASSES = 15, 60
 #: Bytes a step moves for each parameter: parameter, gradient and two moments read and written by AdamW, parameter and
 #: teacher read and teacher written by the moving average, float32.
 UPDATE_BYTES = 11 * 4
@@ -230,9 +230,11 @@ class HeadCost:
         student = 3 * self.products - self.dim * self.recipe.hidden
         return 2.0 * self.recipe.heads * (self.rows * self.products + 2 * self.batch * student)
 
-    def step_bytes(self) -> float:
-        """Bytes that one step of all heads moves beside its matrix products."""
-        return float(self.recipe.heads) * (LOGIT_BYTES * self.rows * self.n_clusters + UPDATE_BYTES * self.parameters)
+    def step_bytes(self, device: str, precision: Precision = "auto") -> float:
+        """Bytes that one step of all heads moves beside its matrix products; compiled on CUDA, as by default."""
+        size = 2 if product_precision(precision, device) == "bfloat16" else 4
+        logit = FUSED_PASSES * size if device == "cuda" else PLAIN_PASSES * 4
+        return float(self.recipe.heads) * (logit * self.rows * self.n_clusters + UPDATE_BYTES * self.parameters)
 
     def memory(self, heads: int, device: str) -> float:
         """Bytes of training so many heads, beside features and neighbours.

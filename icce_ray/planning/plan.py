@@ -135,7 +135,10 @@ def _heads(job: Job) -> StagePlan:
     batch = min(chosen.batch_size, n)
     cost, steps = HeadCost(Recipe(**chosen.recipe()), job.seen, job.clusters, batch), chosen.epochs * (n // batch)
     load = job.cpu("load", n * job.row + float(n) * job.k_max * 8, "parquet_read", cores=1)
-    moved = {"heads_matmul": steps * cost.step_flops(), "heads_memory": steps * cost.step_bytes()}
+    moved = {
+        "heads_matmul": steps * cost.step_flops(),
+        "heads_memory": steps * cost.step_bytes(job.device, chosen.precision),
+    }
     train = job.tensors("train", moved, workers)
     label = job.tensors("label", {"heads_matmul": 2.0 * n * chosen.heads * cost.products}, workers)
     split = resources.parallelism == "heads" and job.gpu is not None

@@ -92,7 +92,7 @@ def _step(device: str, count: int, dim: int, batch: int, clusters: int) -> tuple
     )  # as resources.compile
     seconds = least(trainer.run_epoch, device, passes=1) / steps
     cost = HeadCost(recipe, dim, clusters, batch)
-    return cost.step_flops(), cost.step_bytes(), seconds
+    return cost.step_flops(), cost.step_bytes(device), seconds
 
 
 def search(device: str) -> tuple[float, float]:

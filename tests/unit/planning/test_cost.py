@@ -50,6 +50,15 @@ def test_a_head_has_the_parameters_and_products_that_torch_counts():
     assert cost.step_flops() == 2 * forward.get_total_flops() + backward.get_total_flops()
 
 
+@pytest.mark.parametrize(
+    ("device", "precision", "logit"),
+    [("cuda", "auto", 15 * 2), ("cuda", "float32", 15 * 4), ("cpu", "auto", 60 * 4), ("cpu", "bfloat16", 60 * 4)],
+)
+def test_bytes_of_a_step_are_those_of_the_passes_over_its_logits_and_of_the_update(device, precision, logit):
+    cost = HeadCost(RECIPE, 48, 7, batch=10)
+    assert cost.step_bytes(device, precision) == 3 * (logit * 20 * 7 + 44 * cost.parameters)
+
+
 def test_an_iteration_of_the_grid_has_the_operations_that_torch_counts():
     features = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
     inputs = {"cls": [(0, 4)], "cls+patch_mean": [(0, 10)]}
