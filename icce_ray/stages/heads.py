@@ -23,9 +23,11 @@ from icce_ray.core.alarms import cluster_sizes, head_alarms
 from icce_ray.core.collectives import current_workers
 from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.training import HeadTrainer
+from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.stages import StageResult, neighbors
+from icce_ray.stages.checkpoints import CheckpointWriter
 from icce_ray.stages.cluster import Resources, await_capacity, completed_groups, threads_here
 from icce_ray.stages.connection import kept_handler
 from icce_ray.stages.features import FeatureRows, list_column, matrix
@@ -68,17 +70,15 @@ def run(settings: Settings, store: Store, resources: Resources, progress: Progre
             ),
             run_config=RunConfig(name="heads", storage_path=notes, failure_config=FailureConfig(max_failures=3)),
         )
-        fit(trainer)
-    labels = [path for path, _ in store.storage.list(HEAD_LABELS.path)]
-    files = [store.storage.describe(path) for path in (HEAD_WEIGHTS.path, HEAD_LOSSES.path, *labels)]
+        files: list[FileInfo] = fit(trainer).return_value
     losses = store.storage.read_table(HEAD_LOSSES.path)
     summary = summary_of(losses)
     best = summary["best_head"]
     progress.log(f"best of {summary['heads']} heads is {best}: TEMI loss {summary['temi'][best]:.4f}")
-    sizes = _cluster_sizes(store, labels, settings.clusters)
+    labels, sizes = _labels(store, settings.clusters)
     alarms = head_alarms(losses["temi"].to_numpy().reshape(-1, summary["heads"]), sizes)
     summary["alarms"] = log_alarms(alarms, progress)
-    return files, summary
+    return files + labels, summary
 
 
 def workers_of(settings: Settings, resources: Resources) -> int:
@@ -87,18 +87,19 @@ def workers_of(settings: Settings, resources: Resources) -> int:
     return max(1, min(asked, settings.heads.heads) if settings.resources.parallelism == "heads" else asked)
 
 
-def _cluster_sizes(store: Store, paths: Sequence[str], clusters: int) -> np.ndarray:
-    """Images of each cluster of each head, int64[H, K]: the labels are counted by tasks."""
-    counts = completed_groups(lambda group: _count.remote(store.root, group, clusters), paths, cpus=0.5)
-    return functools.reduce(np.add, counts)
+def _labels(store: Store, clusters: int) -> tuple[list[FileInfo], np.ndarray]:
+    """The files of head labels, and the images of each cluster of each head, int64[H, K]: tasks read them."""
+    paths = [path for path, _ in store.storage.list(HEAD_LABELS.path)]
+    found = list(completed_groups(lambda group: _count.remote(store.root, group, clusters), paths, cpus=0.5))
+    return [info for files, _ in found for info in files], functools.reduce(np.add, [sizes for _, sizes in found])
 
 
 @ray.remote(num_cpus=0.5)
-def _count(root: str, paths: Sequence[str], clusters: int) -> np.ndarray:
-    """Images of each cluster of each head in some files of head labels, int64[H, K]."""
+def _count(root: str, paths: Sequence[str], clusters: int) -> tuple[list[FileInfo], np.ndarray]:
+    """The same of some files of head labels."""
     storage = Store(root).storage
     sizes = [cluster_sizes(matrix(storage.read_table(path, ["labels"])["labels"]), clusters) for path in paths]
-    return np.sum(sizes, axis=0)
+    return [storage.describe(path) for path in paths], np.sum(sizes, axis=0)
 
 
 def summary_of(losses: pa.Table) -> dict[str, Any]:
@@ -115,10 +116,11 @@ def summary_of(losses: pa.Table) -> dict[str, Any]:
     }
 
 
-def train(config: dict[str, Any]) -> None:
+def train(config: dict[str, Any]) -> list[FileInfo]:
     """Train all heads from the last checkpoint on, together with the other workers; label all images.
 
-    Everything is in the memory of each worker's device. The first worker alone writes checkpoints, losses and weights.
+    Everything is in the memory of each worker's device. The first worker alone writes checkpoints, losses and weights,
+    and returns what the two last are.
     """
     from ray.train import get_context
     from ray.train.torch import get_device
@@ -146,20 +148,22 @@ def train(config: dict[str, Any]) -> None:
     epochs, earlier = trainer.recipe.epochs, trainer.epoch
     if first:
         config["progress"].report.remote(Report(earlier, earlier))
-    while trainer.epoch < epochs:
-        losses = trainer.run_epoch()
-        history.append(torch.stack([losses.temi, losses.cross_entropy]).cpu())
-        if first:
-            facts = loss_figures(*history[-1].numpy())
-            facts["learning_rate"] = trainer.learning_rate(trainer.epoch * trainer.steps_per_epoch - 1)
-            config["progress"].report.remote(Report(trainer.epoch, earlier, facts))
-        if trainer.epoch % settings.heads.checkpoint_epochs == 0 or trainer.epoch == epochs:
-            state = trainer.state()  # every worker gives its heads
+    with CheckpointWriter(store.storage, CHECKPOINT) as checkpoints:
+        while trainer.epoch < epochs:
+            losses = trainer.run_epoch()
+            history.append(torch.stack([losses.temi, losses.cross_entropy]).cpu())
             if first:
-                store.storage.write_tensors(CHECKPOINT, state | {"history": torch.stack(history)})
-    _finish(store, rows, trainer, torch.stack(history).numpy())
+                facts = loss_figures(*history[-1].numpy())
+                facts["learning_rate"] = trainer.learning_rate(trainer.epoch * trainer.steps_per_epoch - 1)
+                config["progress"].report.remote(Report(trainer.epoch, earlier, facts))
+            if trainer.epoch % settings.heads.checkpoint_epochs == 0 or trainer.epoch == epochs:
+                state = trainer.state()  # every worker gives its heads
+                if first:
+                    checkpoints.write(state | {"history": torch.stack(history)})
+        files = _finish(store, rows, trainer, torch.stack(history).numpy())
     if first:
         flush(config["progress"])
+    return files
 
 
 def _restored(store: Store, trainer: HeadTrainer) -> list[torch.Tensor]:
@@ -173,17 +177,19 @@ def _restored(store: Store, trainer: HeadTrainer) -> list[torch.Tensor]:
     return history
 
 
-def _finish(store: Store, rows: FeatureRows, trainer: HeadTrainer, history: np.ndarray) -> None:
+def _finish(store: Store, rows: FeatureRows, trainer: HeadTrainer, history: np.ndarray) -> list[FileInfo]:
     """Write losses, weights and labels; the features are still in memory, so labels cost one forward pass."""
     rank, size, teacher = trainer.workers.rank, trainer.workers.size, trainer.gather_teacher()
+    files = []
     if rank == 0:
-        HEAD_LOSSES.write(store.storage, _losses(history))
         inputs = {"input.mean": trainer.mean, "input.std": trainer.std}
-        store.storage.write_tensors(HEAD_WEIGHTS.path, teacher.stacked() | inputs)
+        weights = store.storage.write_tensors(HEAD_WEIGHTS.path, teacher.stacked() | inputs)
+        files = [weights, HEAD_LOSSES.write(store.storage, _losses(history))]
     for index, (start, stop) in list(enumerate(rows.blocks()))[rank::size]:
         labels = trainer.labels(trainer.features[start:stop], teacher).cpu().numpy()
         part = rows.table(start, stop, ["image_id", "key"]).append_column("labels", list_column(labels))
         HEAD_LABELS.write(store.storage, part, index)
+    return files
 
 
 def _losses(history: np.ndarray) -> pa.Table:
@@ -199,8 +205,8 @@ def _losses(history: np.ndarray) -> pa.Table:
     )
 
 
-def fit(trainer: Any) -> None:
-    """`trainer.fit()`, which raises what a worker raised as it was and ends with KeyboardInterrupt at the first one.
+def fit(trainer: Any) -> Any:
+    """The result of `trainer.fit()`; raises what a worker raised as it was, and KeyboardInterrupt at the first one.
 
     Ray Train's own handler of SIGINT takes the first two as a wish, at the third exits with 0, and stays for good.
     """
@@ -210,7 +216,7 @@ def fit(trainer: Any) -> None:
     trainer._register_sigint_handler = controllers.append  # in its place
     try:
         with kept_handler(signal.SIGINT):
-            trainer.fit()
+            return trainer.fit()
     except WorkerGroupError as error:
         raise _of_worker(error.worker_failures) or error from error
     except KeyboardInterrupt:
