@@ -257,14 +257,14 @@ class ResourceSettings(_Frozen):
     """Parts that the features are cut into for the search, an actor each; by default as few as the memory of a GPU or a
     node asks for. The other GPUs or nodes hold copies, which share the queries."""
     head_workers: Workers | None = None
-    """Processes that train the heads together; by default one per GPU, else one."""
+    """Processes that train the heads together; by default one per GPU, else one; while nodes are lost fewer."""
     parallelism: core.Parallelism = "heads"
     """How they share the work. `heads`: each trains its share of the heads on the same batches and only w(x, x') is
     exchanged, one float per pair. `data`: each takes its share of every batch; all gradients are exchanged (DDP)."""
     compile: bool | None = None
     """Whether torch.compile fuses the training step; by default on CUDA only."""
     wait_minutes: float = Field(default=15.0, ge=0.0, le=1_000_000)
-    """How long to wait for an autoscaling cluster to bring the GPUs that `device: cuda` asks for."""
+    """How long to wait for an autoscaling cluster to bring the GPUs that `device: cuda` asks for, or lost ones back."""
 
 
 def _listed(value: Any) -> Any:

@@ -6,18 +6,15 @@ Ray Train is imported where it is used: it takes two seconds, which no other sta
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import signal
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, RayActorError
 
 from icce_ray.core.alarms import cluster_sizes, head_alarms
 from icce_ray.core.collectives import current_workers
@@ -29,48 +26,36 @@ from icce_ray.settings import Settings
 from icce_ray.stages import StageResult, neighbors
 from icce_ray.stages.checkpoints import CheckpointWriter
 from icce_ray.stages.cluster import Resources, await_capacity, completed_groups, threads_here
-from icce_ray.stages.connection import kept_handler
+from icce_ray.stages.elastic import Grow, Places, Worker, fit, train_elastic
 from icce_ray.stages.features import FeatureRows, list_column, matrix
 from icce_ray.stages.remote_progress import Report, flush, log_alarms, loss_figures, remote_progress
 from icce_ray.store import Store
 from icce_ray.store.artifacts import HEAD_LABELS, HEAD_LOSSES, HEAD_WEIGHTS, checkpoint_of
 
 CHECKPOINT = checkpoint_of("heads")
-#: Seconds that an interrupted driver waits until the workers have ended.
-ABORT_SECONDS = 10.0
 
 
 def run(settings: Settings, store: Store, resources: Resources, progress: Progress) -> StageResult:
     """Train all heads, from the last checkpoint if there is one, and label all images with each."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
     rows = FeatureRows.inputs(store, settings.neighbors.components)
     cuda, count = resources.device == "cuda", workers_of(settings, resources)
     compiled = settings.resources.compile
+    worker = Worker("GPU" if cuda else "CPU", settings.resources.wait_minutes)
     # Ray Train would wait for them for ever.
-    await_capacity("GPU" if cuda else "CPU", count, settings.resources.wait_minutes, progress.log)
-    with (
-        remote_progress(progress, settings.heads.epochs, unit="epochs") as actor,
-        # Ray Train's own notes, which nobody needs: our checkpoints are files of the run, and Ray Train does not ask a
-        # store a second time.
-        tempfile.TemporaryDirectory(prefix="icce-train-", ignore_cleanup_errors=True) as notes,
-    ):
-        trainer = TorchTrainer(
-            train,
-            train_loop_config={
-                "root": store.root,
-                "rows": rows,
-                "settings": settings,
-                "compiled": cuda if compiled is None else compiled,
-                "progress": actor,
-            },
-            scaling_config=ScalingConfig(
-                num_workers=count, use_gpu=cuda, resources_per_worker={"CPU": 1} | ({"GPU": 1} if cuda else {})
-            ),
-            run_config=RunConfig(name="heads", storage_path=notes, failure_config=FailureConfig(max_failures=3)),
+    await_capacity(worker.kind, count, settings.resources.wait_minutes, progress.log)
+    with remote_progress(progress, settings.heads.epochs, unit="epochs") as actor:
+        config = {
+            "root": store.root,
+            "rows": rows,
+            "settings": settings,
+            "compiled": cuda if compiled is None else compiled,
+            "progress": actor,
+            "worker": worker,
+            "most": count,
+        }
+        files: list[FileInfo] = train_elastic(
+            lambda workers: _fit(config, workers), worker, count, progress=actor, log=progress.log
         )
-        files: list[FileInfo] = fit(trainer).return_value
     losses = store.storage.read_table(HEAD_LOSSES.path)
     summary = summary_of(losses)
     best = summary["best_head"]
@@ -81,9 +66,35 @@ def run(settings: Settings, store: Store, resources: Resources, progress: Progre
     return files + labels, summary
 
 
+def _fit(config: dict[str, Any], workers: int) -> Any:
+    """One attempt at the training: what the first of so many workers returns."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    once = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
+    worker: Worker = config["worker"]
+    # Ray Train's own notes, which nobody needs: our checkpoints are files of the run, and Ray Train does not ask a
+    # store a second time.
+    with tempfile.TemporaryDirectory(prefix="icce-train-", ignore_cleanup_errors=True) as notes:
+        trainer = TorchTrainer(
+            train,
+            train_loop_config=config,
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu=worker.kind == "GPU", resources_per_worker=worker.bundle
+            ),
+            run_config=RunConfig(name="heads", storage_path=notes, failure_config=once),
+        )
+        return fit(trainer).return_value
+
+
 def workers_of(settings: Settings, resources: Resources) -> int:
     """How many processes train: as many as asked for, else one a GPU, if there are heads for all, else one."""
-    asked = settings.resources.head_workers or (resources.gpus if resources.device == "cuda" else 1)
+    return workers_at_most(settings, resources.gpus if resources.device == "cuda" else 1)
+
+
+def workers_at_most(settings: Settings, there: int) -> int:
+    """The same of so many GPUs."""
+    asked = settings.resources.head_workers or there
     return max(1, min(asked, settings.heads.heads) if settings.resources.parallelism == "heads" else asked)
 
 
@@ -116,22 +127,59 @@ def summary_of(losses: pa.Table) -> dict[str, Any]:
     }
 
 
-def train(config: dict[str, Any]) -> list[FileInfo]:
+def train(config: dict[str, Any]) -> list[FileInfo] | Grow:
     """Train all heads from the last checkpoint on, together with the other workers; label all images.
 
     Everything is in the memory of each worker's device. The first worker alone writes checkpoints, losses and weights,
-    and returns what the two last are.
+    and returns what the two last are. While there are fewer workers than there may be it asks for room for the others;
+    where some has come, all end after a checkpoint and return `Grow`.
     """
+    store, settings, progress = Store(config["root"]), config["settings"], config["progress"]
+    progress.join.remote(ray.get_runtime_context().get_node_id())
+    trainer = _trainer(config)
+    history, before = _restored(store, trainer)
+    trainer.check_same_epoch()
+    most: int = config["most"]
+    if config["worker"].kind == "GPU":  # a run that goes on may have fewer of them than it had
+        most = max(most, workers_at_most(settings, before))
+    workers, epochs, earlier = trainer.workers, trainer.recipe.epochs, trainer.epoch
+    first = workers.rank == 0
+    if first:
+        progress.report.remote(Report(earlier, earlier))
+    missing = Places(config["worker"].bundle, most - workers.size if first else 0)
+    with CheckpointWriter(store.storage, CHECKPOINT) as checkpoints, missing:
+        while trainer.epoch < epochs:
+            losses = trainer.run_epoch()
+            history.append(torch.stack([losses.temi, losses.cross_entropy]).cpu())
+            if first:
+                facts = loss_figures(*history[-1].numpy())
+                facts["learning_rate"] = trainer.learning_rate(trainer.epoch * trainer.steps_per_epoch - 1)
+                progress.report.remote(Report(trainer.epoch, earlier, facts))
+            if trainer.epoch % settings.heads.checkpoint_epochs == 0 or trainer.epoch == epochs:
+                state = trainer.state()  # every worker gives its heads
+                if first:
+                    more = {"history": torch.stack(history), "workers": torch.tensor(most)}
+                    checkpoints.write(state | more)
+                if trainer.epoch < epochs and most > workers.size and _any(missing.ready(), trainer):
+                    return Grow(most)
+        files = _finish(store, config["rows"], trainer, torch.stack(history).numpy())
+    if first:
+        flush(progress)
+    return files
+
+
+def _trainer(config: dict[str, Any]) -> HeadTrainer:
+    """The heads at their beginning, in a worker of Ray Train."""
     from ray.train import get_context
     from ray.train.torch import get_device
 
     torch.set_num_threads(threads_here(get_context().get_local_world_size()))
-    store, rows, settings = Store(config["root"]), config["rows"], config["settings"]
+    rows, settings = config["rows"], config["settings"]
     device = get_device()
     features = torch.from_numpy(rows.features()).to(device)
-    trainer = HeadTrainer(
+    return HeadTrainer(
         features,
-        neighbors.load(store.root, rows).to(device),
+        neighbors.load(config["root"], rows).to(device),
         n_clusters=settings.clusters,
         recipe=Recipe(**settings.heads.recipe()),
         seed=settings.seed,
@@ -142,39 +190,25 @@ def train(config: dict[str, Any]) -> list[FileInfo]:
             compiled=config["compiled"],
         ),
     )
-    first = trainer.workers.rank == 0
-    history = _restored(store, trainer)
-    trainer.check_same_epoch()
-    epochs, earlier = trainer.recipe.epochs, trainer.epoch
-    if first:
-        config["progress"].report.remote(Report(earlier, earlier))
-    with CheckpointWriter(store.storage, CHECKPOINT) as checkpoints:
-        while trainer.epoch < epochs:
-            losses = trainer.run_epoch()
-            history.append(torch.stack([losses.temi, losses.cross_entropy]).cpu())
-            if first:
-                facts = loss_figures(*history[-1].numpy())
-                facts["learning_rate"] = trainer.learning_rate(trainer.epoch * trainer.steps_per_epoch - 1)
-                config["progress"].report.remote(Report(trainer.epoch, earlier, facts))
-            if trainer.epoch % settings.heads.checkpoint_epochs == 0 or trainer.epoch == epochs:
-                state = trainer.state()  # every worker gives its heads
-                if first:
-                    checkpoints.write(state | {"history": torch.stack(history)})
-        files = _finish(store, rows, trainer, torch.stack(history).numpy())
-    if first:
-        flush(config["progress"])
-    return files
 
 
-def _restored(store: Store, trainer: HeadTrainer) -> list[torch.Tensor]:
-    """Bring the trainer to the last checkpoint; returns the losses of the epochs before it."""
+def _any(count: int, trainer: HeadTrainer) -> bool:
+    """Whether a count is more than zero on any of the workers."""
+    total = torch.tensor([count], device=trainer.features.device)
+    trainer.workers.all_reduce(total)
+    return bool(total)
+
+
+def _restored(store: Store, trainer: HeadTrainer) -> tuple[list[torch.Tensor], int]:
+    """Bring the trainer to the last checkpoint; the losses of the epochs before it, and how many workers there were to
+    be then (0 without a checkpoint)."""
     try:
         state = store.storage.read_tensors(CHECKPOINT)
     except FileNotFoundError:
-        return []
-    history = list(state.pop("history"))
+        return [], 0
+    history, most = list(state.pop("history")), state.pop("workers", torch.tensor(0))
     trainer.restore(state)
-    return history
+    return history, int(most)
 
 
 def _finish(store: Store, rows: FeatureRows, trainer: HeadTrainer, history: np.ndarray) -> list[FileInfo]:
@@ -203,30 +237,3 @@ def _losses(history: np.ndarray) -> pa.Table:
             "cross_entropy": history[:, 1].reshape(-1),
         }
     )
-
-
-def fit(trainer: Any) -> Any:
-    """The result of `trainer.fit()`; raises what a worker raised as it was, and KeyboardInterrupt at the first one.
-
-    Ray Train's own handler of SIGINT takes the first two as a wish, at the third exits with 0, and stays for good.
-    """
-    from ray.train import WorkerGroupError
-
-    controllers: list[Any] = []
-    trainer._register_sigint_handler = controllers.append  # in its place
-    try:
-        with kept_handler(signal.SIGINT):
-            return trainer.fit()
-    except WorkerGroupError as error:
-        raise _of_worker(error.worker_failures) or error from error
-    except KeyboardInterrupt:
-        for controller in controllers:
-            with contextlib.suppress(RayActorError, GetTimeoutError):  # the controller ends with its workers
-                ray.get(controller.abort.remote(), timeout=ABORT_SECONDS)
-        raise
-
-
-def _of_worker(failures: Mapping[int, Exception]) -> Exception | None:
-    """What the first worker that failed raised, None where that is not known."""
-    causes = [getattr(failure, "cause", failure) for _, failure in sorted(failures.items())]
-    return next((cause for cause in causes if isinstance(cause, Exception)), None)

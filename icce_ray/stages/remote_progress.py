@@ -34,14 +34,24 @@ class Report:
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class ProgressActor:
-    """Holds reports until they are read; those that wait are lost with its process."""
+    """Holds reports until they are read; those that wait, and what it knows of workers, are lost with its process."""
 
     def __init__(self) -> None:
         self.waiting: deque[Report] = deque(maxlen=MOST_WAITING)
+        self.furthest, self.nodes = 0, set[str]()
 
     def report(self, report: Report) -> None:
         """Add a report."""
         self.waiting.append(report)
+        self.furthest = max(self.furthest, report.done)
+
+    def join(self, node: str) -> None:
+        """A process begins its work on the node of this id."""
+        self.nodes.add(node)
+
+    def survey(self) -> tuple[int, set[str]]:
+        """The most that any process has done, and the nodes on which processes began."""
+        return self.furthest, self.nodes
 
     def flush(self) -> None:
         """Do nothing: calls of one process run in order, so its reports are there once this call is done."""

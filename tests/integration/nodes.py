@@ -3,7 +3,8 @@
     python -m tests.integration.nodes CPUS ...     # CPUs of the head and of each node
 
 It prints a JSON list (address, and the pid of each node's raylet but the head's), then takes away without grace each
-node whose number is written to its standard input, and the cluster with the end of the input.
+node whose number is written to its standard input, adds one of one CPU for `more`, and ends the cluster with the end of
+the input.
 """
 
 import json
@@ -30,13 +31,28 @@ def main(head, *cpus):
     raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
     print(json.dumps([cluster.address, raylets]), flush=True)
     for line in sys.stdin:
-        cluster.remove_node(nodes[int(line)], allow_graceful=False)
-        print("removed", flush=True)
+        if line == "more\n":
+            cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+            until_all_have_room(cluster.address)
+            print("added", flush=True)
+        else:
+            cluster.remove_node(nodes[int(line)], allow_graceful=False)
+            print("removed", flush=True)
     cluster.shutdown()
 
 
+def until_all_have_room(address):
+    """Wait until no placement group of the cluster is pending any more."""
+    import ray
+    from ray.util import placement_group_table
+
+    ray.init(address=address, include_dashboard=False, log_to_driver=False)
+    wait_for(lambda: {group["state"] for group in placement_group_table().values()} <= {"CREATED", "REMOVED"}, "room")
+    ray.shutdown()
+
+
 class Nodes:
-    """The other side: `environment` for a driver on the cluster, and nodes to take away."""
+    """The other side: `environment` for a driver on the cluster, and nodes to take away and to add."""
 
     def __init__(self, *cpus, temporary):
         self.environment = {"RAY_TMPDIR": str(temporary)}
@@ -63,6 +79,12 @@ class Nodes:
         self.process.stdin.flush()
         assert self.process.stdout.readline() == "removed\n"
         wait_for(lambda: not left_of(theirs), "the end of a node")
+
+    def add(self):
+        """A node with one CPU; returns when whoever waited for room has been given it."""
+        self.process.stdin.write("more\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "added\n"
 
     def close(self):
         theirs = started(descendants(self.process.pid))

@@ -10,10 +10,11 @@ import pytest
 
 from icce_ray.store import Store
 from icce_ray.store.artifacts import checkpoint_of
+from icce_ray.store.verify import violations
 from tests.barriers import barrier
 from tests.processes import wait_for
 
-from .conftest import IMAGES, SHARDED, tiny
+from .conftest import IMAGES, SHARDED, tiny, without_heads
 from .drivers import Driver, assert_as_if_unbroken, assert_no_secret, run_command
 from .nodes import Nodes
 
@@ -33,9 +34,9 @@ HELD = {
 
 @pytest.fixture
 def nodes(request):
-    """A head with one CPU and nodes of two; Ray's files lie where the path is short enough for sockets."""
+    """A head with one CPU and nodes of so many; Ray's files lie where the path is short enough for sockets."""
     with tempfile.TemporaryDirectory(prefix="icce-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        found = Nodes(1, *[2] * request.param, temporary=folder)
+        found = Nodes(1, *request.param, temporary=folder)
         yield found
         found.close()
 
@@ -43,8 +44,8 @@ def nodes(request):
 @pytest.mark.parametrize(
     ("nodes", "stages"),
     [
-        pytest.param(2, ("heads",), id="in one stage"),
-        pytest.param(3, ("embed", "neighbors", "heads"), id="in every stage", marks=pytest.mark.slow(200)),
+        pytest.param([2, 2], ("heads",), id="in one stage"),
+        pytest.param([2] * 3, ("embed", "neighbors", "heads"), id="in every stage", marks=pytest.mark.slow(200)),
     ],
     indirect=["nodes"],
 )
@@ -75,3 +76,22 @@ def test_workers_and_nodes_are_lost_in_stages_that_keep_something_there(
     assert_as_if_unbroken(store, finished, IMAGES)
     assert not bucket_server.client.list_multipart_uploads(Bucket=bucket).get("Uploads")
     assert_no_secret(store, driver.log.read_bytes())
+
+
+@pytest.mark.slow(60)
+@pytest.mark.parametrize("nodes", [[1]], indirect=True, ids=["one"])
+def test_heads_go_on_without_a_node_that_does_not_come_back_and_take_in_a_new_one(
+    digits, finished, tmp_path, nodes, ends
+):
+    store = without_heads(finished, tmp_path / "run")
+    words = run_command(tiny(digits[0], store.root, resources={"head_workers": 2}), tmp_path)
+    with barrier(store, checkpoint_of("heads")) as held:
+        driver = Driver([*words, "--until", "heads"], tmp_path, ends, nodes.environment)
+        writer = held.reached(driver.check)
+        nodes.remove(0)
+        wait_for(lambda: driver.check() or set(held.held()) - {writer}, "a checkpoint of those that are left")
+        assert "with 1 of 2 workers" in driver.log.read_text()
+        nodes.add()
+    driver.finish()
+    assert "there is room for more: going on from the last checkpoint with 2 of 2 workers" in driver.log.read_text()
+    assert list(violations(store)) == []

@@ -13,7 +13,7 @@ from ray.train.torch import TorchTrainer
 from icce_ray import pipeline
 from icce_ray.cli import main as cli
 from icce_ray.cli.interrupts import again
-from icce_ray.stages.heads import fit
+from icce_ray.stages.elastic import fit
 from icce_ray.store.lock import LOCK_FILE, RunLock
 
 EMBEDDED = {"images": 4, "ok": 4, "rejected": 0, "rejected_by_reason": {}}

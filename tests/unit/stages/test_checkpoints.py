@@ -1,4 +1,4 @@
-"""Checkpoints of the heads: the training goes on while one is written, and ends with what went wrong in writing."""
+"""Checkpoints of the heads: what the training does while one is written, and where it ends for more workers."""
 
 import threading
 from types import SimpleNamespace
@@ -10,6 +10,7 @@ from icce_ray.core.neighbors import Neighbors
 from icce_ray.io.storage import Storage, StorageError
 from icce_ray.stages import heads
 from icce_ray.stages.checkpoints import CheckpointWriter
+from icce_ray.stages.elastic import Grow, Worker
 from icce_ray.stages.features import FeatureRows
 from icce_ray.store.artifacts import HEAD_WEIGHTS
 from tests.failures import fails
@@ -25,6 +26,7 @@ class Epochs:
     def __init__(self):
         self.ended = [threading.Event() for _ in range(EPOCHS + 1)]
         self.report = SimpleNamespace(remote=lambda report: self.ended[report.done].set())
+        self.join = SimpleNamespace(remote=lambda node: None)
 
 
 class Disk:
@@ -61,12 +63,14 @@ def training(tmp_path, monkeypatch):
     monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_local_world_size=lambda: 1))
     monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(heads, "threads_here", lambda sharers: 1)
+    monkeypatch.setattr(heads.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "a node"))
     lists = Neighbors(torch.arange(6), torch.arange(5).roll(1).int(), torch.empty(0))
     monkeypatch.setattr(heads.neighbors, "load", lambda root, rows: lists)
     monkeypatch.setattr(heads, "flush", lambda actor: None)
     rows, epochs = FeatureRows.inputs(store, settings.neighbors.components), Epochs()
     config = {"root": store.root, "rows": rows, "settings": settings, "compiled": False, "progress": epochs}
-    return SimpleNamespace(store=store, epochs=epochs, run=lambda: heads.train(config))
+    config |= {"worker": Worker("GPU", 0.0), "most": 1}
+    return SimpleNamespace(store=store, epochs=epochs, config=config, run=lambda: heads.train(config))
 
 
 def test_the_next_epoch_does_not_wait_for_a_checkpoint(training, monkeypatch):
@@ -108,3 +112,40 @@ def test_an_error_of_the_training_is_not_hidden_by_that_of_its_checkpoint(tmp_pa
     with pytest.raises(ValueError, match="losses") as error:
         train()
     assert "the disk is full" in error.value.__notes__[0]
+
+
+class Rooms:
+    """Stands for `Places`: room for one comes when so many checkpoints were begun."""
+
+    def __init__(self, monkeypatch, after):
+        self.asked, self.after = [], after
+        monkeypatch.setattr(heads, "Places", self)
+
+    def __call__(self, bundle, count):
+        self.asked.append((bundle, count))
+        return self
+
+    def ready(self):
+        self.after -= 1
+        return int(self.after <= 0)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_it_ends_after_a_whole_checkpoint_when_there_is_room_for_another_worker(training, monkeypatch):
+    rooms, training.config["most"] = Rooms(monkeypatch, after=2), 2
+    assert training.run() == Grow(2)
+    assert rooms.asked == [({"CPU": 1.0, "GPU": 1.0}, 1)]
+    assert int(training.store.storage.read_tensors(heads.CHECKPOINT)["epoch"]) == 2
+
+
+def test_a_run_that_goes_on_with_fewer_gpus_asks_for_as_many_as_it_had(training, monkeypatch):
+    rooms, training.config["most"] = Rooms(monkeypatch, after=1), 2
+    training.run()
+    training.config["most"] = 1  # the driver was killed, and its cluster has one GPU now
+    assert training.run() == Grow(2)
+    assert rooms.asked[-1][1] == 1
