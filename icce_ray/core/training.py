@@ -27,6 +27,7 @@ from icce_ray.core.collectives import (
     shares,
     start_gradient_reduce,
 )
+from icce_ray.core.compiling import compilable
 from icce_ray.core.heads import HeadBank, Networks, derived_seed, heads_per_chunk
 from icce_ray.core.neighbors import Neighbors
 from icce_ray.core.passes import Assigned, Taught
@@ -89,6 +90,7 @@ class HeadTrainer:
             widest=max(recipe.hidden, n_clusters),
         )
         self.dtype: torch.dtype = getattr(torch, product_precision(execution.precision, device.type))
+        execution = compilable(execution, device.type)
         self._teacher_scores = _fused(passes.teacher_scores, execution.compiled)
         self._teach = _fused(passes.teach_unheld, True) if execution.compiled else passes.teach
         self._student_losses = _fused(passes.student_losses, execution.compiled)

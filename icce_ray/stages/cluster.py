@@ -6,16 +6,18 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median_low
 from typing import Any, TypeVar
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
+from icce_ray.core.gpus import Gpus
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import ResourceSettings
+from icce_ray.stages.gpus import gpus_of
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import Table
 
@@ -72,6 +74,8 @@ class Resources:
     """Those that can work: a head without CPUs is none."""
     cores: int
     """CPUs of a typical node, of those with GPUs where the device is `cuda`: for threads."""
+    gpu_memory: int = 0
+    """Bytes of the smallest GPU, where the device is `cuda`."""
 
     @property
     def gpu_share(self) -> float:
@@ -82,16 +86,44 @@ class Resources:
 def resources(settings: ResourceSettings, *, device: str | None = None, log: Log = lambda text: None) -> Resources:
     """What the cluster has for a stage, once it has what the settings ask for.
 
-    `device` is that of the stages before: a run that began on GPUs waits for one, rather than go on without. Raises
-    RunError if GPUs, or any CPUs at all, are not there and do not come in `wait_minutes`. Without this check Ray would
-    wait for them for ever, and say nothing.
+    `device` is that of the stages before: a run that began on GPUs waits for one, rather than go on without. Where
+    torch can use none of the GPUs, `auto` is the CPU, and the log says so. Raises RunError if GPUs, or any CPUs at all,
+    are not there and do not come in `wait_minutes` (without this check Ray would wait for them for ever, and say
+    nothing), and if torch cannot use GPUs that are asked for, or some of them only.
     """
     wanted = device or settings.device
     if wanted == "cuda":
         least = max(settings.embed_actors or 1, settings.neighbor_shards or 1, settings.head_workers or 1)
         await_capacity("GPU", least, settings.wait_minutes, log)
     await_capacity("CPU", 1, settings.wait_minutes, log)
-    return of_nodes([node["Resources"] for node in ray.nodes() if node["Alive"]], wanted)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    shapes = [node["Resources"] for node in nodes]
+    found = of_nodes(shapes, wanted)
+    if found.device == "cpu":
+        return found
+    gpus = gpus_of(nodes)
+    if fault := _fault(gpus, wanted):
+        log(f"WARNING: resources.device = auto: {fault}. The run goes on on CPUs")
+        return of_nodes(shapes, "cpu")
+    return replace(found, gpu_memory=min(of_node.memory for of_node in gpus.values()))
+
+
+def _fault(gpus: Mapping[str, Gpus], wanted: str) -> str:
+    """Why torch can use the GPUs of no node, "" if it can use those of each. RunError if GPUs are a must, or some work.
+
+    Of some that do and some that do not, Ray would give work to both.
+    """
+    faults = {address: of_node.fault for address, of_node in gpus.items() if of_node.fault}
+    if not faults:
+        return ""
+    address, reason = next(iter(faults.items()))
+    fault = f"torch cannot use the GPUs of {len(faults)} of {len(gpus)} nodes with GPUs; on {address}: {reason}"
+    if wanted == "cuda" or len(faults) < len(gpus):
+        raise RunError(
+            f"resources.device = {wanted}, but {fault}; or take those nodes out of the cluster, or set "
+            "resources.device=cpu. `icce doctor --cluster` looks at every node"
+        )
+    return fault
 
 
 def of_nodes(nodes: Sequence[Mapping[str, float]], device: str) -> Resources:

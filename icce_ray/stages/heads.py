@@ -18,6 +18,7 @@ import torch
 
 from icce_ray.core.alarms import cluster_sizes, head_alarms
 from icce_ray.core.collectives import current_workers
+from icce_ray.core.compiling import compile_fault
 from icce_ray.core.recipe import Execution, Recipe
 from icce_ray.core.training import HeadTrainer
 from icce_ray.io.storage import FileInfo
@@ -137,6 +138,8 @@ def train(config: dict[str, Any]) -> list[FileInfo] | Grow:
     store, settings, progress = Store(config["root"]), config["settings"], config["progress"]
     progress.join.remote(ray.get_runtime_context().get_node_id())
     trainer = _trainer(config)
+    if config["compiled"] and (fault := compile_fault(trainer.features.device.type)):
+        progress.report.remote(Report(0, warning=fault))
     history, before = _restored(store, trainer)
     trainer.check_same_epoch()
     most: int = config["most"]

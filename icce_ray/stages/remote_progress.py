@@ -30,6 +30,8 @@ class Report:
     done: int
     earlier: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
+    warning: str = ""
+    """Shown once, however many processes report it."""
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
@@ -73,7 +75,7 @@ def flush(actor: Any) -> None:
 def remote_progress(progress: Progress, total: int, *, unit: str) -> Iterator[Any]:
     """A ProgressActor for the remote process; what it reports there is shown here until the block ends."""
     actor: Any = ProgressActor.remote()
-    stop, begun = threading.Event(), False
+    stop, begun, warned = threading.Event(), False, set[str]()
 
     def show() -> None:
         nonlocal begun
@@ -81,6 +83,11 @@ def remote_progress(progress: Progress, total: int, *, unit: str) -> Iterator[An
         with suppress(RayActorError):  # its process was lost and is being replaced: the work itself goes on
             reports = ray.get(actor.read.remote())
         for report in reports:
+            if report.warning:
+                if report.warning not in warned:
+                    progress.log(f"WARNING: {report.warning}")
+                    warned.add(report.warning)
+                continue
             if not begun:
                 progress.begin(total, done=report.earlier, unit=unit)
                 begun = True

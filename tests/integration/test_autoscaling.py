@@ -19,9 +19,12 @@ from .test_jobs import RAY, free_port
 HEAD_ID = "f" * 51 + "00000"  # by this name the fake provider knows the head
 ASKS = """
 import time, ray
+from icce_ray.core.gpus import Gpu, Gpus
 from icce_ray.settings import ResourceSettings
+from icce_ray.stages import cluster
 from icce_ray.stages.cluster import resources
 from icce_ray.stages.connection import connected
+cluster.gpus_of = lambda nodes: {"pretended": Gpus((Gpu("pretended", 1, (1, 0)),))}
 with connected():
     assert "GPU" not in ray.cluster_resources()
     found = resources(ResourceSettings(device="cuda", head_workers=2, wait_minutes=3), log=print)

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from icce_ray.core.gpus import Gpu, Gpus
 from icce_ray.settings import ResourceSettings
 from icce_ray.stages import cluster
 from icce_ray.stages.cluster import Resources, completed, grouped, of_nodes, resources, room_for
@@ -63,6 +64,7 @@ class FakeRay:
         self.first, self.grown, self.left, self.groups = first, grown or first, looks, []
         monkeypatch.setattr(cluster.ray, "cluster_resources", self.resources)
         monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": self.grown}])
+        monkeypatch.setattr(cluster, "gpus_of", lambda nodes: {"10.0.0.1": Gpus((Gpu("L4", 24 * 10**9, (8, 9)),))})
         monkeypatch.setattr(cluster, "placement_group", self.ask)
         monkeypatch.setattr(cluster, "remove_placement_group", self.groups.remove)
         monkeypatch.setattr(cluster, "WAIT_POLL_SECONDS", 0.001)
@@ -114,6 +116,44 @@ def test_a_run_that_began_on_gpus_waits_for_one(monkeypatch):
     assert resources(ResourceSettings()).device == "cpu"
     with fails(RunError, "1 GPUs"):
         resources(ResourceSettings(wait_minutes=0.0001), device="cuda")
+
+
+def announced(monkeypatch, *faults):
+    """A cluster of a node with 16 CPUs and a GPU for each of `faults`, which torch finds there ("" is none)."""
+    nodes = [
+        {"Alive": True, "NodeID": str(number), "NodeManagerAddress": f"10.0.0.{number}", "Resources": GPU}
+        for number in range(len(faults))
+    ]
+    found = {
+        node["NodeManagerAddress"]: Gpus(fault=fault) if fault else Gpus((Gpu("L4", (24 - number) * 10**9, (8, 9)),))
+        for number, (node, fault) in enumerate(zip(nodes, faults, strict=True))
+    }
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 16.0, "GPU": 4.0 * len(nodes)})
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(cluster, "gpus_of", lambda alive: found)
+
+
+def test_the_smallest_gpu_is_what_there_is(monkeypatch):
+    announced(monkeypatch, "", "")
+    assert resources(ResourceSettings()) == Resources("cuda", gpus=8, nodes=2, cores=16, gpu_memory=23 * 10**9)
+
+
+def test_gpus_that_torch_cannot_use_are_none_for_auto_and_an_error_for_cuda(monkeypatch):
+    announced(monkeypatch, "driver too old", "driver too old")
+    lines = []
+    found = resources(ResourceSettings(), log=lines.append)
+    assert (found.device, found.gpu_share, found.gpu_memory) == ("cpu", 0.0, 0)
+    assert len(lines) == 1
+    assert "2 of 2 nodes with GPUs; on 10.0.0.0: driver too old" in lines[0]
+    with fails(RunError, "resources.device = cuda", "2 of 2", "driver too old", "resources.device=cpu"):
+        resources(ResourceSettings(device="cuda"))
+
+
+def test_a_node_whose_gpu_is_broken_among_good_ones_stops_the_run(monkeypatch):
+    """Ray would give it work, whose failures never end."""
+    announced(monkeypatch, "", "driver too old")
+    with fails(RunError, "1 of 2", "10.0.0.1", "take those nodes out"):
+        resources(ResourceSettings())
 
 
 def test_tasks_under_way_grow_with_the_cluster(monkeypatch):
