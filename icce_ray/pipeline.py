@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from icce_ray.io.locations import check_writable
 from icce_ray.io.sources import Source, SourceSpec, find_source
+from icce_ray.planning.memory import check_heads_fit
 from icce_ray.progress import RunProgress
 from icce_ray.settings import Settings, SettingsError
 from icce_ray.spelling import did_you_mean
@@ -90,9 +91,28 @@ def _run_stage(
         embed.check_enough(store, settings.fewest_clusters)
     resolved = store.resolved(settings)  # numbers in place of `auto`
     with tracking.stage(stage) as progress:
+        _check_memory(stage, resolved, store, available, progress.log)
         work = functools.partial(STAGES[stage], resolved, store, available, progress)
         marker = complete(stage, store, fingerprint(settings, stage), work, lock.check)
         store.record(stage, marker.summary | {"seconds": marker.seconds})
+
+
+def _check_memory(
+    stage: str, settings: Settings, store: Store, available: Resources, log: Callable[[str], None]
+) -> None:
+    """Raise RunError where the heads cannot fit the GPUs: before mining, as far as it is known, and before training."""
+    if stage not in ("neighbors", "heads") or not available.gpu_memory:
+        return
+    embedded, mined = store.require("embed").summary, store.marker("neighbors")
+    check_heads_fit(
+        settings,
+        images=min(embedded["ok"], settings.heads.max_images),
+        dim=embedded["dim"],
+        pairs=None if mined is None else mined.summary.get("pairs"),
+        workers=lambda chosen: heads.workers_of(chosen, available),
+        gpu_memory=available.gpu_memory,
+        log=log,
+    )
 
 
 def _between(first: str, last: str, redo: str | None) -> list[str]:

@@ -11,18 +11,16 @@ import math
 from icce_ray.backbones import CPU_SLICE
 from icce_ray.core.consensus import graphs, mcla
 from icce_ray.core.consensus.ensemble import HEADS_PER_ARRAY, IMAGES_PER_SHARD, MAX_VOTES
-from icce_ray.core.heads import HeadCost
 from icce_ray.core.linear import grid_flops
-from icce_ray.core.recipe import Recipe
 from icce_ray.core.search import base_bytes, parts_needed, score_bytes, work_bytes
 from icce_ray.planning.job import Bucket, Job, Machines, Part, Plan, StagePlan, in_turn, streamed
+from icce_ray.planning.memory import heads_memory
 from icce_ray.planning.rates import PlanError, Rates, checked
 from icce_ray.settings import Settings
 from icce_ray.stages.features import classifier_inputs
 
-#: Bytes of a neighbour in the run (int64 image_id, float32 similarity) and in training (int32), and of a label with its
-#: confidence.
-NEIGHBOR_BYTES, TRAINING_NEIGHBOR_BYTES, LABEL_BYTES = 12, 4, 8
+#: Bytes of a neighbour in the run (int64 image_id, float32 similarity), and of a label with its confidence.
+NEIGHBOR_BYTES, LABEL_BYTES = 12, 8
 #: GPUs of a node, which nobody is asked for: neighbours are written by 2 + 2 tasks a node.
 NODE_GPUS = 8
 #: Bytes of the consensus for each label of a head (labels and the copy without repeated rows, the incidence matrix and
@@ -132,8 +130,8 @@ def _heads(job: Job) -> StagePlan:
     """Load, train, label; of several workers each trains its share of the heads."""
     n, chosen, resources = job.n, job.settings.heads, job.settings.resources
     workers = max(1, min(resources.head_workers or job.machines.gpus or 1, chosen.heads))
-    batch = min(chosen.batch_size, n)
-    cost, steps = HeadCost(Recipe(**chosen.recipe()), job.seen, job.clusters, batch), chosen.epochs * (n // batch)
+    needs = heads_memory(job.settings, images=n, dim=job.seen, workers=workers, device=job.device)
+    cost, steps, share = needs.cost, chosen.epochs * (n // needs.cost.batch), needs.heads
     load = job.cpu("load", n * job.row + float(n) * job.k_max * 8, "parquet_read", cores=1)
     moved = {
         "heads_matmul": steps * cost.step_flops(),
@@ -141,18 +139,16 @@ def _heads(job: Job) -> StagePlan:
     }
     train = job.tensors("train", moved, workers)
     label = job.tensors("label", {"heads_matmul": 2.0 * n * chosen.heads * cost.products}, workers)
-    split = resources.parallelism == "heads" and job.gpu is not None
-    share = math.ceil(chosen.heads / workers) if split else chosen.heads
-    uneven = share * workers / chosen.heads if split else 1.0  # the worker with most heads is waited for
-    data = 2.0 * n * job.seen + float(n) * job.k_max * TRAINING_NEIGHBOR_BYTES + 8.0 * n
+    uneven = share * workers / chosen.heads if share < chosen.heads else 1.0  # the worker with most heads is waited for
+    pairs, file = float(n) * job.k_max, 2.0 * NEIGHBOR_BYTES * job.settings.neighbors.rows_per_shard * job.k_max
     return job.stage(
         "heads",
         *(load, train, label),
         seconds=load.seconds + uneven * in_turn(train, label),
         gpus=workers if job.gpu else 0,
         storage=4.0 * chosen.heads * cost.parameters + n * (4.0 * chosen.heads + job.names),
-        device_memory=data + cost.memory(share, job.device),
-        host_memory=data + 2.0 * NEIGHBOR_BYTES * job.settings.neighbors.rows_per_shard * job.k_max,  # and one file
+        device_memory=needs.total(pairs),
+        host_memory=needs.inputs(pairs) + file,
     )
 
 
