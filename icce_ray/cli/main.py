@@ -11,6 +11,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from icce_ray.cli.demo import demo
+from icce_ray.cli.doctor import doctor
 from icce_ray.cli.interrupts import SIGNALLED, interruptible
 from icce_ray.cli.options import EXIT_ERROR, EXIT_REJECTS, EXIT_USAGE, EXIT_VIOLATIONS
 from icce_ray.cli.plan import plan
@@ -59,7 +60,7 @@ def _root(
 for _command in (run, predict, evaluate):
     app.command()(_command)
 app.command(help=HELP)(sweep)
-for _command in (status, verify, demo, settings, plan, report, export):
+for _command in (status, verify, demo, settings, plan, doctor, report, export):
     app.command()(_command)
 
 

@@ -85,6 +85,7 @@ ELSEWHERE = {
     "pytest tests/numerics/test_parallel.py": "tests/numerics/test_parallel.py",
     "python jobs/bench/": HAND,
     "python jobs/examples/": "tests/integration/test_examples.py",
+    "icce doctor --cluster": "tests/integration/test_gpus.py",
     "make docs": "tests/unit/test_reference.py",
 }
 PROGRAM = r"(?:[A-Z_]+=\S+ )*(?:icce|make|python|ray|pip|pytest|kubectl) "

@@ -29,7 +29,7 @@ class Layer(NamedTuple):
     banned: frozenset[str] = frozenset()
 
 
-FILES = "documents spelling terminal version io backbones search progress"
+FILES = "documents spelling terminal version io backbones search progress doctor"
 #: From the lowest up.
 LAYERS = {
     "core": Layer(names("core"), packages=names("torch numpy scipy"), banned=names("os io pathlib shutil tempfile")),
@@ -191,6 +191,7 @@ def test_files_are_short_and_named_for_what_they_do():
         ("icce_ray.store", "torch ray"),
         ("icce_ray.cli.main", "torch ray"),
         ("icce_ray.planning.plan", "ray transformers"),
+        ("icce_ray.doctor", "torch ray"),
         ("icce_ray.estimator", "ray icce_ray.settings"),
     ],
 )

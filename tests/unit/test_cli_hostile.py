@@ -44,6 +44,7 @@ ARGUMENTS = {
     "export": [["NAME", "--out", "NAME"], ["NAME", "--out", "NAME", "--format", "NAME"]],
     "settings": [["NAME"]],
     "plan": [["--images", "NAME"], ["--images", "9", "--rates", "NAME"], ["--images", "99999", "--model", "NAME"]],
+    "doctor": [["--out", "http://NAME"], ["--cluster", "--out", "http://NAME"]],
     "demo": [["--seed", "NAME"]],
 }
 KNOWN = {cli.EXIT_ERROR, cli.EXIT_USAGE}
