@@ -1,4 +1,4 @@
-"""cluster.yaml and jobs/rayjob.yaml: valid for what reads them, closed to the world, of the versions that are tested.
+"""cluster.yaml, jobs/rayjob.yaml, Dockerfile: valid for what reads them, closed to the world, of the tested versions.
 
 Ray's launcher is asked itself, against a simulated AWS, and so is its autoscaler, which reads KubeRay's clusters. What
 else KubeRay takes is not known without a cluster.
@@ -14,6 +14,7 @@ import boto3
 import jsonschema
 import pytest
 import yaml
+from docker.utils.build import exclude_paths
 from moto import mock_aws
 from ray.autoscaler._private.aws.config import bootstrap_aws
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
@@ -21,6 +22,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from typer.testing import CliRunner
 
 from icce_ray.cli.main import app
+from tests.unit.planning.test_plan import planned
 
 ROOT = Path(__file__).parents[2]
 PINNED = dict(
@@ -118,8 +120,55 @@ def test_the_job_of_kuberay_asks_for_a_token_and_ends_with_its_cluster(job):
     assert (cluster["enableInTreeAutoscaling"], cluster["headGroupSpec"]["serviceType"]) == (True, "ClusterIP")
     pods = [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
     [container, *others] = [container for pod in pods for container in pod["containers"]]
-    assert all((one["image"], one["env"]) == (container["image"], container["env"]) for one in others)
+    assert all(one["env"] == container["env"] for one in others)
     assert {pod["serviceAccountName"] for pod in pods} == {"icce-ray"}
+
+
+def test_the_gpus_hold_what_a_plan_of_the_largest_sample_needs(launcher, job):
+    """On one GPU alone: of spot workers it may be the only one that is left."""
+    cards = {"g6.4xlarge": "l4", "g6e.4xlarge": "l40s"}
+    kind = launcher["available_node_types"]["gpu"]["node_config"]["InstanceType"]
+    assert planned(10**8, gpus=1, gpu_type=cards[kind]).warnings == ()
+    [pod] = [
+        group["template"]["spec"]
+        for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+        if group["groupName"] == "gpu"
+    ]
+    assert pod["nodeSelector"]["node.kubernetes.io/instance-type"] == kind
+
+
+def test_only_nodes_with_gpus_install_torch_for_cuda(launcher, job):
+    cpu = "--index-url https://download.pytorch.org/whl/cpu"
+    types = launcher["available_node_types"]
+    assert cpu in launcher["setup_commands"][0]
+    assert {name for name, kind in types.items() if "worker_setup_commands" in kind} == {"gpu"}
+    commands = types["gpu"]["worker_setup_commands"]
+    assert not any(cpu in command for command in commands)
+    assert "g++" in commands[0]
+    assert commands[-1] == launcher["setup_commands"][-1]
+    cluster = job["spec"]["rayClusterSpec"]
+    groups = {"head": cluster["headGroupSpec"]} | {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
+    images = {name: group["template"]["spec"]["containers"][0]["image"] for name, group in groups.items()}
+    assert {name: image.rpartition("-")[2] for name, image in images.items()} == {
+        "head": "cpu",
+        "cpu": "cpu",
+        "gpu": "gpu",
+    }
+    text = (ROOT / "Dockerfile").read_text()
+    assert set(re.findall(r"-t (\S+)", text)) == set(images.values())
+    assert cpu in text
+
+
+def test_the_image_holds_the_package_and_nothing_of_a_working_tree(tmp_path):
+    wanted = ["constraints.txt", "pyproject.toml", PROJECT["readme"], *PROJECT["license-files"]]
+    wanted += ["icce_ray/cli/main.py", "jobs/run.py"]
+    others = [".git/config", ".venv/bin/python", "icce_ray/__pycache__/x.pyc", "runs/photos/run.yaml", "tests/x.py"]
+    for name in (*wanted, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    taken = {path for path in exclude_paths(str(tmp_path), patterns) if (tmp_path / path).is_file()}
+    assert taken - {"Dockerfile"} == set(wanted)
 
 
 # -- what both say -----------------------------------------------------------------------------------------------------
@@ -142,12 +191,17 @@ def test_entry_points_exist_and_take_their_arguments(name):
         assert done.exit_code == 0, done.output
 
 
-@pytest.mark.parametrize("name", ["cluster.yaml", "jobs/rayjob.yaml"])
+@pytest.mark.parametrize("name", ["cluster.yaml", "jobs/rayjob.yaml", "Dockerfile"])
 def test_versions_are_the_pinned_ones(name):
     text = (ROOT / name).read_text()
     versions = re.findall(r"(?:rayproject/ray:|icce-ray:|rayVersion: \")([\d.]+)", text)
     assert len(versions) >= 3
     assert set(versions) == {PINNED["ray"]}
+
+
+@pytest.mark.parametrize("name", ["cluster.yaml", "Dockerfile"])
+def test_what_is_installed_is_the_pinned_set(name):
+    text = (ROOT / name).read_text()
     pythons = {f"{major}.{minor}" for major, minor in re.findall(r"-py(\d)(\d+)-", text)}
     assert pythons == {PROJECT["requires-python"].removeprefix(">=")}
     assert "-c /home/ray/icce-ray/constraints.txt" in text

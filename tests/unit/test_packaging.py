@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 #: Top-level names that a build may look at; environments, runs and earlier builds are not copied.
 SOURCES = (
     *("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile"),
-    *("cluster.yaml", "constraints.txt", "docs", "icce_ray", "jobs", "tests"),
+    *("Dockerfile", ".dockerignore", "cluster.yaml", "constraints.txt", "docs", "icce_ray", "jobs", "tests"),
 )
 NAME = f"icce_ray-{icce_ray.__version__}"
 WHEEL = f"{NAME}-py3-none-any.whl"
