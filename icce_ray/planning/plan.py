@@ -211,23 +211,21 @@ def _classifier(job: Job) -> StagePlan:
 
 
 def _predict(job: Job) -> StagePlan:
-    """Tasks read shards, label them and write; with GPUs, one task a GPU."""
-    tasks, wide, rows = job.machines.gpus or job.machines.cpus, job.dim + job.block_dim, job.images * 1.0
+    """Tasks on CPUs read shards, label them and write."""
+    wide, rows = job.dim + job.block_dim, job.images * 1.0
     size, shard = rows * (LABEL_BYTES + job.names), job.settings.embed.rows_per_shard
     of_tasks = (
-        job.cpu("read", rows * job.row, "parquet_read", cores=tasks),
-        job.tensors("label", {"label": 2.0 * rows * wide * job.clusters}),
-        job.cpu("write", size, "parquet_write", cores=tasks),
+        job.cpu("read", rows * job.row, "parquet_read"),
+        job.cpu("label", 2.0 * rows * wide * job.clusters, "label"),
+        job.cpu("write", size, "parquet_write"),
     )
     download = job.network(rows * job.row, "network in")
     return job.stage(
         "predict",
         *(*of_tasks, download),
         seconds=max(in_turn(*of_tasks), download.seconds),  # a task does one after the other
-        gpus=job.machines.gpus,
         storage=size,
-        device_memory=4.0 * shard * (wide + 2 * job.clusters),
-        host_memory=3.0 * shard * job.row,
+        host_memory=3.0 * shard * job.row + 4.0 * shard * (wide + 2 * job.clusters),
     )
 
 

@@ -118,7 +118,7 @@ class Rates(Strict):
     host: dict[str, Rate]
     """Of one core, unless the unit says otherwise."""
     core: dict[str, Rate]
-    """Of one core, where there is no GPU."""
+    """Of one core; of what has a share, where there is no GPU."""
     fixed: dict[str, Rate]
     """Seconds of a stage that do not depend on its size, and of the start of Ray."""
     shares: dict[str, Share]
@@ -127,9 +127,9 @@ class Rates(Strict):
     """Beside the published ones."""
 
     def table(self, gpu: Gpu | None) -> dict[str, Rate]:
-        """Every rate by name: of one core and of files, of one GPU of a kind or of one core without, `fixed STAGE`."""
-        tensors = self.core if gpu is None else {name: gpu.rate(name, share) for name, share in self.shares.items()}
-        return self.host | tensors | {f"fixed {stage}": rate for stage, rate in self.fixed.items()}
+        """Every rate by name: of one core and of files, of one GPU of a kind where it is used, `fixed STAGE`."""
+        on_gpu = {} if gpu is None else {name: gpu.rate(name, share) for name, share in self.shares.items()}
+        return self.host | self.core | on_gpu | {f"fixed {stage}": rate for stage, rate in self.fixed.items()}
 
     def gpu(self, name: str) -> Gpu:
         """Raises PlanError for one that is not in the file."""

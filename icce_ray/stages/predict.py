@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,14 @@ from icce_ray.store.artifacts import FEATURES, PREDICTION_REJECTS, PREDICTIONS
 
 
 def run(settings: Settings, store: Store, resources: Resources, progress: Progress) -> StageResult:
-    """Label the run's own images from their stored features, shard by shard: all of them, whatever the sample."""
+    """Label the run's own images from their stored features, shard by shard: all of them, whatever the sample.
+
+    On CPUs in any case: a shard takes longer to fetch than a GPU needs for it, and each task would hold a whole one.
+    """
     files = FEATURES.files(store.require("embed").files)
-    task = _label_shards.options(num_cpus=0.5, num_gpus=resources.gpu_share)
 
     def label(shards: Sequence[int]) -> Any:
-        return task.remote(store.root, [(shard, files[shard].path) for shard in shards], resources.device)
+        return _label_shards.remote(store.root, [(shard, files[shard].path) for shard in shards])
 
     written = write_shards(
         store,
@@ -62,6 +65,8 @@ def run_source(
         rejected=PREDICTION_REJECTS,
         classifier=run_store.root,
     )
+    if isinstance(source, FeatureSource) or embed.backbone == "hog":  # nothing that a GPU is for
+        resources = replace(resources, device="cpu")
     files, counts = run_stream(images, limits, resources, progress)
     return files, counts | _summary(out, PREDICTIONS.files(files), description["classes"])
 
@@ -83,10 +88,10 @@ def check_source(source: Source, run_store: Store) -> None:
         )
 
 
-@ray.remote
-def _label_shards(root: str, shards: list[tuple[int, str]], device: str) -> list[FileInfo]:
+@ray.remote(num_cpus=0.5)
+def _label_shards(root: str, shards: list[tuple[int, str]]) -> list[FileInfo]:
     """Predictions of some shards, (number, path) of their features, by a classifier that is loaded once."""
-    storage, labeller = Store(root).storage, Labeller(root, device=device)
+    storage, labeller = Store(root).storage, Labeller(root, device="cpu")
     written = []
     for index, path in shards:
         table = storage.read_table(path)

@@ -103,7 +103,7 @@ def test_what_nobody_measured_is_called_derived():
     on_gpu = [one for stage in plan.stages for one in stage.parts if one.gpu_seconds]
     assert len(on_gpu) >= 6
     assert {one.basis for one in on_gpu} == {"derived"}
-    assert {one.stage for one in plan.stages if one.basis == "measured"} == {"list", "sample", "consensus"}
+    assert {one.stage for one in plan.stages if one.basis == "measured"} == {"list", "sample", "consensus", "predict"}
     known = plan.model_dump()["rates"]
     assert "derived" in known["forward_large"]
     assert "measured" in known["decode"]

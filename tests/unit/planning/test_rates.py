@@ -44,7 +44,7 @@ def test_every_rate_says_how_it_is_known():
     assert all(share.basis for share in rates.shares.values())
 
 
-@pytest.mark.parametrize("name", load_rates().core)
+@pytest.mark.parametrize("name", sorted(set(load_rates().core) - {"label"}))  # which is done on CPUs
 def test_a_gpu_that_nobody_measured_is_derived_from_its_published_peak(name):
     rates = load_rates()
     for card in rates.gpus.values():
@@ -64,7 +64,7 @@ def test_own_entries_stand_beside_and_in_the_place_of_ours(own):
     assert rates.gpu("x1").rate("forward_large", rates.shares["forward_large"]).value == 0.3 * 100e12
     assert rates.model("own/model").tokens(32) == 5
     assert rates.gpu("h100").rates["linear"].source == "measured 2026-01-02 on a machine with `a command`"
-    assert rates.gpu("h100").rate("label", rates.shares["label"]).measured is None
+    assert rates.gpu("h100").rate("search_matmul", rates.shares["search_matmul"]).measured is None
     assert rates.gpu("h100") == load_rates().gpu("h100").model_copy(update={"rates": rates.gpu("h100").rates})
 
 
