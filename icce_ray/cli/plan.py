@@ -52,7 +52,7 @@ def plan(
     """Say what a run will take: time, storage, memory, GPU and CPU hours.
 
     Stage by stage, from rates that each say how they are known: what nobody has
-    measured is called derived. Nothing is started and no image is needed.
+    measured is called counted. Nothing is started and no image is needed.
 
     Example: icce plan --images 100000000 --model facebook/dinov2-large --gpus 8 --gpu-type h200
     """
@@ -109,7 +109,7 @@ def show(plan: Plan, title: str, console: Terminal) -> None:
 
 
 def stages_table(plan: Plan) -> Table:
-    """A row a stage, the parts of `embed` below it, and the totals."""
+    """A row a stage, the parts of the longest two below them, and the totals."""
     table = Table("stage", box=box.MARKDOWN, pad_edge=True)
     for name in ("time", "storage", "GPU memory", "memory", "GPU h", "CPU h"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -128,7 +128,7 @@ def stages_table(plan: Plan) -> Table:
             stage.bottleneck if resource == "start" else f"{stage.bottleneck} ({resource})",
             stage.basis,
         )
-        for part in stage.parts if stage.stage == "embed" else ():
+        for part in stage.parts if stage.stage in ("embed", "heads") else ():
             if part.resource != "start":
                 row = (f"- {part.name} alone", duration(part.seconds), "", "", "", hours(part.gpu_seconds))
                 table.add_row(*row, hours(part.cpu_seconds), part.resource, part.basis)

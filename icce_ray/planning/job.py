@@ -42,7 +42,7 @@ class Part:
     name: str
     seconds: float
     resource: Literal["GPU", "CPU", "network in", "network out", "start"]
-    basis: Literal["measured", "derived", "given"]
+    basis: Literal["measured", "counted", "given"]
     gpu_seconds: float = 0.0
     """Summed over the GPUs that compute."""
     cpu_seconds: float = 0.0
@@ -86,9 +86,9 @@ class StagePlan(Strict):
 
     @computed_field
     @property
-    def basis(self) -> Literal["measured", "derived"]:
-        """`derived` if any of its parts is: whoever reads one figure must not take it for measured."""
-        return "derived" if any(part.basis == "derived" for part in self.parts) else "measured"
+    def basis(self) -> Literal["measured", "counted"]:
+        """`counted` if any of its parts is: whoever reads one figure must not take it for measured."""
+        return "counted" if any(part.basis == "counted" for part in self.parts) else "measured"
 
 
 class Plan(Strict):
@@ -170,8 +170,8 @@ class Job:
         self.used[name] = self._rates[name]
         return self.used[name].value
 
-    def _basis(self, *names: str) -> Literal["measured", "derived"]:
-        return "derived" if any(self.used[name].measured is None for name in names) else "measured"
+    def _basis(self, *names: str) -> Literal["measured", "counted"]:
+        return "counted" if any(self.used[name].measured is None for name in names) else "measured"
 
     def fixed(self, stage: str) -> Part:
         """What a stage takes however small it is, or Ray before the first."""
@@ -194,9 +194,9 @@ class Job:
         cores = min(cores or self.machines.cpus, self.machines.cpus)
         return Part(name, seconds / cores, "CPU", self._basis(*amounts), cpu_seconds=seconds)
 
-    def network(self, size: float, resource: Literal["network in", "network out"]) -> Part:
+    def network(self, size: float, resource: Literal["network in", "network out"], name: str | None = None) -> Part:
         """Bytes between the store and all machines together."""
-        name = "download" if resource == "network in" else "upload"
+        name = name or ("download" if resource == "network in" else "upload")
         return Part(name, size / (self.machines.network_gbit * 1e9 / 8), resource, "given")
 
     def written(self, size: float, cores: int | None = None) -> tuple[Part, Part]:

@@ -127,28 +127,49 @@ def searched_share(job: Job) -> float:
 
 
 def _heads(job: Job) -> StagePlan:
-    """Load, train, label; of several workers each trains its share of the heads."""
+    """Load, train with checkpoints beside it, label; of several workers each trains its share of the heads."""
     n, chosen, resources = job.n, job.settings.heads, job.settings.resources
     workers = max(1, min(resources.head_workers or job.machines.gpus or 1, chosen.heads))
     needs = heads_memory(job.settings, images=n, dim=job.seen, workers=workers, device=job.device)
     cost, steps, share = needs.cost, chosen.epochs * (n // needs.cost.batch), needs.heads
-    load = job.cpu("load", n * job.row + float(n) * job.k_max * 8, "parquet_read", cores=1)
+    load = _loading(job, workers)
     moved = {
         "heads_matmul": steps * cost.step_flops(),
         "heads_memory": steps * cost.step_bytes(job.device, chosen.precision),
     }
     train = job.tensors("train", moved, workers)
-    label = job.tensors("label", {"heads_matmul": 2.0 * n * chosen.heads * cost.products}, workers)
+    label = job.tensors("label", {"heads_label": 2.0 * n * chosen.heads * cost.products}, workers)
+    # Student, teacher and two moments of each parameter, float32, in the place of the checkpoint before.
+    state, times = 4 * 4.0 * chosen.heads * cost.parameters, math.ceil(chosen.epochs / chosen.checkpoint_epochs)
+    keep = (
+        job.cpu("checkpoints", times * state, "checkpoint", cores=1),
+        job.network(times * state, "network out", "upload of checkpoints"),
+    )
     uneven = share * workers / chosen.heads if share < chosen.heads else 1.0  # the worker with most heads is waited for
     pairs, file = float(n) * job.k_max, 2.0 * NEIGHBOR_BYTES * job.settings.neighbors.rows_per_shard * job.k_max
     return job.stage(
         "heads",
-        *(load, train, label),
-        seconds=load.seconds + uneven * in_turn(train, label),
+        *(*load, train, label, *keep),
+        # One is written while the training goes on to the next, which waits for it; none goes on beside the last.
+        seconds=in_turn(*load)
+        + max(uneven * train.seconds, in_turn(*keep))
+        + in_turn(*keep) / times
+        + uneven * label.seconds,
         gpus=workers if job.gpu else 0,
         storage=4.0 * chosen.heads * cost.parameters + n * (4.0 * chosen.heads + job.names),
         device_memory=needs.total(pairs),
         host_memory=needs.inputs(pairs) + file,
+    )
+
+
+def _loading(job: Job, workers: int) -> tuple[Part, ...]:
+    """Features and neighbour lists into the memory of every worker, file by file: download, read, number ids."""
+    pairs = workers * float(job.n) * job.k_max
+    size = workers * job.n * job.row + 8.0 * pairs
+    return (
+        job.cpu("load", size, "parquet_read", cores=workers),
+        job.cpu("number", pairs, "row_numbers", cores=workers),
+        job.network(size, "network in"),
     )
 
 
@@ -303,6 +324,8 @@ def _assumptions(job: Job) -> list[str]:
         f"neighbors, heads, consensus and classifier see {job.n:,} images (heads.max_images), whatever the bucket "
         "holds": job.n < job.images,
         "heads are shared out over the GPUs; what they exchange is not counted": machines.gpus > 1,
+        "a checkpoint is written beside the training; its way to the CPU, and that of features and lists to the GPU, "
+        "are not counted": machines.gpus > 0,
         "ivf: the probed share of the exact search's work, at its speed; making the lists is not counted": (
             neighbors.search == "ivf"
         ),

@@ -1,7 +1,8 @@
 """Speeds that a plan rests on, read from `rates.yaml`: every one says how it is known.
 
-An entry is `measured` (date, machine, command) or `derived` (from what, and why). Speeds of GPUs that nobody has
-measured are an assumed share of the vendor's published peak; both are in the file, and the plan says so.
+An entry is `measured` (date, machine, command) or `counted` (from what, and why). What a GPU takes that nobody has
+measured is counted: operations and bytes over an assumed share of the vendor's published peak; both are in the file,
+and the plan says so.
 """
 
 from __future__ import annotations
@@ -40,26 +41,26 @@ class Measured(Strict):
     command: Text
 
 
-class Derived(Strict):
+class Counted(Strict):
     """What a figure that nobody measured rests on."""
 
     basis: Text
 
 
 class Rate(Strict):
-    """One figure and how it is known: exactly one of `measured` and `derived`."""
+    """One figure and how it is known: exactly one of `measured` and `counted`."""
 
     value: Amount
     unit: Text
     what: Text
     measured: Measured | None = None
-    derived: Derived | None = None
+    counted: Counted | None = None
 
     @model_validator(mode="after")
     def _has_origin(self) -> Rate:
-        if (self.measured is None) == (self.derived is None):
+        if (self.measured is None) == (self.counted is None):
             raise ValueError(
-                "give either `measured` (date, machine, command) or `derived` (basis): a figure says how it is known"
+                "give either `measured` (date, machine, command) or `counted` (basis): a figure says how it is known"
             )
         return self
 
@@ -72,7 +73,7 @@ class Rate(Strict):
         """How it is known, in words."""
         if self.measured is not None:
             return f"measured {self.measured.date} on {self.measured.machine} with `{self.measured.command}`"
-        return f"NOT MEASURED: {self.derived.basis if self.derived else ''}"
+        return f"counted, not measured: {self.counted.basis if self.counted else ''}"
 
 
 class Share(Strict):
@@ -89,9 +90,9 @@ class Gpu(Strict):
 
     memory_gb: Amount
     bfloat16_tflops: Amount
-    """Dense, on tensor cores."""
+    """Dense, on tensor cores; of float16 as well."""
     float32_tflops: Amount
-    """Without TF32: the searches need full float32."""
+    """Without TF32: what is in float32 stays exact."""
     bandwidth_gb_s: Amount
     source: Text
     rates: dict[str, Rate] = {}
@@ -107,7 +108,7 @@ class Gpu(Strict):
         }
         peak, unit = tera[share.of], "B/s" if share.of == "bandwidth" else "FLOP/s"
         basis = f"assumed {share.share:.0%} of the {peak:.3g} T{unit} ({share.of}) in {self.source}; {share.basis}"
-        return Rate(value=share.share * peak * 1e12, unit=f"{unit}/GPU", what=share.what, derived=Derived(basis=basis))
+        return Rate(value=share.share * peak * 1e12, unit=f"{unit}/GPU", what=share.what, counted=Counted(basis=basis))
 
 
 class Rates(Strict):

@@ -1,31 +1,38 @@
 """Speeds of one device, CPU or CUDA, by the project's own core and backbone: no Ray, no settings.
 
-Used by `rates.py`, which says how; each function gives operations or bytes per second of a GPU or of a core.
+Used by `rates.py` for a core and by `gpu_day.py` for a GPU; functions give operations or bytes per second of either.
 """
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import measuring
 import numpy as np
 import torch
+from torch import Tensor
 
-from icce_ray.backbones import TransformerShape, describe_backbone, load_backbone
 from icce_ray.core.heads import HeadCost
 from icce_ray.core.linear import LinearClassifier, LinearGrid, grid_flops
 from icce_ray.core.neighbors import Limits, Neighbors
-from icce_ray.core.recipe import LEARNING_RATES, Execution, GridRecipe, Recipe
-from icce_ray.core.search import mine, score_bytes
+from icce_ray.core.products import CoarseRows
+from icce_ray.core.recipe import LEARNING_RATES, GridRecipe, Recipe
+from icce_ray.core.search import score_bytes, search_shard, unit_rows
 from icce_ray.core.training import HeadTrainer
 
 SIDE, PASSES = 224, 2
-#: DINOv2's published shapes: width, depth, attention heads, and images of a batch on a CPU.
-SIZES = {"small": (384, 12, 6, 8), "base": (768, 12, 12, 4), "large": (1024, 24, 16, 2)}
-GPU_BATCH = 64  # the default of resources.embed_batch
+Shape = tuple[int, int, int]
+"""Width, depth and attention heads of a transformer."""
+#: DINOv2's published ones, and images of a batch on a CPU.
+SHAPES: dict[str, Shape] = {"small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
+CPU_BATCH = {"small": 8, "base": 4, "large": 2}
+#: Numbers of clusters of which steps are timed, to tell their products from the rest.
+FEW, MANY = 16, 1000
 
 
 def least(work: Callable[[], object], device: str = "cpu", passes: int = PASSES) -> float:
@@ -45,73 +52,116 @@ def least(work: Callable[[], object], device: str = "cpu", passes: int = PASSES)
     return measuring.least(work, passes, now)
 
 
-def forward(size: str, device: str) -> float:
-    """FLOP/s of a backbone of this size with random weights, through the adapter, from pixels to features."""
+@contextlib.contextmanager
+def random_weights(shape: Shape) -> Iterator[str]:
+    """A folder with a DINOv2 of this shape and random weights, for as long as the block takes."""
     from transformers import Dinov2Config, Dinov2Model
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    width, depth, attention, batch = SIZES[size]
+    width, depth, attention = shape
     config = Dinov2Config(
         hidden_size=width, num_hidden_layers=depth, num_attention_heads=attention, patch_size=14, image_size=518
     )
     with tempfile.TemporaryDirectory() as folder:
         Dinov2Model(config).save_pretrained(folder)
-        dtype = "bfloat16" if device == "cuda" else "float32"
-        backbone = load_backbone(describe_backbone(folder, "cls+patch_mean"), device=device, dtype=dtype)
-    count = GPU_BATCH if device == "cuda" else batch
-    pixels = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
-    return (
-        count * TransformerShape(width=width, depth=depth).flops(SIDE) / least(lambda: backbone.embed(pixels), device)
-    )
+        yield folder
 
 
-def heads(device: str) -> tuple[float, float]:
-    """FLOP/s of the matrix products and B/s of the rest of a training step, from two numbers of clusters.
+def forward(weights: str, shape: Shape, device: str, batch: int) -> float:
+    """FLOP/s of the backbone in a folder, through the adapter, from pixels to features."""
+    from icce_ray.backbones import TransformerShape, describe_backbone, load_backbone
 
-    The time of a step is taken as flops / a + bytes / b, with the counts of `core.heads.HeadCost`.
+    dtype = "bfloat16" if device == "cuda" else "float32"
+    backbone = load_backbone(describe_backbone(weights, "cls+patch_mean"), device=device, dtype=dtype)
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, SIDE, SIDE, 3), dtype=np.uint8)
+    flops = TransformerShape(width=shape[0], depth=shape[1]).flops(SIDE)
+    return batch * flops / least(lambda: backbone.embed(pixels), device)
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """A training step of all heads: the operations and bytes it is counted to take, and the seconds it took."""
+
+    flops: float
+    bytes: float
+    seconds: float
+
+
+def step_time(trainer: HeadTrainer, device: str, passes: int = 1) -> StepTime:
+    """A step's share of the seconds of an epoch, after one that compiles."""
+    seconds = least(trainer.run_epoch, device, passes) / trainer.steps_per_epoch
+    clusters = trainer.networks.marginal.shape[1]
+    cost = HeadCost(trainer.recipe, trainer.features.shape[1], clusters, trainer.batch_size)
+    return StepTime(cost.step_flops(), cost.step_bytes(device), seconds)
+
+
+def products_and_rest(few: StepTime, many: StepTime) -> dict[str, float]:
+    """FLOP/s of the matrix products and B/s of the rest of a step, from two numbers of clusters.
+
+    The time of a step is taken as flops / a + bytes / b, with the counts of `core.heads.HeadCost`. Nothing where the
+    seconds are not of this form, as those of a busy machine.
     """
-    count, dim, batch = (50, 2048, 1024) if device == "cuda" else (4, 1024, 1024)
-    few, many = (_step(device, count, dim, batch, clusters) for clusters in (16, 1000))
-    solved = np.linalg.solve([few[:2], many[:2]], [few[2], many[2]])
-    if (solved <= 0).any():
-        raise SystemExit(f"steps of {few[2]:.3f} and {many[2]:.3f} s do not tell products from the rest: measure again")
-    return 1 / float(solved[0]), 1 / float(solved[1])
+    solved = np.linalg.solve([(one.flops, one.bytes) for one in (few, many)], [few.seconds, many.seconds])
+    return dict(zip(("heads_matmul", "heads_memory"), (1 / solved).tolist(), strict=True)) if (solved > 0).all() else {}
 
 
-def _step(device: str, count: int, dim: int, batch: int, clusters: int) -> tuple[float, float, float]:
-    """(FLOP, bytes, seconds) of one step of all heads, in an epoch of four."""
-    steps, generator = 4, torch.Generator().manual_seed(0)
-    n = steps * batch
-    features = torch.randn(n, dim, generator=generator).half().to(device)
-    lists = Neighbors(torch.arange(n + 1) * 8, torch.randint(n, (8 * n,), generator=generator), torch.empty(0))
-    recipe = Recipe(heads=count, batch_size=batch)
-    kinds = {"n_clusters": clusters, "recipe": recipe, "seed": 0}
-    trainer = HeadTrainer(
-        features, lists.to(device), **kinds, execution=Execution(compiled=device == "cuda")
-    )  # as resources.compile
-    seconds = least(trainer.run_epoch, device, passes=1) / steps
-    cost = HeadCost(recipe, dim, clusters, batch)
-    return cost.step_flops(), cost.step_bytes(device), seconds
+def images_with_lists(n: int, dim: int, device: str, length: int = 8) -> tuple[Tensor, Neighbors]:
+    """Features float16[n, dim] of no structure, and as many random neighbours of each, int32."""
+    generator = torch.Generator(device).manual_seed(0)
+    features = torch.randn(n, dim, generator=generator, device=device, dtype=torch.float16)
+    ids = torch.randint(n, (n * length,), generator=generator, device=device, dtype=torch.int32)
+    return features, Neighbors(torch.arange(n + 1, device=device) * length, ids, torch.empty(0, device=device))
 
 
-def search(device: str) -> tuple[float, float]:
-    """FLOP/s of the exact search with few neighbours, and B/s of scoring and sorting when there are many."""
-    dim, n, few, many = (2048, 65_536, 50, 2000) if device == "cuda" else (1024, 4096, 50, 500)
-    features = torch.randn(n, dim, generator=torch.Generator().manual_seed(0)).to(device)
+def heads() -> dict[str, float]:
+    """Of a core: FLOP/s of a step's matrix products, B/s of the rest of it, and FLOP/s of labelling."""
+    torch.set_num_threads(1)  # threads that wait for each other spin, which would count as work
+    batch = 1024
+    features, lists = images_with_lists(4 * batch, 1024, "cpu")
+    recipe = Recipe(heads=4, batch_size=batch)
+    few, many = (HeadTrainer(features, lists, n_clusters=clusters, recipe=recipe, seed=0) for clusters in (FEW, MANY))
+    found = products_and_rest(step_time(few, "cpu"), step_time(many, "cpu"))
+    if not found:
+        raise SystemExit("the seconds of a step do not tell its products from the rest: measure on a quieter machine")
+    return found | {"heads_label": labelling(many, "cpu", batch)}
+
+
+def labelling(trainer: HeadTrainer, device: str, rows: int) -> float:
+    """FLOP/s of labelling some of the images by all heads, in float32."""
+    clusters = trainer.networks.marginal.shape[1]
+    cost = HeadCost(trainer.recipe, trainer.features.shape[1], clusters, trainer.batch_size)
+    seconds = least(lambda: trainer.labels(trainer.features[:rows]), device)
+    return 2.0 * rows * trainer.recipe.heads * cost.products / seconds
+
+
+def search(features: Tensor, queries: int, *, few: int, many: int) -> dict[str, float]:
+    """FLOP/s of the exact search with few neighbours, B/s of scoring and sorting when there are many.
+
+    `features` are rows [n, D] of no structure, of which the first `queries` are searched. Every image is similar
+    enough, and the nearest are kept: the most work for so many neighbours. The second is left out where more neighbours
+    did not take longer.
+    """
+    unit = unit_rows(features)
+    coarse, n, dim, device = CoarseRows.of(unit), *features.shape, features.device.type
+    rows = torch.arange(queries, device=unit.device)
 
     def seconds(neighbors: int) -> float:
-        # Every image is similar enough, and the nearest are kept: the most work for so many neighbours.
-        return least(lambda: mine(features, Limits(-1.0, few, neighbors)), device)
+        limits = Limits(-1.0, few, neighbors)
+        shard = {"first_base": 0, "coarse": coarse}
+        return least(
+            lambda: [search_shard(unit[part], unit, limits, query_rows=part, **shard) for part in rows.split(2048)],
+            device,
+        )
 
     short, long = seconds(few), seconds(many)
-    scored = [score_bytes(n, dim, pairs=n * count, rows=2048, device=device) for count in (few, many)]
-    return 2.0 * n * n * dim / short, (scored[1] - scored[0]) / (long - short)
+    found = {"search_matmul": 2.0 * queries * n * dim / short}
+    scored = [score_bytes(n, dim, pairs=queries * count, rows=2048, device=device) for count in (few, many)]
+    return found | ({"search_rescore": (scored[1] - scored[0]) / (long - short)} if long > short else {})
 
 
-def linear(device: str) -> float:
+def linear(device: str, *, dim: int, clusters: int, iterations: int) -> float:
     """FLOP/s of the classifier's grid."""
-    dim, clusters, iterations = (2048, 1000, 50) if device == "cuda" else (768, 100, 10)
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(8192, dim, generator=generator).half().to(device)
     labels = torch.randint(clusters, (8192,), generator=generator).to(device)
@@ -138,12 +188,13 @@ def label(device: str) -> float:
     return 2.0 * rows * dim * clusters / least(one_shard, device)
 
 
-def measured(device: str) -> dict[str, float]:
-    """All speeds of section `core`."""
-    if device == "cpu":
-        torch.set_num_threads(1)  # threads that wait for each other spin, which would count as work
-    found = {f"forward_{size}": forward(size, device) for size in SIZES}
-    found["heads_matmul"], found["heads_memory"] = heads(device)
-    found["search_matmul"], found["search_rescore"] = search(device)
-    found["linear"] = linear(device)
-    return found | ({"label": label(device)} if device == "cpu" else {})  # labels are given on CPUs
+def measured() -> dict[str, float]:
+    """All speeds of section `core`, of one core."""
+    torch.set_num_threads(1)
+    found = {}
+    for size, shape in SHAPES.items():
+        with random_weights(shape) as weights:
+            found[f"forward_{size}"] = forward(weights, shape, "cpu", CPU_BATCH[size])
+    features, _ = images_with_lists(4096, 1024, "cpu")
+    found |= heads() | search(features.float(), 4096, few=50, many=500)
+    return found | {"linear": linear("cpu", dim=768, clusters=100, iterations=10), "label": label("cpu")}

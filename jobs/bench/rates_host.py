@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from consensus import Ensemble
 from PIL import Image
 from rates_device import least
@@ -26,6 +27,7 @@ from icce_ray.io.storage import Storage
 from icce_ray.search.partition import PARTITIONERS, metis_graph
 from icce_ray.settings import load
 from icce_ray.stages.features import list_column
+from icce_ray.stages.neighbors import row_numbers
 from icce_ray.store import Store
 from icce_ray.store.artifacts import MANIFEST
 
@@ -74,6 +76,19 @@ def tables(folder: str) -> dict[str, float]:
     found["parquet_write"] = size / least(lambda: storage.write_table("whole.parquet", whole))
     found["parquet_read"] = size / least(lambda: storage.read_table("whole.parquet"))
     return found
+
+
+def training_files() -> dict[str, float]:
+    """What loading and keeping a training takes: pairs per second of neighbour ids to rows, bytes of checkpoints."""
+    image_ids, rng = np.flatnonzero(np.arange(2_000_000) % 3), np.random.default_rng(0)
+    wanted = image_ids[rng.integers(0, len(image_ids), 2**22)]
+    row_of = row_numbers(image_ids)
+    pairs = len(wanted) / least(lambda: row_of(wanted))
+    state = {str(index): torch.zeros(2**22) for index in range(16)}
+    with tempfile.TemporaryDirectory() as folder:
+        storage = Storage(folder)
+        size = storage.write_tensors("state.safetensors", state).bytes
+        return {"row_numbers": pairs, "checkpoint": size / least(lambda: storage.write_tensors("state", state))}
 
 
 def draw() -> dict[str, float]:
@@ -142,4 +157,4 @@ def stages(folder: str) -> dict[str, float]:
 def measured() -> tuple[dict[str, float], dict[str, float]]:
     """(section `host` but `list`, fixed seconds by stage)."""
     with tempfile.TemporaryDirectory() as folder:
-        return pictures() | tables(folder) | draw() | ensembles(), stages(folder)
+        return pictures() | tables(folder) | training_files() | draw() | ensembles(), stages(folder)

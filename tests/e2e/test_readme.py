@@ -83,6 +83,8 @@ ELSEWHERE = {
     "kubectl create -f jobs/rayjob.yaml": "needs Kubernetes; tests/unit/test_deploy.py",
     "pip ": INSTALLS,
     "pytest tests/numerics/test_parallel.py": "tests/numerics/test_parallel.py",
+    "python jobs/bench/gpu_day.py": "tests/e2e/test_gpu_dry_run.py, and on a GPU tests/gpu/test_on_gpu.py",
+    "pytest -m gpu": "tests/gpu/test_on_gpu.py",
     "python jobs/bench/": HAND,
     "python jobs/examples/": "tests/integration/test_examples.py",
     "icce doctor --cluster": "tests/integration/test_gpus.py",

@@ -2,11 +2,15 @@
 
 import functools
 import json
+import runpy
+from pathlib import Path
 
 import pytest
 
 from icce_ray.cli import main as cli
 from icce_ray.cli import plan as module
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -21,11 +25,13 @@ def test_a_table_for_people_is_markdown(icce_plan):
     assert len({row.count("|") for row in rows}) == 1
     assert [row.split("|")[1].strip() for row in rows[2:]] == [
         *("list", "embed", "- download alone", "- decode alone", "- forward alone", "- write alone", "- upload alone"),
-        *("sample", "neighbors", "heads", "consensus", "classifier", "predict", "**total**"),
+        *("sample", "neighbors", "heads", "- load alone", "- number alone", "- download alone", "- train alone"),
+        *("- label alone", "- checkpoints alone", "- upload of checkpoints alone"),
+        *("consensus", "classifier", "predict", "**total**"),
     ]
     assert set(rows[1]) <= set("|-: ")
     assert "cost" in rows[-1]
-    assert "NOT MEASURED: assumed 30% of the 989 TFLOP/s" in out
+    assert "counted, not measured: assumed 30% of the 989 TFLOP/s" in out
     assert "measured 20" in out
     assert "see 2,000,000 images (heads.max_images)" in out
 
@@ -56,6 +62,15 @@ def test_settings_come_from_file_and_command_line(icce_plan, tmp_path):
     assert heads("--config", config, "--set", "heads.epochs=300") == pytest.approx(3 * base)
     assert heads("-k", 12, "--epochs", 100) == base
     assert heads("--config", config, "--heads", 25) == pytest.approx(base / 2)
+
+
+def test_the_readme_has_the_plans_of_today(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["plans.py"])
+    monkeypatch.syspath_prepend(ROOT / "jobs" / "bench")
+    runpy.run_path(str(ROOT / "jobs" / "bench" / "plans.py"), run_name="__main__")
+    table = capsys.readouterr().out
+    assert table.count("\n") > 20
+    assert table in (ROOT / "README.md").read_text(), "put what `python jobs/bench/plans.py` prints into README.md"
 
 
 @pytest.mark.parametrize(

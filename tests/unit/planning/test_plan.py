@@ -67,11 +67,37 @@ def test_more_gpus_make_the_time_shorter_and_the_hours_no_fewer():
 def test_the_worker_with_most_heads_is_waited_for():
     even, uneven = planned(MILLION, gpus=10), planned(MILLION, gpus=9)
     assert part(even, "heads", "train").seconds < part(uneven, "heads", "train").seconds
-    gap = of(uneven, "heads").seconds - sum(one.seconds for one in of(uneven, "heads").parts)
-    assert gap == pytest.approx(
-        (6 * 9 / 50 - 1) * (part(uneven, "heads", "train").seconds + part(uneven, "heads", "label").seconds)
-    )
+    one_checkpoint = planned(MILLION, gpus=9, heads={"heads": 50, "checkpoint_epochs": 10**6})
+    seconds = {one.name: one.seconds for one in of(one_checkpoint, "heads").parts}
+    others = ("checkpoints", "upload of checkpoints", "load", "number", "download", "begin and end")
+    work = of(one_checkpoint, "heads").seconds - sum(seconds[name] for name in others)
+    assert work == pytest.approx(6 * 9 / 50 * (seconds["train"] + seconds["label"]))
     assert of(planned(MILLION, gpus=64), "heads").gpus_held == 50
+
+
+def test_loading_is_of_all_lists_into_every_worker():
+    one, eight = planned(MILLION, gpus=1), planned(MILLION, gpus=8)
+    rate = load_rates().host["row_numbers"].value
+    assert part(one, "heads", "number").seconds == pytest.approx(MILLION * 1000 / rate)
+    assert part(eight, "heads", "number").seconds == part(one, "heads", "number").seconds  # side by side
+    assert part(eight, "heads", "download").seconds == pytest.approx(8 * part(one, "heads", "download").seconds)
+
+
+def test_checkpoints_are_waited_for_where_they_take_longer_than_what_is_trained_between():
+    heads = {"heads": 50, "epochs": 400}
+    rare, often = (planned(MILLION, heads=heads | {"checkpoint_epochs": every}) for every in (100, 10))
+    assert part(often, "heads", "checkpoints").seconds == pytest.approx(10 * part(rare, "heads", "checkpoints").seconds)
+    assert of(often, "heads").seconds == pytest.approx(of(rare, "heads").seconds)
+    slow = planned(MILLION, heads=heads | {"checkpoint_epochs": 10}, net=0.1)
+    written = part(slow, "heads", "upload of checkpoints").seconds
+    assert written > part(slow, "heads", "train").seconds
+    loaded, label = part(slow, "heads", "download").seconds, part(slow, "heads", "label").seconds
+    assert of(slow, "heads").seconds > loaded + written + label
+
+
+def test_what_the_code_does_in_half_precision_is_not_counted_in_float32():
+    shares = load_rates().shares
+    assert {name for name, share in shares.items() if share.of == "float32"} == {"heads_label", "label"}
 
 
 def test_the_bottleneck_follows_the_machines():
@@ -96,16 +122,16 @@ def test_without_gpus_everything_is_measured_and_on_cores():
     assert {one.basis for stage in plan.stages for one in stage.parts} <= {"measured", "given"}
 
 
-def test_what_nobody_measured_is_called_derived():
+def test_what_nobody_measured_is_called_counted():
     rates = load_rates()
     cards = {name: card.model_copy(update={"rates": {}}) for name, card in rates.gpus.items()}
     plan = planned(10**8, rates=rates.model_copy(update={"gpus": cards}))
     on_gpu = [one for stage in plan.stages for one in stage.parts if one.gpu_seconds]
     assert len(on_gpu) >= 6
-    assert {one.basis for one in on_gpu} == {"derived"}
+    assert {one.basis for one in on_gpu} == {"counted"}
     assert {one.stage for one in plan.stages if one.basis == "measured"} == {"list", "sample", "consensus", "predict"}
     known = plan.model_dump()["rates"]
-    assert "derived" in known["forward_large"]
+    assert "counted" in known["forward_large"]
     assert "measured" in known["decode"]
 
 

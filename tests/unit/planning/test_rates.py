@@ -37,7 +37,7 @@ def test_every_rate_says_how_it_is_known():
     rates = load_rates()
     for section in (rates.host, rates.core, rates.fixed):
         for name, rate in section.items():
-            assert (rate.measured is None) != (rate.derived is None), name
+            assert (rate.measured is None) != (rate.counted is None), name
             if rate.measured:
                 assert rate.measured.date.year >= 2026, name
                 assert "python jobs/bench/" in rate.measured.command, name
@@ -45,7 +45,7 @@ def test_every_rate_says_how_it_is_known():
 
 
 @pytest.mark.parametrize("name", sorted(set(load_rates().core) - {"label"}))  # which is done on CPUs
-def test_a_gpu_that_nobody_measured_is_derived_from_its_published_peak(name):
+def test_what_a_gpu_takes_that_nobody_measured_is_counted_over_a_share_of_its_published_peak(name):
     rates = load_rates()
     for card in rates.gpus.values():
         share = rates.shares[name]
@@ -54,7 +54,7 @@ def test_a_gpu_that_nobody_measured_is_derived_from_its_published_peak(name):
             peaks = {"bfloat16": card.bfloat16_tflops, "float32": card.float32_tflops, "bandwidth": card.bandwidth_gb_s}
             unit = 1e9 if share.of == "bandwidth" else 1e12
             assert rate.value == pytest.approx(share.share * peaks[share.of] * unit)
-            assert rate.source.startswith(f"NOT MEASURED: assumed {share.share:.0%} of the")
+            assert rate.source.startswith(f"counted, not measured: assumed {share.share:.0%} of the")
             assert card.source in rate.source
 
 
@@ -76,7 +76,7 @@ def rate(**changes):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (rate(measured=None), "give either `measured` (date, machine, command) or `derived`"),
+        (rate(measured=None), "give either `measured` (date, machine, command) or `counted`"),
         (rate(measured={"date": "2026-01-02", "machine": "m"}), "host.decode.measured.command is missing"),
         (rate(value=0), "host.decode.value = 0: Input should be greater than 0"),
         (rate(speed=2), "host.decode.speed = 2: Extra inputs are not permitted"),
