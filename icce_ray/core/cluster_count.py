@@ -222,7 +222,7 @@ def graph_gaps(lists: Neighbors, low: int, high: int) -> tuple[int, ...]:
     directed = sparse.csr_array((np.ones(graph.size), graph.ravel().astype(np.int64), starts), shape=(n_rows, n_rows))
     edges = directed + directed.T
     scale = sparse.diags_array(1.0 / np.sqrt(edges.sum(axis=0)))
-    values = (1.0 - _largest(sparse.csr_array(scale @ edges @ scale), high + 1)).clip(1e-9)
+    values = (1.0 - _largest(sparse.csr_matrix(scale @ edges @ scale), high + 1)).clip(1e-9)
     ratios = values[low:] / values[low - 1 : -1]
     return tuple((low + np.argsort(-ratios)[:WITNESSES]).tolist())
 
@@ -241,14 +241,14 @@ def spectrum(labels: Sequence[NDArray[np.integer]], count: int) -> NDArray[np.fl
     members = incidence(every, head_offsets(check_labels(every)))
     sizes = np.asarray(members.sum(axis=0)).ravel()
     members = members[:, sizes > 0] @ sparse.diags_array(1.0 / np.sqrt(sizes[sizes > 0] * every.shape[1]))
-    side = sparse.csr_array(members.T @ members)
+    side = sparse.csr_matrix(members.T @ members)
     return _largest(side, count).clip(1e-12, 1.0)
 
 
-def _largest(matrix: sparse.csr_array, count: int) -> NDArray[np.float64]:
+def _largest(matrix: sparse.csr_matrix, count: int) -> NDArray[np.float64]:
     """The largest `count` eigenvalues of a symmetric matrix, or all if it has fewer, descending."""
-    size = matrix.shape[0]
+    size = matrix.get_shape()[0]
     if count >= size - 1:
-        return np.linalg.eigvalsh(matrix.toarray())[::-1][:count]
+        return np.asarray(np.linalg.eigvalsh(matrix.toarray()), np.float64)[::-1][:count]
     start = np.random.default_rng(0).standard_normal(size)  # ARPACK would draw its own
     return np.sort(eigsh(matrix, k=count, v0=start, return_eigenvectors=False))[::-1]
