@@ -4,8 +4,6 @@ Rows of the teacher are the M neighbours of each anchor and then the anchors, th
 one neighbour of each: so each of the student's rows stands where what it learns from does.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

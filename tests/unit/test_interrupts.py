@@ -28,7 +28,7 @@ def interrupted(icce, monkeypatch, tmp_path):
         (tmp_path / "photos" / f"{index}.png").write_bytes(b"listed, never read")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pipeline, "connected", nullcontext)
-    monkeypatch.setattr(pipeline, "resources", lambda *_, **__: SimpleNamespace(device="cpu"))
+    monkeypatch.setattr(pipeline, "resources", lambda *_, **__: SimpleNamespace(device="cpu", gpu_memory=0))
     monkeypatch.setattr(pipeline, "tracked", lambda settings, store, shown, **_: nullcontext(shown))
     monkeypatch.setattr(pipeline, "RunLock", functools.partial(RunLock, renew_every=0.3))
 

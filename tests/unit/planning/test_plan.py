@@ -98,7 +98,7 @@ def test_checkpoints_are_waited_for_where_they_take_longer_than_what_is_trained_
 
 def test_what_the_code_does_in_half_precision_is_not_counted_in_float32():
     shares = load_rates().shares
-    assert {name for name, share in shares.items() if share.of == "float32"} == {"heads_label", "label"}
+    assert {name for name, share in shares.items() if share.of == "float32"} == {"heads_label"}
 
 
 def test_the_bottleneck_follows_the_machines():
