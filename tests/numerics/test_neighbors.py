@@ -1,6 +1,5 @@
 """Adaptive neighbours against all pairs one by one: every limit, ties, duplicates, shards, blocks, bad rows."""
 
-from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -205,47 +204,6 @@ def test_no_score_is_beyond_the_margin_of_its_product(product, dim):
         exactly = scores.topk(k, dim=1).values[:, -1]
         assert (bound - margin <= exactly).all()
         assert (bound + margin + 0.02 >= exactly).all()
-
-
-@pytest.mark.parametrize("dim", [7, 384, 2048])
-def test_scores_on_cuda_are_exact_sums_which_no_order_changes(dim, monkeypatch):
-    """Of rows whose partial sums float32 would round: the correctly rounded sum of the exact products, in any order."""
-    monkeypatch.setattr(search, "score_dtype", lambda _: torch.float64)
-    unit = unit_rows(gaussian(12, dim, seed=dim) + 1.0)
-    scores = all_scores(unit)
-    exact = [
-        [float(sum(Fraction(a) * Fraction(b) for a, b in zip(x, y, strict=True))) for y in unit.tolist()]
-        for x in unit.tolist()
-    ]
-    assert np.array_equal(scores, np.clip(np.float32(exact), -1, 1))
-    shuffled = unit[:, torch.randperm(dim, generator=torch.Generator().manual_seed(0))]
-    crow, cols = torch.arange(0, 145, 12), torch.arange(12).repeat(12)
-    assert np.array_equal(search.rescore(shuffled, shuffled, crow, cols).view(12, 12).numpy(), scores)
-
-
-def truncated_sum(products, block):
-    """As tensor cores: a block and the sum so far are shifted to the largest; 24 bits of each and of the sum stay."""
-    total = Fraction(0)
-    for start in range(0, len(products), block):
-        addends = [total, *products[start : start + block]]
-        total = cut(sum(cut(one, max(map(abs, addends))) for one in addends))
-    return total
-
-
-def cut(value, largest=None):
-    """`value` truncated to the 24 bits that a float32 as large as `largest`, by default itself, has."""
-    largest = abs(value) if largest is None else largest
-    unit = Fraction(2) ** (int(np.frexp(float(largest))[1]) - 24)
-    return int(value / unit) * unit
-
-
-@pytest.mark.parametrize("block", [1, 4, 16])
-def test_the_margin_holds_for_hardware_that_truncates(block):
-    """What is added to a sum just above one is lost: more than float32 rounded to nearest may lose."""
-    dim = 512
-    terms = [Fraction(1)] + [Fraction(2) ** -23 * Fraction(1023, 1024)] * (dim - 1)
-    error = float((sum(terms) - truncated_sum(terms, block)) / sum(terms))
-    assert products.rounding_margin(dim) / 2 < error <= products.block_sum_error(dim)
 
 
 def everything(base):
