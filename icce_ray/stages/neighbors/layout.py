@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from icce_ray.core.neighbors import default_k_max
 from icce_ray.core.search import USABLE_MEMORY, base_bytes, parts_needed, work_bytes
@@ -92,17 +91,11 @@ def _too_large(base: float, work: float, memory: float, gpus: int, asked: int | 
 
 def memory_of_devices(resources: Resources) -> float:
     """Bytes of the smallest GPU, or of the smallest node that works, less what its tasks need."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
     if resources.device == "cuda":
-        ids = [node["NodeID"] for node in nodes if node["Resources"].get("GPU", 0) >= 1]
-        # Soft: a node that goes meanwhile is no fault.
-        places = [NodeAffinitySchedulingStrategy(one, soft=True) for one in ids]
-        return min(ray.get([_gpu_memory.options(scheduling_strategy=place).remote() for place in places]))
+        return resources.gpu_memory
     # A node that does not say how much it has counts as too small for a copy.
-    return min(
-        (_NODE_SHARE * node["Resources"].get("memory", 0.0) for node in nodes if node["Resources"].get("CPU", 0) >= 1),
-        default=0.0,
-    )
+    shapes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return min((_NODE_SHARE * has.get("memory", 0.0) for has in shapes if has.get("CPU", 0) >= 1), default=0.0)
 
 
 def check_here(settings: Settings) -> None:
@@ -152,10 +145,3 @@ def _fault(*, gpu: bool) -> str:
 def _fault_of_workers(*, gpu: bool) -> str:
     make: Any = ray.remote(num_cpus=0.25, num_gpus=_SLIVER if gpu else 0)
     return ray.get(make(_fault).remote(gpu=gpu))
-
-
-@ray.remote(num_cpus=0, num_gpus=_SLIVER)
-def _gpu_memory() -> int:
-    import torch
-
-    return torch.cuda.mem_get_info()[1]
