@@ -48,6 +48,7 @@ def test_the_figures_are_those_of_the_stages(on, tmp_path):
     assert kmeans_figures["fitted.unseen.acc"] > 0.7
 
 
+@pytest.mark.slow(13)
 def test_a_set_with_nothing_set_has_the_inputs_and_recipe_of_the_estimator(on):
     found = automatic_base(on)
     model = ICCE(5, random_state=0).fit(on.features.numpy())
