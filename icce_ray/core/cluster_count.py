@@ -37,7 +37,7 @@ TOGETHER = 3
 REACH = 3.2
 #: Numbers whose drop leaves at most so many times the clearest one's ratio may be the truth as well.
 NEARLY = 1.4
-#: Numbers at which the eigengap of the neighbour graph is clearest that are told.
+#: How many numbers are reported at which the eigengap of the neighbour graph is clearest.
 WITNESSES = 3
 #: Neighbours at most, whatever the smallest number of clusters: memory.
 LARGEST_K_MAX = 1000

@@ -1,6 +1,6 @@
 """What torch can compute on: GPUs that a scheduler or a driver announces may still be none for torch.
 
-torch is imported by those who ask only: what they are told travels to processes that have no other use for it.
+torch is imported by those who ask only: the answers travel to processes that have no other use for it.
 """
 
 from __future__ import annotations

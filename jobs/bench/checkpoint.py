@@ -24,7 +24,7 @@ STEP_SECONDS = 0.006
 
 
 class SlowStore(Storage):
-    """Takes `rate` bytes a second; counts what is read."""
+    """Takes `rate` bytes per second; counts what is read."""
 
     rate, read = 1.0, 0
 

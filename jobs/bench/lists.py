@@ -52,7 +52,7 @@ def merging(queries: int, count: int, images: int, passes: int) -> None:
 def numbering(pairs: int, images: int, passes: int) -> None:
     """Print the table of ids."""
     print()
-    header("image_ids", "row_numbers ns a pair", "np.searchsorted ns a pair")
+    header("image_ids", "row_numbers ns per pair", "np.searchsorted ns per pair")
     rng = np.random.default_rng(0)
     for name, every in (("without gaps", 1), ("1 of 4", 4), ("1 of 1,000", 1000)):
         # Gaps as those of a uniform sample.

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
     [(["--batch", "64"], FUSED_PASSES), (["--batch", "512", "--eager", "--precision", "float32"], PLAIN_PASSES)],
 )
 def test_a_step_makes_as_many_passes_over_the_logits_as_a_plan_counts(options, passes):
-    """One more tensor of the logits' shape, read once, is 410 MB a step with ImageNet's clusters."""
+    """One more tensor of the logits' shape, read once, is 410 MB per step with ImageNet's clusters."""
     command = [sys.executable, "jobs/bench/passes.py", "--dim", "64", "--clusters", "1000", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)

@@ -41,7 +41,7 @@ def doctor(day: Day) -> Figures:
 
 
 def loading(day: Day) -> Figures:
-    """Nanoseconds a pair of mapping image_ids to rows, of 1.28 M images without and with gaps."""
+    """Nanoseconds per pair of mapping image_ids to rows, of 1.28 M images without and with gaps."""
     from icce_ray.stages.neighbors import row_numbers
 
     n, pairs, block = day.size((1_281_167, 10**8, 10**7), (1000, 10_000, 1000))

@@ -16,7 +16,7 @@ BATCHES = (64, 256)
 
 
 def backbone(day: Day) -> Figures:
-    """DINOv2 of random weights through the adapter: images a second, and the share of the card's bfloat16 rate."""
+    """DINOv2 of random weights through the adapter: images per second, and the share of the card's bfloat16 rate."""
     from icce_ray.backbones import TransformerShape
 
     found: Figures = {"rates": {}}
@@ -32,7 +32,7 @@ def backbone(day: Day) -> Figures:
 
 
 def embed(day: Day) -> Figures:
-    """The stage `embed` from JPEG files to shards with ViT-L: images a second, as a share of the bare backbone's."""
+    """The stage `embed` from JPEG files to shards with ViT-L: images per second, as a share of the bare backbone's."""
     from embed import folders, staged
 
     from icce_ray.backbones import TransformerShape
