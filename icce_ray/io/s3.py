@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partialmethod
 from typing import Any, NamedTuple
 
 from aiohttp import ClientError as HttpError
@@ -89,19 +90,6 @@ class Page(NamedTuple):
 
     objects: list[tuple[str, int]]
     prefixes: list[str]
-
-
-class _Parts:
-    """Bytes of which s3fs takes one slice after another: a copy of all at once would hold Python's lock."""
-
-    def __init__(self, data: bytes | memoryview) -> None:
-        self._data = data
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __getitem__(self, part: slice) -> bytes:
-        return bytes(self._data[part])
 
 
 class S3Store(S3FileSystem):
@@ -239,9 +227,7 @@ class S3Store(S3FileSystem):
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    async def _pipe_file(self, path: str, data: bytes | memoryview) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        content = bytes(data) if len(data) < 2 * _PART else _Parts(data)  # one request, or one a part
-        await super()._pipe_file(path, content, chunksize=_PART)
+    _pipe_file = partialmethod(S3FileSystem._pipe_file, chunksize=_PART)  # pyright: ignore[reportAssignmentType]
 
     def put_if(self, path: str, data: bytes, *, etag: str | None) -> str | None:
         """Write `data` only if the object is absent (`etag` None) or still has `etag`; its new ETag, or None if not.

@@ -120,17 +120,16 @@ class Storage:
         with self._reading(path):
             return self._retried(path, lambda: read_whole(self._fs, self.full_path(path)))
 
-    def write_bytes(self, path: str, data: bytes | memoryview | pa.Buffer) -> None:
+    def write_bytes(self, path: str, data: bytes | pa.Buffer) -> None:
         """The whole file or what was there before: synced on a local disk, one upload on an object store."""
-        full, view = self.full_path(path), memoryview(data)
+        full = self.full_path(path)
         if self.local:
-            _write_local(full, view)
+            _write_local(full, data)
             return
-        if is_s3(self.root):
-            self._retried(path, lambda: self._fs.pipe_file(full, view))
-            return
-        self._retried(path, lambda: self._fs.makedirs(full.rsplit("/", 1)[0], exist_ok=True))  # there may be folders
-        self._retried(path, lambda: self._fs.pipe_file(full, bytes(view)))
+        content = data if isinstance(data, bytes) else data.to_pybytes()
+        if not is_s3(self.root):  # stores with real folders want them made first
+            self._retried(path, lambda: self._fs.makedirs(full.rsplit("/", 1)[0], exist_ok=True))
+        self._retried(path, lambda: self._fs.pipe_file(full, content))
 
     def write_table(self, path: str, table: pa.Table) -> FileInfo:
         """Write one Parquet file (zstd), serialised in memory first so that `write_bytes` keeps it whole."""
@@ -164,15 +163,15 @@ class Storage:
 
     def write_tensors(self, path: str, tensors: Mapping[str, Tensor]) -> FileInfo:
         """Write named tensors as one safetensors file, which never executes code on reading."""
-        from icce_ray.io.tensors import serialized  # importing torch takes a second, and only some files hold tensors
+        import safetensors.torch  # here and below: importing torch takes a second, and only some files hold tensors
 
-        data = serialized(tensors)
+        data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         self.write_bytes(path, data)
         return FileInfo(path=path, rows=None, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
     def read_tensors(self, path: str) -> dict[str, Tensor]:
         """Named tensors, on the CPU. Raises FileNotFoundError, StorageError for a file that is not safetensors."""
-        import safetensors.torch  # likewise
+        import safetensors.torch
 
         data = self.read_bytes(path)
         with self._parsing(path, "safetensors"):
@@ -303,14 +302,14 @@ def _local_files(folder: str) -> Iterator[tuple[str, int]]:
                 yield path, os.stat(path).st_size
 
 
-def _write_local(full: str, data: memoryview) -> None:
+def _write_local(full: str, data: bytes | pa.Buffer) -> None:
     """Temporary name in the same folder, sync, rename, sync of the folder: whole or not there."""
     target = Path(full)
     temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
-            file.write(data)
+            file.write(memoryview(data))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
+import safetensors.torch
 from torch import Tensor
 
 from icce_ray.io.storage import Storage
-from icce_ray.io.tensors import serialized
 
 
 class CheckpointWriter:
@@ -27,8 +27,8 @@ class CheckpointWriter:
     def write(self, state: Mapping[str, Tensor]) -> None:
         """Begin to write a state whose tensors nobody changes afterwards; the caller waits for their way to the CPU."""
         self.wait()
-        on_cpu = {name: tensor.cpu() for name, tensor in state.items()}
-        self._writing = self._pool.submit(lambda: self._storage.write_bytes(self._path, serialized(on_cpu)))
+        on_cpu = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+        self._writing = self._pool.submit(lambda: self._storage.write_bytes(self._path, safetensors.torch.save(on_cpu)))
 
     def wait(self) -> None:
         """Return when the last state is written whole; raises what its writing raised, once."""
