@@ -15,7 +15,7 @@ from icce_ray.io.locations import child
 from icce_ray.io.storage import FileInfo
 from icce_ray.settings import Settings
 from icce_ray.settings.choosing import identity
-from icce_ray.settings.models import Format
+from icce_ray.settings.stages import Format
 from icce_ray.store.artifacts import STAGES, in_order
 
 

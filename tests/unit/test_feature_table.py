@@ -11,7 +11,8 @@ import typer
 from icce_ray.cli.main import app
 from icce_ray.export.formats import FORMATS
 from icce_ray.settings import Settings
-from icce_ray.settings.models import Format, Method, Tracker
+from icce_ray.settings.models import Tracker
+from icce_ray.settings.stages import Format, Method
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "features.md").read_text()

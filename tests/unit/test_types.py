@@ -20,6 +20,7 @@ PUBLIC = (
     "icce_ray.commands.evaluate",
     "icce_ray.settings.loading",
     "icce_ray.settings.models",
+    "icce_ray.settings.stages",
 )
 #: scikit-learn has no types, so its base classes have none.
 FOREIGN = {("icce_ray.estimator.ICCE", f"Type of {kind} unknown") for kind in ("metaclass", "base class")}
