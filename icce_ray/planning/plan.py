@@ -52,7 +52,7 @@ def _embed(job: Job) -> StagePlan:
         batch = 2 * batch if job.gpu else min(batch, CPU_SLICE)
         blocks = settings.embed.n_last_blocks > 1
         device = 4 * job.shape.parameters + job.shape.activation_bytes(job.side, batch, blocks=blocks)
-    pixels = 2.0 * settings.embed.rows_per_shard * 3 * job.side**2  # of a chunk, and their Arrow table
+    results = 4.0 * settings.embed.rows_per_shard * job.row  # of a shard: joined, chosen, packed, sent
     return job.stage(
         "embed",
         *parts,
@@ -60,7 +60,7 @@ def _embed(job: Job) -> StagePlan:
         gpus=job.machines.gpus,
         storage=out,
         device_memory=device,
-        host_memory=pixels,
+        host_memory=results,
     )
 
 

@@ -1,18 +1,22 @@
 """Stage `embed`: images to frozen features in Parquet shards, rejects beside them (paper 3.1).
 
 The stream from images to rows (Ray Data) is that of `predict` too: read, decode, backbone, rows, shards. Chunk c is
-`manifest/part-c.parquet`. Decoding runs as tasks, the backbone in actors, writing as tasks again, and the rows of a
-chunk stay in one block all the way (small chunks may share one), so that what is written has a deterministic name and
-content: a killed run repeats exactly the chunks whose file is not there. Only a row per file reaches the driver.
+`manifest/part-c.parquet`. Tasks split it into pieces, others decode these in blocks of some hundred images, actors take
+block after block through the backbone, and tasks write the blocks of a chunk as one shard. Blocks keep their order, and
+all chunks but the last have as many, so Ray Data hands out exactly those of one chunk together. So what is written has
+a deterministic name and content: a killed run repeats exactly the chunks whose file is not there. And memory does not
+grow with a chunk but for its results. Only a row per file reaches the driver.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+import ray
 from ray.exceptions import RayTaskError
 
 from icce_ray.backbones import BackboneInfo, describe_backbone
@@ -21,12 +25,17 @@ from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
 from icce_ray.stages import StageResult
-from icce_ray.stages.chunks import Embedder, Stream, TaskError, read, write
+from icce_ray.stages.chunks import Embedder, write
 from icce_ray.stages.cluster import Resources, others_cluster, write_shards
+from icce_ray.stages.reading import read, split
+from icce_ray.stages.stream import Stream, TaskError
 from icce_ray.store import Marker, RejectBudgetError, RunError, Store
 from icce_ray.store.artifacts import FEATURES, REJECTS
 
 MAX_CPU_ACTORS = 4  # of a node; each holds the weights
+
+#: Bytes of a process beside its blocks: the interpreter and its libraries, and what threads have read.
+PROCESS_BYTES = 256 << 20
 
 
 def run(settings: Settings, store: Store, resources: Resources, progress: Progress) -> StageResult:
@@ -40,6 +49,7 @@ def run(settings: Settings, store: Store, resources: Resources, progress: Progre
         info=info,
         accepted=FEATURES,
         rejected=REJECTS,
+        batch=settings.resources.embed_batch,
     )
     files, summary = run_stream(images, settings.resources, resources, progress)
     layout = {name: list(span) for name, span in info.layout.items()}
@@ -85,18 +95,18 @@ def check_budget(marker: Marker | None, budget: float) -> None:
 
 
 def run_stream(stream: Stream, limits: ResourceSettings, resources: Resources, progress: Progress) -> StageResult:
-    """Write the shards of every chunk of the manifest that are not there yet.
+    """Write the shards of every chunk of the manifest that are not there yet; on CPUs where a GPU is of no use.
 
     Returns the files, those of earlier attempts included, and the counts. Raises RunError if an input is missing or
-    there twice.
+    there twice, and if no node has the memory for a shard.
     """
-    store = Store(stream.root)
+    store, resources = Store(stream.root), resources if stream.on_gpu else replace(resources, device="cpu")
     counts = [info.rows or 0 for info in store.require("list").files]
     files = write_shards(
         store,
         stream.accepted,
         counts,
-        lambda missing: _written(stream, missing, limits, resources) if missing else (),
+        lambda missing: _written(stream, missing, max(counts), limits, resources) if missing else (),
         progress,
         stream.rejected,
     )
@@ -117,32 +127,57 @@ def run_stream(stream: Stream, limits: ResourceSettings, resources: Resources, p
 
 
 def _written(
-    stream: Stream, chunks: Sequence[int], limits: ResourceSettings, resources: Resources
+    stream: Stream, chunks: Sequence[int], rows: int, limits: ResourceSettings, resources: Resources
 ) -> Iterator[list[FileInfo]]:
-    """The files of the chunks, as `chunks.write` has written them."""
+    """The files of chunks of so many rows (the last may have fewer), as `chunks.write` has written them."""
+    pool = pool_of(resources, ray.cluster_resources(), asked=limits.embed_actors, chunks=len(chunks))
+    needs = needs_of(stream, rows)
+    check_memory(needs, pool, rows)
+    dataset = _dataset(stream, chunks, rows, pool, needs, resources)
+    try:
+        for row in dataset.iter_rows():
+            counts = {name: int(row[name]) for name in ("rows", "bytes")}
+            yield [FileInfo(path=row["path"], sha256=row["sha256"], **counts)]
+    except RayTaskError as error:
+        if isinstance(error.cause, TaskError):
+            raise RunError(error.cause.message) from error
+        raise
+
+
+def _dataset(
+    stream: Stream, chunks: Sequence[int], rows: int, pool: Pool, needs: Needs, resources: Resources
+) -> ray.data.Dataset:
+    """The stream of the chunks, of a row per file. Each task yields rows that hold a whole block."""
     import ray.data  # here: workers of other stages import this module's neighbours, and this takes a second
 
     gpu = resources.device == "cuda"
-    pool = pool_of(resources, ray.cluster_resources(), asked=limits.embed_actors, chunks=len(chunks))
+    common: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     context = ray.data.DataContext.get_current().copy()
-    context.target_max_block_size = None  # a chunk must stay one block
+    context.execution_options.preserve_order = True
+    context.target_max_block_size = 1  # a row goes on at once, alone
     context.enable_progress_bars = False
     context.raise_original_map_exception = True
     with ray.data.DataContext.current(context):
-        dataset = (
+        return (
             ray.data.range(len(chunks), override_num_blocks=len(chunks))
             .map_batches(
-                cast(Any, read),
+                cast(Any, split),
                 batch_size=None,
-                batch_format="pyarrow",
-                num_cpus=0.5,
+                num_cpus=0.25,
                 fn_kwargs={"chunks": np.asarray(chunks), "stream": stream},
+                **common,
+            )
+            .map_batches(
+                cast(Any, read),
+                batch_size=1,
+                num_cpus=0.5,
+                memory=needs.reader,
+                fn_kwargs={"stream": stream},
+                **common,
             )
             .map_batches(
                 Embedder,
-                batch_size=limits.embed_batch,
-                batch_format="pyarrow",
-                zero_copy_batch=True,
+                batch_size=1,
                 compute=ray.data.ActorPoolStrategy(
                     min_size=pool.least,
                     max_size=pool.most,
@@ -152,24 +187,51 @@ def _written(
                 ),
                 num_cpus=pool.cpus,
                 num_gpus=resources.gpu_share or None,
+                memory=needs.actor,
                 fn_constructor_kwargs={"stream": stream, "device": resources.device, "sharers": pool.sharers},
+                **common,
             )
             .map_batches(
                 cast(Any, write),
-                batch_size=None,
-                batch_format="pyarrow",
+                batch_size=-(-rows // stream.block_rows),
                 num_cpus=0.25,
+                memory=needs.writer,
                 fn_kwargs={"stream": stream},
+                **common,
             )
         )
-        try:
-            for row in dataset.iter_rows():
-                counts = {name: int(row[name]) for name in ("rows", "bytes")}
-                yield [FileInfo(path=row["path"], sha256=row["sha256"], **counts)]
-        except RayTaskError as error:
-            if isinstance(error.cause, TaskError):
-                raise RunError(error.cause.message) from error
-            raise
+
+
+class Needs(NamedTuple):
+    """Bytes that Ray is told for a task that reads, for an actor beside its backbone, for a task that writes."""
+
+    reader: int
+    actor: int
+    writer: int
+
+
+def needs_of(stream: Stream, rows: int) -> Needs:
+    """Bytes for a chunk of so many rows."""
+    block = min(stream.block_rows, rows) * stream.input_bytes
+    whole = rows * stream.input_bytes if stream.precomputed else 0  # features of a piece come at once
+    return Needs(
+        reader=PROCESS_BYTES + whole + 3 * block,  # as bytes, as a column, on its way
+        actor=PROCESS_BYTES + 2 * 2 * block,  # of two calls: on its way, and what is good of it
+        writer=PROCESS_BYTES + 4 * rows * 2 * (stream.info.dim + stream.info.block_dim),  # joined, chosen, packed, sent
+    )
+
+
+def check_memory(needs: Needs, pool: Pool, rows: int) -> None:
+    """Raise RunError if no node has room for its actors and one task: Ray would wait for it, and say nothing."""
+    most = max((node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    actors, task = pool.sharers * needs.actor, max(needs.reader, needs.writer)
+    if actors + task > most:
+        raise RunError(
+            f"shards of {rows} rows need {task / 1e9:.1f} GB of memory for each task beside {pool.sharers} actors of "
+            f"{needs.actor / 1e9:.1f} GB, but the largest node gives {most / 1e9:.1f} GB to all; set a lower "
+            "embed.rows_per_shard (with another --out), resources.embed_actors or resources.embed_batch, or use nodes "
+            "with more memory"
+        )
 
 
 def _count_rejects(store: Store, paths: list[str], most: int = 20) -> tuple[Counter[str], list[dict[str, Any]]]:

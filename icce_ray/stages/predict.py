@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,11 @@ from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
 from icce_ray.stages import StageResult
-from icce_ray.stages.chunks import Stream
 from icce_ray.stages.classifier import Labeller
 from icce_ray.stages.cluster import Resources, completed_groups, write_shards
 from icce_ray.stages.embed import described_input, run_stream
 from icce_ray.stages.features import matrix
+from icce_ray.stages.stream import Stream
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import FEATURES, PREDICTION_REJECTS, PREDICTIONS
 
@@ -63,10 +62,9 @@ def run_source(
         info=described_input(source, embed),
         accepted=PREDICTIONS,
         rejected=PREDICTION_REJECTS,
+        batch=limits.embed_batch,
         classifier=run_store.root,
     )
-    if isinstance(source, FeatureSource) or embed.backbone == "hog":  # nothing that a GPU is for
-        resources = replace(resources, device="cpu")
     files, counts = run_stream(images, limits, resources, progress)
     return files, counts | _summary(out, PREDICTIONS.files(files), description["classes"])
 

@@ -1,17 +1,23 @@
 """The stages `embed` and `predict` against bare forward passes of the same model and a plain DataLoader script.
 
     python jobs/bench/embed.py [--few 128 --many 640 --width 384 --depth 12 --precision float32]
+    python jobs/bench/embed.py --memory 1024 8192 32768 [--images 32768]
 
 The model is a DINOv2 with random weights (ViT-S/14 by default), the pictures are JPEGs of 500 x 375. Bare: the model of
 `transformers` on tensors in memory, on all cores, for several batch sizes. Script: a Dataset that opens files with
 Pillow, two workers, the same model. `embed` and `predict`: whole stages as `icce run` and `icce predict` call them,
 each on a Ray of its own. Rates are slopes between few and many images; what is left at no images is the fixed cost.
+
+`--memory`: the most memory of any process of `embed`, and the object store's, by rows per shard. Pictures have the size
+of any at the backbone, which is a tiny one; what a task that writes takes of ViT-L's features is measured on made-up
+ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import tempfile
 import time
@@ -20,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from decode import BICUBIC, pictures
-from measuring import header, options, row
+from measuring import Watch, fresh_peak, header, in_a_process, options, peak, row
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from transformers import Dinov2Config, Dinov2Model
@@ -30,12 +37,19 @@ from transformers.utils import logging
 
 from icce_ray import commands, pipeline
 from icce_ray.backbones import describe_backbone, load_backbone
-from icce_ray.settings import load
+from icce_ray.io.sources import SourceSpec, open_source
+from icce_ray.settings import EmbedSettings, load
+from icce_ray.stages.chunks import write
 from icce_ray.stages.classifier import Labeller
+from icce_ray.stages.embed import described_input
+from icce_ray.stages.features import list_column
+from icce_ray.stages.stream import Stream, packed
 from icce_ray.store import Store
+from icce_ray.store.artifacts import FEATURES, REJECTS
 
 SIDE, BATCH, WORKERS = 224, 64, 2
 SHARD = 32  # small, so that few and many images both make work for every actor
+BLOCK = 256  # rows of a block of pictures of this side
 BARE_BATCHES = (8, 64)
 CLASSES = 4
 TINY_HEADS = {"heads": 2, "hidden": 16, "bottleneck": 8, "epochs": 1, "warmup_epochs": 0, "batch_size": 32}
@@ -144,26 +158,96 @@ def folders(where: Path, few: int, many: int) -> tuple[Path, Path]:
     return made[0], made[1]
 
 
+def weights_of(where: Path, width: int, depth: int, patch: int = 14) -> Any:
+    """A model with random weights, which it leaves in a folder."""
+    shape: dict[str, Any] = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": width // 64}
+    model: Any = Dinov2Model(Dinov2Config(**shape, patch_size=patch, image_size=518 if patch == 14 else SIDE)).eval()
+    model.save_pretrained(where / "weights")
+    return model
+
+
+def memory_of(rows: int, images: int) -> dict[str, float]:
+    """MiB and seconds of `embed` over images of 128 x 96, links to 16, in shards of so many rows; in this process."""
+    watch = Watch()
+    with tempfile.TemporaryDirectory() as place:
+        where, files = Path(place), pictures(128, 96, 16, "JPEG")
+        weights_of(where, 64, 1, SIDE // 2)
+        for index in range(images):
+            folder = where / f"images/{index // 1000:05d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            if index < len(files):
+                (folder / f"{index:06d}.jpg").write_bytes(files[index])
+            else:
+                os.link(where / f"images/00000/{index % len(files):06d}.jpg", folder / f"{index:06d}.jpg")
+        embed = {"backbone": str(where / "weights"), "image_size": SIDE, "rows_per_shard": rows}
+        values = {"source": str(where / "images"), "out": str(where / "run"), "clusters": CLASSES, "embed": embed}
+        watch.start()
+        pipeline.run(load(values), last="embed", verbose=False)
+        seconds = Store(str(where / "run")).require("embed").seconds
+    return {name: watch.most[name] for name in ("task", "shared", "driver")} | {"seconds": seconds}
+
+
+def writer_of(rows: int) -> dict[str, float]:
+    """MiB that the task that writes a shard of so many rows adds to a process: ViT-L's features, made up, in blocks."""
+    dim, rng, blocks = 2 * 1024, np.random.default_rng(0), []
+    with tempfile.TemporaryDirectory() as out:
+        source = open_source(SourceSpec("none.npy", format="features", dim=dim))
+        made = {"info": described_input(source, EmbedSettings()), "embed": EmbedSettings(), "batch": BATCH}
+        stream = Stream(source=source, root=out, accepted=FEATURES, rejected=REJECTS, **made)
+        for start in range(0, rows, BLOCK):
+            ids = range(start, min(start + BLOCK, rows))
+            names, nothing = [f"images/{index:09d}.jpg" for index in ids], pa.nulls(len(ids), pa.string())
+            facts = {"chunk": [0] * len(ids), "chunk_rows": [rows] * len(ids), "image_id": list(ids)}
+            facts |= {"uri": names, "key": names, "reason": nothing, "detail": nothing}
+            values = rng.standard_normal((len(ids), dim), dtype=np.float32).astype(np.float16)
+            blocks.append(packed(pa.table(facts | {"features": list_column(values)})))
+        before = fresh_peak()
+        write(pa.concat_tables(blocks), stream=stream)
+    return {"write": peak() - before}
+
+
+def memory(sizes: list[int], images: int) -> None:
+    """Print a table, each size in a process of its own."""
+    header("rows per shard", "images", "largest process, MiB", "object store, MiB", "driver, MiB", "s", "writing, MiB")
+    for size in sizes:
+        found = in_a_process(__file__, "--memory-of", size, "--images", images)
+        call = in_a_process(__file__, "--writer-of", size)["write"]
+        task, shared, driver, seconds = found.values()
+        row(f"{size:,}", f"{images:,}", task, shared, driver, f"{seconds:.0f}", f"{call:.0f}")
+
+
 def main() -> None:
     """Print the table."""
-    args = options(__doc__, few=128, many=640, width=384, depth=12, precision="float32").parse_args()
+    parser = options(__doc__, few=128, many=640, width=384, depth=12, precision="float32", images=32_768)
+    parser.add_argument("--memory", type=int, nargs="+", help="rows per shard to measure memory with")
+    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--writer-of", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    import ray.data  # noqa: F401 - else the first stage alone would pay for it
+    if args.memory_of:
+        print(json.dumps(memory_of(args.memory_of, args.images)))
+    elif args.writer_of:
+        print(json.dumps(writer_of(args.writer_of)))
+    elif args.memory:
+        memory(args.memory, args.images)
+    else:
+        rates(args)
 
+
+def rates(args: argparse.Namespace) -> None:
+    """Print the table of rates."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(os.cpu_count() or 1)
-    shape = {"hidden_size": args.width, "num_hidden_layers": args.depth, "num_attention_heads": args.width // 64}
-    model: Any = Dinov2Model(Dinov2Config(**shape, patch_size=14, image_size=518)).eval()
     with tempfile.TemporaryDirectory() as place:
         where = Path(place)
-        model.save_pretrained(where / "weights")
+        model = weights_of(where, args.width, args.depth)
         model.to(device)
         few, many = folders(where, args.few, args.many)
         weights, run = str(where / "weights"), where / "run"
         print(f"{device}, {args.precision}, width {args.width}, depth {args.depth}")
-        rates = bare(model, device, args.precision, min(64, args.few))
-        print(f"bare, images/s by batch: {rates}")
+        alone = bare(model, device, args.precision, min(64, args.few))
+        print(f"bare, images/s by batch: {alone}")
         ways = {
             "DataLoader script": [
                 lambda folder=folder: script(model, device, args.precision, folder) for folder in (few, many)
@@ -180,7 +264,7 @@ def main() -> None:
         for name, (short, long) in ways.items():
             seconds[name] = (short(), long())
             print(f"{name}: {seconds[name][0]:.1f} s, {seconds[name][1]:.1f} s")
-        print_table(args, rates, seconds)
+        print_table(args, alone, seconds)
         share = labelling(weights, run, device, args.precision)
         print(f"labelling adds {100 * share:.3f} % to the time of the backbone on a batch of {BATCH}")
 

@@ -2,12 +2,7 @@
 
 from types import SimpleNamespace
 
-import pytest
-
-from icce_ray.io.sources.features import NpyFeatures
-from icce_ray.io.sources.folder import FolderSource
 from icce_ray.io.storage import FileInfo
-from icce_ray.settings import EmbedSettings
 from icce_ray.stages import predict
 from icce_ray.stages.cluster import Resources
 from icce_ray.store.artifacts import FEATURES
@@ -40,25 +35,3 @@ def test_the_runs_own_images_are_labelled_without_gpus(monkeypatch):
     files, _ = predict.run(SimpleNamespace(clusters=2), store, GPUS, None)
     assert files == [[(0, FEATURES.part(0))]]
     assert not task.asked.get("num_gpus")
-
-
-@pytest.mark.parametrize(
-    ("source", "backbone", "device"),
-    [
-        (FolderSource, "facebook/dinov2-base", "cuda"),
-        (FolderSource, "hog", "cpu"),
-        (NpyFeatures, "facebook/dinov2-base", "cpu"),
-    ],
-)
-def test_a_new_source_is_labelled_on_gpus_only_where_its_backbone_runs_there(monkeypatch, source, backbone, device):
-    used = []
-    description = {"embed": EmbedSettings(backbone=backbone).model_dump(mode="json"), "classes": 2}
-    monkeypatch.setattr(predict, "Labeller", lambda root, device: SimpleNamespace(description=description))
-    monkeypatch.setattr(predict, "described_input", lambda source, embed: None)
-    monkeypatch.setattr(
-        predict, "run_stream", lambda images, limits, found, progress: (used.append(found), ([], {}))[1]
-    )
-    monkeypatch.setattr(predict, "_summary", lambda store, files, classes: {})
-    store = SimpleNamespace(root="run")
-    predict.run_source(store, source.__new__(source), store, None, GPUS, None)
-    assert [found.device for found in used] == [device]
