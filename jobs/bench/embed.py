@@ -1,7 +1,7 @@
 """The stages `embed` and `predict` against bare forward passes of the same model and a plain DataLoader script.
 
     python jobs/bench/embed.py [--few 128 --many 640 --width 384 --depth 12 --precision float32]
-    python jobs/bench/embed.py --memory 1024 8192 32768 [--images 32768]
+    python jobs/bench/embed.py --memory 1024 32768 [--images 32768]
 
 The model is a DINOv2 with random weights (ViT-S/14 by default), the pictures are JPEGs of 500 x 375. Bare: the model of
 `transformers` on tensors in memory, on all cores, for several batch sizes. Script: a Dataset that opens files with
