@@ -1,19 +1,24 @@
-"""Frozen image features: what a backbone is, and the two there are.
+"""Frozen image features: what a backbone is, and the kinds there are.
 
-`dinov2` is the paper's backbone (any DINOv2-like transformer on disk or on the model hub); `hog` needs no weights and
-serves demonstrations, tests and plain shapes. `describe_backbone` checks names and settings before any work.
+`pretrained` loads image models of transformers (DINOv2, the paper's, and the families of `families`), `timm_models`
+those of timm; `hog` needs no weights and serves demonstrations, tests and plain shapes. `describe_backbone` checks
+names and settings before any work.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-#: Pixels a side that a transformer sees by default, and images of one of its forward passes on a CPU.
+from icce_ray.io.rendering import Resize, Resizing
+
+#: Pixels a side that DINOv2 sees by default (the paper's), and images of one forward pass on a CPU.
 TRANSFORMER_SIZE, CPU_SLICE = 224, 8
+#: What stands before the name of a model of timm.
+TIMM = "timm:"
 
 
 class BackboneError(ValueError):
@@ -33,11 +38,26 @@ class Features:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """From a picture to what a network sees, as its own preprocessor_config.json or timm's data config has it.
+
+    resizing: to a square of `BackboneInfo.image_size` pixels a side, done by the decoder.
+    white: the pixel value that becomes 1; mean, std: of the three channels (RGB) after that. The network sees
+    (pixels / white - mean) / std, and divides itself: `Backbone.embed` takes pixels.
+    """
+
+    resizing: Resizing = field(default_factory=Resizing)
+    white: float = 255.0
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BackboneInfo:
     """What a backbone will give, known before its weights are loaded.
 
     image_size is 0 where features come from elsewhere and no image is read. layout names the slices of the main
-    feature, for example {"cls": (0, d), "patch_mean": (d, 2 d)}.
+    feature, for example {"cls": (0, d), "patch_mean": (d, 2 d)}, pooling says in words how they are made.
     block_dim is n_last_blocks * d, and 0 where only the last block is wanted.
     """
 
@@ -47,6 +67,8 @@ class BackboneInfo:
     image_size: int
     layout: dict[str, tuple[int, int]]
     block_dim: int
+    preprocessing: Preprocessing = Preprocessing()
+    pooling: str = ""
 
 
 class Backbone(Protocol):
@@ -64,20 +86,35 @@ class Backbone(Protocol):
 
 
 def describe_backbone(
-    name: str, features: str, *, n_last_blocks: int = 1, image_size: int | None = None
+    name: str,
+    features: str | None = None,
+    *,
+    n_last_blocks: int = 1,
+    image_size: int | None = None,
+    resize: Resize | None = None,
 ) -> BackboneInfo:
     """Check a choice of backbone and say what it gives, without loading weights.
 
     Args:
-        name: `hog`, a local directory with config.json and safetensors weights, or an id on the model hub such as
-            `facebook/dinov2-large`, of which only config.json is fetched.
-        features: for DINOv2 `cls` (TEMI) or `cls+patch_mean` (ICCE); for HOG `hog` or `hog+color`.
+        name: `hog`; a local directory with config.json and safetensors weights, or an id on the model hub such as
+            `facebook/dinov2-large`, of which only the configuration is fetched; or `timm:` and one of timm's names,
+            a hub id (`timm:hf-hub:ID`) or a local directory.
+        features: `cls`, `patch_mean`, `cls+patch_mean` or `pooled` of networks, as the family allows, `hog` or
+            `hog+color` of HOG; None is what the family's authors classify linearly.
         n_last_blocks: 1, or 4 to have the CLS tokens of the last four blocks beside the main feature.
-        image_size: side of the square input in pixels; None is 224 for DINOv2 (the paper's) and 32 for HOG.
+        image_size: side of the square input in pixels; None is the model's own, 224 for DINOv2 (the paper's) and 32
+            for HOG.
+        resize: `squash` or `crop` as `Resizing.named` has them; None is as the model's own processor does, but
+            `squash` for DINOv2 (the paper) and HOG.
 
     Raises BackboneError.
     """
-    return _family(name).describe(name, features, n_last_blocks=n_last_blocks, image_size=image_size)
+    info = _family(name).describe(name, features, n_last_blocks=n_last_blocks, image_size=image_size)
+    if resize is None:
+        return info
+    own = info.preprocessing
+    resizing = Resizing.named(resize, info.image_size, own.resizing.interpolation)
+    return replace(info, preprocessing=replace(own, resizing=resizing))
 
 
 def load_backbone(info: BackboneInfo, *, device: str = "cpu", dtype: str = "float32") -> Backbone:
@@ -95,11 +132,13 @@ def load_backbone(info: BackboneInfo, *, device: str = "cpu", dtype: str = "floa
 
 
 def _family(name: str) -> Any:
-    """The module of a backbone's family, with its `describe` and `load`; DINOv2's takes a second to import."""
+    """The module of a backbone's family, with its `describe` and `load`; those of networks take a second to import."""
     if name == "hog":
         from icce_ray.backbones import hog as family
+    elif name.startswith(TIMM):
+        from icce_ray.backbones import timm_models as family
     else:
-        from icce_ray.backbones import dinov2 as family
+        from icce_ray.backbones import pretrained as family
     return family
 
 
@@ -112,10 +151,11 @@ def check_pixels(pixels: np.ndarray, image_size: int) -> None:
         )
 
 
-def check_features(name: str, features: str, kinds: tuple[str, ...]) -> None:
-    """Raise BackboneError unless `features` is one of `kinds`."""
-    if features not in kinds:
+def chosen_features(name: str, features: str | None, kinds: tuple[str, ...]) -> str:
+    """`features`, or the first of `kinds` in the place of None. Raises BackboneError for none of `kinds`."""
+    if features is not None and features not in kinds:
         raise BackboneError(f"features {features!r} do not exist for the backbone {name!r}; use one of {list(kinds)}")
+    return features or kinds[0]
 
 
 class TransformerShape(BaseModel):

@@ -15,9 +15,9 @@ import numpy as np
 from skimage.color import rgb2lab
 from skimage.feature import hog
 
-from icce_ray.backbones import BackboneError, BackboneInfo, Features, check_features, check_pixels
+from icce_ray.backbones import BackboneError, BackboneInfo, Features, check_pixels, chosen_features
 
-KINDS = ("hog", "hog+color")
+KINDS = ("hog+color", "hog")
 DEFAULT_SIZE = 32
 COLOR_SHARE = 0.2  # of the squared length; 20-NN on 10,000 CIFAR-10 images: 46 % without colour, 51 % with it
 
@@ -29,9 +29,9 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _MIDDLE = np.array([50.0, 0.0, 0.0], np.float32)  # of Lab: lightness runs from 0 to 100
 
 
-def describe(name: str, features: str, *, n_last_blocks: int, image_size: int | None) -> BackboneInfo:
+def describe(name: str, features: str | None, *, n_last_blocks: int, image_size: int | None) -> BackboneInfo:
     """See `describe_backbone`. `image_size` is at least 24, so that a cell has 4 x 4 pixels, and a multiple of 4."""
-    check_features(name, features, KINDS)
+    features = chosen_features(name, features, KINDS)
     size = DEFAULT_SIZE if image_size is None else image_size
     if n_last_blocks > 1:
         raise BackboneError(f"n_last_blocks is {n_last_blocks}, but hog has no blocks; set it to 1")

@@ -34,7 +34,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from icce_ray.io.rendering import Resize, rgb, shorter_side, square
+from icce_ray.io.rendering import Resize, Resizing, rgb, square
 
 Reason = Literal[
     "unreadable",  # the bytes could not be fetched (raised by the caller that fetches)
@@ -93,7 +93,7 @@ class Reject(Exception):
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
-def decode(data: bytes, *, size: int, resize: Resize, max_pixels: int) -> np.ndarray:
+def decode(data: bytes, *, size: int, resize: Resize | Resizing, max_pixels: int) -> np.ndarray:
     """The picture in `data` as uint8 [size, size, 3], RGB.
 
     Shown as a viewer does: EXIF orientation, palette, CMYK, first frame of an animation, alpha over white.
@@ -105,9 +105,10 @@ def decode(data: bytes, *, size: int, resize: Resize, max_pixels: int) -> np.nda
     Args:
         data: the file's bytes: one of `FORMATS`, recognised by content, never by name.
         size: side of the result in pixels.
-        resize: `squash` takes the whole picture to the square, ignoring its aspect ratio (ICCE resizes to 224);
-            `crop` takes the shorter side to size * 256 / 224 and cuts the centre (DINOv2's evaluation). Both bicubic
-            with antialiasing, as Pillow does it, to 1 of 255 (`rendering.square`).
+        resize: a backbone's own (`Preprocessing.resizing`), or a word: `squash` takes the whole picture to the square,
+            ignoring its aspect ratio (ICCE resizes to 224); `crop` takes the shorter side to size * 256 / 224 and cuts
+            the centre (DINOv2's evaluation). Both bicubic. With antialiasing, as Pillow does it, to 1 of 255
+            (`rendering.square`).
         max_pixels: largest width * height, checked in the header before anything is decoded. Pillow's own limit
             (`2 * Image.MAX_IMAGE_PIXELS`, 179 million) stays in force above it.
 
@@ -115,10 +116,9 @@ def decode(data: bytes, *, size: int, resize: Resize, max_pixels: int) -> np.nda
     """
     if size < 1 or max_pixels < 1:
         raise ValueError(f"size {size} and max_pixels {max_pixels} must be at least 1")
-    if resize not in get_args(Resize):
-        raise ValueError(f"resize is {resize!r}; use one of {get_args(Resize)}")
-    enough = 2 * shorter_side(size, resize)
-    return _decoded(data, max_pixels, enough, lambda image: square(image, size, resize))
+    resizing = resize if isinstance(resize, Resizing) else Resizing.named(resize, size)
+    enough = 2 * (resizing.side or size)
+    return _decoded(data, max_pixels, enough, lambda image: square(image, size, resizing))
 
 
 def thumbnail(data: bytes, *, longest: int, max_pixels: int) -> bytes:

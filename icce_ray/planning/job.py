@@ -142,7 +142,7 @@ class Job:
 
     def _describe_features(self) -> None:
         """Pixels a side, and widths of the feature and of the CLS tokens of the last blocks beside it."""
-        embed, kind = self.settings.embed, self.settings.embed.feature_kind
+        embed, kind = self.settings.embed, self.settings.embed.features
         if self.shape is None:
             try:
                 info = describe_backbone("hog", kind, n_last_blocks=embed.n_last_blocks, image_size=embed.image_size)
@@ -152,6 +152,7 @@ class Job:
             self.layout = {name: list(columns) for name, columns in info.layout.items()}
             return
         width, self.side = self.shape.width, embed.image_size or TRANSFORMER_SIZE
+        kind = kind or "cls+patch_mean"
         if kind not in ("cls", "cls+patch_mean"):
             raise PlanError(f"features {kind!r} do not exist for {embed.backbone!r}; use 'cls' or 'cls+patch_mean'")
         if self.side < self.shape.patch or self.side % self.shape.patch:

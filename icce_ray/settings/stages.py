@@ -19,7 +19,7 @@ from icce_ray.core import recipe as core
 from icce_ray.io.locations import refuse_secrets
 
 Format = Literal["auto", "files", "webdataset", "img2dataset", "parquet", "uris", "features"]
-FeatureKind = Literal["cls", "cls+patch_mean", "hog", "hog+color"]
+FeatureKind = Literal["cls", "cls+patch_mean", "patch_mean", "pooled", "hog", "hog+color"]
 Method = Literal["cspa", "hgpa", "mcla", "hbgf"]
 #: Counts end where 32 bits do, as those of FAISS, METIS and Arrow; what is only compared, and seeds, where 64 do.
 Natural = Annotated[int, Field(ge=1)]
@@ -73,18 +73,22 @@ class EmbedSettings(Frozen):
     """Images to frozen features (paper 3.1 and 4.2)."""
 
     backbone: str = "facebook/dinov2-large"
-    """A hub id or local directory of a DINOv2-like transformer, or `hog`, which needs no weights."""
+    """A hub id or local directory of an image model of transformers (DINOv2 and 3, SigLIP, CLIP, ViT, MAE, I-JEPA,
+    Swin, ...), `timm:NAME` (needs `pip install icce-ray[timm]`), or `hog`, which needs no weights."""
     features: FeatureKind | None = None
-    """`cls` (TEMI's baseline) or `cls+patch_mean` (ICCE) for transformers, `hog` or `hog+color` for hog. By default the
-    richer of the two."""
+    """By default what the family's authors classify linearly: `cls+patch_mean` of DINOv2 (ICCE) and 3, where `cls` is
+    TEMI's; `cls` of ViT and MAE; `patch_mean` of I-JEPA; `pooled` by the model itself of CLIP, SigLIP, Swin, timm and
+    all others; `hog+color` or `hog` of hog."""
     n_last_blocks: Literal[1, 4] = 1
-    """4 also stores the CLS tokens of the last 4 blocks, which the grid of classifiers of the paper tries as well."""
+    """4 also stores the CLS tokens of the last 4 blocks, which the grid of classifiers of the paper tries as well; of
+    models with a CLS token in every block."""
     image_size: Natural | None = Field(default=None, le=8192)
     """Pixels per side; by default the backbone's own (224 for DINOv2, as in the paper)."""
-    resize: Literal["squash", "crop"] = "squash"
-    """`squash` to the square (the paper), or `crop` its centre after resizing by 256/224 (DINOv2's evaluation)."""
+    resize: Literal["squash", "crop"] | None = None
+    """`squash` to the square (the paper), or `crop` its centre after resizing by 256/224 (DINOv2's evaluation). By
+    default as the model's own processor does it, but `squash` for DINOv2 and hog."""
     precision: core.Precision = "auto"
-    """Of the transformer's matrix products. `auto` is bfloat16 on CUDA, float32 elsewhere; bfloat16 is nearly three
+    """Of the network's matrix products. `auto` is bfloat16 on CUDA, float32 elsewhere; bfloat16 is nearly three
     times faster on CPUs that have it (AVX512-BF16, AMX), its features have a cosine of 0.9999 with those of float32."""
     max_pixels: Large = 100_000_000
     """Larger images are rejected before they are decoded: decompression bombs."""
@@ -94,11 +98,6 @@ class EmbedSettings(Frozen):
     """Share of inputs that may be rejected before the run stops with an error."""
     rows_per_shard: Positive = 1024
     """Images per Parquet shard: the unit of work, and of what a killed run repeats."""
-
-    @property
-    def feature_kind(self) -> FeatureKind:
-        """`features`, or the backbone's default."""
-        return self.features or ("hog+color" if self.backbone == "hog" else "cls+patch_mean")
 
 
 class NeighborsSettings(Frozen):

@@ -65,7 +65,11 @@ def described_input(source: Source, embed: EmbedSettings) -> BackboneInfo:
         layout = {"features": (0, source.dim)}
         return BackboneInfo(name="", features="features", dim=source.dim, image_size=0, layout=layout, block_dim=0)
     return describe_backbone(
-        embed.backbone, embed.feature_kind, n_last_blocks=embed.n_last_blocks, image_size=embed.image_size
+        embed.backbone,
+        embed.features,
+        n_last_blocks=embed.n_last_blocks,
+        image_size=embed.image_size,
+        resize=embed.resize,
     )
 
 

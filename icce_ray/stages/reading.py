@@ -97,7 +97,8 @@ def _pictures(rows: pa.Table, stream: Stream) -> Iterator[list[Picture]]:
         try:
             if isinstance(data, Reject):
                 raise data
-            pixels = decode(data, size=stream.info.image_size, resize=embed.resize, max_pixels=embed.max_pixels)
+            resizing = stream.info.preprocessing.resizing
+            pixels = decode(data, size=stream.info.image_size, resize=resizing, max_pixels=embed.max_pixels)
             return pixels.tobytes(), None, None
         except Reject as reject:
             return None, reject.reason, reject.detail

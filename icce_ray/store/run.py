@@ -222,8 +222,14 @@ class Store:
             ) from error
 
     def as_begun(self, settings: Settings) -> Settings:
-        """Settings to go on with: where a version without the recipe began, what nobody gives is the paper's."""
-        return _of_version(settings, self.run_file()) if self.storage.exists(RUN_FILE) else settings
+        """Settings to go on with: what nobody gives is as the version that began the run had it."""
+        if not self.storage.exists(RUN_FILE):
+            return settings
+        content = self.run_file()
+        resize = content["settings"].get("embed", {}).get("resize")
+        if settings.embed.resize is None and resize is not None:  # was `squash` before models had a way of their own
+            settings = settings.model_copy(update={"embed": settings.embed.model_copy(update={"resize": resize})})
+        return _of_version(settings, content)
 
     def resolved(self, settings: Settings) -> Settings:
         """The settings with the numbers that stage `neighbors` found or chose, if it is complete."""

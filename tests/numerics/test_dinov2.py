@@ -12,10 +12,11 @@ from transformers import (
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
     ViTConfig,
+    ViTImageProcessorPil,
     ViTModel,
 )
 
-from icce_ray.backbones import BackboneError, describe_backbone, dinov2, load_backbone
+from icce_ray.backbones import BackboneError, describe_backbone, hub, load_backbone
 from tests.failures import fails
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 5, "num_attention_heads": 2, "mlp_ratio": 2, "patch_size": 7}
@@ -170,13 +171,13 @@ def test_hub_ids_without_a_network(monkeypatch, tmp_path):
         describe_backbone("facebook/dinov2-large", "cls")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # no server there
-    assert not dinov2._hub_is_reachable()
+    assert not hub.hub_is_reachable()
 
 
 @pytest.mark.parametrize(
     ("options", "facts"),
     [
-        ({"features": "hog"}, ["'hog'", "['cls', 'cls+patch_mean']"]),
+        ({"features": "hog"}, ["'hog'", "['cls+patch_mean', 'cls', 'patch_mean']"]),
         ({"image_size": 30}, ["image_size 30", "patch size 7"]),
         ({"n_last_blocks": 6}, ["n_last_blocks is 6", "5 blocks"]),
         ({"device": "cuda:99"}, ["cuda:99", "GPUs"]),
@@ -212,5 +213,6 @@ def test_a_model_with_another_interface_is_refused(tmp_path):
     config = ViTConfig(image_size=28, patch_size=7, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
     config.num_register_tokens = 2  # announced, but a plain ViT has none
     ViTModel(config, add_pooling_layer=True).save_pretrained(tmp_path)
+    ViTImageProcessorPil().save_pretrained(tmp_path)
     with fails(BackboneError, "tokens of shape"):
         load_backbone(describe_backbone(str(tmp_path), "cls", image_size=28))

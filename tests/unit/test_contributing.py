@@ -40,7 +40,7 @@ from icce_ray.backbones import describe_backbone, load_backbone
 from icce_ray.io.decode import decode
 
 chosen = settings(embed={"backbone": "grid", "features": "grid"}).embed
-info = describe_backbone(chosen.backbone, chosen.feature_kind)
+info = describe_backbone(chosen.backbone, chosen.features)
 backbone = load_backbone(info)
 pixels = np.stack([decode(png(color), size=info.image_size, resize="squash", max_pixels=10**6) for color in COLORS])
 main = backbone.embed(pixels).main

@@ -29,8 +29,8 @@ def fault(*overrides, **values):
     ("stage", "defaults"),
     [
         # Paper 3.1, 4.2: DINOv2 ViT-L/14, CLS and patch mean, one block; the image size is the backbone's own.
-        ("embed", {"backbone": "facebook/dinov2-large", "n_last_blocks": 1, "image_size": None, "resize": "squash"}),
-        ("embed", {"feature_kind": "cls+patch_mean", "precision": "auto", "reject_budget": 0.05}),
+        ("embed", {"backbone": "facebook/dinov2-large", "n_last_blocks": 1, "image_size": None, "resize": None}),
+        ("embed", {"features": None, "precision": "auto", "reject_budget": 0.05}),
         # Paper 3.1, neighbours
         ("neighbors", {"mode": "adaptive", "threshold": 0.3, "k_min": 50, "k_max": None, "labels": None}),
         ("neighbors", {"components": 0}),
@@ -294,8 +294,3 @@ def test_settings_are_frozen_and_survive_their_file():
     assert Settings.model_validate(settings.model_dump(mode="json")) == settings
     with pytest.raises(ValidationError, match="frozen"):
         settings.heads.epochs = 3
-
-
-def test_hog_takes_its_richer_features_by_default():
-    assert changed("embed.backbone=hog").embed.feature_kind == "hog+color"
-    assert changed("embed.backbone=hog", "embed.features=hog").embed.feature_kind == "hog"

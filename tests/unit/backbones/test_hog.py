@@ -24,6 +24,7 @@ def pixels(n=5, size=32, seed=0):
 def test_description_and_features_agree(features, dim, layout, size):
     info = describe_backbone("hog", features, image_size=size)
     backbone = load_backbone(info, device="cuda")
+    assert describe_backbone("hog").features == "hog+color", "the richer one by default"
     assert (info.dim, info.layout, info.block_dim, info.image_size) == (dim, layout, 0, size or 32)
     assert backbone.info == info
     result = backbone.embed(pixels(size=backbone.info.image_size))
@@ -70,7 +71,7 @@ def test_digits_by_their_neighbours():
 
 
 def test_errors_before_work():
-    with fails(BackboneError, "'cls' do not exist for the backbone 'hog'; use one of ['hog'"):
+    with fails(BackboneError, "'cls' do not exist for the backbone 'hog'; use one of ['hog+color', 'hog'"):
         describe_backbone("hog", "cls")
     with fails(BackboneError, "n_last_blocks is 4"):
         describe_backbone("hog", "hog", n_last_blocks=4)
