@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, RemoteEntryNotFoundError, RepositoryNotFoundError
 from transformers.utils.hub import cached_file
 
 from icce_ray.backbones import PUBLISHED, BackboneError
@@ -97,7 +97,7 @@ def _fetch_descriptions(name: str) -> None:
         for file in (*PROCESSORS, INDEX):
             try:
                 hf_hub_download(name, file)
-            except EntryNotFoundError:
+            except RemoteEntryNotFoundError:
                 continue  # most models have one of them
         if not any(HfApi().file_exists(name, file) for file in (WEIGHTS, INDEX)):
             raise BackboneError(f"backbone {name!r} has no {WEIGHTS}, and only safetensors are read; {REMEDY}")
@@ -111,7 +111,7 @@ def _fetch_descriptions(name: str) -> None:
             f"the model hub has no model {name!r}, or none that is public; {meant(name)}check its name, set HF_TOKEN "
             f"if it is private, or {REMEDY}"
         ) from error
-    except EntryNotFoundError as error:
+    except RemoteEntryNotFoundError as error:
         raise BackboneError(f"backbone {name!r} has no {CONFIG} on the model hub; {REMEDY}") from error
     except OSError as error:  # of HTTP and of the connection
         reason = shown(" ".join(str(error).split()), 300, plain=True)

@@ -47,8 +47,14 @@ def describe(name: str, features: str | None, *, n_last_blocks: int, image_size:
         patch = _number(name, config, "patch_size")
         if size < patch or size % patch:
             raise BackboneError(f"image_size {size} is no multiple of the patch size {patch} of {name!r}; choose one")
-    _check_blocks(name, family, config, n_last_blocks)
     parts = kind.split("+")
+    if _has_tokens(family):
+        _check_depth(name, config, n_last_blocks)
+    if n_last_blocks > 1 and "cls" not in parts:
+        raise BackboneError(
+            f"n_last_blocks is {n_last_blocks}, which stores CLS tokens, but {kind!r} of {name!r} has none; set "
+            "embed.n_last_blocks=1"
+        )
     return BackboneInfo(
         name=name,
         features=kind,
@@ -170,13 +176,7 @@ def _preprocessing(name: str, config: Any, files: ModelFiles, wanted: int | None
     return size, replace(preprocessing, resizing=resizing)
 
 
-def _check_blocks(name: str, family: Family, config: Any, count: int) -> None:
-    if "cls" not in family.features:
-        if count > 1:
-            raise BackboneError(
-                f"n_last_blocks is {count}, but {name!r} gives no CLS token of every block; set embed.n_last_blocks=1"
-            )
-        return
+def _check_depth(name: str, config: Any, count: int) -> None:
     depth = _number(name, config, "num_hidden_layers")
     if not 1 <= count <= depth:
         raise BackboneError(f"n_last_blocks is {count}, but {name!r} has {depth} blocks; use 1 to {depth}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import load_file
@@ -75,7 +75,7 @@ def load(info: BackboneInfo, *, device: str, dtype: str) -> Network:
 
 def _timm(name: str) -> Any:
     try:
-        import timm
+        import timm  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise BackboneError(
             f"backbone {name!r} needs timm, which cannot be imported ({error}); pip install icce-ray[timm]"
@@ -115,11 +115,10 @@ def _preprocessing(name: str, data: dict[str, Any]) -> tuple[int, Preprocessing]
     """(pixels a side, preprocessing) of timm's data config. Raises BackboneError for one that is not served."""
     try:
         channels, height, size = shaped(tuple[int, int, int], data["input_size"])
-        interpolation = shaped(Interpolation, data["interpolation"])
-        mode = shaped(Literal["center", "squash"], data["crop_mode"])
-        share = shaped(float, data["crop_pct"])
+        share, interpolation, mode = shaped(float, data["crop_pct"]), data["interpolation"], data["crop_mode"]
         mean, std = (shaped(tuple[float, float, float], data[key]) for key in ("mean", "std"))
-        if channels != 3 or height != size or not 0 < share <= 1 or min(std) <= 0:
+        served = interpolation in get_args(Interpolation) and mode in ("center", "squash")
+        if not served or channels != 3 or height != size or not 0 < share <= 1 or min(std) <= 0:
             raise DocumentError(shown(data, 200))
     except DocumentError as error:
         raise BackboneError(

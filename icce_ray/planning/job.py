@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, computed_field
 
-from icce_ray.backbones import TRANSFORMER_SIZE, BackboneError, describe_backbone
+from icce_ray.backbones import PUBLISHED, TRANSFORMER_SIZE, BackboneError, chosen_features, describe_backbone
 from icce_ray.core.neighbors import default_k_max
 from icce_ray.planning.rates import PlanError, Rate, Rates, Strict
 from icce_ray.settings import Settings
@@ -152,9 +152,11 @@ class Job:
             self.layout = {name: list(columns) for name, columns in info.layout.items()}
             return
         width, self.side = self.shape.width, embed.image_size or TRANSFORMER_SIZE
-        kind = kind or "cls+patch_mean"
-        if kind not in ("cls", "cls+patch_mean"):
-            raise PlanError(f"features {kind!r} do not exist for {embed.backbone!r}; use 'cls' or 'cls+patch_mean'")
+        kinds = ("cls+patch_mean", "cls", "patch_mean", *(() if embed.backbone in PUBLISHED else ("pooled",)))
+        try:
+            kind = chosen_features(embed.backbone, kind, kinds)
+        except BackboneError as error:
+            raise PlanError(str(error)) from error
         if self.side < self.shape.patch or self.side % self.shape.patch:
             raise PlanError(f"image_size {self.side} is no multiple of the patch size {self.shape.patch}")
         self.layout = {name: [i * width, (i + 1) * width] for i, name in enumerate(kind.split("+"))}

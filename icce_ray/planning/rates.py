@@ -190,8 +190,10 @@ def _merge(into: dict[str, Any], given: dict[str, dict[str, Any]]) -> None:
 def _named(kind: str, name: str, section: str, entries: dict[str, T]) -> T:
     if name in entries:
         return entries[name]
-    names = [*entries, *(["hog"] if kind == "model" else [])]
+    names, example = [*entries, *(["hog"] if kind == "model" else [])], ""
+    if kind == "model":
+        example = ", of a vision transformer for example {width: 768, depth: 12, patch: 16}"
     raise PlanError(
         f"no rates for the {kind} {name!r}; {did_you_mean(name, names)}known: {', '.join(names)}; give your own with "
-        f"--rates FILE, a YAML file with an entry {section}.{name} as in icce_ray/planning/rates.yaml"
+        f"--rates FILE, a YAML file with an entry {section}.{name} as in icce_ray/planning/rates.yaml{example}"
     )

@@ -158,8 +158,12 @@ def test_features_are_the_models_own(saved):
     assert (info.features, info.image_size) == (features, SIDE)
     assert info.pooling
     expected = parts(own_output(folder, pixels()))
-    result = load_backbone(info).embed(pixels())
+    backbone = load_backbone(info)
+    result = backbone.embed(pixels())
     assert result.main.shape == (5, info.dim)
+    np.testing.assert_array_equal(
+        result.main, backbone.embed(pixels()).main
+    )  # nothing is drawn: MAE masks and shuffles
     assert set(info.layout) == set(features.split("+"))
     for part, (start, stop) in info.layout.items():
         np.testing.assert_allclose(result.main[:, start:stop], expected[part], rtol=1e-5, atol=1e-5)

@@ -188,6 +188,7 @@ def test_every_stage_of_the_pipeline_is_planned():
     [
         ({"gpu_type": "tpu"}, "gpus.tpu"),
         ({"embed": {"features": "hog"}}, "'hog'"),
+        ({"embed": {"features": "pooled"}}, "'pooled'"),  # of DINOv2
         ({"embed": {"image_size": 225}}, "image_size 225"),
         ({"embed": {"backbone": "hog", "n_last_blocks": 4}}, "n_last_blocks is 4"),
         ({"gpus": -1}, "gpus = -1"),
@@ -201,6 +202,17 @@ def test_every_stage_of_the_pipeline_is_planned():
 def test_what_cannot_be_planned_says_why(changes, words):
     with fails(PlanError, words):
         planned(10**8, **changes)
+
+
+def test_a_model_nobody_published_is_planned_by_its_shape(tmp_path):
+    chosen = {"backbone": "openai/clip-vit-base-patch16", "features": "pooled"}
+    with fails(PlanError, "openai/clip-vit-base-patch16", "--rates FILE", "width: 768, depth: 12, patch: 16"):
+        planned(10**6, embed=chosen)
+    (tmp_path / "rates.yaml").write_text(
+        "models:\n  openai/clip-vit-base-patch16: {width: 768, depth: 12, patch: 16}\n"
+    )
+    plan = planned(10**6, embed=chosen, rates=load_rates(str(tmp_path / "rates.yaml")))
+    assert plan.dim == 768
 
 
 def test_more_images_than_a_float_can_count_are_refused():
