@@ -9,12 +9,17 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+import lance
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 Images = Sequence[tuple[str, bytes]]
 
-FORMS = ("files", "webdataset", "one tar", "img2dataset", "parquet", "one parquet", "hugging face", "uris", "uri table")
+FORMS = (
+    *("files", "webdataset", "one tar", "img2dataset", "parquet", "one parquet", "hugging face", "datasets", "lance"),
+    *("uris", "uri table"),
+)
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def write(form: str, images: Images, folder: Path, *, shards: int = 3) -> str:
@@ -42,7 +47,17 @@ def write(form: str, images: Images, folder: Path, *, shards: int = 3) -> str:
     if form == "one parquet":
         _parquet(folder / "all.parquet", images)
         return "all.parquet"
-    for number, part in enumerate(parts):
+    if form == "lance":
+        lance.write_dataset(_hugging_face(images), folder / "all.lance", max_rows_per_file=-(-len(images) // shards))
+        return "all.lance"
+    if form == "datasets":
+        names = [f"data-{number:05d}-of-{len(parts):05d}.arrow" for number in range(len(parts))]
+        state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": "0123456789abcdef"}
+        (folder / "state.json").write_text(json.dumps(state))
+        (folder / "dataset_info.json").write_text("{}")
+        for name, part in zip(names, parts, strict=True):
+            write_arrow(folder / name, _hugging_face(part))
+    for number, part in enumerate(parts if form != "datasets" else ()):
         name = f"{number:05d}"
         if form == "webdataset":
             write_tar(folder / f"{name}.tar", part, beside={".cls": b"3", ".json": b"{}"})
@@ -53,13 +68,21 @@ def write(form: str, images: Images, folder: Path, *, shards: int = 3) -> str:
         elif form == "parquet":
             _parquet(folder / f"{name}.parquet", part)
         elif form == "hugging face":
-            structs = [{"bytes": data, "path": key} for key, data in part]
-            kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-            table = pa.table({"image": pa.array(structs, kind), "label": list(range(len(part)))})
-            pq.write_table(table, folder / f"train-{name}.parquet", row_group_size=40)
+            pq.write_table(_hugging_face(part), folder / f"train-{name}.parquet", row_group_size=40)
         else:
             raise ValueError(f"unknown form {form!r}; one of {FORMS}")
     return ""
+
+
+def write_arrow(path: Path, table: pa.Table, rows: int = 10) -> None:
+    """A stream of batches of so many rows, as `save_to_disk` writes it."""
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=rows)
+
+
+def _hugging_face(images: Images) -> pa.Table:
+    structs = [{"bytes": data, "path": key} for key, data in images]
+    return pa.table({"image": pa.array(structs, IMAGE), "label": list(range(len(images)))})
 
 
 def write_tar(path: Path, members: Images, *, beside: dict[str, bytes] | None = None) -> None:

@@ -43,6 +43,6 @@ Format = Annotated[
     typer.Option(
         "--format",
         metavar="FORMAT",
-        help="files, webdataset, img2dataset, parquet, uris or features; by default found by looking.",
+        help="files, webdataset, img2dataset, parquet, datasets, lance, uris, features; by default found by looking.",
     ),
 ]

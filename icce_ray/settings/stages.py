@@ -18,7 +18,8 @@ from pydantic import (
 from icce_ray.core import recipe as core
 from icce_ray.io.locations import refuse_secrets
 
-Format = Literal["auto", "files", "webdataset", "img2dataset", "parquet", "uris", "features"]
+TableFormat = Literal["parquet", "datasets", "lance"]
+Format = Literal["auto", "files", "webdataset", "img2dataset", TableFormat, "uris", "features"]
 FeatureKind = Literal["cls", "cls+patch_mean", "patch_mean", "pooled", "hog", "hog+color"]
 Method = Literal["cspa", "hgpa", "mcla", "hbgf"]
 #: Counts end where 32 bits do, as those of FAISS, METIS and Arrow; what is only compared, and seeds, where 64 do.
@@ -61,12 +62,13 @@ class ListSettings(Frozen):
     """What kind of source the images come from."""
 
     format: Format = "auto"
-    """`files` (a folder or prefix), `webdataset` (tar files), `img2dataset` (its output), `parquet` (images in a
-    column), `uris` (a list of them), `features` (.npy or Parquet, computed elsewhere), or `auto`: look at it."""
+    """`files` (a folder or prefix), `webdataset` (tar files), `img2dataset` (its output), `parquet`, `datasets`
+    (a folder of Hugging Face's `save_to_disk`) and `lance` (images in a column), `uris` (a list of them), `features`
+    (.npy or Parquet, computed elsewhere), or `auto`: look at it."""
     column: str | None = None
-    """Of Parquet files: the column with images, URIs or features; by default the only one that can be meant."""
+    """Of tables: the column with images, URIs or features; by default the only one that can be meant."""
     key_column: str | None = None
-    """Of Parquet files: the column that names each image; by default a usual one (key, id, path ...), else the row."""
+    """Of tables: the column that names each image; by default a usual one (key, id, path ...), else the row."""
 
 
 class EmbedSettings(Frozen):

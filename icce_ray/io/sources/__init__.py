@@ -1,4 +1,4 @@
-"""Sources of images: a folder or prefix, tar files, Parquet, a list of URIs, or features computed elsewhere.
+"""Sources of images: a folder or prefix, tar files, tables, a list of URIs, or features computed elsewhere.
 
 `find_source` says which kind a location is, by its format setting or else by what lies there, and gives the `Source`
 that lists and reads it. `open_source` opens a source whose kind is decided, as `found_source` has it of a listed run.
@@ -13,8 +13,10 @@ from typing import Any
 
 from icce_ray.io.locations import SourceError, refuse_secrets, retried
 from icce_ray.io.sources.base import Source, SourceSpec
+from icce_ray.io.sources.datasets import DatasetSource
 from icce_ray.io.sources.features import FeatureSource, feature_files
 from icce_ray.io.sources.folder import IMAGE_EXTENSIONS, FolderSource
+from icce_ray.io.sources.lance import LanceSource
 from icce_ray.io.sources.parquet import ParquetSource, parquet_format
 from icce_ray.io.sources.uris import UriList
 from icce_ray.io.sources.walk import walk
@@ -30,6 +32,8 @@ _OPEN: dict[str, Callable[[SourceSpec], Source]] = {
     "files": FolderSource,
     "webdataset": TarSource,
     "parquet": ParquetSource,
+    "datasets": DatasetSource,
+    "lance": LanceSource,
     "uris": UriList,
     "features": feature_files,
 }
@@ -39,9 +43,14 @@ _ENDINGS = {
     "tar": (".tar",),
     "packed": (".tar.gz", ".tgz", ".tar.bz2", ".tar.zst", ".tar.xz"),
     "parquet": (".parquet",),
+    "datasets": (".arrow",),
+    "lance": (".lance",),
     "npy": (".npy",),
     "text": (".txt", ".lst"),
 }
+# The order matters where metadata lie beside the images, as img2dataset and clip-retrieval leave them; Lance keeps
+# deletions in .arrow files.
+_DECIDES = {"images": "files", "tar": "webdataset", "lance": "lance", "datasets": "datasets", "npy": "features"}
 
 
 def find_source(spec: SourceSpec) -> Source:
@@ -94,13 +103,9 @@ def _of_folder(spec: SourceSpec) -> str:
             f"{spec.location!r} holds image files ({kinds['images']} of the first {LOOK_AT} names) and tar files "
             f"({kinds['tar']}); say which are meant with --format files or --format webdataset"
         )
-    # The order matters where metadata lie beside the images, as img2dataset and clip-retrieval leave them.
-    if kinds["images"]:
-        return "files"
-    if kinds["tar"]:
-        return "webdataset"
-    if kinds["npy"]:
-        return "features"
+    decided = next((form for kind, form in _DECIDES.items() if kinds[kind]), None)
+    if decided is not None:
+        return decided
     if kinds["parquet"]:
         return parquet_format(spec, first_parquet)
     return "files"  # without any image: its listing says what was there instead
@@ -111,11 +116,11 @@ def _of_file(spec: SourceSpec) -> str:
     kind = _kind(name)
     if kind == "parquet":
         return parquet_format(spec, "")
-    formats = {"tar": "webdataset", "npy": "features", "text": "uris"}
+    formats = {kind: _DECIDES[kind] for kind in ("tar", "npy", "datasets")} | {"text": "uris"}
     if kind not in formats:
         raise SourceError(
             f"the source {spec.location!r} is a file; give the folder or prefix that holds the images, "
-            "or a .tar, a .parquet, a .npy, or a .txt list of URIs"
+            "or a .tar, a .parquet, an .arrow, a .npy, or a .txt list of URIs"
         )
     return formats[kind]
 

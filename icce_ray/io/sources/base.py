@@ -19,7 +19,7 @@ from icce_ray.io.stores import resolve
 #: Columns of a listing. `uri` says where the image lies, in the source's own terms and each once where the source is
 #: well made (`a/b.jpg`, `00001.tar/0001.jpg`, `train.parquet/17`); `key` is what the source calls it (path, tar member,
 #: row key); `size` its bytes, null where only reading tells. An image inside a larger file lies in `container` (a path
-#: below the source) at `position`: a byte offset in a tar, a row number elsewhere.
+#: below the source, of Lance a version) at `position`: a byte offset in a tar, a row number elsewhere.
 LISTED = pa.schema(
     [
         ("uri", pa.string()),
@@ -42,8 +42,8 @@ class SourceSpec:
     Attributes:
         location: path or URI of a folder or prefix, or of one file.
         format: one of `sources.FORMATS`; `auto` looks at what lies there.
-        column: of Parquet files, the column of images, URIs or features; None takes the one that can only be meant.
-        key_column: of Parquet files, the column that names each image; None takes a usual name, else the row number.
+        column: of tables, the column of images, URIs or features; None takes the one that can only be meant.
+        key_column: of tables, the column that names each image; None takes a usual name, else the row number.
         dim: of features, the numbers in a row; None until somebody has looked.
     """
 

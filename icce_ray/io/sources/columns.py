@@ -1,12 +1,9 @@
-"""Parquet files as sources: which column is meant, what names a row, and rows streamed from the store."""
+"""Columns of tables: which one is meant, what names a row, and values of Parquet files streamed from the store."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,108 +13,14 @@ from pyarrow import types
 from icce_ray.io.filenames import to_text
 from icce_ray.io.locations import SourceError
 from icce_ray.io.sources.base import LISTED, TABLE_ROWS, SourceSpec
-from icce_ray.io.sources.folder import ContainerSource
 from icce_ray.io.stores import HeaderError, StoredFile, parsing
 
 #: Usual names of a column that names the row.
 KEY_NAMES = ("key", "__key__", "id", "image_id", "path", "file_name", "filename", "uri", "url")
-
-# Bytes asked for at a time while a column is streamed: of keys, and of images or features.
-_SMALL, _BUFFER = 1 << 20, 4 << 20
+#: Bytes asked for at a time while a column is streamed: of keys, and of images or features.
+SMALL, BUFFER = 1 << 20, 4 << 20
 # Rows that a byte of a file may stand for; a footer can announce any number.
 _ROWS_PER_BYTE = 1000
-
-
-class ParquetRows(ContainerSource):
-    """The rows of Parquet files, of which one column is meant; `usual` are names that it often has.
-
-    `uri` is the file's path and the row's number, `key` as `keys` says, else the row's number.
-    """
-
-    endings = (".parquet",)
-    usual: Sequence[str] = ()
-    lacks = "the Parquet files have no rows"
-
-    def __init__(self, spec: SourceSpec) -> None:
-        """Looks for the column where `spec` names none. Raises SourceError if none or several could be meant."""
-        super().__init__(spec)
-        if spec.column is None:
-            self.find_column()
-
-    @staticmethod
-    @abstractmethod
-    def fits(kind: pa.DataType) -> bool:
-        """Whether a column of this type can be the one."""
-
-    def find_column(self) -> None:
-        """Take the only column of the first file that can be meant."""
-        name, schema = self.first_schema
-        fitting = candidates(schema, self.fits, self.usual)
-        if len(fitting) != 1:
-            problem = f"several columns could be meant ({', '.join(fitting)})" if fitting else "no column fits"
-            raise SourceError(
-                f"{name} in {self.spec.location!r}: {problem}; give --set list.column=NAME; it has {columns_of(schema)}"
-            )
-        self.spec = replace(self.spec, column=fitting[0])
-
-    @cached_property
-    def first_schema(self) -> tuple[str, pa.Schema]:
-        """Name and columns of the first file."""
-        container = self.first()
-        with self.opened(container) as parquet:
-            return self.name_of(container), parquet.schema_arrow
-
-    @property
-    def column(self) -> str:
-        """The column that is meant."""
-        return self.spec.column or ""
-
-    @cached_property
-    def keys(self) -> list[str]:
-        """Columns that name the rows, the first that is not null counting, as the first file has them.
-
-        `spec.key_column` alone, else the `path` of a struct (as `column.path`) and one of `KEY_NAMES`.
-        """
-        name, schema = self.first_schema
-        check_column(name, schema, self.column, self.fits)
-        key = the_key_column(self.spec, name, schema, besides=self.column)
-        has_path = self.spec.key_column is None and has_field(schema.field(self.column).type, "path")
-        return [f"{self.column}.path"] * has_path + ([] if key is None else [key])
-
-    def listing(self) -> Iterator[pa.Table]:
-        """One row a row; reads the keys only, of several files at a time."""
-        _ = self.keys  # before several threads ask
-        return super().listing()
-
-    def tables(self, container: str) -> Generator[pa.Table]:
-        """Rows of one file, named by its columns `keys`."""
-        name = self.name_of(container)
-        with self.opened(container) as parquet:
-            self.check(name, parquet)
-            for key in self.keys:
-                check_column(name, parquet.schema_arrow, _parent(parquet.schema_arrow, key), lambda _: True)
-            if self.keys:
-                for first, batch in batches(parquet, name, self.keys):
-                    keys = [text_column(batch, key, name, first) for key in self.keys]
-                    yield numbered(name, container, first, len(batch), keys)
-            else:
-                yield from numbered_rows(name, container, parquet.metadata.num_rows)
-
-    def check(self, name: str, parquet: pq.ParquetFile) -> None:
-        """Raise SourceError for a file, other than the first perhaps, without the column."""
-        check_column(name, parquet.schema_arrow, self.column, self.fits)
-
-    def opened(self, container: str) -> pq.ParquetFile:
-        """A file, for its columns of small values. Raises SourceError, naming it, if it cannot be read."""
-        file = self.required(container, ahead=1 << 16)
-        try:
-            return parquet_of(file, buffer=_SMALL)
-        except HeaderError as error:
-            file.close()
-            raise SourceError(
-                f"{self.name_of(container)} in {self.spec.location!r} is no whole Parquet file ({file.size} bytes): "
-                f"{error}; write it again or take it out"
-            ) from error
 
 
 # -- columns -----------------------------------------------------------------------------------------------------
@@ -193,7 +96,7 @@ def the_key_column(spec: SourceSpec, file: str, schema: pa.Schema, besides: str 
 # -- values ------------------------------------------------------------------------------------------------------
 
 
-def parquet_of(file: StoredFile, metadata: pq.FileMetaData | None = None, *, buffer: int = _BUFFER) -> pq.ParquetFile:
+def parquet_of(file: StoredFile, metadata: pq.FileMetaData | None = None, *, buffer: int = BUFFER) -> pq.ParquetFile:
     """The file as Parquet, to be streamed: a column is read a few MiB at a time, not a row group at a time.
 
     Raises HeaderError for a file that is none, or whose footer says what cannot be.
@@ -264,7 +167,7 @@ def numbered_rows(name: str, container: str, rows: int) -> Iterator[pa.Table]:
 
 def text_column(batch: pa.RecordBatch, column: str, name: str, first: int) -> pa.Array:
     """A column, or `parent.field` of a struct, as strings; SourceError, naming rows from `first` on, if it has none."""
-    parent = _parent(batch.schema, column)
+    parent = parent_of(batch.schema, column)
     values = batch.column(parent)
     try:
         return as_text(values if parent == column else field_of(values, column.removeprefix(f"{parent}.")))
@@ -305,6 +208,6 @@ def field_of(structs: pa.Array, field: str) -> pa.Array:
     return pc.call_function("struct_field", [structs], pc.StructFieldOptions([field]))
 
 
-def _parent(schema: pa.Schema, name: str) -> str:
+def parent_of(schema: pa.Schema, name: str) -> str:
     """The column that `name` is, or is a field of."""
     return name if name in schema.names or "." not in name else name.rpartition(".")[0]

@@ -18,7 +18,7 @@ from numpy.lib import format as npy_format
 from icce_ray.documents import shown
 from icce_ray.io.decode import Reject
 from icce_ray.io.locations import SourceError
-from icce_ray.io.sources import columns
+from icce_ray.io.sources import columns, tables
 from icce_ray.io.sources.base import SourceSpec
 from icce_ray.io.sources.folder import ContainerSource
 from icce_ray.io.stores import Bounded, HeaderError, StoredFile, parsing
@@ -185,7 +185,7 @@ def _runs(positions: np.ndarray, longest: int) -> Iterator[tuple[int, int]]:
 # -- Parquet -----------------------------------------------------------------------------------------------------
 
 
-class ParquetFeatures(columns.ParquetRows, FeatureSource):
+class ParquetFeatures(tables.ParquetRows, FeatureSource):
     """Rows of a Parquet column of lists of D floats."""
 
     usual = NAMES

@@ -13,7 +13,7 @@ from pyarrow import types
 
 from icce_ray.io.decode import Reject
 from icce_ray.io.locations import SourceError
-from icce_ray.io.sources import columns
+from icce_ray.io.sources import columns, tables
 from icce_ray.io.sources.base import SourceSpec
 from icce_ray.io.sources.fetch import too_large
 from icce_ray.io.stores import HeaderError
@@ -29,7 +29,7 @@ _FOOTERS = 16
 _EXCUSES = ("status", "error_message")
 
 
-class ParquetSource(columns.ParquetRows):
+class ParquetSource(tables.ParquetRows):
     """A binary column, or a struct column with `bytes` (and `path`), of every Parquet file.
 
     Reading holds a batch of about 8 MiB, but Parquet itself has no way to a row: all rows before it in its row group

@@ -15,7 +15,7 @@ import pyarrow as pa
 from icce_ray.io.decode import Reject
 from icce_ray.io.filenames import to_text
 from icce_ray.io.locations import LocationError, SourceError, UnavailableError, refuse_secrets, s3_location
-from icce_ray.io.sources import columns
+from icce_ray.io.sources import columns, tables
 from icce_ray.io.sources.base import Row, tables_of
 from icce_ray.io.sources.fetch import fetch
 from icce_ray.io.stores import is_local, resolve
@@ -32,7 +32,7 @@ _WEB_PATIENCE = 5.0
 _FOREIGN = "a list from the web names no files of this machine; download the list and give it as a file"
 
 
-class UriList(columns.ParquetRows):
+class UriList(tables.ParquetRows):
     """Images in the order of a list. `uri` and `key` are the entry as it stands there, `size` is not known.
 
     A text file holds one entry a line, in UTF-8; white space around it and blank lines do not count, every other
