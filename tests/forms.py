@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-import lance
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -48,6 +47,8 @@ def write(form: str, images: Images, folder: Path, *, shards: int = 3) -> str:
         _parquet(folder / "all.parquet", images)
         return "all.parquet"
     if form == "lance":
+        import lance  # which takes half a second
+
         lance.write_dataset(_hugging_face(images), folder / "all.lance", max_rows_per_file=-(-len(images) // shards))
         return "all.lance"
     if form == "datasets":

@@ -154,6 +154,7 @@ def export(
     csv, parquet: one table of uri, key, label, confidence, name.
     imagefolder: a folder a class, for torchvision and Hugging Face.
     webdataset: tar files. fiftyone: FiftyOneImageClassificationDataset.
+    datasets, lance: the table that RUN was made from, with labels.
 
     Files keep their bytes. Exit status 3 if images could not be read any
     more: OUT holds the others, and unreadable.csv names those.

@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 
 from icce_ray.export.images import FIELDS, UNREADABLE, Exported, Sample, samples
 from icce_ray.export.names import class_names, folder_names, read_names
+from icce_ray.export.tables import FORMS as LABELLED_TABLES
+from icce_ray.export.tables import write_labelled_table
 from icce_ray.io.user_tables import column_without_formulas, without_formulas
 from icce_ray.progress import Progress
 from icce_ray.spelling import did_you_mean
@@ -29,7 +31,7 @@ from icce_ray.store.artifacts import PREDICTIONS
 
 TABLES = ("csv", "parquet")
 LINKING = ("imagefolder", "fiftyone")
-FORMATS = (*TABLES, *LINKING, "webdataset")
+FORMATS = (*TABLES, *LINKING, "webdataset", *LABELLED_TABLES)
 #: Of `webdataset`: a shard is full at this many images or bytes, whichever comes first.
 SHARD_IMAGES, SHARD_BYTES = 10_000, 1_000_000_000
 #: Beside the class folders, as Hugging Face's `imagefolder` reads it: `file_name` is the path below the folder.
@@ -70,9 +72,13 @@ def export_predictions(
     progress.begin(total, unit="images")
     done = Exported()
     with _whole(target) as path:
-        if form in TABLES:
+        if form in (*TABLES, *LABELLED_TABLES):
             tables = (store.storage.read_table(info.path, FIELDS) for info in files)
-            for rows in _write_table(tables, form, path, named):
+            if form in TABLES:
+                written = _write_table(tables, form, path, named)
+            else:
+                written = write_labelled_table(form, store, marker, path, named)
+            for rows in written:
                 done.images += rows
                 progress.update(done.images)
             return done

@@ -60,7 +60,10 @@ class ArrowStream:
         with parsing():
             self.schema, headers = _headers(file)
             rows = [_batch(header) for header in headers]
-            places = _places(self.schema)
+            places, expected = _places(self.schema)
+            wrong = next((len(buffers) for _, buffers in rows if len(buffers) != expected), None)
+            if wrong is not None:
+                raise ValueError(f"a batch has {wrong} buffers, its columns have {expected}")
         starts = list(accumulate((count for count, _ in rows), initial=0))
         self.rows, self._starts, self._places = starts[-1], starts, places
         self.batches = [Batch(first, count, buffers) for first, (count, buffers) in zip(starts[:-1], rows, strict=True)]
@@ -241,8 +244,8 @@ def _pointed(data: bytes, table: int, number: int) -> int:
 # -- which buffer is whose -----------------------------------------------------------------------------------------
 
 
-def _places(schema: pa.Schema) -> dict[str, Buffers]:
-    """Columns of plain values, and such fields of structs as `parent.field`; of each its buffers, in their order."""
+def _places(schema: pa.Schema) -> tuple[dict[str, Buffers], int]:
+    """Columns of plain values, and such fields of structs as `parent.field`, with their buffers; how many all have."""
     found: dict[str, Buffers] = {}
     count = 0
     for field in schema:
@@ -260,7 +263,7 @@ def _places(schema: pa.Schema) -> dict[str, Buffers]:
         if _is_plain(field.type):
             found[field.name] = Buffers(field.type, (count,), tuple(range(count + 1, count + size)))
         count += size
-    return found
+    return found, count
 
 
 def _is_plain(kind: pa.DataType) -> bool:

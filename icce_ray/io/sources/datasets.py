@@ -167,6 +167,7 @@ class DatasetSource(RowAccess):
             with file:
                 with parsing():
                     reader = pa.ipc.open_stream(file)
+                    _ = [name.encode() for name in reader.schema.names]
                 while True:
                     with parsing():
                         batch = next(iter(reader), None)

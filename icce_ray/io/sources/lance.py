@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -69,7 +70,7 @@ class LanceSource(RowAccess):
         if version is None or version not in self._versions:
             library = lance_library()
             uri, options = _place(self.spec.location)
-            with _errors():
+            with lance_errors():
                 dataset = library.dataset(uri, version=version, storage_options=options)
             version = int(dataset.version)
             self._versions[version] = dataset
@@ -93,7 +94,7 @@ class LanceSource(RowAccess):
         name, dataset = self.name_of(container), self._opened(int(container))
         columns.check_column(name, dataset.schema, self.column, self.fits)
         try:
-            with _errors():
+            with lance_errors():
                 if not self.keys:
                     yield from columns.numbered_rows(name, container, dataset.count_rows())
                     return
@@ -109,7 +110,7 @@ class LanceSource(RowAccess):
         """Some rows with one call of Lance; a blob too large is not read."""
         positions, done = rows["position"].to_pylist(), 0
         try:
-            with _errors():
+            with lance_errors():
                 dataset = self._opened(int(rows["container"][0].as_py()))
                 columns.check_column(self.name_of(""), dataset.schema, self.column, self.fits)
                 is_blob = _is_blob(dataset.schema.field(self.column))
@@ -124,14 +125,18 @@ class LanceSource(RowAccess):
         """See `TableSource`."""
         dataset = self._opened(int(container))
         try:
-            with _errors():
+            with lance_errors():
                 yield from _scanned(dataset, dataset.schema.names, _WHOLE)
         except LanceError as error:
             raise SourceError(f"{self.name_of(container)} cannot be read to its end: {error}") from error
 
 
 def lance_library() -> Any:
-    """The module `lance`. Raises SourceError if it is not installed."""
+    """The module `lance`. Raises SourceError if it is not installed.
+
+    It warns of every fork from then on; Ray forks to start other programs only, which is safe.
+    """
+    warnings.filterwarnings("ignore", "lance is not fork-safe", UserWarning)
     try:
         import lance
     except ImportError as error:
@@ -201,7 +206,7 @@ def _place(location: str) -> tuple[str, dict[str, str]]:
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def lance_errors() -> Iterator[None]:
     """Raises LanceError in place of the library's; transient ones, and our own, pass."""
     try:
         yield
