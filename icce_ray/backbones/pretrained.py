@@ -43,7 +43,7 @@ def describe(name: str, features: str | None, *, n_last_blocks: int, image_size:
     size, preprocessing = _preprocessing(name, config, files, image_size)
     width = _width(name, config)
     patch = getattr(config, "patch_size", None)
-    if _has_tokens(family) or patch is not None:
+    if _has_tokens(family) or isinstance(patch, int):
         patch = _number(name, config, "patch_size")
         if size < patch or size % patch:
             raise BackboneError(f"image_size {size} is no multiple of the patch size {patch} of {name!r}; choose one")
@@ -88,7 +88,9 @@ class _Forward:
         self._info, self._model, config = info, model, model.config
         family, self._kind = family_of(config.model_type), config.model_type
         self._first_patch = family.special + (getattr(config, "num_register_tokens", 0) or 0)
-        self._patch = getattr(config, "patch_size", None) or 1
+        patch = getattr(config, "patch_size", None)
+        self._patch = patch if isinstance(patch, int) else info.image_size
+        self._side = info.image_size // self._patch
         self._n_blocks = info.block_dim * len(info.layout) // info.dim
         taken = inspect.signature(model.forward).parameters
         other = info.image_size != getattr(config, "image_size", info.image_size)
@@ -110,7 +112,7 @@ class _Forward:
 
     def _inputs(self, images: torch.Tensor) -> dict[str, Any]:
         """What the model's forward pass takes."""
-        count, side = len(images), self._info.image_size // self._patch
+        count, side = len(images), self._side
         if self._kind == "vit_mae":  # in their own order: it shuffles by noise even where it masks nothing
             noise = torch.arange(side * side, device=images.device, dtype=torch.float32)
             return {"pixel_values": images, "noise": noise.expand(count, -1)}
@@ -130,7 +132,7 @@ class _Forward:
             if pooled is None:
                 raise ValueError("the model has no pooled output of its own")
             return pooled.flatten(1)  # some keep two dimensions of 1
-        tokens, side = output.last_hidden_state, self._info.image_size // self._patch
+        tokens, side = output.last_hidden_state, self._side
         expected = self._first_patch + side**2
         if tokens.ndim != 3 or tokens.shape[1] != expected:
             raise ValueError(

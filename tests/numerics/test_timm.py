@@ -1,11 +1,14 @@
 """timm's models as a backbone, on tiny random ones saved as timm keeps them on the model hub."""
 
 import io
+import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from icce_ray.backbones import BackboneError, describe_backbone, load_backbone
 from icce_ray.io.decode import decode
@@ -65,6 +68,23 @@ def test_features_and_preprocessing_are_timms_own(saved):
     result = load_backbone(info).embed(pixels)
     assert info.dim == result.main.shape[1] == expected.shape[1]
     np.testing.assert_allclose(result.main, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_other_sizes_and_weights_that_are_missing(saved, tmp_path):
+    folder, model = saved
+    if model.pretrained_cfg["fixed_input_size"]:
+        with fails(BackboneError, "image_size is 96", "takes 48 only"):
+            describe_backbone(f"timm:{folder}", image_size=96)
+    else:
+        info = describe_backbone(f"timm:{folder}", image_size=96)
+        assert (info.image_size, info.preprocessing.resizing.side) == (96, 120)
+        assert load_backbone(info).info == info
+    shutil.copy(folder / "config.json", tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    del weights[next(name for name in weights if re.match(r"(blocks|layer1|stages).*[.]weight$", name))]
+    save_file(weights, tmp_path / "model.safetensors")
+    with fails(BackboneError, "missing weights", "1 in all"):
+        load_backbone(describe_backbone(f"timm:{tmp_path}"))
 
 
 def test_what_cannot_be_had(saved, tmp_path, monkeypatch):

@@ -112,6 +112,17 @@ def test_a_change_shows_from_the_first_stage_it_touches_on(store, change, first)
     assert different == (STAGES[STAGES.index(first) :] if first else [])
 
 
+def test_a_run_whose_pictures_were_squashed_by_default_goes_on(store):
+    """0.1.0 wrote `squash` for what nobody gave; now it is the model's own way, the same of HOG."""
+    before, today = settings_for(store, embed={"resize": "squash"}), settings_for(store)
+    assert [fingerprint(before, stage) for stage in STAGES] == [fingerprint(today, stage) for stage in STAGES]
+    assert store.claim(before)
+    assert store.as_begun(today).embed.resize == "squash"
+    assert not store.claim(store.as_begun(today))
+    with fails(RunError, "embed.resize: 'squash' in the run, 'crop' now"):
+        store.claim(store.as_begun(settings_for(store, embed={"resize": "crop"})))
+
+
 def test_fingerprints_differ_between_stages(store):
     settings = settings_for(store)
     assert len({fingerprint(settings, stage) for stage in STAGES}) == len(STAGES)
