@@ -28,7 +28,9 @@ def run(
     backbone: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="facebook/dinov2-{small,base,large,giant}, a local directory, or hog (no download)."
+            metavar="NAME",
+            help="Image model of transformers (hub id such as facebook/dinov2-large, or a local directory), timm:NAME, "
+            "or hog (no download).",
         ),
     ] = None,
     kind: Format = None,

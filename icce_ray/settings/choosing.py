@@ -72,10 +72,12 @@ def identity(settings: Settings) -> dict[str, Any]:
     """What results are known by: `defining`, less what is zero of the settings that 0.1.0 did not have.
 
     Whether that is given or follows from the recipe is for `defining` to tell; and so it is whether `embed.resize` is,
-    whose default was `squash` when DINOv2 and hog, of which it still is, were all there was.
+    whose default was `squash` in 0.1.0, and of DINOv2 and hog still is.
     """
     values = settings.defining()
-    values["embed"]["resize"] = values["embed"]["resize"] or "squash"
+    embed = values["embed"]
+    if embed["resize"] is None and (embed["backbone"] == "hog" or embed["backbone"].startswith("facebook/dinov2")):
+        embed["resize"] = "squash"
     for group, name in (("neighbors", "components"), ("classifier", "l2"), ("classifier", "agreement_power")):
         if not values[group][name]:
             del values[group][name]

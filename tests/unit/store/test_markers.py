@@ -116,6 +116,8 @@ def test_a_run_whose_pictures_were_squashed_by_default_goes_on(store):
     """0.1.0 wrote `squash` for what nobody gave; now it is the model's own way, the same of HOG."""
     before, today = settings_for(store, embed={"resize": "squash"}), settings_for(store)
     assert [fingerprint(before, stage) for stage in STAGES] == [fingerprint(today, stage) for stage in STAGES]
+    other = ({"backbone": "openai/clip-vit-base-patch32", "resize": resize} for resize in (None, "squash"))
+    assert len({fingerprint(settings_for(store, embed=one), "embed") for one in other}) == 2
     assert store.claim(before)
     assert store.as_begun(today).embed.resize == "squash"
     assert not store.claim(store.as_begun(today))
