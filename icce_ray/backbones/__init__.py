@@ -84,6 +84,10 @@ class Backbone(Protocol):
         """Features of a batch."""
         ...
 
+    def module(self) -> Any:
+        """See `load_module`."""
+        ...
+
 
 def describe_backbone(
     name: str,
@@ -129,6 +133,15 @@ def load_backbone(info: BackboneInfo, *, device: str = "cpu", dtype: str = "floa
     Raises BackboneError.
     """
     return _family(info.name).load(info, device=device, dtype=dtype)
+
+
+def load_module(info: BackboneInfo) -> Any:
+    """The same as a module of torch, on the CPU and in float32: what an exported predictor is made of.
+
+    It takes pixels uint8 [B, S, S, 3] and gives all features side by side, float32 [B, dim + block_dim], the main one
+    first. Raises BackboneError.
+    """
+    return load_backbone(info).module().eval()
 
 
 def _family(name: str) -> Any:

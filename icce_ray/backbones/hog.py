@@ -11,6 +11,8 @@ A neighbour threshold made for DINOv2 (0.3) selects nearly everything here; 0.6 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from skimage.color import rgb2lab
 from skimage.feature import hog
@@ -21,12 +23,12 @@ KINDS = ("hog+color", "hog")
 DEFAULT_SIZE = 32
 COLOR_SHARE = 0.2  # of the squared length; 20-NN on 10,000 CIFAR-10 images: 46 % without colour, 51 % with it
 
-_CELLS, _ORIENTATIONS = 6, 9
-_GRID = 4
-_HOG_DIM = _CELLS * _CELLS * _ORIENTATIONS
-_COLOR_DIM = _GRID * _GRID * 3
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-_MIDDLE = np.array([50.0, 0.0, 0.0], np.float32)  # of Lab: lightness runs from 0 to 100
+CELLS, ORIENTATIONS = 6, 9
+GRID = 4
+_HOG_DIM = CELLS * CELLS * ORIENTATIONS
+_COLOR_DIM = GRID * GRID * 3
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+MIDDLE = np.array([50.0, 0.0, 0.0], np.float32)  # of Lab: lightness runs from 0 to 100
 
 
 def describe(name: str, features: str | None, *, n_last_blocks: int, image_size: int | None) -> BackboneInfo:
@@ -35,8 +37,8 @@ def describe(name: str, features: str | None, *, n_last_blocks: int, image_size:
     size = DEFAULT_SIZE if image_size is None else image_size
     if n_last_blocks > 1:
         raise BackboneError(f"n_last_blocks is {n_last_blocks}, but hog has no blocks; set it to 1")
-    if size < 4 * _CELLS or size % _GRID:
-        raise BackboneError(f"image_size {size} does not fit hog; use a multiple of {_GRID} from {4 * _CELLS} on")
+    if size < 4 * CELLS or size % GRID:
+        raise BackboneError(f"image_size {size} does not fit hog; use a multiple of {GRID} from {4 * CELLS} on")
     layout = {"hog": (0, _HOG_DIM)}
     if features == "hog+color":
         layout["color"] = (_HOG_DIM, _HOG_DIM + _COLOR_DIM)
@@ -58,8 +60,10 @@ class Hog:
 
     def __init__(self, info: BackboneInfo) -> None:
         self.info = info
-        # Cells are at least 4 pixels wide; what does not divide by 6 is left out on the right and below.
-        self._cell = info.image_size // _CELLS
+        # Cells are at least 4 pixels wide; what does not divide by 6 is left out on the right and below: but for the
+        # pixel that the last gradients need, as scikit-image would find a seventh cell in 28 pixels.
+        self._cell = info.image_size // CELLS
+        self._side = CELLS * self._cell + 1
 
     def embed(self, pixels: np.ndarray) -> Features:
         """main float32 [B, 324 or 372] of pixels uint8 [B, S, S, 3]; no blocks."""
@@ -67,10 +71,10 @@ class Hog:
         shape = np.empty((len(pixels), _HOG_DIM), np.float32)
         for row, image in enumerate(pixels):
             shape[row] = hog(
-                image @ _LUMA,
-                orientations=_ORIENTATIONS,
+                image[: self._side, : self._side] @ LUMA,
+                orientations=ORIENTATIONS,
                 pixels_per_cell=(self._cell, self._cell),
-                cells_per_block=(_CELLS, _CELLS),
+                cells_per_block=(CELLS, CELLS),
             )
         if "color" not in self.info.layout:
             return Features(_unit(shape))
@@ -78,12 +82,18 @@ class Hog:
         parts = [_unit(shape) * np.float32((1 - COLOR_SHARE) ** 0.5), color * np.float32(COLOR_SHARE**0.5)]
         return Features(np.concatenate(parts, axis=1))
 
+    def module(self) -> Any:
+        """The same in operations of torch."""
+        from icce_ray.backbones.hog_module import HogModule  # torch takes a second, which `embed` does not need
+
+        return HogModule(self.info)
+
     def _color(self, pixels: np.ndarray) -> np.ndarray:
         """Mean colours of the grid in Lab, from mid-grey: float32 [B, 48]."""
-        cell = self.info.image_size // _GRID
-        cells = pixels.reshape(len(pixels), _GRID, cell, _GRID, cell, 3)
+        cell = self.info.image_size // GRID
+        cells = pixels.reshape(len(pixels), GRID, cell, GRID, cell, 3)
         means = cells.mean(axis=(2, 4), dtype=np.float32) / np.float32(255)
-        return (rgb2lab(means) - _MIDDLE).reshape(len(pixels), _COLOR_DIM).astype(np.float32)
+        return (rgb2lab(means) - MIDDLE).reshape(len(pixels), _COLOR_DIM).astype(np.float32)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -55,10 +55,17 @@ class Network:
         source = torch.from_numpy(np.ascontiguousarray(pixels))
         if self._device.type == "cuda":
             source = source.pin_memory().to(self._device, non_blocking=True)
-        white = self.info.preprocessing.white
-        images = (source.permute(0, 3, 1, 2).float() / white - self._mean) / self._std
+        images = self._normalised(source)
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
             return self._forward(images)
+
+    def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the network sees of uint8 [B, S, S, 3]: float32 [B, 3, S, S]."""
+        return (pixels.permute(0, 3, 1, 2).float() / self.info.preprocessing.white - self._mean) / self._std
+
+    def module(self) -> NetworkModule:
+        """The same as a module of torch."""
+        return NetworkModule(self._model, self._normalised, self._forward)
 
     @torch.inference_mode()
     def check(self) -> None:
@@ -76,6 +83,19 @@ class Network:
                 f"{self.info.name!r} gives features of shape {list(found.shape)}, and its configuration says "
                 f"[1, {self.info.dim}]; use another backbone"
             )
+
+
+class NetworkModule(torch.nn.Module):
+    """A network as `load_module` gives it; `normalised` is what it makes of pixels before all else."""
+
+    def __init__(self, model: Any, normalised: Callable[[torch.Tensor], torch.Tensor], forward: Forward) -> None:
+        super().__init__()
+        self.model, self.normalised, self._features = model, normalised, forward
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """float32 [B, dim + block_dim] of uint8 [B, S, S, 3]."""
+        main, blocks = self._features(self.normalised(pixels))
+        return main if blocks is None else torch.cat([main, blocks], dim=1)
 
 
 def _normalisation(info: BackboneInfo) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -112,7 +112,7 @@ class _Forward:
 
     def _inputs(self, images: torch.Tensor) -> dict[str, Any]:
         """What the model's forward pass takes."""
-        count, side = len(images), self._side
+        count, side = images.shape[0], self._side
         if self._kind == "vit_mae":  # in their own order: it shuffles by noise even where it masks nothing
             noise = torch.arange(side * side, device=images.device, dtype=torch.float32)
             return {"pixel_values": images, "noise": noise.expand(count, -1)}
