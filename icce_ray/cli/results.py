@@ -149,23 +149,32 @@ def export(
     shard_images: Annotated[int | None, typer.Option(help="Of webdataset: images a tar (10,000).")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write labels, confidences and names of the images of RUN for other tools.
+    """Write the labelled images of RUN, or its classifier, for other tools.
 
     csv, parquet: one table of uri, key, label, confidence, name.
     imagefolder: a folder a class, for torchvision and Hugging Face.
     webdataset: tar files. fiftyone: FiftyOneImageClassificationDataset.
     datasets, lance: the table that RUN was made from, with labels.
+    onnx, torchscript, huggingface, sklearn: a folder with the classifier.
 
     Files keep their bytes. Exit status 3 if images could not be read any
     more: OUT holds the others, and unreadable.csv names those.
 
     Example: icce export runs/photos --format imagefolder --out sorted
     """
-    from icce_ray.export.formats import export_predictions
+    from icce_ray.export.formats import PREDICTORS, check_options, export_predictions
     from icce_ray.export.images import UNREADABLE
     from icce_ray.progress import stage_progress
     from icce_ray.store import Store
 
+    if form in PREDICTORS:
+        from icce_ray.export.predictors import export_predictor
+
+        check_options(form, link, {"images": shard_images, "mb": shard_mb})
+        classes = export_predictor(Store(run), form, out, names=names)
+        if not quiet:
+            Terminal().print_line(f"classifier of {classes:,} classes: {out}")
+        return
     limits = {"shard_images": shard_images, "shard_bytes": None if shard_mb is None else shard_mb * MEGABYTE}
     with stage_progress("export", verbose=not quiet) as progress:
         done = export_predictions(Store(run), form, out, progress, names=names, link=link, **limits)

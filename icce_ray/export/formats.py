@@ -32,6 +32,8 @@ from icce_ray.store.artifacts import PREDICTIONS
 TABLES = ("csv", "parquet")
 LINKING = ("imagefolder", "fiftyone")
 FORMATS = (*TABLES, *LINKING, "webdataset", *LABELLED_TABLES)
+#: Of the classifier, not of the images: `predictors.export_predictor` writes them.
+PREDICTORS = ("onnx", "torchscript", "huggingface", "sklearn")
 #: Of `webdataset`: a shard is full at this many images or bytes, whichever comes first.
 SHARD_IMAGES, SHARD_BYTES = 10_000, 1_000_000_000
 #: Beside the class folders, as Hugging Face's `imagefolder` reads it: `file_name` is the path below the folder.
@@ -52,15 +54,16 @@ def export_predictions(
 ) -> Exported:
     """Write the predictions of a run, or of `icce predict`, as `form` to `out`, a new local file or folder.
 
-    `names` is a CSV file for `read_names`. With `link`, image files become symbolic links to those of the source. The
-    shard limits are those of `webdataset`. `out` is whole or not there. Tables hold every prediction; of the others,
-    images that cannot be read any more are left out, counted in the result and listed in `unreadable.csv`.
+    `form` is one of FORMATS, `names` a CSV file for `read_names`. With `link`, image files become symbolic links to
+    those of the source. The shard limits are those of `webdataset`. `out` is whole or not there. Tables hold every
+    prediction; of the others, images that cannot be read any more are left out, counted in the result and listed in
+    `unreadable.csv`.
 
     Raises UsageError for an unknown form and an option that is not the form's; RunError for a run without predictions,
     an `out` that is there already or is no local path, and as `read_names` and `samples` do.
     """
-    _check_options(form, link, {"images": shard_images, "mb": shard_bytes})
-    target = _free_target(out)
+    check_options(form, link, {"images": shard_images, "mb": shard_bytes})
+    target = free_target(out)
     marker = store.require("predict")
     check_files(store, "list", "predict")
     classes = len(marker.summary["class_sizes"])
@@ -71,7 +74,7 @@ def export_predictions(
         raise RunError(f"{store.root} has no predictions to export: every input was rejected")
     progress.begin(total, unit="images")
     done = Exported()
-    with _whole(target) as path:
+    with whole(target) as path:
         if form in (*TABLES, *LABELLED_TABLES):
             tables = (store.storage.read_table(info.path, FIELDS) for info in files)
             if form in TABLES:
@@ -92,9 +95,11 @@ def export_predictions(
     return done
 
 
-def _check_options(form: str, link: bool, limits: dict[str, int | None]) -> None:
-    if form not in FORMATS:
-        raise UsageError(f"--format {form}: {did_you_mean(form, FORMATS)}give one of {', '.join(FORMATS)}")
+def check_options(form: str, link: bool, limits: dict[str, int | None]) -> None:
+    """Raise UsageError for an unknown form or an option that is not the form's; `limits` are those of a shard."""
+    every = (*FORMATS, *PREDICTORS)
+    if form not in every:
+        raise UsageError(f"--format {form}: {did_you_mean(form, every)}give one of {', '.join(every)}")
     if link and form not in LINKING:
         raise UsageError(f"--link goes with --format {' or '.join(LINKING)}, not with {form}")
     for name, value in limits.items():
@@ -104,7 +109,7 @@ def _check_options(form: str, link: bool, limits: dict[str, int | None]) -> None
             raise UsageError(f"--shard-{name} is below 1; give a whole number from 1 on")
 
 
-def _free_target(out: str) -> Path:
+def free_target(out: str) -> Path:
     """The local path of `out`. Raises RunError if it is there already or is no local path."""
     if "://" in out:
         raise RunError(f"--out {out} is no local path; export to a local one and copy it")
@@ -115,7 +120,7 @@ def _free_target(out: str) -> Path:
 
 
 @contextmanager
-def _whole(target: Path) -> Iterator[Path]:
+def whole(target: Path) -> Iterator[Path]:
     """A path beside `target` to write a file or folder to; it gets its name at the end, and is removed on an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from icce_ray.documents import shown
 from icce_ray.io.user_tables import read_user_table
@@ -48,6 +48,17 @@ def read_names(path: str, classes: int) -> dict[int, str]:
 def class_names(names: dict[int, str], classes: int) -> list[str]:
     """A name for each of `classes` labels: the given one, else `class-007`, as wide as the last label needs."""
     return [names.get(label) or f"class-{_padded(label, classes)}" for label in range(classes)]
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """`names` of all classes, with the label behind each that comes a second time."""
+    found: dict[str, None] = {}
+    for label, name in enumerate(names):
+        text = name
+        while text in found:
+            text = f"{text}-{_padded(label, len(names))}"
+        found[text] = None
+    return list(found)
 
 
 def folder_names(names: dict[int, str], classes: int, taken: Iterable[str] = ()) -> list[str]:

@@ -7,6 +7,7 @@ import pytest
 
 from icce_ray.store import Store
 from icce_ray.store.artifacts import PREDICTIONS
+from tests.exported_runs import classified_run
 from tests.forms import write
 from tests.labelled_runs import labelled, run_of
 from tests.pictures import encode, scene
@@ -35,6 +36,8 @@ def test_a_run_becomes_a_table(export, tmp_path):
         (["--format", "xml"], 2, "give one of csv, parquet, imagefolder, fiftyone, webdataset"),
         (["--format", "webdatset"], 2, "did you mean webdataset?"),
         (["--shard-mb", "5"], 2, "--shard-mb goes with --format webdataset"),
+        (["--format", "onnx", "--link"], 2, "--link goes with --format imagefolder or fiftyone"),
+        (["--format", "onnx"], 1, "stage classifier of"),
         ([], 1, "stage predict of"),
     ],
 )
@@ -44,6 +47,14 @@ def test_an_error_is_one_message(export, tmp_path, options, status, says):
     assert message.startswith("error: ")
     assert says in message
     assert not list(tmp_path.iterdir())
+
+
+def test_a_classifier_becomes_a_folder(export, tmp_path):
+    write("files", [("a.png", PNG), ("b.png", encode(scene(9, 20), "PNG"))], tmp_path / "photos")
+    run = classified_run(tmp_path / "run", tmp_path / "photos", backbone="hog", features="hog")
+    out = tmp_path / "out"
+    assert export(run.root, "--format", "sklearn", "--out", out) == (0, f"classifier of 4 classes: {out}\n", "")
+    assert {path.name for path in out.iterdir()} == {"README.md", "classifier.npz", "labels.json", "predictor.py"}
 
 
 def test_images_that_are_gone_are_an_exit_status(export, tmp_path):

@@ -106,7 +106,7 @@ def required(built, extra=""):
 def test_extras(built):
     """FAISS is nobody's by default, and no extra brings two packages that write the folder faiss/."""
     extras = set(metadata(built).get_all("Provides-Extra"))
-    assert extras == {"faiss", "gpu", "cluster", "gcs", "azure", "mlflow", "wandb", "timm", "lance", "dev"}
+    assert extras == {"faiss", "gpu", "cluster", "gcs", "azure", "mlflow", "wandb", "timm", "lance", "export", "dev"}
     brought = {extra: required(built, extra) & {"faiss-cpu", "faiss-gpu"} for extra in extras}
     assert not {"faiss-cpu", "faiss-gpu"} & required(built)
     assert {extra: names for extra, names in brought.items() if names} == {
