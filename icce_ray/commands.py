@@ -1,15 +1,16 @@
-"""What is done with a run that exists: predict, evaluate, sweep, report. The run itself is in `pipeline`."""
+"""What is done with a run that exists: predict, update, evaluate, sweep, report. The run itself is in `pipeline`."""
 
 from __future__ import annotations
 
 import functools
 from typing import Any
 
-from icce_ray.io.sources import SourceSpec, find_source, found_source, open_source
+from icce_ray.io.sources import Source, SourceSpec, find_source, found_source, open_source
 from icce_ray.pipeline import write_report, writing
-from icce_ray.settings import ListSettings, ResourceSettings
+from icce_ray.progress import RunProgress
+from icce_ray.settings import ListSettings, ResourceSettings, Settings
 from icce_ray.settings.sweep import Sweep, trials
-from icce_ray.stages import complete, embed, listing
+from icce_ray.stages import complete, embed, growth, listing, novelty
 from icce_ray.stages import evaluate as scoring
 from icce_ray.stages import predict as labelling
 from icce_ray.stages.cluster import check_device, resources
@@ -17,6 +18,8 @@ from icce_ray.stages.connection import connected
 from icce_ray.stages.tracking import check_trackers, tracked
 from icce_ray.stages.truth import read_truth
 from icce_ray.store import RunError, Store, artifacts, check_files
+from icce_ray.store.lock import RunLock
+from icce_ray.store.updates import bind_update, check_updates, update_fingerprints, update_folder, update_of, updates
 
 
 def predict(
@@ -66,6 +69,78 @@ def predict(
             display.log("predict", f"nothing to do: {store.root} is complete")
     embed.check_budget(marker, settings.embed.reject_budget)
     return marker.summary
+
+
+def update(
+    run_root: str,
+    source: str,
+    *,
+    kind: ListSettings | None = None,
+    limits: ResourceSettings | None = None,
+    take_over: bool = False,
+    verbose: bool = True,
+) -> list[dict[str, Any]]:
+    """Embed and label what a source holds and neither the run nor its updates know, into `updates/` of the run.
+
+    Updates that were interrupted, or labelled by a classifier that the run no longer has, are finished first, whatever
+    the source. Returns the figures of all that were worked on, none if there was nothing new; `alarms` among them say
+    why a new training is due. Raises as `pipeline.run` does.
+    """
+    run, kind, limits = Store(run_root), kind or ListSettings(), limits or ResourceSettings()
+    settings = run.resolved(run.settings())
+    run.require("predict")
+    check_files(run, "list", "embed", "classifier", "predict")
+    check_device(limits)
+    images = find_source(SourceSpec(source, **kind.model_dump()))
+    labelling.check_source(images, run)
+    embed.described_input(images, settings.embed)
+    settings = settings.model_copy(update={"resources": limits})
+    with writing(run, "icce update", verbose=verbose, take_over=take_over) as (display, lock):
+        check_updates(run)
+        done = [one for one in updates(run) if _finish(one, run, settings, display, lock)]
+        added = _list_new(images, run, settings, display, lock)
+        done += [added] if added is not None and _finish(added, run, settings, display, lock) else []
+        if done and run.storage.exists(artifacts.REPORT):
+            write_report(run, display, lock)
+    for one in done:
+        embed.check_budget(one.marker("embed"), settings.embed.reject_budget)
+    return [one.require("list").summary | one.require("embed").summary | one.require("predict").summary for one in done]
+
+
+def _list_new(images: Source, run: Store, settings: Settings, display: RunProgress, lock: RunLock) -> Store | None:
+    """A new update, which holds what is new in the source; None if nothing is."""
+    earlier = updates(run)
+    added, folder = update_of(run, len(earlier) + 1), update_folder(len(earlier) + 1)
+    run.storage.delete_tree(folder)  # of a listing that was interrupted
+    known = [growth.Listed.of(one, one.images()[0]) for one in (run, *earlier)]
+    bind_update(added, run, images.spec.location)
+    with display.stage("list") as progress:
+        work = functools.partial(growth.run, images, known, added, progress, settings.embed.rows_per_shard)
+        marker = complete("list", added, update_fingerprints(run)["list"], work, lock.check)
+    if marker.summary["images"]:
+        return added
+    run.storage.delete_tree(folder)
+    display.log("update", f"nothing new: {images.spec.location} holds {marker.summary['listed']:,} known images")
+    return None
+
+
+def _finish(one: Store, run: Store, settings: Settings, display: RunProgress, lock: RunLock) -> bool:
+    """Do the stages of an update that are not complete; whether there were any."""
+    bind_update(one, run, one.images()[0])
+    if one.marker("predict") is not None:
+        return False
+    settings, digests = settings.model_copy(update={"source": one.images()[0]}), update_fingerprints(run)
+    with connected():
+        available = resources(settings.resources, log=display.log_as("cluster"))
+        if one.marker("embed") is None:
+            check_files(one, "list")
+            with display.stage("embed") as progress:
+                work = functools.partial(embed.run, settings, one, available, progress)
+                complete("embed", one, digests["embed"], work, lock.check)
+        with display.stage("predict") as progress:
+            work = functools.partial(novelty.label, run, one, settings, available, progress)
+            complete("predict", one, digests["predict"], work, lock.check)
+    return True
 
 
 def evaluate(

@@ -13,11 +13,12 @@ import typer
 from icce_ray.cli.demo import demo
 from icce_ray.cli.doctor import doctor
 from icce_ray.cli.interrupts import SIGNALLED, interruptible
-from icce_ray.cli.options import EXIT_ERROR, EXIT_REJECTS, EXIT_USAGE, EXIT_VIOLATIONS
+from icce_ray.cli.options import EXIT_ADVICE, EXIT_ERROR, EXIT_REJECTS, EXIT_USAGE, EXIT_VIOLATIONS
 from icce_ray.cli.plan import plan
 from icce_ray.cli.results import evaluate, export, predict, report, status, verify
 from icce_ray.cli.run import run, settings
 from icce_ray.cli.sweep import HELP, sweep
+from icce_ray.cli.update import update
 from icce_ray.terminal import Terminal, escape_unencodable
 from icce_ray.version import __version__
 
@@ -37,6 +38,7 @@ MEANING = {
     EXIT_USAGE: "the command line or the settings are wrong; nothing was started",
     EXIT_REJECTS: "every stage is done, but more inputs were rejected than the budget allows",
     EXIT_VIOLATIONS: "violations were found",
+    EXIT_ADVICE: "every new image is labelled, but a new training is advised",
     SIGNALLED + signal.SIGINT: "it was interrupted; the same job goes on",
     SIGNALLED + signal.SIGTERM: "it was stopped; the same job goes on",
 }
@@ -57,7 +59,7 @@ def _root(
     pass
 
 
-for _command in (run, predict, evaluate):
+for _command in (run, predict, update, evaluate):
     app.command()(_command)
 app.command(help=HELP)(sweep)
 for _command in (status, verify, demo, settings, plan, doctor, report, export):

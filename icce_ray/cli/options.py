@@ -8,6 +8,8 @@ import typer
 
 #: What went wrong, by exit status. 1 is an error of the run, 2 of the command line.
 EXIT_ERROR, EXIT_USAGE, EXIT_REJECTS, EXIT_VIOLATIONS = 1, 2, 3, 4
+#: What was asked is done, and a new training is advised: the classes no longer serve all images.
+EXIT_ADVICE = 5
 
 #: Headings of the longer lists of options.
 SETTINGS, STAGES = "Settings", "Stages, and a run that was killed"

@@ -86,6 +86,7 @@ def status(run: Run) -> None:
     """
     from icce_ray.cli.sweep import sweeps_of
     from icce_ray.cli.tables import stages_table
+    from icce_ray.cli.update import states
     from icce_ray.store import Store
     from icce_ray.store.lock import holder_of
 
@@ -95,6 +96,8 @@ def status(run: Run) -> None:
     console.print(stages_table(store))
     for name, ended in sweeps_of(store).items():
         console.print_line(f"sweep {name}: {ended:,} trials have ended")
+    for line in states(store):
+        console.print_line(line)
     holder = holder_of(run)
     if holder is not None:
         console.print_line(holder.state())

@@ -27,7 +27,7 @@ from icce_ray.io.user_tables import column_without_formulas, without_formulas
 from icce_ray.progress import Progress
 from icce_ray.spelling import did_you_mean
 from icce_ray.store import RunError, Store, UsageError, check_files
-from icce_ray.store.artifacts import PREDICTIONS
+from icce_ray.store.updates import generations
 
 TABLES = ("csv", "parquet")
 LINKING = ("imagefolder", "fiftyone")
@@ -54,39 +54,44 @@ def export_predictions(
 ) -> Exported:
     """Write the predictions of a run, or of `icce predict`, as `form` to `out`, a new local file or folder.
 
-    `form` is one of FORMATS, `names` a CSV file for `read_names`. With `link`, image files become symbolic links to
-    those of the source. The shard limits are those of `webdataset`. `out` is whole or not there. Tables hold every
-    prediction; of the others, images that cannot be read any more are left out, counted in the result and listed in
-    `unreadable.csv`.
+    `form` is one of FORMATS, `names` a CSV file for `read_names`. Predictions of the run's updates follow its own; of
+    an image that has changed there is its last version. With `link`, image files become symbolic links to those of the
+    source. The shard limits are those of `webdataset`. `out` is whole or not there. Tables hold every prediction; of
+    the others, images that cannot be read any more are left out, counted in the result and listed in `unreadable.csv`.
 
     Raises UsageError for an unknown form and an option that is not the form's; RunError for a run without predictions,
-    an `out` that is there already or is no local path, and as `read_names` and `samples` do.
+    an `out` that is there already or is no local path, and as `read_names`, `generations` and `samples` do.
     """
     check_options(form, link, {"images": shard_images, "mb": shard_bytes})
     target = free_target(out)
-    marker = store.require("predict")
-    check_files(store, "list", "predict")
-    classes = len(marker.summary["class_sizes"])
+    found = generations(store)
+    for one in found:
+        check_files(one.store, "list", "predict")
+    if form in LABELLED_TABLES and len(found) > 1:
+        raise RunError(
+            f"{store.root} has updates, and --format {form} holds the one table that the run was made from; export "
+            "with --format parquet and join by key"
+        )
+    classes = len(found[0].marker.summary["class_sizes"])
     named = read_names(names, classes) if names is not None else None
-    files = PREDICTIONS.files(marker.files)
-    total = sum(info.rows or 0 for info in files)
+    total = sum(info.rows or 0 for one in found for info in one.files)
     if not total:
         raise RunError(f"{store.root} has no predictions to export: every input was rejected")
     progress.begin(total, unit="images")
     done = Exported()
     with whole(target) as path:
         if form in (*TABLES, *LABELLED_TABLES):
-            tables = (store.storage.read_table(info.path, FIELDS) for info in files)
             if form in TABLES:
+                tables = (one.table(info, FIELDS) for one in found for info in one.files)
                 written = _write_table(tables, form, path, named)
             else:
-                written = write_labelled_table(form, store, marker, path, named)
+                written = write_labelled_table(form, store, found[0].marker, path, named)
             for rows in written:
                 done.images += rows
                 progress.update(done.images)
             return done
         path.mkdir()
-        labelled = samples(store, marker, path, progress, done, link=link)
+        labelled = samples(found, path, progress, done, link=link)
         if form == "webdataset":
             _write_webdataset(labelled, path, named, shard_images or SHARD_IMAGES, shard_bytes or SHARD_BYTES)
         else:

@@ -6,7 +6,7 @@ import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +23,8 @@ from icce_ray.io.sources.walk import one_ahead
 from icce_ray.io.stores import is_local, resolve
 from icce_ray.io.user_tables import without_formulas
 from icce_ray.progress import Progress
-from icce_ray.store import Marker, RunError, Store
-from icce_ray.store.artifacts import PREDICTIONS
+from icce_ray.store import RunError, Store
+from icce_ray.store.updates import Generation
 
 FIELDS = ("uri", "key", "label", "confidence")
 #: File in an export that names the images it had to leave out.
@@ -179,21 +179,32 @@ class Exported:
 
 
 def samples(
-    store: Store, marker: Marker, folder: Path, progress: Progress, done: Exported, *, link: bool = False
+    found: Sequence[Generation], folder: Path, progress: Progress, done: Exported, *, link: bool = False
 ) -> Iterator[Sample]:
     """Every image with a prediction, by image_id; those that cannot be read go to UNREADABLE in `folder`.
 
     Counts into `done`. One shard of the predictions is in memory at a time, with some images. Raises RunError for a
     source of features, for `link` where the source is no local folder, and at the end if no image could be read.
     """
-    images = RunImages(store)
-    if not images.has_pixels:
-        raise RunError(f"{store.root} was made from features and has no images; use --format csv or parquet")
-    if link and not images.can_link:
-        raise RunError("--link: links lead to files of a local folder, which the source is not; export without it")
-    width = max(6, len(str(len(images) - 1)))
-    for info in PREDICTIONS.files(marker.files):
-        table = store.storage.read_table(info.path, ("image_id", *FIELDS)).sort_by("image_id")
+    sources = [RunImages(one.store) for one in found]
+    for one, images in zip(found, sources, strict=True):
+        if not images.has_pixels:
+            raise RunError(f"{one.store.root} was made from features and has no images; use --format csv or parquet")
+        if link and not images.can_link:
+            raise RunError("--link: links lead to files of a local folder, which the source is not; export without it")
+    for one, images in zip(found, sources, strict=True):
+        yield from _samples(one, images, folder, progress, done, link=link)
+    if not done.images:
+        raise RunError(f"none of the images of {found[0].store.root} can be read any more: {dict(done.unreadable)}")
+
+
+def _samples(
+    one: Generation, images: RunImages, folder: Path, progress: Progress, done: Exported, *, link: bool
+) -> Iterator[Sample]:
+    """Those of the run, or of one update, whose numbers begin with its own."""
+    width, update = max(6, len(str(len(images) - 1))), f"u{one.number}-" if one.number else ""
+    for info in one.files:
+        table = one.table(info, ("image_id", *FIELDS)).sort_by("image_id")
         # As short as float32 needs: 0.7, not 0.699999988079071.
         confidence = map(float, table["confidence"].to_numpy().astype(np.float32).astype(str))
         rows = zip(*(table[name].to_pylist() for name in FIELDS[:-1]), confidence, strict=True)
@@ -207,12 +218,10 @@ def samples(
                 _list_unreadable(folder / UNREADABLE, uri, key, label, reject)
             else:
                 assert not isinstance(data, Reject)
-                yield Sample(f"{image_id:0{width}d}", uri, key, label, probability, data, ending)
+                yield Sample(f"{update}{image_id:0{width}d}", uri, key, label, probability, data, ending)
                 done.images += 1
             gone = done.unreadable.total()
             progress.update(done.images + gone, **({"unreadable": gone} if gone else {}))
-    if not done.images:
-        raise RunError(f"none of the images of {store.root} can be read any more: {dict(done.unreadable)}")
 
 
 def ending_of(head: bytes, key: str) -> str:

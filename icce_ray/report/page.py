@@ -16,6 +16,7 @@ from icce_ray.progress import Progress
 from icce_ray.report.charts import charts
 from icce_ray.report.gallery import KINDS, gallery
 from icce_ray.report.labels import classes_of, headline, labelled
+from icce_ray.report.updates import grown
 from icce_ray.settings import Settings
 from icce_ray.settings.choosing import choice_of
 from icce_ray.store import Marker, RunError, Store, check_files
@@ -74,6 +75,7 @@ def _page(store: Store, settings: Settings, progress: Progress, names: str | Non
         setting_rows=_setting_rows(settings, resolved),
         recipe=recipe.describe() if (recipe := choice_of(resolved)) else "",
         gallery=cards,
+        updates=grown(store, progress),
         kinds=KINDS,
         about=about,
         charts=drawn,

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from icce_ray.core.cluster_count import in_reach
 from icce_ray.io.sources import Source
 from icce_ray.io.sources.base import LISTED
+from icce_ray.io.storage import FileInfo
 from icce_ray.io.stores import is_local, resolve
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
@@ -28,14 +29,8 @@ def run(source: Source, store: Store, progress: Progress, rows_per_shard: int) -
     Raises SourceError for a source that cannot be listed or has no image.
     """
     store.storage.delete_tree(MANIFEST.path)
-    files, first, size_total = [], 0, 0
-    progress.begin(0, unit="images")
-    for chunk, table in enumerate(_shards(source.listing(), rows_per_shard)):
-        numbered = table.add_column(0, "image_id", pa.array(range(first, first + len(table)), pa.int64()))
-        files.append(MANIFEST.write(store.storage, numbered, chunk))
-        first += len(table)
-        size_total += pc.call_function("sum", [table["size"]]).as_py() or 0
-        progress.update(first)
+    files, size_total = numbered(store, source.listing(), rows_per_shard, progress)
+    first = sum(info.rows or 0 for info in files)
     left_out = ", ".join(f"{count:,} {kind}" for kind, count in source.left_out.items()) or "nothing"
     progress.log(f"{first:,} images ({source.spec.format}); left out: {left_out}")
     summary = {
@@ -46,6 +41,21 @@ def run(source: Source, store: Store, progress: Progress, rows_per_shard: int) -
         "digest": source.digest(),
     }
     return files, summary
+
+
+def numbered(
+    store: Store, tables: Iterator[pa.Table], rows_per_shard: int, progress: Progress
+) -> tuple[list[FileInfo], int]:
+    """Write the rows of a listing as the manifest, numbered in their order; its files and the bytes of all images."""
+    files, first, size_total = [], 0, 0
+    progress.begin(0, unit="images")
+    for chunk, table in enumerate(_shards(tables, rows_per_shard)):
+        numbered = table.add_column(0, "image_id", pa.array(range(first, first + len(table)), pa.int64()))
+        files.append(MANIFEST.write(store.storage, numbered, chunk))
+        first += len(table)
+        size_total += pc.call_function("sum", [table["size"]]).as_py() or 0
+        progress.update(first)
+    return files, size_total
 
 
 def check_clusters(settings: Settings, images: int) -> None:

@@ -24,15 +24,18 @@ from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import FEATURES, PREDICTION_REJECTS, PREDICTIONS
 
 
-def run(settings: Settings, store: Store, resources: Resources, progress: Progress) -> StageResult:
-    """Label the run's own images from their stored features, shard by shard: all of them, whatever the sample.
+def run(
+    settings: Settings, store: Store, resources: Resources, progress: Progress, *, classifier: str | None = None
+) -> StageResult:
+    """Label the store's own images from their stored features, shard by shard: all of them, whatever the sample.
 
+    The classifier is that of the run with the root `classifier`, by default the store itself.
     On CPUs in any case: a shard takes longer to fetch than a GPU needs for it, and each task would hold a whole one.
     """
-    files = FEATURES.files(store.require("embed").files)
+    files, run = FEATURES.files(store.require("embed").files), classifier or store.root
 
     def label(shards: Sequence[int]) -> Any:
-        return _label_shards.remote(store.root, [(shard, files[shard].path) for shard in shards])
+        return _label_shards.remote(store.root, [(shard, files[shard].path) for shard in shards], run)
 
     written = write_shards(
         store,
@@ -87,9 +90,9 @@ def check_source(source: Source, run_store: Store) -> None:
 
 
 @ray.remote(num_cpus=0.5)
-def _label_shards(root: str, shards: list[tuple[int, str]]) -> list[FileInfo]:
+def _label_shards(root: str, shards: list[tuple[int, str]], classifier: str) -> list[FileInfo]:
     """Predictions of some shards, (number, path) of their features, by a classifier that is loaded once."""
-    storage, labeller = Store(root).storage, Labeller(root, device="cpu")
+    storage, labeller = Store(root).storage, Labeller(classifier, device="cpu")
     written = []
     for index, path in shards:
         table = storage.read_table(path)

@@ -160,6 +160,16 @@ class ClassifierDescription(TypedDict):
     """How images become features."""
 
 
+class Novelty(TypedDict):
+    """Whether the classes of a run serve the images of an update; figures with their limits."""
+
+    unsure: tuple[FiniteFloat, FiniteFloat]
+    drift: tuple[FiniteFloat, FiniteFloat]
+    far: FiniteFloat
+    candidates: list[tuple[int, list[int]]]
+    """About how many images each has, and the image_ids of those that are most central."""
+
+
 def _label(sizes: str, share: str) -> dict[str, Column]:
     """Columns of a labelling: the label, and how sure it is."""
     label = Column(pa.int32(), within=(0, "clusters"), counted=sizes)
@@ -274,6 +284,8 @@ PREDICTIONS = Table(
 )
 #: Written only for a new source, by `icce predict`.
 PREDICTION_REJECTS = Table(stage="predict", path="rejects", columns=_ID | _NAMES | _REASON, rows="rejected")
+#: Written only for an update, by `icce update`.
+NOVELTY = Document(stage="predict", path="predictions/novelty.json", type=Novelty, optional=True)
 
 #: Everything that is declared above, in this order.
 DECLARED: tuple[Artifact, ...] = tuple(value for value in list(vars().values()) if isinstance(value, Artifact))
@@ -290,6 +302,8 @@ METRIC_LINES, TENSORBOARD = "metrics.jsonl", "tensorboard"
 REPORT = "report/index.html"
 #: Sweeps of a run, a folder each, of no stage; what one was asked, the table of its trials, their plot.
 SWEEPS, SWEEP_FILE, SWEEP_TABLE, SWEEP_PLOT = "sweeps", "sweep.yaml", "results.parquet", "plot.html"
+#: Updates of a run, a folder each: a prediction of images that were not there before, with their features.
+UPDATES = "updates"
 #: Labellings of the methods that have ended, until the stage is complete.
 CANDIDATES = "consensus/candidates"
 

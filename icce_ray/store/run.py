@@ -30,6 +30,7 @@ from icce_ray.store.artifacts import (
     RUN_FILE,
     STAGES,
     SWEEPS,
+    UPDATES,
     Document,
     Table,
     checkpoint_of,
@@ -50,6 +51,10 @@ class Store:
 
     def __init__(self, root: str) -> None:
         self.storage = Storage(root, remedy=self.remedy)
+
+    @property
+    def _is_update(self) -> bool:
+        return self.storage.full_path().split("/")[-2:-1] == [UPDATES]
 
     @property
     def root(self) -> str:
@@ -89,10 +94,10 @@ class Store:
         """The marker of a stage that must be complete. Raises RunError if it is not."""
         marker = self.marker(stage)
         if marker is None:
-            command = "icce predict" if self.holds_prediction() else "icce run"
+            name = "run" if not self.holds_prediction() else "update" if self._is_update else "predict"
             raise RunError(
                 f"stage {stage} of {self.root} is not complete: {marker_path(stage)} is missing; "
-                f"run the same `{command}` command again to finish it"
+                f"run the same `icce {name}` command again to finish it"
             )
         return marker
 
@@ -117,7 +122,7 @@ class Store:
     def remedy(self, path: str) -> str:
         """What to do about a file of the run that is damaged or missing."""
         if self.holds_prediction():
-            return "give another --out to `icce predict`"
+            return f"delete {self.root} and update again" if self._is_update else "give another --out to `icce predict`"
         if path.startswith(f"{SWEEPS}/"):
             return f"delete {'/'.join(path.split('/')[:2])} and sweep again"
         stage = stage_of(path)

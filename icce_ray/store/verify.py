@@ -14,6 +14,7 @@ import pyarrow as pa
 from icce_ray.core.sampling import uniform_rows
 from icce_ray.documents import DocumentError, opened_yaml
 from icce_ray.io.locations import StorageError
+from icce_ray.settings import Settings
 from icce_ray.store.artifacts import (
     DECLARED,
     FEATURES,
@@ -34,6 +35,7 @@ from icce_ray.store.artifacts import (
 from icce_ray.store.contents import Contents, Rows, filled, numbers
 from icce_ray.store.markers import Marker, RunError, fingerprint
 from icce_ray.store.run import Store
+from icce_ray.store.updates import update_fingerprints, update_folder, updates
 
 #: Pairs whose similarity is computed again, spread over all shards; and how far it may be off: a search in half
 #: precision has been seen to be off by 5e-4.
@@ -84,6 +86,19 @@ def violations(store: Store) -> Iterator[str]:
     yield from lines
     if not lines and "list" in markers:
         yield from _contents(Contents(store, markers, settings))
+    if settings and not lines and "predict" in markers:
+        yield from _updates(store, store.resolved(settings))
+
+
+def _updates(run: Store, settings: Settings) -> Iterator[str]:
+    """What is wrong with the updates of a complete run, by their folders."""
+    for number, one in enumerate(updates(run), 1):
+        markers: dict[str, Marker] = {}
+        lines = [*_seal(one, PREDICTION_FILE), *_markers(one, update_fingerprints(run), markers)]
+        lines += _files(one, markers, prediction=False)
+        if not lines:
+            lines += _contents(Contents(one, markers, settings))
+        yield from (f"{update_folder(number)}: {line}" for line in lines)
 
 
 # -- markers and files ---------------------------------------------------------------------------------------------
