@@ -25,10 +25,12 @@ from icce_ray.stages import classifier, complete, consensus, embed, heads, listi
 from icce_ray.stages.cluster import Resources, check_device, resources
 from icce_ray.stages.connection import connected
 from icce_ray.stages.neighbors.layout import check_here, check_search
+from icce_ray.stages.spans import spans_of
 from icce_ray.stages.tracking import TrackedRun, check_trackers, tracked
 from icce_ray.stages.truth import read_truth
 from icce_ray.store import RunError, Store, artifacts, check_files, fingerprint
 from icce_ray.store.lock import RunLock
+from icce_ray.store.spaces import components_of, figures_of, spaces_of, widths_of
 
 STAGES = {
     "embed": embed.run,
@@ -104,15 +106,18 @@ def _check_memory(
     if stage not in ("neighbors", "heads") or not available.gpu_memory:
         return
     embedded, mined = store.require("embed").summary, store.marker("neighbors")
-    check_heads_fit(
-        settings,
-        images=min(embedded["ok"], settings.heads.max_images),
-        dim=embedded["dim"],
-        pairs=None if mined is None else mined.summary.get("pairs"),
-        workers=lambda chosen: heads.workers_of(chosen, available),
-        gpu_memory=available.gpu_memory,
-        log=log,
-    )
+    images = min(embedded["ok"], settings.heads.max_images)
+    for space in spaces_of(embedded):
+        components = components_of(mined.summary) if space and mined is not None else {}
+        check_heads_fit(
+            settings,
+            images=images,
+            dims=widths_of(embedded, space, components),
+            pairs=None if mined is None else figures_of(mined.summary, space).get("pairs"),
+            workers=lambda chosen: heads.workers_of(chosen, available),
+            gpu_memory=available.gpu_memory,
+            log=log,
+        )
 
 
 def _between(first: str, last: str, redo: str | None) -> list[str]:
@@ -140,7 +145,8 @@ def _check_inputs(settings: Settings) -> Source:
     """What can be wrong before anything is written; the source."""
     check_trackers(settings)
     source = find_source(SourceSpec(settings.source, **settings.list.model_dump()))
-    dim, components = embed.described_input(source, settings.embed).dim, settings.neighbors.components
+    info, components = embed.described_input(source, settings.embed), settings.neighbors.components
+    dim = min((stop - start for start, stop in spans_of(info).values()), default=info.dim)
     if components is not None and components > dim:
         raise SettingsError(
             f"neighbors.components = {components} of features of {dim} dimensions: give at most {dim}, or 0 to leave "

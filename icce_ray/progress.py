@@ -55,6 +55,29 @@ def stage_progress(stage: str, *, verbose: bool = True) -> Iterator[Progress]:
         yield progress
 
 
+class PartProgress(Progress):
+    """Progress of one of several equal parts of the work, which come one after the other."""
+
+    def __init__(self, whole: Progress, part: int, parts: int) -> None:
+        self._whole, self._part, self._parts, self._before = whole, part, parts, 0
+
+    def begin(self, total: int, *, done: int = 0, unit: str) -> None:
+        """Work of `total` units in this part; with the first part the whole begins."""
+        self._before = self._part * total
+        if self._part == 0:
+            self._whole.begin(self._parts * total, done=done, unit=unit)
+        elif done:
+            self.update(done)
+
+    def update(self, done: int, **facts: Any) -> None:
+        """`done` units of this part."""
+        self._whole.update(self._before + done, **facts)
+
+    def log(self, text: str) -> None:
+        """One line of text."""
+        self._whole.log(text)
+
+
 class RunProgress:
     """Progress of all stages of a run; a context manager.
 

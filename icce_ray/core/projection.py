@@ -11,7 +11,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 BLOCK_ROWS = 8192
@@ -92,6 +94,10 @@ class Projection:
         projected = torch.cat([self._rounded(block.double()) for block in rows.split(BLOCK_ROWS)])
         projected[~projected.any(dim=1), 0] = torch.finfo(torch.float16).eps
         return projected
+
+    def of_array(self, rows: NDArray[np.float16]) -> NDArray[np.float16]:
+        """The same of rows [n, D] of an array, which is not changed."""
+        return self.apply(torch.tensor(rows)).numpy()
 
     def _rounded(self, wide: Tensor) -> Tensor:
         largest = torch.finfo(torch.float16).max

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from icce_ray.core.heads import HeadCost
@@ -50,7 +50,7 @@ def check_heads_fit(
     settings: Settings,
     *,
     images: int,
-    dim: int,
+    dims: Sequence[int],
     pairs: int | None,
     workers: Callable[[Settings], int],
     gpu_memory: int,
@@ -58,13 +58,15 @@ def check_heads_fit(
 ) -> None:
     """Raise RunError if the training of the heads cannot fit GPUs of so many bytes.
 
-    `dim` is of the features, `workers` says how many processes train. Before the lists are mined (`pairs` None) they
-    have at least k_min neighbours an image, and at most k_max: what may then be too large is a line of the log.
+    `dims` are of the features, of several spaces that are joined those of each; `workers` says how many processes
+    train. Before the lists are mined (`pairs` None) they have at least k_min neighbours an image, and at most k_max:
+    what may then be too large is a line of the log.
     """
     if pairs is None and (settings.count_unknown or settings.neighbors.mode == "ground_truth"):
         return  # nothing is known of the lists
-    settings = with_choice(settings, choose(settings, n_images=images, dim=dim, mean_cosine=0.0))
-    seen = settings.neighbors.components or dim
+    choices = [choose(settings, n_images=images, dim=dim, mean_cosine=0.0) for dim in dims]
+    seen = sum(choice.components or dim for choice, dim in zip(choices, dims, strict=True))
+    settings = with_choice(settings, choices[0])
     needs = heads_memory(settings, images=images, dim=seen, workers=workers(settings), device="cuda")
     least, most = _neighbors(settings, images) if pairs is None else 2 * (pairs / images,)
     fits = needs.most_neighbors(gpu_memory)

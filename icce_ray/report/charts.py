@@ -15,6 +15,7 @@ from icce_ray.documents import DocumentError, opened_yaml, shaped
 from icce_ray.report.labels import Classes, Labelled, evenly
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import CLASSIFIER_GRID, HEAD_LOSSES, NEIGHBORS, SWEEP_FILE, SWEEP_TABLE, SWEEPS
+from icce_ray.store.spaces import spaces_of
 
 #: Colours that stand out on light and dark and for the colour-blind (Okabe and Ito 2008).
 BLUE, ORANGE, GREEN, PINK = "#3b8fd4", "#e69f00", "#009e73", "#cc79a7"
@@ -108,7 +109,8 @@ def neighbors(store: Store) -> Iterator[Chart]:
     marker = store.marker("neighbors")
     if marker is None or "threshold" not in marker.summary:
         return
-    summary, files = marker.summary, NEIGHBORS.files(marker.files)
+    space = spaces_of(store.require("embed").summary)[-1]  # of several that of all, whose figures the marker has
+    summary, files = marker.summary, NEIGHBORS.of(space).files(marker.files)
     lowest = float(summary["threshold"])
     edges = np.append(np.linspace(lowest, 1.0, POINTS), np.inf)
     above, images, lengths = np.zeros(POINTS), 0, []
@@ -124,8 +126,9 @@ def neighbors(store: Store) -> Iterator[Chart]:
     means = above[::-1].cumsum()[::-1] / images
     counted = f"Counted on {images:,} images" + ("." if images == summary["images"] else f" of {summary['images']:,}.")
     caption = (
-        f"{means[0]:.1f} neighbours per image at the run's threshold of {lowest:g}; higher thresholds would keep "
-        f"fewer. The run took at least {summary['k_min']} and at most {summary['k_max']}. {counted}"
+        f"{'In the space of all features: ' if space else ''}{means[0]:.1f} neighbours per image at the run's "
+        f"threshold of {lowest:g}; higher thresholds would keep fewer. "
+        f"The run took at least {summary['k_min']} and at most {summary['k_max']}. {counted}"
     )
     hover = "similarity %{x:.2f} and more: %{y:.1f} neighbours"
     curve = _line(edges[:-1], means, hover, line={"color": BLUE, "width": 2.5})

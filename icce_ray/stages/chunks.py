@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,7 +38,7 @@ class Embedder:
         from icce_ray.stages.classifier import Labeller
 
         torch.set_num_threads(threads_here(sharers))
-        self.batch = stream.batch
+        self.batch, self.spans = stream.batch, stream.spans
         self.labeller = Labeller(stream.classifier, device=device) if stream.classifier else None
         precision = product_precision(stream.embed.precision, device)
         self.backbone = None if stream.precomputed else load_backbone(stream.info, device=device, dtype=precision)
@@ -50,7 +52,7 @@ class Embedder:
 
     def _embedded(self, table: pa.Table) -> pa.Table:
         main, blocks = self._features(table)
-        table = _reject_bad_features(table, main, blocks)
+        table = _reject_bad_features(table, main, blocks, self.spans)
         if self.labeller is not None:
             label, confidence = self.labeller(main, blocks)
             return table.append_column("label", pa.array(label)).append_column("confidence", pa.array(confidence))
@@ -82,17 +84,20 @@ def _pixels(column: pa.FixedSizeBinaryArray) -> np.ndarray:
     return flat[: len(column) * width].reshape(len(column), side, side, 3)
 
 
-def _reject_bad_features(table: pa.Table, main: np.ndarray, blocks: np.ndarray) -> pa.Table:
-    """The table without its input; rows whose features have no direction become rejects, and zero in place."""
+def _reject_bad_features(
+    table: pa.Table, main: np.ndarray, blocks: np.ndarray, spans: Sequence[tuple[int, int]]
+) -> pa.Table:
+    """The table without its input; rows whose features have no direction in any space become rejects, and zero."""
     reasons, details = table["reason"].to_pylist(), table["detail"].to_pylist()
     finite = np.isfinite(main).all(1) & np.isfinite(blocks).all(1)
     for row in np.flatnonzero(~finite):
         reasons[row], details[row] = "nonfinite_feature", _NONFINITE
-    for row in np.flatnonzero(~main.any(1)):
+    zero = np.any([~main[:, start:stop].any(1) for start, stop in spans], axis=0)
+    for row in np.flatnonzero(zero):
         if reasons[row] is None:
             reasons[row], details[row] = "zero_feature", _ZERO
-    main[~finite] = 0
-    blocks[~finite] = 0
+    main[~finite | zero] = 0
+    blocks[~finite | zero] = 0
     table = table.select(list(NAMES))
     table = table.append_column("reason", pa.array(reasons, pa.string()))
     return table.append_column("detail", pa.array(details, pa.string()))

@@ -73,7 +73,8 @@ def grid_inputs(rows: FeatureRows, main: np.ndarray) -> tuple[np.ndarray, dict[s
     """All features of the rows side by side, `main` first, and the columns of each input of the grid."""
     embedded = Store(rows.root).require("embed").summary
     blocks = rows.features(column="cls_blocks") if embedded["block_dim"] else None
-    return wide(main, blocks), classifier_inputs(embedded["layout"], embedded["dim"], embedded["block_dim"])
+    widths = embedded["layout"], embedded["dim"], embedded["block_dim"]
+    return wide(main, blocks), classifier_inputs(*widths, embedded.get("spaces"))
 
 
 def fit_grid(

@@ -28,6 +28,7 @@ from icce_ray.stages import StageResult
 from icce_ray.stages.chunks import Embedder, write
 from icce_ray.stages.cluster import Resources, others_cluster, write_shards
 from icce_ray.stages.reading import read, split
+from icce_ray.stages.spans import of_source, spans_of
 from icce_ray.stages.stream import Stream, TaskError
 from icce_ray.store import Marker, RejectBudgetError, RunError, Store
 from icce_ray.store.artifacts import FEATURES, REJECTS
@@ -53,7 +54,9 @@ def run(settings: Settings, store: Store, resources: Resources, progress: Progre
     )
     files, summary = run_stream(images, settings.resources, resources, progress)
     layout = {name: list(span) for name, span in info.layout.items()}
-    return files, summary | {"dim": info.dim, "layout": layout, "block_dim": info.block_dim}
+    spaces = {name: list(span) for name, span in spans_of(info).items()}
+    figures = {"dim": info.dim, "layout": layout, "block_dim": info.block_dim}
+    return files, summary | figures | ({"spaces": spaces} if spaces else {})
 
 
 def described_input(source: Source, embed: EmbedSettings) -> BackboneInfo:
@@ -62,8 +65,7 @@ def described_input(source: Source, embed: EmbedSettings) -> BackboneInfo:
     Raises BackboneError if the backbone cannot be used.
     """
     if isinstance(source, FeatureSource):
-        layout = {"features": (0, source.dim)}
-        return BackboneInfo(name="", features="features", dim=source.dim, image_size=0, layout=layout, block_dim=0)
+        return of_source(source)
     return describe_backbone(
         embed.backbone,
         embed.features,

@@ -22,6 +22,7 @@ from icce_ray.stages.features import FeatureRows, read_column
 from icce_ray.stages.truth import class_names, classes_at, labels_of, places_for, read_truth, shared_name
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import CONSENSUS, HEAD_LABELS, PREDICTIONS
+from icce_ray.store.spaces import spaces_of
 
 Figures = dict[str, Any]
 NAMES = ["image_id", "uri", "key"]
@@ -189,7 +190,9 @@ def _kmeans(root: str, clusters: int, seed: int, truth: pa.Table) -> Figures:
     labelled = true >= 0
     if not labelled.any():
         return {}
-    features = FeatureRows.training(store).features().astype(np.float32)
+    # Of several feature spaces joined: side by side as they are, the one of the largest numbers would decide alone.
+    space = spaces_of(store.require("embed").summary)[-1]
+    features = FeatureRows.of_space(store, space, {}).features().astype(np.float32)
     means: Any = KMeans  # its annotations allow only n_init="auto"
     # Seeds of a run may have 64 bits; scikit-learn takes 32.
     label = means(clusters, n_init=10, random_state=seed % 2**32).fit_predict(features)

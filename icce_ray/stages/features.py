@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 from icce_ray.io.storage import FileInfo
 from icce_ray.store import Store
 from icce_ray.store.artifacts import FEATURES, PROJECTION, SAMPLE, Table
+from icce_ray.store.spaces import View, seen, views_of
 
 if TYPE_CHECKING:
     from icce_ray.core.projection import Projection
@@ -23,8 +24,10 @@ class FeatureRows:
 
     root: str
     files: tuple[FileInfo, ...]
-    projected: bool = False
-    """Whether `features` and `taken` give what neighbours and heads see: the run's projection of what is stored."""
+    space: str = ""
+    """Whose neighbours and heads are made, where there are several feature spaces."""
+    views: tuple[View, ...] = ()
+    """What `features` and `taken` give of what is stored, as neighbours and heads see it; without any, all of it."""
 
     @classmethod
     def of(cls, store: Store) -> FeatureRows:
@@ -39,10 +42,20 @@ class FeatureRows:
     @classmethod
     def inputs(cls, store: Store, components: int) -> FeatureRows:
         """Those rows as neighbours and heads see them, of the setting `neighbors.components`."""
-        return replace(cls.training(store), projected=components > 0)
+        return cls.of_space(store, "", {"": components})
+
+    @classmethod
+    def of_space(cls, store: Store, space: str, components: Mapping[str, int]) -> FeatureRows:
+        """The same in one of several feature spaces, with the components of each."""
+        views = views_of(store.require("embed").summary, space, components)
+        return replace(cls.training(store), space=space, views=views)
 
     def __len__(self) -> int:
         return sum(info.rows or 0 for info in self.files)
+
+    def width(self) -> int:
+        """Numbers a row that `features` gives."""
+        return sum(view.width for view in self.views) or Store(self.root).require("embed").summary["dim"]
 
     def blocks(self) -> list[tuple[int, int]]:
         """(first row, one past the last) of each file."""
@@ -71,27 +84,18 @@ class FeatureRows:
     def features(self, start: int = 0, stop: int | None = None, column: str = "features") -> np.ndarray:
         """Features of rows, float16[rows, D]; beside them, one file is in memory at a time."""
         stop, values = len(self) if stop is None else min(stop, len(self)), None
-        seen = self._projection() if column == "features" else _as_stored
+        view = seen(Store(self.root).storage, self.views if column == "features" else ())
         for place, table in self.pieces(start, stop, [column]):
-            piece = seen(matrix(table[column]))
+            piece = view(matrix(table[column]))
             if values is None:
                 values = np.empty((stop - start, piece.shape[1]), piece.dtype)
             values[place : place + len(piece)] = piece
-        return seen(matrix(self.table(start, start, [column])[column])) if values is None else values
+        return view(matrix(self.table(start, start, [column])[column])) if values is None else values
 
     def taken(self, wanted: np.ndarray) -> np.ndarray:
         """Features of some rows, ascending int64[n], n > 0: float16[n, D], of memory that may be written to."""
-        return self._projection()(matrix(self.take(wanted, ["features"])["features"])).copy()
-
-    def _projection(self) -> Callable[[np.ndarray], np.ndarray]:
-        if not self.projected:
-            return _as_stored
-        import torch  # which only some readers of rows need
-
-        from icce_ray.core.projection import Projection
-
-        projection = Projection(**Store(self.root).storage.read_tensors(PROJECTION.path))
-        return lambda values: projection.apply(torch.tensor(values)).numpy()
+        view = seen(Store(self.root).storage, self.views)
+        return view(matrix(self.take(wanted, ["features"])["features"])).copy()
 
     def take(self, wanted: np.ndarray, columns: list[str] | None = None) -> pa.Table:
         """Some rows, ascending int64[n], n > 0, and some columns or all; one file is read at a time."""
@@ -105,13 +109,9 @@ class FeatureRows:
         return pa.concat_tables(pieces).combine_chunks()
 
 
-def _as_stored(values: np.ndarray) -> np.ndarray:
-    return values
-
-
-def write_projection(store: Store, projection: Projection) -> None:
-    """Keep what `FeatureRows.inputs` of the run apply."""
-    store.storage.write_tensors(PROJECTION.path, vars(projection))
+def write_projection(store: Store, projection: Projection, space: str = "") -> None:
+    """Keep what `FeatureRows.of_space` of the run apply."""
+    store.storage.write_tensors(PROJECTION.of(space).path, vars(projection))
 
 
 def read_column(store: Store, table: Table, name: str) -> np.ndarray:
@@ -139,12 +139,18 @@ def wide(main: np.ndarray, blocks: np.ndarray | None) -> np.ndarray:
     return main if blocks is None or not blocks.shape[1] else np.concatenate([main, blocks], axis=1)
 
 
-def classifier_inputs(layout: dict[str, list[int]], dim: int, block_dim: int) -> dict[str, list[tuple[int, int]]]:
+def classifier_inputs(
+    layout: Mapping[str, Sequence[int]], dim: int, block_dim: int, spaces: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, list[tuple[int, int]]]:
     """Inputs of the classifier's grid by name, as column ranges of `wide` (paper 3.3).
 
-    With one block: the first part of the feature alone and all of it (CLS, CLS + patch mean). With the last four
-    blocks: their CLS tokens, alone and with what follows the first part.
+    Of several feature spaces each of them, and all together. With one block: the first part of the feature alone and
+    all of it (CLS, CLS + patch mean). With the last four blocks: their CLS tokens, alone and with what follows the
+    first part.
     """
+    if spaces:
+        each = {name: [(start, stop)] for name, (start, stop) in spaces.items()}
+        return each | {"+".join(spaces): [(0, dim + block_dim)]}
     (first, (start, stop)), *rest = layout.items()
     whole = "+".join(layout)
     inputs = {first: [(start, stop)]}

@@ -29,34 +29,46 @@ from icce_ray.stages.checkpoints import CheckpointWriter
 from icce_ray.stages.cluster import Resources, await_capacity, completed_groups, threads_here
 from icce_ray.stages.elastic import Grow, Places, Worker, fit, train_elastic
 from icce_ray.stages.features import FeatureRows, list_column, matrix
+from icce_ray.stages.head_tables import gather, is_trained, losses_table, spans
 from icce_ray.stages.remote_progress import Report, flush, log_alarms, loss_figures, remote_progress
 from icce_ray.store import Store
 from icce_ray.store.artifacts import HEAD_LABELS, HEAD_LOSSES, HEAD_WEIGHTS, checkpoint_of
-
-CHECKPOINT = checkpoint_of("heads")
+from icce_ray.store.spaces import JOINED, components_of, spaces_of
 
 
 def run(settings: Settings, store: Store, resources: Resources, progress: Progress) -> StageResult:
-    """Train all heads, from the last checkpoint if there is one, and label all images with each."""
-    rows = FeatureRows.inputs(store, settings.neighbors.components)
+    """Train all heads, from the last checkpoint if there is one, and label all images with each.
+
+    Of several feature spaces one after the other, each with heads of its own.
+    """
     cuda, count = resources.device == "cuda", workers_of(settings, resources)
     compiled = settings.resources.compile
     worker = Worker("GPU" if cuda else "CPU", settings.resources.wait_minutes)
+    spaces = spaces_of(store.require("embed").summary)
     # Ray Train would wait for them for ever.
     await_capacity(worker.kind, count, settings.resources.wait_minutes, progress.log)
-    with remote_progress(progress, settings.heads.epochs, unit="epochs") as actor:
+    files: list[FileInfo] = []
+    with remote_progress(progress, settings.heads.epochs * len(spaces), unit="epochs") as actor:
         config = {
             "root": store.root,
-            "rows": rows,
             "settings": settings,
             "compiled": cuda if compiled is None else compiled,
             "progress": actor,
             "worker": worker,
             "most": count,
         }
-        files: list[FileInfo] = train_elastic(
-            lambda workers: _fit(config, workers), worker, count, progress=actor, log=progress.log
-        )
+        for number, space in enumerate(spaces):
+            rows = _rows(settings, store, space)
+            own = config | {"rows": rows, "epochs_before": number * settings.heads.epochs}
+            if space and is_trained(store, rows):
+                continue
+            if space:
+                progress.log(f"heads of the feature space {space}")
+            files += train_elastic(
+                lambda workers, own=own: _fit(own, workers), worker, count, progress=actor, log=progress.log
+            )
+    if len(spaces) > 1:
+        files = gather(store, _rows(settings, store, JOINED), spaces)
     losses = store.storage.read_table(HEAD_LOSSES.path)
     summary = summary_of(losses)
     best = summary["best_head"]
@@ -64,7 +76,16 @@ def run(settings: Settings, store: Store, resources: Resources, progress: Progre
     labels, sizes = _labels(store, settings.clusters)
     alarms = head_alarms(losses["temi"].to_numpy().reshape(-1, summary["heads"]), sizes)
     summary["alarms"] = log_alarms(alarms, progress)
+    if len(spaces) > 1:
+        summary["head_spaces"] = spans(spaces, settings.heads.heads)
     return files + labels, summary
+
+
+def _rows(settings: Settings, store: Store, space: str) -> FeatureRows:
+    """What the heads of a feature space see."""
+    if not space:
+        return FeatureRows.inputs(store, settings.neighbors.components)
+    return FeatureRows.of_space(store, space, components_of(store.require("neighbors").summary))
 
 
 def _fit(config: dict[str, Any], workers: int) -> Any:
@@ -101,7 +122,7 @@ def workers_at_most(settings: Settings, there: int) -> int:
 
 def _labels(store: Store, clusters: int) -> tuple[list[FileInfo], np.ndarray]:
     """The files of head labels, and the images of each cluster of each head, int64[H, K]: tasks read them."""
-    paths = [path for path, _ in store.storage.list(HEAD_LABELS.path)]
+    paths = [path for path, _ in store.storage.list(HEAD_LABELS.path) if HEAD_LABELS.holds(path)]
     found = list(completed_groups(lambda group: _count.remote(store.root, group, clusters), paths, cpus=0.5))
     return [info for files, _ in found for info in files], functools.reduce(np.add, [sizes for _, sizes in found])
 
@@ -133,14 +154,16 @@ def train(config: dict[str, Any]) -> list[FileInfo] | Grow:
 
     Everything is in the memory of each worker's device. The first worker alone writes checkpoints, losses and weights,
     and returns what the two last are. While there are fewer workers than there may be it asks for room for the others;
-    where some has come, all end after a checkpoint and return `Grow`.
+    where some has come, all end after a checkpoint and return `Grow`. Of several feature spaces these are the heads of
+    one; `epochs_before` counts the epochs of those before it.
     """
     store, settings, progress = Store(config["root"]), config["settings"], config["progress"]
     progress.join.remote(ray.get_runtime_context().get_node_id())
     trainer = _trainer(config)
     if config["compiled"] and (fault := compile_fault(trainer.features.device.type)):
         progress.report.remote(Report(0, warning=fault))
-    history, before = _restored(store, trainer)
+    base, checkpoint = config["epochs_before"], checkpoint_of("heads", config["rows"].space)
+    history, before = _restored(store, trainer, checkpoint)
     trainer.check_same_epoch()
     most: int = config["most"]
     if config["worker"].kind == "GPU":  # a run that goes on may have fewer of them than it had
@@ -148,16 +171,16 @@ def train(config: dict[str, Any]) -> list[FileInfo] | Grow:
     workers, epochs, earlier = trainer.workers, trainer.recipe.epochs, trainer.epoch
     first = workers.rank == 0
     if first:
-        progress.report.remote(Report(earlier, earlier))
+        progress.report.remote(Report(base + earlier, base + earlier))
     missing = Places(config["worker"].bundle, most - workers.size if first else 0)
-    with CheckpointWriter(store.storage, CHECKPOINT) as checkpoints, missing:
+    with CheckpointWriter(store.storage, checkpoint) as checkpoints, missing:
         while trainer.epoch < epochs:
             losses = trainer.run_epoch()
             history.append(torch.stack([losses.temi, losses.cross_entropy]).cpu())
             if first:
                 facts = loss_figures(*history[-1].numpy())
                 facts["learning_rate"] = trainer.learning_rate(trainer.epoch * trainer.steps_per_epoch - 1)
-                progress.report.remote(Report(trainer.epoch, earlier, facts))
+                progress.report.remote(Report(base + trainer.epoch, base + earlier, facts))
             if trainer.epoch % settings.heads.checkpoint_epochs == 0 or trainer.epoch == epochs:
                 state = trainer.state()  # every worker gives its heads
                 if first:
@@ -202,11 +225,11 @@ def _any(count: int, trainer: HeadTrainer) -> bool:
     return bool(total)
 
 
-def _restored(store: Store, trainer: HeadTrainer) -> tuple[list[torch.Tensor], int]:
+def _restored(store: Store, trainer: HeadTrainer, checkpoint: str) -> tuple[list[torch.Tensor], int]:
     """Bring the trainer to the last checkpoint; the losses of the epochs before it, and how many workers there were to
     be then (0 without a checkpoint)."""
     try:
-        state = store.storage.read_tensors(CHECKPOINT)
+        state = store.storage.read_tensors(checkpoint)
     except FileNotFoundError:
         return [], 0
     history, most = list(state.pop("history")), state.pop("workers", torch.tensor(0))
@@ -220,23 +243,10 @@ def _finish(store: Store, rows: FeatureRows, trainer: HeadTrainer, history: np.n
     files = []
     if rank == 0:
         inputs = {"input.mean": trainer.mean, "input.std": trainer.std}
-        weights = store.storage.write_tensors(HEAD_WEIGHTS.path, teacher.stacked() | inputs)
-        files = [weights, HEAD_LOSSES.write(store.storage, _losses(history))]
+        weights = store.storage.write_tensors(HEAD_WEIGHTS.of(rows.space).path, teacher.stacked() | inputs)
+        files = [weights, HEAD_LOSSES.of(rows.space).write(store.storage, losses_table(history))]
     for index, (start, stop) in list(enumerate(rows.blocks()))[rank::size]:
         labels = trainer.labels(trainer.features[start:stop], teacher).cpu().numpy()
         part = rows.table(start, stop, ["image_id", "key"]).append_column("labels", list_column(labels))
-        HEAD_LABELS.write(store.storage, part, index)
+        HEAD_LABELS.of(rows.space).write(store.storage, part, index)
     return files
-
-
-def _losses(history: np.ndarray) -> pa.Table:
-    """Losses [epochs, 2, heads] as a table, one row an epoch and head."""
-    epochs, _, heads = history.shape
-    return pa.table(
-        {
-            "epoch": np.repeat(np.arange(epochs), heads),
-            "head": np.tile(np.arange(heads), epochs),
-            "temi": history[:, 0].reshape(-1),
-            "cross_entropy": history[:, 1].reshape(-1),
-        }
-    )

@@ -19,6 +19,7 @@ from icce_ray.stages.classifier import Labeller
 from icce_ray.stages.cluster import Resources, completed_groups, write_shards
 from icce_ray.stages.embed import described_input, run_stream
 from icce_ray.stages.features import matrix
+from icce_ray.stages.spans import is_precomputed, of_source
 from icce_ray.stages.stream import Stream
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import FEATURES, PREDICTION_REJECTS, PREDICTIONS
@@ -75,18 +76,36 @@ def run_source(
 def check_source(source: Source, run_store: Store) -> None:
     """Raise RunError if a run's classifier cannot read this source: features where it reads images, or the reverse."""
     embedded = run_store.require("embed").summary
-    precomputed = "features" in embedded["layout"]
+    precomputed = is_precomputed(embedded["layout"])
     if isinstance(source, FeatureSource) != precomputed:
         has, wants = ("images", "features") if precomputed else ("features", "images")
         raise RunError(
             f"{source.spec.location} holds {has}, but the classifier of {run_store.root} reads {wants}; give a source "
             f"of {wants}"
         )
-    if isinstance(source, FeatureSource) and source.dim != embedded["dim"]:
+    if not isinstance(source, FeatureSource):
+        return
+    layout = {name: list(span) for name, span in of_source(source).layout.items()}
+    if list(layout) != list(embedded["layout"]):
+        has, wants = (_spaces_in(one) for one in (layout, embedded["layout"]))
         raise RunError(
-            f"{source.spec.location} has features of {source.dim} numbers, the classifier of {run_store.root} reads "
-            f"{embedded['dim']}; give features of the same model"
+            f"{source.spec.location} has {has}, the classifier of {run_store.root} reads {wants}; name them in this "
+            "order with --set list.column=NAME,NAME"
         )
+    if layout != embedded["layout"]:
+        raise RunError(
+            f"{source.spec.location} has features of {_widths_in(layout)} numbers, the classifier of {run_store.root} "
+            f"reads {_widths_in(embedded['layout'])}; give features of the same model"
+        )
+
+
+def _spaces_in(layout: dict[str, list[int]]) -> str:
+    names = [name.partition(".")[0] for name in layout if "." in name]
+    return f"the feature spaces {', '.join(names)}" if names else "one feature space"
+
+
+def _widths_in(layout: dict[str, list[int]]) -> str:
+    return " + ".join(str(stop - start) for start, stop in layout.values())
 
 
 @ray.remote(num_cpus=0.5)

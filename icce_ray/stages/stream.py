@@ -12,6 +12,7 @@ from ray.exceptions import UserCodeException
 from icce_ray.backbones import BackboneInfo
 from icce_ray.io.sources import FeatureSource, Source
 from icce_ray.settings import EmbedSettings
+from icce_ray.stages.spans import spans_of
 from icce_ray.store import RunError
 from icce_ray.store.artifacts import Table
 
@@ -47,6 +48,11 @@ class Stream:
     def precomputed(self) -> bool:
         """Whether the source holds features, and no image is read."""
         return isinstance(self.source, FeatureSource)
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Columns of the features of each feature space."""
+        return list(spans_of(self.info).values()) or [(0, self.info.dim)]
 
     @property
     def on_gpu(self) -> bool:

@@ -101,8 +101,13 @@ class TrackedRun:
         losses = self.store.storage.read_table(HEAD_LOSSES.path)
         epochs = int(losses["epoch"].to_numpy().max()) + 1
         temi, cross_entropy = (losses[name].to_numpy().reshape(epochs, -1) for name in ("temi", "cross_entropy"))
-        for epoch in range(epochs):
-            self.events.add("heads", "step", epoch + 1, loss_figures(temi[epoch], cross_entropy[epoch]), at=at)
+        # Of several feature spaces one after the other, as they are trained.
+        spans = self.store.require("heads").summary.get("head_spaces", {"": [0, temi.shape[1]]}).values()
+        for number, span in enumerate(spans):
+            heads = slice(*span)
+            for epoch in range(epochs):
+                figures = loss_figures(temi[epoch, heads], cross_entropy[epoch, heads])
+                self.events.add("heads", "step", number * epochs + epoch + 1, figures, at=at)
 
 
 @contextmanager

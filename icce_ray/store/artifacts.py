@@ -5,12 +5,13 @@ Writers and readers take names and columns from here, `icce verify` checks them:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import (
     Any,
     Literal,
     NotRequired,  # pydantic takes those of `typing` from Python 3.12 on only
+    Self,
 )
 
 import pyarrow as pa
@@ -64,14 +65,20 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """What a stage writes to one path."""
+    """What a stage writes to one path; of one of several feature spaces, where `space` names it."""
 
     stage: str
     path: str
+    space: str = ""
 
     def holds(self, path: str) -> bool:
         """Whether a file is one of this artifact."""
         return path == self.path
+
+    def of(self, space: str) -> Self:
+        """That of one of several feature spaces, in a folder of its own; of "", the only one, the artifact itself."""
+        first, slash, rest = self.path.partition("/")
+        return replace(self, path=f"{first}/{space}{slash}{rest}", space=space) if space else self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,6 +296,9 @@ NOVELTY = Document(stage="predict", path="predictions/novelty.json", type=Novelt
 
 #: Everything that is declared above, in this order.
 DECLARED: tuple[Artifact, ...] = tuple(value for value in list(vars().values()) if isinstance(value, Artifact))
+#: What there is of every feature space. Losses and labels of heads are of all spaces together once their stage is
+#: complete, one space's heads after the other's; until then there are those of each space.
+_OF_SPACES = (NEIGHBORS.path, THRESHOLD_EVIDENCE.path, PROJECTION.path, HEAD_WEIGHTS.path)
 
 # -- files that no marker lists ------------------------------------------------------------------------------------
 
@@ -324,14 +334,19 @@ def candidate_score(method: str) -> Document:
     return Document(stage="consensus", path=f"{CANDIDATES}/{method}.json", type=CandidateScore)
 
 
+def declared(spaces: Sequence[str]) -> list[Artifact]:
+    """Everything that a run of these feature spaces (`spaces.spaces_of`) may have."""
+    return [one.of(space) for one in DECLARED for space in (spaces if one.path in _OF_SPACES else ("",))]
+
+
 def stages_before(stage: str) -> list[str]:
     """The stages whose results one rests on."""
     return list(STAGES)[: list(STAGES).index(stage)]
 
 
-def checkpoint_of(stage: str) -> str:
+def checkpoint_of(stage: str, space: str = "") -> str:
     """Where a stage keeps what it needs to go on after a kill; deleted once its marker stands, never before."""
-    return f"{STAGES[stage].folder}/checkpoint.safetensors"
+    return Artifact(stage=stage, path=f"{STAGES[stage].folder}/checkpoint.safetensors").of(space).path
 
 
 def folders_of(stage: str, *, prediction: bool = False) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from icce_ray.store.artifacts import (
 )
 from icce_ray.store.markers import Marker, RunError
 from icce_ray.store.run import Store
+from icce_ray.store.spaces import components_of, spaces_of, widths_of
 
 _ROUNDING = 1e-5  # a float32 probability may come out a little above one
 #: Shards of a table of copies that are compared with what they were copied from, every row of them.
@@ -41,9 +42,25 @@ class Contents:
         self.store, self.markers = store, markers
         self.settings = settings and store.resolved(settings)
         self.dimensions = dimensions(markers, self.settings)
+        embedded = markers["embed"].summary if "embed" in markers else {}
+        self.spaces = spaces_of(embedded)
+        self.of_spaces = self._of_spaces(embedded)
+        """Dimensions that one of several feature spaces has for itself, by its name."""
         self.ids: dict[str, np.ndarray] = {"listed": np.arange(markers["list"].summary["images"])}
         """image_ids by what a table's rows may be declared as."""
         self._names = Rows(self, MANIFEST, NAMES)
+
+    def _of_spaces(self, embedded: dict[str, Any]) -> dict[str, dict[str, int]]:
+        if self.spaces == ("",) or self.settings is None:
+            return {}
+        found, heads = {}, self.dimensions["heads"]
+        self.dimensions["heads"] *= len(self.spaces)  # of the tables of all heads
+        components = components_of(self.markers["neighbors"].summary) if "neighbors" in self.markers else {}
+        for space in self.spaces:
+            found[space] = {"heads": heads, "components": components.get(space, 0)}
+            found[space]["dim"] = sum(widths_of(embedded, space, {}))
+            found[space]["seen"] = sum(widths_of(embedded, space, components))
+        return found
 
     def artifact(self, artifact: Artifact) -> Iterator[str]:
         """Violations of one declaration."""
@@ -172,11 +189,12 @@ class Contents:
     # -- weights and documents -----------------------------------------------------------------------------------------
 
     def _tensors(self, artifact: Tensors) -> Iterator[str]:
-        if not all(size in self.dimensions for shape in artifact.shapes.values() for size in shape):
+        known = self.dimensions | self.of_spaces.get(artifact.space, {})
+        if not all(size in known for shape in artifact.shapes.values() for size in shape):
             return  # those of the classifier follow from its description
-        if artifact.absent and not self.dimensions[artifact.absent]:
+        if artifact.absent and not known[artifact.absent]:
             return
-        expected = {name: tuple(self.dimensions[size] for size in shape) for name, shape in artifact.shapes.items()}
+        expected = {name: tuple(known[size] for size in shape) for name, shape in artifact.shapes.items()}
         try:
             tensors = self.store.storage.read_tensors(artifact.path)
         except (OSError, ValueError) as error:

@@ -107,7 +107,8 @@ class Store:
         """Write the marker of a stage whose files all stand: from here on it is complete, and needs no checkpoint."""
         marker = Marker(stage, fingerprint, in_order(files), summary, round(seconds, 3), now())
         self.storage.write_bytes(marker_path(stage), marker.data())
-        self.storage.delete(checkpoint_of(stage))
+        for space in ("", *summary.get("head_spaces", ())):
+            self.storage.delete(checkpoint_of(stage, space))
         return marker
 
     def discard_from(self, stage: str) -> None:
@@ -237,7 +238,10 @@ class Store:
         return _of_version(settings, content)
 
     def resolved(self, settings: Settings) -> Settings:
-        """The settings with the numbers that stage `neighbors` found or chose, if it is complete."""
+        """The settings with the numbers that stage `neighbors` found or chose, if it is complete.
+
+        Of several feature spaces those of the joined one, which is not projected again.
+        """
         marker = self.marker("neighbors")
         return settings if marker is None else with_numbers(settings, marker.summary)
 

@@ -16,7 +16,6 @@ from icce_ray.documents import DocumentError, opened_yaml
 from icce_ray.io.locations import StorageError
 from icce_ray.settings import Settings
 from icce_ray.store.artifacts import (
-    DECLARED,
     FEATURES,
     MANIFEST,
     METRICS_FILE,
@@ -24,17 +23,18 @@ from icce_ray.store.artifacts import (
     PREDICTION_FILE,
     PREDICTION_REJECTS,
     PREDICTIONS,
-    PROJECTION,
     REJECTS,
     RUN_FILE,
     SAMPLE,
     STAGES,
     Table,
+    declared,
     folders_of,
 )
 from icce_ray.store.contents import Contents, Rows, filled, numbers
 from icce_ray.store.markers import Marker, RunError, fingerprint
 from icce_ray.store.run import Store
+from icce_ray.store.spaces import View, figures_of, seen, spaces_of, views_of
 from icce_ray.store.updates import update_fingerprints, update_folder, updates
 
 #: Pairs whose similarity is computed again, spread over all shards; and how far it may be off: a search in half
@@ -140,9 +140,10 @@ def _files(store: Store, markers: dict[str, Marker], *, prediction: bool) -> Ite
     What a killed attempt leaves beside them is read by nobody: unfinished writes (temporary names, which a listing
     leaves out) and checkpoints.
     """
+    every = declared(spaces_of(markers["embed"].summary if "embed" in markers else {}))
     for stage, marker in markers.items():
         folders = folders_of(stage, prediction=prediction)
-        own = [one for one in DECLARED if one.stage == stage and one.path.partition("/")[0] in folders]
+        own = [one for one in every if one.stage == stage and one.path.partition("/")[0] in folders]
         times = Counter(info.path for info in marker.files)
         for path, count in times.items():
             if count > 1:
@@ -199,11 +200,12 @@ def _contents(contents: Contents) -> Iterator[str]:
         elif stage == "sample":
             lines = list(_sample(contents))
         elif stage == "neighbors":
-            lines = list(_neighbors(contents))
+            lines = [line for space in contents.spaces for line in _neighbors(contents, space)]
         elif stage == "predict" and contents.settings is None:
             lines = list(_images(contents, PREDICTIONS, PREDICTION_REJECTS))
         else:
-            own = [one for one in DECLARED if one.stage == stage and one is not PREDICTION_REJECTS]
+            every = declared(contents.spaces)
+            own = [one for one in every if one.stage == stage and one != PREDICTION_REJECTS]
             lines = [line for artifact in own for line in contents.artifact(artifact)]
         yield from lines
         if lines and stage in ("list", "embed", "sample"):
@@ -248,9 +250,10 @@ def _sample(contents: Contents) -> Iterator[str]:
         yield f"sample: has {len(files)} files, but heads.max_images allows all {len(ids)} images"
 
 
-def _neighbors(contents: Contents) -> Iterator[str]:
+def _neighbors(contents: Contents, space: str) -> Iterator[str]:
     """Each list on its own (paper 3.1), then similarities of some pairs, the same ones every time."""
-    files = NEIGHBORS.files(contents.markers["neighbors"].files)
+    lists = NEIGHBORS.of(space)
+    files = lists.files(contents.markers["neighbors"].files)
     share, random = -(-PAIRS // max(1, len(files))), np.random.default_rng(0)
     pairs: dict[str, np.ndarray] = {}
 
@@ -259,26 +262,31 @@ def _neighbors(contents: Contents) -> Iterator[str]:
         if not np.array_equal(offsets, ends):
             yield "has lists of neighbours and of similarities that differ in length"
             return
-        wrong = list(_wrong_lists(contents, own, offsets, neighbor, similarity))
+        wrong = list(_wrong_lists(contents, space, own, offsets, neighbor, similarity))
         yield from wrong
         if not wrong and len(own):
             row = np.repeat(own, np.diff(offsets))
             chosen = random.choice(len(row), min(share, len(row)), replace=False)
             pairs[path] = np.stack([row[chosen], neighbor[chosen], similarity[chosen].astype(np.float64)])
 
-    beside = [one for one in DECLARED if one.stage == "neighbors" and one is not NEIGHBORS]
-    lines = [line for artifact in beside for line in contents.artifact(artifact)] + contents.table(NEIGHBORS, check)[0]
+    beside = [one for one in declared([space]) if one.stage == "neighbors" and one != lists]
+    lines = [line for artifact in beside for line in contents.artifact(artifact)] + contents.table(lists, check)[0]
     yield from lines
     if not lines and pairs:
-        yield from _wrong_similarities(contents, pairs)
+        yield from _wrong_similarities(contents, space, pairs)
 
 
 def _wrong_lists(
-    contents: Contents, own: np.ndarray, offsets: np.ndarray, neighbor: np.ndarray, similarity: np.ndarray
+    contents: Contents,
+    space: str,
+    own: np.ndarray,
+    offsets: np.ndarray,
+    neighbor: np.ndarray,
+    similarity: np.ndarray,
 ) -> Iterator[str]:
     """What is wrong with the lists of one shard."""
     assert contents.settings is not None, "a prediction has no neighbours"
-    ids, limits = contents.ids["learned"], contents.markers["neighbors"].summary
+    ids, limits = contents.ids["learned"], figures_of(contents.markers["neighbors"].summary, space)
     counts = np.diff(offsets)
     row = np.repeat(np.arange(len(own)), counts)
     rank = np.arange(len(row)) - offsets[row]
@@ -299,22 +307,20 @@ def _wrong_lists(
             yield f"has neighbours beyond k_min below the threshold {limits['threshold']}"
 
 
-def _as_seen(contents: Contents, features: np.ndarray) -> np.ndarray:
-    """Features [n, D] as neighbours and heads see them."""
-    if not contents.dimensions["components"]:
-        return features
-    from icce_ray.core.projection import Projection  # and torch, which only this check needs
-
-    tensors = contents.store.storage.read_tensors(PROJECTION.path)
-    return Projection(**tensors).apply(tensors["mean"].new_tensor(features)).numpy()
+def _views(contents: Contents, space: str) -> tuple[View, ...]:
+    """What neighbours and heads see of the features in a space."""
+    components = {name: known["components"] for name, known in contents.of_spaces.items()}
+    components |= {} if space else {"": contents.dimensions["components"]}
+    return views_of(contents.markers["embed"].summary, space, components)
 
 
-def _wrong_similarities(contents: Contents, pairs: dict[str, np.ndarray]) -> Iterator[str]:
+def _wrong_similarities(contents: Contents, space: str, pairs: dict[str, np.ndarray]) -> Iterator[str]:
     """Shards of which the sampled similarities are not the cosine of the two features."""
     features = Rows(contents, SAMPLE if contents.markers["sample"].files else FEATURES, ["features"])
     wanted = np.unique(np.concatenate([sample[:2].ravel() for sample in pairs.values()]).astype(np.int64))
     rows = features.take(np.searchsorted(contents.ids["learned"], wanted))
-    unit = _as_seen(contents, numbers(rows["features"])).astype(np.float64)
+    view = seen(contents.store.storage, _views(contents, space))
+    unit = view(numbers(rows["features"])).astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     for path, sample in pairs.items():
         first, second = (np.searchsorted(wanted, side.astype(np.int64)) for side in sample[:2])

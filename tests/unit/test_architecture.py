@@ -39,7 +39,7 @@ LAYERS = {
     ),
     "store": Layer(
         names("store tracking trackers"),
-        names("core.projection core.sampling documents io settings version"),
+        names("core.projection core.sampling core.spaces documents io settings version"),
         names("numpy pydantic pyarrow typing_extensions yaml mlflow tensorboardX wandb"),
     ),
     "estimator": Layer(names("estimator"), names("core search io progress"), banned=names("ray")),

@@ -14,7 +14,8 @@ from typing import Any
 from icce_ray.io.locations import SourceError, refuse_secrets, retried
 from icce_ray.io.sources.base import Source, SourceSpec
 from icce_ray.io.sources.datasets import DatasetSource
-from icce_ray.io.sources.features import FeatureSource, feature_files
+from icce_ray.io.sources.feature_spaces import feature_source
+from icce_ray.io.sources.features import FeatureSource
 from icce_ray.io.sources.folder import IMAGE_EXTENSIONS, FolderSource
 from icce_ray.io.sources.lance import LanceSource
 from icce_ray.io.sources.parquet import ParquetSource, parquet_format
@@ -35,7 +36,7 @@ _OPEN: dict[str, Callable[[SourceSpec], Source]] = {
     "datasets": DatasetSource,
     "lance": LanceSource,
     "uris": UriList,
-    "features": feature_files,
+    "features": feature_source,
 }
 FORMATS = ("auto", *_OPEN, "img2dataset")
 _ENDINGS = {

@@ -45,6 +45,7 @@ class SourceSpec:
         column: of tables, the column of images, URIs or features; None takes the one that can only be meant.
         key_column: of tables, the column that names each image; None takes a usual name, else the row number.
         dim: of features, the numbers in a row; None until somebody has looked.
+        parts: of several feature spaces, each as a source of its own; none until somebody has looked.
     """
 
     location: str
@@ -52,6 +53,12 @@ class SourceSpec:
     column: str | None = None
     key_column: str | None = None
     dim: int | None = None
+    parts: tuple[SourceSpec, ...] = ()
+
+
+def asked_columns(spec: SourceSpec) -> list[str]:
+    """The columns that `spec.column` names: none, one, or feature spaces separated by commas."""
+    return [] if spec.column is None else [name.strip() for name in spec.column.split(",")]
 
 
 class Source(ABC):

@@ -62,6 +62,11 @@ class FeatureSource(ContainerSource):
         """Numbers in a row."""
         return self.spec.dim or 0
 
+    @property
+    def dims(self) -> dict[str, int]:
+        """Of each feature space by name, where there are several."""
+        return {}
+
     def read_span(self, rows: pa.Table, max_bytes: int) -> Generator[bytes | Reject]:
         """Raises TypeError: there are no images, only features."""
         raise TypeError(f"{self.spec.location!r} holds features, not images; use features()")

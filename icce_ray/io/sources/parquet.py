@@ -14,7 +14,7 @@ from pyarrow import types
 from icce_ray.io.decode import Reject
 from icce_ray.io.locations import SourceError
 from icce_ray.io.sources import columns, tables
-from icce_ray.io.sources.base import SourceSpec
+from icce_ray.io.sources.base import SourceSpec, asked_columns
 from icce_ray.io.sources.fetch import too_large
 from icce_ray.io.stores import HeaderError
 
@@ -181,9 +181,9 @@ def parquet_format(spec: SourceSpec, first_parquet: str) -> str:
     with source.opened(first_parquet) as parquet:
         schema = parquet.schema_arrow
     name = source.name_of(first_parquet)
-    if spec.column is not None:
-        columns.check_column(name, schema, spec.column, lambda _: True)
-        schema = pa.schema([schema.field(spec.column)])
+    for column in asked_columns(spec)[:1]:  # of several, which are feature spaces, the others are checked as such
+        columns.check_column(name, schema, column, lambda _: True)
+        schema = pa.schema([schema.field(column)])
     if columns.candidates(schema, columns.is_image):
         return "parquet"
     if columns.candidates(schema, columns.is_features):

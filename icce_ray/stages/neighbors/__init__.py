@@ -22,18 +22,19 @@ from ray.exceptions import RayTaskError
 
 from icce_ray.core.neighbors import Limits, Neighbors, default_k_max, merge
 from icce_ray.io.storage import FileInfo
-from icce_ray.progress import Progress
+from icce_ray.progress import PartProgress, Progress
 from icce_ray.settings import Settings
 from icce_ray.stages import StageResult
 from icce_ray.stages.cluster import Resources, completed, completed_groups, write_shards
 from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors.auto import find_numbers
 from icce_ray.stages.neighbors.index import Arrays, ShardedIndex, as_lists
-from icce_ray.stages.neighbors.inputs import inputs
+from icce_ray.stages.neighbors.inputs import inputs, joined_inputs
 from icce_ray.stages.neighbors.layout import Demand, check_search, layout_of, memory_of_devices
 from icce_ray.stages.truth import truth_of_rows
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import NEIGHBORS, PROJECTION
+from icce_ray.store.spaces import JOINED, figures_of, spaces_of
 
 #: Of the table from image_ids to rows: its intervals for each row, 64 bytes a row, and the most rows of an interval.
 _INTERVALS, _MOST_STEPS = 16, 16
@@ -57,14 +58,58 @@ def run(
     """Mine the neighbours of every block of images whose shard is not there yet.
 
     `rows` are those of another store, whose neighbours a sweep keeps in a place of its own, with settings that have all
-    numbers; by default the store's, whose inputs and numbers are found first.
+    numbers; by default the store's, whose inputs and numbers are found first. Of several feature spaces there are lists
+    in each; the figures are those of the joined space, which alone tells the number of clusters, with the others'
+    `by_space`.
     """
-    count_unknown, found, evidence = settings.count_unknown, {}, []
-    if rows is None:
-        rows, facts = inputs(settings, store)
-        settings, evidence = find_numbers(settings, store, rows, facts, resources, progress)
-        found = {name: facts[name] for name in ("dim", "mean_cosine")} | {"components": settings.neighbors.components}
-        evidence += [PROJECTION.path] if settings.neighbors.components else []
+    if rows is not None:
+        return _list_neighbors(settings, store, rows, resources, progress)
+    spaces = spaces_of(store.require("embed").summary)
+    found = {space: inputs(settings, store, space) for space in spaces if space != JOINED}
+    if JOINED not in spaces:
+        return _run_space(settings, store, *found[""], resources, progress)
+    unprojected = settings.neighbors.model_copy(update={"components": 0})  # it is made of what is seen of the others
+    files, figures = _run_space(
+        settings.model_copy(update={"neighbors": unprojected}),
+        store,
+        *joined_inputs(store, found),
+        resources,
+        PartProgress(progress, 0, len(spaces)),
+    )
+    settings, by_space = settings.model_copy(update={"clusters": figures.get("clusters", settings.clusters)}), {}
+    for number, (space, own) in enumerate(found.items(), 1):
+        more, by_space[space] = _run_space(
+            settings, store, *own, resources, PartProgress(progress, number, len(spaces))
+        )
+        files += more
+    return files, figures | {"by_space": by_space}
+
+
+def _run_space(
+    settings: Settings,
+    store: Store,
+    rows: FeatureRows,
+    facts: dict[str, Any],
+    resources: Resources,
+    progress: Progress,
+) -> StageResult:
+    """Find the numbers for the only feature space, or for one of several, and mine its lists."""
+    if rows.space:
+        progress.log(f"feature space {rows.space}: {facts['dim']:,} numbers an image")
+    count_unknown = settings.count_unknown
+    settings, evidence = find_numbers(settings, store, rows, facts, resources, progress)
+    written, summary = _list_neighbors(settings, store, rows, resources, progress)
+    components = settings.neighbors.components
+    evidence += [PROJECTION.of(rows.space).path] if components else []
+    written += [store.storage.describe(path) for path in evidence]
+    summary |= {name: facts[name] for name in ("dim", "mean_cosine")} | {"components": components}
+    return written, summary | ({"clusters": settings.clusters} if count_unknown else {})
+
+
+def _list_neighbors(
+    settings: Settings, store: Store, rows: FeatureRows, resources: Resources, progress: Progress
+) -> StageResult:
+    """The lists of settings with all numbers, and what they look like."""
     limits = limits_of(settings, len(rows))
     if limits.k_min > len(rows) / settings.clusters and settings.neighbors.mode != "ground_truth":
         progress.log(
@@ -77,9 +122,7 @@ def run(
         f"{summary['mean_neighbors']:.1f} neighbours on average ({summary['smallest']:,} to {summary['largest']:,}); "
         f"{summary['share_at_k_min']:.0%} of the images have no more than k_min = {limits.k_min}"
     )
-    written += [store.storage.describe(path) for path in evidence]
-    summary |= asdict(limits) | measured | found | ({"clusters": settings.clusters} if count_unknown else {})
-    return written, summary
+    return written, summary | asdict(limits) | measured
 
 
 def limits_of(settings: Settings, n_images: int) -> Limits:
@@ -127,15 +170,14 @@ def _mine(settings: Settings, store: Store, rows: FeatureRows, resources: Resour
         yield from completed(map(submit, missing), lambda: 2 * layout.copies + 2 * resources.nodes)
 
     sizes = [stop - start for start, stop in zip(starts, stops, strict=True)]
-    return write_shards(store, NEIGHBORS, sizes, write, progress), measured
+    return write_shards(store, NEIGHBORS.of(rows.space), sizes, write, progress), measured
 
 
 def _demand(settings: Settings, rows: FeatureRows, limits: Limits) -> Demand:
     """What the index must serve."""
     chosen = settings.neighbors
-    dim = chosen.components if rows.projected else Store(rows.root).require("embed").summary["dim"]
     search = "ground_truth" if chosen.mode == "ground_truth" else chosen.search
-    return Demand(len(rows), dim or 0, search, limits.k_max, chosen.rows_per_shard)
+    return Demand(len(rows), rows.width(), search, limits.k_max, chosen.rows_per_shard)
 
 
 @ray.remote(num_cpus=0.25)
@@ -166,7 +208,7 @@ def _write_merged(
     table = rows.table(start, start + len(merged.counts), ["image_id", "key"])
     for name, column in list_columns(merged, image_ids).items():
         table = table.append_column(name, column)
-    return [NEIGHBORS.write(Store(root).storage, table, index)]
+    return [NEIGHBORS.of(rows.space).write(Store(root).storage, table, index)]
 
 
 def list_columns(lists: Neighbors, image_ids: np.ndarray) -> dict[str, pa.LargeListArray]:
@@ -204,7 +246,7 @@ def _offsets(table: pa.Table) -> np.ndarray:
 
 
 def load(root: str, rows: FeatureRows, similarities: bool = False) -> Neighbors:
-    """All neighbour lists of a run by row number, int32, on the CPU.
+    """All neighbour lists of a run, in the space of the rows, by row number, int32, on the CPU.
 
     `similarities` also loads these, float32: `core.neighbors.apply_limits` needs them, training does not. The memory is
     that of the lists and of one file. Raises RunError for lists that an older version mined.
@@ -213,13 +255,13 @@ def load(root: str, rows: FeatureRows, similarities: bool = False) -> Neighbors:
     marker = store.require("neighbors")
     if "pairs" not in marker.summary:
         raise RunError(f"the neighbours of {root} were mined by an older version; mine them again: --redo neighbors")
-    row_of = row_numbers(rows.image_ids())
-    offsets = torch.zeros(marker.summary["images"] + 1, dtype=torch.int64)
-    ids = torch.empty(marker.summary["pairs"], dtype=torch.int32)
+    row_of, figures = row_numbers(rows.image_ids()), figures_of(marker.summary, rows.space)
+    offsets = torch.zeros(figures["images"] + 1, dtype=torch.int64)
+    ids = torch.empty(figures["pairs"], dtype=torch.int32)
     values = torch.empty(len(ids) if similarities else 0)
     columns = ["neighbor_ids", "similarities"] if similarities else ["neighbor_ids"]
     row = pair = 0
-    for info in NEIGHBORS.files(marker.files):
+    for info in NEIGHBORS.of(rows.space).files(marker.files):
         table = store.storage.read_table(info.path, columns)
         ends = torch.from_numpy(_offsets(table)[1:] + pair)
         last = int(ends[-1])

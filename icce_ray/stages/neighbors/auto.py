@@ -59,7 +59,8 @@ def find_numbers(
     progress.log(f"recipe: {choice.describe()}")
     settings = with_choice(settings, choice)
     if settings.neighbors.threshold == "auto" and settings.neighbors.mode == "adaptive":
-        evidence = _kept(store, THRESHOLD_EVIDENCE, lambda: _find_threshold(settings, rows, resources, progress))
+        document = THRESHOLD_EVIDENCE.of(rows.space)
+        evidence = _kept(store, document, lambda: _find_threshold(settings, rows, resources, progress))
         point = min(evidence["curve"], key=lambda point: abs(point["threshold"] - evidence["threshold"]))
         progress.log(
             f"threshold {evidence['threshold']:.4f}: {point['accuracy']:.1%} of the neighbours are estimated to be of "
@@ -67,7 +68,7 @@ def find_numbers(
         )
         found = settings.neighbors.model_copy(update={"threshold": evidence["threshold"]})
         settings = settings.model_copy(update={"neighbors": found})
-        files.append(THRESHOLD_EVIDENCE.path)
+        files.append(document.path)
     return settings, files
 
 

@@ -6,7 +6,7 @@ then projects them, so that no second copy of the features is written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -18,12 +18,16 @@ from icce_ray.settings.choosing import choose
 from icce_ray.stages.cluster import completed, grouped, room_for
 from icce_ray.stages.features import FeatureRows, write_projection
 from icce_ray.store import Store
+from icce_ray.store.spaces import JOINED
 
 
-def inputs(settings: Settings, store: Store) -> tuple[FeatureRows, dict[str, Any]]:
-    """The rows to mine and learn from, and what the recipe depends on: `n_images`, `dim` and `mean_cosine`."""
-    rows = FeatureRows.training(store)
-    facts: dict[str, Any] = {"n_images": len(rows), "dim": store.require("embed").summary["dim"], "mean_cosine": 0.0}
+def inputs(settings: Settings, store: Store, space: str = "") -> tuple[FeatureRows, dict[str, Any]]:
+    """The rows to mine and learn from, and what the recipe depends on: `n_images`, `dim` and `mean_cosine`.
+
+    Of several feature spaces those of one.
+    """
+    rows = FeatureRows.of_space(store, space, {})
+    facts: dict[str, Any] = {"n_images": len(rows), "dim": rows.width(), "mean_cosine": 0.0}
     # Products of all columns are the larger part of the work, and few sets are projected only for their mean cosine.
     moments = _moments(rows, products=choose(settings, **facts).components > 0)
     facts["mean_cosine"] = moments.mean_cosine
@@ -32,8 +36,15 @@ def inputs(settings: Settings, store: Store) -> tuple[FeatureRows, dict[str, Any
         return rows, facts
     if not len(moments.products):
         moments = _moments(rows, products=True)
-    write_projection(store, Projection.of(moments, components))
-    return FeatureRows.inputs(store, components), facts
+    write_projection(store, Projection.of(moments, components), space)
+    return FeatureRows.of_space(store, space, {space: components}), facts
+
+
+def joined_inputs(store: Store, spaces: Mapping[str, tuple[FeatureRows, dict[str, Any]]]) -> tuple[FeatureRows, Any]:
+    """The same of the joined space, from those of each; as the recipe sees it, it is not projected again."""
+    components = {name: view.components for name, (rows, _) in spaces.items() for view in rows.views}
+    rows = FeatureRows.of_space(store, JOINED, components)
+    return rows, {"n_images": len(rows), "dim": rows.width(), "mean_cosine": 0.0}
 
 
 def _moments(rows: FeatureRows, *, products: bool) -> Moments:

@@ -36,6 +36,7 @@ from icce_ray.stages.sweep.records import SweepRecords, TrialRecord, checkpoint_
 from icce_ray.stages.sweep.trial import Diverged, Shared, TrialRun, graph_width
 from icce_ray.stages.truth import labels_of, read_truth
 from icce_ray.store import RunError, Store, fingerprint
+from icce_ray.store.spaces import spaces_of
 
 __all__ = ["SweepRecords", "check", "mine", "run"]
 
@@ -53,7 +54,12 @@ _ENVIRONMENT = {
 
 def check(store: Store, trials: Sequence[Trial]) -> None:
     """Raise RunError before any work if the run is not embedded, or has too few images or no number for a trial."""
-    store.require("embed")
+    spaces = spaces_of(store.require("embed").summary)
+    if len(spaces) > 1:
+        raise RunError(
+            f"{store.root} has several feature spaces ({', '.join(spaces)}), but the trials of a sweep work in one; "
+            "sweep a run of one of them, or make a run for each value"
+        )
     store.require("sample")
     images = len(FeatureRows.training(store))
     for trial in trials:

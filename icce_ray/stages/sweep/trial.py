@@ -168,7 +168,7 @@ class TrialRun:
 
     def _classifier(self, result: Consensus) -> dict[str, Any]:
         """How well a classifier trained on this consensus predicts held-out labels of it, and the truth."""
-        rows = replace(self.shared.rows, projected=False)  # the classifier sees the features as they are
+        rows = replace(self.shared.rows, views=())  # the classifier sees the features as they are
         columns, inputs = grid_inputs(rows, rows.features())
         features = torch.from_numpy(columns).to(self.features.device)
         fitted = fit_grid(features, result.label, result.agreement, inputs, self.settings)

@@ -16,7 +16,7 @@ def checked(gpu_memory, pairs=None, **values):
     """The lines that the log gets, of a run."""
     lines = []
     settings = load({"source": "s", "out": "o", "clusters": 1000, **values})
-    facts = {"images": IMAGES, "dim": DIM, "workers": lambda _: 1, "gpu_memory": gpu_memory}
+    facts = {"images": IMAGES, "dims": [DIM], "workers": lambda _: 1, "gpu_memory": gpu_memory}
     check_heads_fit(settings, pairs=pairs, log=lines.append, **facts)
     return lines
 

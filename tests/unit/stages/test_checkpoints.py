@@ -12,10 +12,11 @@ from icce_ray.stages import heads
 from icce_ray.stages.checkpoints import CheckpointWriter
 from icce_ray.stages.elastic import Grow, Worker
 from icce_ray.stages.features import FeatureRows
-from icce_ray.store.artifacts import HEAD_WEIGHTS
+from icce_ray.store.artifacts import HEAD_WEIGHTS, checkpoint_of
 from tests.failures import fails
 from tests.small_run import EPOCHS, made
 
+CHECKPOINT = checkpoint_of("heads")
 #: Seconds until a wait fails that none of these tests should need.
 PATIENCE = 20
 
@@ -37,7 +38,7 @@ class Disk:
         write, read = Storage.write_bytes, Storage.read_bytes
 
         def slow(storage, path, data):
-            if path == heads.CHECKPOINT:
+            if path == CHECKPOINT:
                 self.under_way += 1
                 self.most = max(self.most, self.under_way)
                 self.act(len(self.written) + 1)
@@ -69,7 +70,7 @@ def training(tmp_path, monkeypatch):
     monkeypatch.setattr(heads, "flush", lambda actor: None)
     rows, epochs = FeatureRows.inputs(store, settings.neighbors.components), Epochs()
     config = {"root": store.root, "rows": rows, "settings": settings, "compiled": False, "progress": epochs}
-    config |= {"worker": Worker("GPU", 0.0), "most": 1}
+    config |= {"worker": Worker("GPU", 0.0), "most": 1, "epochs_before": 0}
     return SimpleNamespace(store=store, epochs=epochs, config=config, run=lambda: heads.train(config))
 
 
@@ -81,7 +82,7 @@ def test_the_next_epoch_does_not_wait_for_a_checkpoint(training, monkeypatch):
     disk = Disk(monkeypatch, until_the_next_epoch_has_ended)
     weights, losses = training.run()
     assert (len(disk.written), disk.most, disk.read) == (EPOCHS, 1, 0)
-    state = training.store.storage.read_tensors(heads.CHECKPOINT)
+    state = training.store.storage.read_tensors(CHECKPOINT)
     assert (int(state["epoch"]), state["history"].shape[0]) == (EPOCHS, EPOCHS)
     assert [training.store.storage.describe(info.path) for info in (weights, losses)] == [weights, losses]
     assert weights.path == HEAD_WEIGHTS.path
@@ -105,7 +106,7 @@ def test_an_error_of_the_training_is_not_hidden_by_that_of_its_checkpoint(tmp_pa
     Disk(monkeypatch, fail)
 
     def train():
-        with CheckpointWriter(Storage(tmp_path), heads.CHECKPOINT) as checkpoints:
+        with CheckpointWriter(Storage(tmp_path), CHECKPOINT) as checkpoints:
             checkpoints.write({"epoch": torch.tensor(1)})
             raise ValueError("the losses are not finite")
 
@@ -140,7 +141,7 @@ def test_it_ends_after_a_whole_checkpoint_when_there_is_room_for_another_worker(
     rooms, training.config["most"] = Rooms(monkeypatch, after=2), 2
     assert training.run() == Grow(2)
     assert rooms.asked == [({"CPU": 1.0, "GPU": 1.0}, 1)]
-    assert int(training.store.storage.read_tensors(heads.CHECKPOINT)["epoch"]) == 2
+    assert int(training.store.storage.read_tensors(CHECKPOINT)["epoch"]) == 2
 
 
 def test_a_run_that_goes_on_with_fewer_gpus_asks_for_as_many_as_it_had(training, monkeypatch):
