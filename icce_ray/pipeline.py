@@ -30,7 +30,7 @@ from icce_ray.stages.tracking import TrackedRun, check_trackers, tracked
 from icce_ray.stages.truth import read_truth
 from icce_ray.store import RunError, Store, artifacts, check_files, fingerprint
 from icce_ray.store.lock import RunLock
-from icce_ray.store.spaces import components_of, figures_of, spaces_of, widths_of
+from icce_ray.store.views import components_of, figures_of, spaces_of, widths_of
 
 STAGES = {
     "embed": embed.run,

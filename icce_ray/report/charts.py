@@ -15,7 +15,7 @@ from icce_ray.documents import DocumentError, opened_yaml, shaped
 from icce_ray.report.labels import Classes, Labelled, evenly
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import CLASSIFIER_GRID, HEAD_LOSSES, NEIGHBORS, SWEEP_FILE, SWEEP_TABLE, SWEEPS
-from icce_ray.store.spaces import spaces_of
+from icce_ray.store.views import spaces_of
 
 #: Colours that stand out on light and dark and for the colour-blind (Okabe and Ito 2008).
 BLUE, ORANGE, GREEN, PINK = "#3b8fd4", "#e69f00", "#009e73", "#cc79a7"

@@ -22,7 +22,7 @@ from icce_ray.stages.features import FeatureRows, read_column
 from icce_ray.stages.truth import class_names, classes_at, labels_of, places_for, read_truth, shared_name
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import CONSENSUS, HEAD_LABELS, PREDICTIONS
-from icce_ray.store.spaces import spaces_of
+from icce_ray.store.views import spaces_of
 
 Figures = dict[str, Any]
 NAMES = ["image_id", "uri", "key"]

@@ -12,7 +12,7 @@ import pyarrow as pa
 from icce_ray.io.storage import FileInfo
 from icce_ray.store import Store
 from icce_ray.store.artifacts import FEATURES, PROJECTION, SAMPLE, Table
-from icce_ray.store.spaces import View, seen, views_of
+from icce_ray.store.views import View, seen, views_of
 
 if TYPE_CHECKING:
     from icce_ray.core.projection import Projection

@@ -33,7 +33,7 @@ from icce_ray.stages.head_tables import gather, is_trained, losses_table, spans
 from icce_ray.stages.remote_progress import Report, flush, log_alarms, loss_figures, remote_progress
 from icce_ray.store import Store
 from icce_ray.store.artifacts import HEAD_LABELS, HEAD_LOSSES, HEAD_WEIGHTS, checkpoint_of
-from icce_ray.store.spaces import JOINED, components_of, spaces_of
+from icce_ray.store.views import JOINED, components_of, spaces_of
 
 
 def run(settings: Settings, store: Store, resources: Resources, progress: Progress) -> StageResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from icce_ray.backbones import BackboneInfo
 from icce_ray.io.sources import FeatureSource
-from icce_ray.store.spaces import space_names
+from icce_ray.store.views import space_names
 
 
 def of_source(source: FeatureSource) -> BackboneInfo:

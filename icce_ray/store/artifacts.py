@@ -335,7 +335,7 @@ def candidate_score(method: str) -> Document:
 
 
 def declared(spaces: Sequence[str]) -> list[Artifact]:
-    """Everything that a run of these feature spaces (`spaces.spaces_of`) may have."""
+    """Everything that a run of these feature spaces (`views.spaces_of`) may have."""
     return [one.of(space) for one in DECLARED for space in (spaces if one.path in _OF_SPACES else ("",))]
 
 

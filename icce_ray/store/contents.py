@@ -24,7 +24,7 @@ from icce_ray.store.artifacts import (
 )
 from icce_ray.store.markers import Marker, RunError
 from icce_ray.store.run import Store
-from icce_ray.store.spaces import components_of, spaces_of, widths_of
+from icce_ray.store.views import components_of, spaces_of, widths_of
 
 _ROUNDING = 1e-5  # a float32 probability may come out a little above one
 #: Shards of a table of copies that are compared with what they were copied from, every row of them.

@@ -34,8 +34,8 @@ from icce_ray.store.artifacts import (
 from icce_ray.store.contents import Contents, Rows, filled, numbers
 from icce_ray.store.markers import Marker, RunError, fingerprint
 from icce_ray.store.run import Store
-from icce_ray.store.spaces import View, figures_of, seen, spaces_of, views_of
 from icce_ray.store.updates import update_fingerprints, update_folder, updates
+from icce_ray.store.views import View, figures_of, seen, spaces_of, views_of
 
 #: Pairs whose similarity is computed again, spread over all shards; and how far it may be off: a search in half
 #: precision has been seen to be off by 5e-4.

@@ -34,7 +34,7 @@ from icce_ray.stages.neighbors.layout import Demand, check_search, layout_of, me
 from icce_ray.stages.truth import truth_of_rows
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import NEIGHBORS, PROJECTION
-from icce_ray.store.spaces import JOINED, figures_of, spaces_of
+from icce_ray.store.views import JOINED, figures_of, spaces_of
 
 #: Of the table from image_ids to rows: its intervals for each row, 64 bytes a row, and the most rows of an interval.
 _INTERVALS, _MOST_STEPS = 16, 16

@@ -18,7 +18,7 @@ from icce_ray.settings.choosing import choose
 from icce_ray.stages.cluster import completed, grouped, room_for
 from icce_ray.stages.features import FeatureRows, write_projection
 from icce_ray.store import Store
-from icce_ray.store.spaces import JOINED
+from icce_ray.store.views import JOINED
 
 
 def inputs(settings: Settings, store: Store, space: str = "") -> tuple[FeatureRows, dict[str, Any]]:

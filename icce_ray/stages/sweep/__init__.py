@@ -36,7 +36,7 @@ from icce_ray.stages.sweep.records import SweepRecords, TrialRecord, checkpoint_
 from icce_ray.stages.sweep.trial import Diverged, Shared, TrialRun, graph_width
 from icce_ray.stages.truth import labels_of, read_truth
 from icce_ray.store import RunError, Store, fingerprint
-from icce_ray.store.spaces import spaces_of
+from icce_ray.store.views import spaces_of
 
 __all__ = ["SweepRecords", "check", "mine", "run"]
 
