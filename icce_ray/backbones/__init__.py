@@ -58,7 +58,7 @@ class BackboneInfo:
 
     image_size is 0 where features come from elsewhere and no image is read. layout names the slices of the main
     feature, for example {"cls": (0, d), "patch_mean": (d, 2 d)}, pooling says in words how they are made.
-    block_dim is n_last_blocks * d, and 0 where only the last block is wanted.
+    block_dim is n_last_blocks * d, and 0 where only the last block is wanted. parts are those of several backbones.
     """
 
     name: str
@@ -69,6 +69,17 @@ class BackboneInfo:
     block_dim: int
     preprocessing: Preprocessing = Preprocessing()
     pooling: str = ""
+    parts: tuple[BackboneInfo, ...] = ()
+
+    @property
+    def models(self) -> tuple[BackboneInfo, ...]:
+        """Each of several, or this one."""
+        return self.parts or (self,)
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of the pixels of one image."""
+        return sum(3 * model.image_size**2 for model in self.models)
 
 
 class Backbone(Protocol):
@@ -132,6 +143,10 @@ def load_backbone(info: BackboneInfo, *, device: str = "cpu", dtype: str = "floa
 
     Raises BackboneError.
     """
+    if info.parts:
+        from icce_ray.backbones import several
+
+        return several.load(info, device=device, dtype=dtype)
     return _family(info.name).load(info, device=device, dtype=dtype)
 
 

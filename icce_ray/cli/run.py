@@ -26,11 +26,11 @@ def run(
         Any, typer.Option("--clusters", "-k", metavar="K", parser=_count, help="Number of classes, or auto: find it.")
     ] = None,
     backbone: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="NAME",
             help="Image model of transformers (hub id such as facebook/dinov2-large, or a local directory), timm:NAME, "
-            "or hog (no download).",
+            "or hog (no download); several make one feature space each.",
         ),
     ] = None,
     kind: Format = None,
@@ -64,8 +64,9 @@ def run(
     from icce_ray.store import RejectBudgetError, Store
 
     values: dict[str, Any] = {"source": source, "out": out, "clusters": clusters, "seed": seed}
-    extra = [f"embed.backbone={backbone}"] if backbone else []
-    extra += [f"list.format={kind}"] if kind else []
+    if backbone:
+        values["embed"] = {"backbone": backbone}
+    extra = [f"list.format={kind}"] if kind else []
     settings = load(values, config=config, overrides=[*(overrides or []), *extra])
     console, store = Terminal(), Store(settings.out)
     try:

@@ -15,8 +15,8 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Literal, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -47,6 +47,7 @@ Reason = Literal[
     "decode_error",  # damaged or unsupported content
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
+Made = TypeVar("Made")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 # First bytes of the allowed formats: a file that has them and cannot be opened is damaged, not something else.
@@ -114,11 +115,20 @@ def decode(data: bytes, *, size: int, resize: Resize | Resizing, max_pixels: int
 
     Raises Reject for bad data; ValueError for bad arguments. Safe to call from several threads.
     """
-    if size < 1 or max_pixels < 1:
-        raise ValueError(f"size {size} and max_pixels {max_pixels} must be at least 1")
     resizing = resize if isinstance(resize, Resizing) else Resizing.named(resize, size)
-    enough = 2 * (resizing.side or size)
-    return _decoded(data, max_pixels, enough, lambda image: square(image, size, resizing))
+    return decode_each(data, wanted=[(size, resizing)], max_pixels=max_pixels)[0]
+
+
+def decode_each(data: bytes, *, wanted: Sequence[tuple[int, Resizing]], max_pixels: int) -> list[np.ndarray]:
+    """`decode` for several backbones, each with its size and resizing: the picture is decoded once.
+
+    A large JPEG is decoded for the largest of them, so that the others may differ a little from what they get alone.
+    """
+    sizes = [size for size, _ in wanted]
+    if min(sizes) < 1 or max_pixels < 1:
+        raise ValueError(f"size {min(sizes)} and max_pixels {max_pixels} must be at least 1")
+    enough = 2 * max(resizing.side or size for size, resizing in wanted)
+    return _decoded(data, max_pixels, enough, lambda image: [square(image, *one) for one in wanted])
 
 
 def thumbnail(data: bytes, *, longest: int, max_pixels: int) -> bytes:
@@ -139,7 +149,7 @@ def thumbnail(data: bytes, *, longest: int, max_pixels: int) -> bytes:
     return sink.getvalue()
 
 
-def _decoded(data: bytes, max_pixels: int, enough: int, finish: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+def _decoded(data: bytes, max_pixels: int, enough: int, finish: Callable[[Image.Image], Made]) -> Made:
     """What `finish` makes of the upright picture; a JPEG may come smaller, with both sides `enough` at least."""
     with _pillow_quiet:
         try:

@@ -120,7 +120,13 @@ class Job:
         self.used: dict[str, Rate] = {}
         self._rates = rates.table(self.gpu)
         self.images, self.image_bytes, self.clusters = bucket.images, bucket.image_bytes, settings.clusters
-        self.shape = None if settings.embed.backbone == "hog" else rates.model(settings.embed.backbone)
+        if len(settings.embed.backbones) > 1:
+            raise PlanError(
+                f"{len(settings.embed.backbones)} backbones: a plan counts with one; plan each alone and add them up, "
+                "and neighbours and heads once more for the joined space"
+            )
+        (model,) = settings.embed.backbones
+        self.shape = None if model == "hog" else rates.model(model)
         self._describe_features()
         if settings.count_unknown:
             raise PlanError("clusters = auto: a plan counts with a number; give --clusters K, as many as you expect")
@@ -152,9 +158,10 @@ class Job:
             self.layout = {name: list(columns) for name, columns in info.layout.items()}
             return
         width, self.side = self.shape.width, embed.image_size or TRANSFORMER_SIZE
-        kinds = ("cls+patch_mean", "cls", "patch_mean", *(() if embed.backbone in PUBLISHED else ("pooled",)))
+        (model,) = embed.backbones
+        kinds = ("cls+patch_mean", "cls", "patch_mean", *(() if model in PUBLISHED else ("pooled",)))
         try:
-            kind = chosen_features(embed.backbone, kind, kinds)
+            kind = chosen_features(model, kind, kinds)
         except BackboneError as error:
             raise PlanError(str(error)) from error
         if self.side < self.shape.patch or self.side % self.shape.patch:

@@ -58,6 +58,23 @@ else:  # as a union every fault would be two: neither a number in the range nor 
     Clusters = Annotated[int, Field(ge=2, le=2**31 - 1), *_AUTO]
 
 
+def _one_or_several(value: Any, name: ValidatorFunctionWrapHandler) -> Any:
+    """A name, or several, each once."""
+    if not isinstance(value, (list, tuple)):
+        return name(value)
+    names = tuple(map(name, value))
+    if len(set(names)) < max(1, len(names)):
+        raise ValueError(f"{list(names)}: give at least one name, and each once")
+    return names if len(names) > 1 else names[0]
+
+
+if TYPE_CHECKING:
+    Names = str | tuple[str, ...]
+else:  # as a union every fault would be two
+    _SEVERAL = PlainSerializer(lambda value: value if isinstance(value, str) else list(value))
+    Names = Annotated[str, WrapValidator(_one_or_several), _SEVERAL]
+
+
 class ListSettings(Frozen):
     """What kind of source the images come from."""
 
@@ -66,7 +83,9 @@ class ListSettings(Frozen):
     (a folder of Hugging Face's `save_to_disk`) and `lance` (images in a column), `uris` (a list of them), `features`
     (.npy or Parquet, computed elsewhere), or `auto`: look at it."""
     column: str | None = None
-    """Of tables: the column with images, URIs or features; by default the only one that can be meant."""
+    """Of tables: the column with images, URIs or features; by default the only one that can be meant. Several of
+    features, as hog,effnet, are feature spaces side by side; of a folder of .npy files these are hog.npy and
+    effnet.npy, or folders hog and effnet of files of the same names, whose rows i are of the same image."""
     key_column: str | None = None
     """Of tables: the column that names each image; by default a usual one (key, id, path ...), else the row."""
 
@@ -74,9 +93,10 @@ class ListSettings(Frozen):
 class EmbedSettings(Frozen):
     """Images to frozen features (paper 3.1 and 4.2)."""
 
-    backbone: str = "facebook/dinov2-large"
+    backbone: Names = "facebook/dinov2-large"
     """A hub id or local directory of an image model of transformers (DINOv2 and 3, SigLIP, CLIP, ViT, MAE, I-JEPA,
-    Swin, ...), `timm:NAME` (needs `pip install icce-ray[timm]`), or `hog`, which needs no weights."""
+    Swin, ...), `timm:NAME` (needs `pip install icce-ray[timm]`), or `hog`, which needs no weights. A list of
+    several gives as many feature spaces, of images that are read and decoded once."""
     features: FeatureKind | None = None
     """By default what the family's authors classify linearly: `cls+patch_mean` of DINOv2 (ICCE) and 3, where `cls` is
     TEMI's; `cls` of ViT and MAE; `patch_mean` of I-JEPA; `pooled` by the model itself of CLIP, SigLIP, Swin, timm and
@@ -100,6 +120,20 @@ class EmbedSettings(Frozen):
     """Share of inputs that may be rejected before the run stops with an error."""
     rows_per_shard: Positive = 1024
     """Images per Parquet shard: the unit of work, and of what a killed run repeats."""
+
+    @model_validator(mode="after")
+    def _blocks(self) -> EmbedSettings:
+        if self.n_last_blocks > 1 and len(self.backbones) > 1:
+            raise ValueError(
+                f"n_last_blocks = {self.n_last_blocks} is of a single backbone, not of {len(self.backbones)}; leave it "
+                "at 1, or give one backbone"
+            )
+        return self
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """All names."""
+        return (self.backbone,) if isinstance(self.backbone, str) else self.backbone
 
 
 class NeighborsSettings(Frozen):

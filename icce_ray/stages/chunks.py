@@ -68,7 +68,8 @@ class Embedder:
         main = np.zeros((len(table), self.backbone.info.dim), np.float16)
         blocks = np.zeros((len(table), self.backbone.info.block_dim), np.float16)
         if len(good):
-            features = self.backbone.embed(_pixels(table["pixels"].combine_chunks().take(pa.array(good))))
+            pixels = _pixels(table["pixels"].combine_chunks().take(pa.array(good)))
+            features = self.backbone.embed(pixels if self.backbone.info.parts else _squares(pixels))
             with np.errstate(over="ignore"):
                 main[good] = features.main
                 if features.cls_blocks is not None:
@@ -77,11 +78,16 @@ class Embedder:
 
 
 def _pixels(column: pa.FixedSizeBinaryArray) -> np.ndarray:
-    """uint8[n, S, S, 3] of a column of raw pictures, without a copy."""
+    """uint8[n, bytes] of a column of raw pictures, without a copy."""
     width = column.type.byte_width
-    side = round((width / 3) ** 0.5)
     flat = np.frombuffer(column.buffers()[1], np.uint8)[column.offset * width :]
-    return flat[: len(column) * width].reshape(len(column), side, side, 3)
+    return flat[: len(column) * width].reshape(len(column), width)
+
+
+def _squares(pixels: np.ndarray) -> np.ndarray:
+    """uint8[n, S, S, 3] of the bytes of each picture."""
+    side = round((pixels.shape[1] / 3) ** 0.5)
+    return pixels.reshape(len(pixels), side, side, 3)
 
 
 def _reject_bad_features(

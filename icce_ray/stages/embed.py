@@ -20,6 +20,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from icce_ray.backbones import BackboneInfo, describe_backbone
+from icce_ray.backbones.several import describe_several
 from icce_ray.io.sources import FeatureSource, Source, found_source, open_source
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
@@ -32,6 +33,7 @@ from icce_ray.stages.spans import of_source, spans_of
 from icce_ray.stages.stream import Stream, TaskError
 from icce_ray.store import Marker, RejectBudgetError, RunError, Store
 from icce_ray.store.artifacts import FEATURES, REJECTS
+from icce_ray.store.views import space_names
 
 MAX_CPU_ACTORS = 4  # of a node; each holds the weights
 
@@ -60,19 +62,24 @@ def run(settings: Settings, store: Store, resources: Resources, progress: Progre
 
 
 def described_input(source: Source, embed: EmbedSettings) -> BackboneInfo:
-    """What the chosen backbone gives, without its weights, or what a source of features holds.
+    """What the chosen backbones give, without their weights, or what a source of features holds.
 
-    Raises BackboneError if the backbone cannot be used.
+    Raises BackboneError if a backbone cannot be used.
     """
     if isinstance(source, FeatureSource):
         return of_source(source)
-    return describe_backbone(
-        embed.backbone,
-        embed.features,
-        n_last_blocks=embed.n_last_blocks,
-        image_size=embed.image_size,
-        resize=embed.resize,
-    )
+    models = [
+        describe_backbone(
+            name,
+            embed.features,
+            n_last_blocks=embed.n_last_blocks,
+            image_size=embed.image_size,
+            resize=embed.resize,
+        )
+        for name in embed.backbones
+    ]
+    spaces = space_names(embed.backbones)
+    return describe_several(dict(zip(spaces, models, strict=True))) if len(models) > 1 else models[0]
 
 
 def check_enough(store: Store, clusters: int) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
-from icce_ray.io.decode import Reject, decode
+from icce_ray.io.decode import Reject, decode_each
 from icce_ray.io.sources import FeatureSource
 from icce_ray.stages.features import list_column
 from icce_ray.stages.stream import Stream, errors_for_the_driver, packed, unpacked
@@ -92,14 +92,14 @@ def _pictures(rows: pa.Table, stream: Stream) -> Iterator[list[Picture]]:
     A span that lies in several blocks is read on where the block before has stopped.
     """
     source, embed, size = stream.source, stream.embed, stream.block_rows
+    wanted = [(model.image_size, model.preprocessing.resizing) for model in stream.info.models]
 
     def picture(data: bytes | Reject) -> Picture:
         try:
             if isinstance(data, Reject):
                 raise data
-            resizing = stream.info.preprocessing.resizing
-            pixels = decode(data, size=stream.info.image_size, resize=resizing, max_pixels=embed.max_pixels)
-            return pixels.tobytes(), None, None
+            squares = decode_each(data, wanted=wanted, max_pixels=embed.max_pixels)
+            return b"".join(pixels.tobytes() for pixels in squares), None, None
         except Reject as reject:
             return None, reject.reason, reject.detail
 

@@ -57,12 +57,12 @@ class Stream:
     @property
     def on_gpu(self) -> bool:
         """Whether there is anything to compute that a GPU is for."""
-        return not self.precomputed and self.info.name != "hog"
+        return not self.precomputed and any(model.name != "hog" for model in self.info.models)
 
     @property
     def input_bytes(self) -> int:
         """Bytes of what is known of one image before the backbone: its pixels, or float32 features."""
-        return 4 * self.info.dim if self.precomputed else 3 * self.info.image_size**2
+        return 4 * self.info.dim if self.precomputed else self.info.input_bytes
 
     @property
     def block_rows(self) -> int:

@@ -238,10 +238,7 @@ class Store:
         return _of_version(settings, content)
 
     def resolved(self, settings: Settings) -> Settings:
-        """The settings with the numbers that stage `neighbors` found or chose, if it is complete.
-
-        Of several feature spaces those of the joined one, which is not projected again.
-        """
+        """The settings with the numbers that stage `neighbors` found or chose, of several spaces in the joined one."""
         marker = self.marker("neighbors")
         return settings if marker is None else with_numbers(settings, marker.summary)
 

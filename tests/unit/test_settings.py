@@ -105,6 +105,9 @@ def _is_group(annotation):
         ("heads=3", ["heads = 3", "group of settings", "heads.epochs"]),
         ("embed.features=dino", ["embed.features = 'dino'", "'cls', 'cls+patch_mean'"]),
         ("embed.backbone=7", ["embed.backbone = 7", "give text"]),
+        ("embed.backbone=[hog, hog]", ["embed.backbone", "each once"]),
+        ("embed.backbone=[]", ["embed.backbone", "at least one"]),
+        ("embed={backbone: [hog, x], n_last_blocks: 4}", ["n_last_blocks = 4", "not of 2", "one backbone"]),
         ("consensus.methods=[]", ["consensus.methods = []", "at least 1"]),
         ("consensus.methods=mcla", ["consensus.methods = 'mcla'", "give a list"]),
         ("consensus.methods=[mcla, foo]", ["consensus.methods.1 = 'foo'", "'mcla' or 'hbgf'"]),
@@ -289,8 +292,17 @@ def test_what_defines_a_run():
     assert changed("heads.beta=0.7").defining() != defining
 
 
+@pytest.mark.parametrize(
+    ("given", "names"), [("hog", ("hog",)), ("[hog]", ("hog",)), ("[hog, facebook/x]", ("hog", "facebook/x"))]
+)
+def test_one_backbone_or_several(given, names):
+    embed = changed(f"embed.backbone={given}").embed
+    assert embed.backbones == names
+    assert embed.model_dump(mode="json")["backbone"] == (names[0] if len(names) == 1 else list(names))
+
+
 def test_settings_are_frozen_and_survive_their_file():
-    settings = changed("consensus.methods=[mcla, hbgf]")
+    settings = changed("consensus.methods=[mcla, hbgf]", "embed.backbone=[hog, x]")
     assert Settings.model_validate(settings.model_dump(mode="json")) == settings
     with pytest.raises(ValidationError, match="frozen"):
         settings.heads.epochs = 3
