@@ -4,7 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from sklearn.datasets import load_digits
+from transformers import Dinov2Config, Dinov2Model
 
 from icce_ray import pipeline
 from icce_ray.commands import predict
@@ -18,7 +20,7 @@ from icce_ray.store.verify import violations
 from tests.barriers import barrier
 from tests.failures import fails
 
-from .conftest import TINY
+from .conftest import TINY, tiny, write_digits
 from .drivers import Driver, rows, run_command, shared_cluster, stamps
 
 IMAGES, HEADS, EPOCHS = 120, 3, 6
@@ -86,3 +88,39 @@ def test_a_run_goes_on_in_the_space_in_which_it_was_killed(whole, source, tmp_pa
         assert rows(store, artifact) == rows(whole, artifact)
     assert list(violations(store)) == []
     assert not [path for path, _ in store.storage.list("heads") if "checkpoint" in path]
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Directory of a tiny random DINOv2."""
+    config = Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=7, image_size=28)
+    torch.manual_seed(0)
+    Dinov2Model(config).save_pretrained(tmp_path / "dino")
+    return tmp_path / "dino"
+
+
+@pytest.mark.slow(60)
+@pytest.mark.faults
+def test_two_backbones_from_images_to_predictions_over_two_kills(weights, tmp_path, ends):
+    write_digits(tmp_path / "images", 60)
+    (tmp_path / "images" / "none.png").write_bytes(b"no picture")
+    embed = {"backbone": ["hog", str(weights)], "features": None, "image_size": 56, "rows_per_shard": 20}
+    values = {"clusters": 4, "embed": embed, "heads": {"heads": 2, "epochs": 3, "batch_size": 30}}
+    settings = tiny(tmp_path / "images", tmp_path / "run", **values)
+    store = Store(settings.out)
+    for glob, passes in (("features/status=ok/part-*", 1), (checkpoint_of("heads", "dino"), 0)):
+        with barrier(store, glob, passes=passes) as held:
+            Driver(run_command(settings, tmp_path), tmp_path, ends, shared_cluster()).kill_at(held)
+    pipeline.run(settings, verbose=False)
+    unbroken = settings.model_copy(update={"out": str(tmp_path / "unbroken")})
+    pipeline.run(unbroken, verbose=False)
+    for artifact in ("features", "neighbors", "head_labels", "consensus", "predictions"):
+        assert rows(store, artifact) == rows(Store(unbroken.out), artifact)
+    figures = store.metrics()
+    assert figures["embed"]["spaces"] == {"hog": [0, 372], "dino": [372, 404]}
+    assert figures["embed"]["rejected"] == 1
+    assert list(figures["heads"]["head_spaces"]) == ["hog", "dino", "joined"]
+    assert list(violations(store)) == []
+    predict(store.root, str(tmp_path / "images"), str(tmp_path / "out"), verbose=False)
+    assert rows(Store(str(tmp_path / "out")), "predictions") == rows(store, "predictions")
+    assert store.settings().embed.backbones == ("hog", str(weights))
