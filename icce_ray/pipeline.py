@@ -30,7 +30,7 @@ from icce_ray.stages.tracking import TrackedRun, check_trackers, tracked
 from icce_ray.stages.truth import read_truth
 from icce_ray.store import RunError, Store, artifacts, check_files, fingerprint
 from icce_ray.store.lock import RunLock
-from icce_ray.store.views import components_of, figures_of, spaces_of, widths_of
+from icce_ray.store.views import figures_of, most_heads, spaces_of, widths_of
 
 STAGES = {
     "embed": embed.run,
@@ -108,11 +108,12 @@ def _check_memory(
     embedded, mined = store.require("embed").summary, store.marker("neighbors")
     images = min(embedded["ok"], settings.heads.max_images)
     for space in spaces_of(embedded):
-        components = components_of(mined.summary) if space and mined is not None else {}
+        by_space = mined.summary["by_space"] if space and mined is not None else {}
         check_heads_fit(
             settings,
             images=images,
-            dims=widths_of(embedded, space, components),
+            dims=widths_of(embedded, space, by_space),
+            heads=functools.partial(most_heads, space),
             pairs=None if mined is None else figures_of(mined.summary, space).get("pairs"),
             workers=lambda chosen: heads.workers_of(chosen, available),
             gpu_memory=available.gpu_memory,

@@ -52,21 +52,24 @@ def check_heads_fit(
     images: int,
     dims: Sequence[int],
     pairs: int | None,
+    heads: Callable[[int], int],
     workers: Callable[[Settings], int],
     gpu_memory: int,
     log: Callable[[str], None],
 ) -> None:
     """Raise RunError if the training of the heads cannot fit GPUs of so many bytes.
 
-    `dims` are of the features, of several spaces that are joined those of each; `workers` says how many processes
-    train. Before the lists are mined (`pairs` None) they have at least k_min neighbours an image, and at most k_max:
-    what may then be too large is a line of the log.
+    `dims` are of the features, of several spaces that are joined those of each; `heads` says how many of all heads see
+    them, `workers` how many processes train. Before the lists are mined (`pairs` None) they have at least k_min
+    neighbours an image, and at most k_max: what may then be too large is a line of the log.
     """
     if pairs is None and (settings.count_unknown or settings.neighbors.mode == "ground_truth"):
         return  # nothing is known of the lists
     choices = [choose(settings, n_images=images, dim=dim, mean_cosine=0.0) for dim in dims]
     seen = sum(choice.components or dim for choice, dim in zip(choices, dims, strict=True))
     settings = with_choice(settings, choices[0])
+    own = settings.heads.model_copy(update={"heads": heads(settings.heads.heads or 1)})
+    settings = settings.model_copy(update={"heads": own})
     needs = heads_memory(settings, images=images, dim=seen, workers=workers(settings), device="cuda")
     least, most = _neighbors(settings, images) if pairs is None else 2 * (pairs / images,)
     fits = needs.most_neighbors(gpu_memory)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,12 +42,12 @@ class FeatureRows:
     @classmethod
     def inputs(cls, store: Store, components: int) -> FeatureRows:
         """Those rows as neighbours and heads see them, of the setting `neighbors.components`."""
-        return cls.of_space(store, "", {"": components})
+        return cls.of_space(store, "", {"": {"components": components}})
 
     @classmethod
-    def of_space(cls, store: Store, space: str, components: Mapping[str, int]) -> FeatureRows:
-        """The same in one of several feature spaces, with the components of each."""
-        views = views_of(store.require("embed").summary, space, components)
+    def of_space(cls, store: Store, space: str, figures: Mapping[str, Mapping[str, Any]]) -> FeatureRows:
+        """The same in one of several feature spaces, with the `components` and `weight` of each."""
+        views = views_of(store.require("embed").summary, space, figures)
         return replace(cls.training(store), space=space, views=views)
 
     def __len__(self) -> int:

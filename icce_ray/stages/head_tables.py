@@ -6,17 +6,20 @@ trained its losses and labels lie in a folder of its own, so that a killed run g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import ray
 
+from icce_ray.core.spaces import heads_of
 from icce_ray.io.storage import FileInfo
 from icce_ray.stages.cluster import completed_groups
 from icce_ray.stages.features import FeatureRows, list_column, matrix
 from icce_ray.store import Store
 from icce_ray.store.artifacts import HEAD_LABELS, HEAD_LOSSES, HEAD_WEIGHTS
+from icce_ray.store.views import JOINED, spaces_of
 
 
 def losses_table(history: np.ndarray) -> pa.Table:
@@ -38,9 +41,20 @@ def losses_of(table: pa.Table) -> np.ndarray:
     return np.stack([table[name].to_numpy().reshape(epochs, -1) for name in ("temi", "cross_entropy")], axis=1)
 
 
-def spans(spaces: Sequence[str], heads: int) -> dict[str, list[int]]:
-    """(first head, one past the last) of each space, of so many heads each."""
-    return {space: [number * heads, (number + 1) * heads] for number, space in enumerate(spaces)}
+def shares(store: Store, heads: int) -> dict[str, int]:
+    """How many of the heads see each feature space that has any."""
+    spaces = spaces_of(store.require("embed").summary)
+    if JOINED not in spaces:
+        return {"": heads}
+    by_space = store.require("neighbors").summary["by_space"]
+    counts = heads_of(heads, [by_space[space]["weight"] for space in spaces if space != JOINED])
+    return {space: count for space, count in zip(spaces, counts, strict=True) if count}
+
+
+def spans(counts: Mapping[str, int]) -> dict[str, list[int]]:
+    """(first head, one past the last) of each space."""
+    ends = itertools.accumulate(counts.values())
+    return {space: [end - count, end] for (space, count), end in zip(counts.items(), ends, strict=True)}
 
 
 def is_trained(store: Store, rows: FeatureRows) -> bool:

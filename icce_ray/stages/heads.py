@@ -29,11 +29,11 @@ from icce_ray.stages.checkpoints import CheckpointWriter
 from icce_ray.stages.cluster import Resources, await_capacity, completed_groups, threads_here
 from icce_ray.stages.elastic import Grow, Places, Worker, fit, train_elastic
 from icce_ray.stages.features import FeatureRows, list_column, matrix
-from icce_ray.stages.head_tables import gather, is_trained, losses_table, spans
+from icce_ray.stages.head_tables import gather, is_trained, losses_table, shares, spans
 from icce_ray.stages.remote_progress import Report, flush, log_alarms, loss_figures, remote_progress
 from icce_ray.store import Store
 from icce_ray.store.artifacts import HEAD_LABELS, HEAD_LOSSES, HEAD_WEIGHTS, checkpoint_of
-from icce_ray.store.views import JOINED, components_of, spaces_of
+from icce_ray.store.views import JOINED
 
 
 def run(settings: Settings, store: Store, resources: Resources, progress: Progress) -> StageResult:
@@ -41,34 +41,28 @@ def run(settings: Settings, store: Store, resources: Resources, progress: Progre
 
     Of several feature spaces one after the other, each with heads of its own.
     """
-    cuda, count = resources.device == "cuda", workers_of(settings, resources)
-    compiled = settings.resources.compile
+    cuda, compiled = resources.device == "cuda", settings.resources.compile
     worker = Worker("GPU" if cuda else "CPU", settings.resources.wait_minutes)
-    spaces = spaces_of(store.require("embed").summary)
-    # Ray Train would wait for them for ever.
-    await_capacity(worker.kind, count, settings.resources.wait_minutes, progress.log)
-    files: list[FileInfo] = []
-    with remote_progress(progress, settings.heads.epochs * len(spaces), unit="epochs") as actor:
-        config = {
-            "root": store.root,
-            "settings": settings,
-            "compiled": cuda if compiled is None else compiled,
-            "progress": actor,
-            "worker": worker,
-            "most": count,
-        }
-        for number, space in enumerate(spaces):
-            rows = _rows(settings, store, space)
-            own = config | {"rows": rows, "epochs_before": number * settings.heads.epochs}
-            if space and is_trained(store, rows):
-                continue
+    counts, before, files = shares(store, settings.heads.heads), 0, []
+    with remote_progress(progress, settings.heads.epochs * len(counts), unit="epochs") as actor:
+        for space, heads in counts.items():
+            config = {
+                "root": store.root,
+                "rows": _rows(settings, store, space),
+                "settings": _with_heads(settings, heads),
+                "compiled": cuda if compiled is None else compiled,
+                "progress": actor,
+                "epochs_before": before,
+                "worker": worker,
+                "most": workers_of(_with_heads(settings, heads), resources),
+            }
             if space:
-                progress.log(f"heads of the feature space {space}")
-            files += train_elastic(
-                lambda workers, own=own: _fit(own, workers), worker, count, progress=actor, log=progress.log
-            )
-    if len(spaces) > 1:
-        files = gather(store, _rows(settings, store, JOINED), spaces)
+                progress.log(f"{heads} heads of the feature space {space}")
+            if not space or not is_trained(store, config["rows"]):
+                files += _train(config, progress)
+            before += settings.heads.epochs
+    if "" not in counts:
+        files = gather(store, _rows(settings, store, JOINED), list(counts))
     losses = store.storage.read_table(HEAD_LOSSES.path)
     summary = summary_of(losses)
     best = summary["best_head"]
@@ -76,16 +70,29 @@ def run(settings: Settings, store: Store, resources: Resources, progress: Progre
     labels, sizes = _labels(store, settings.clusters)
     alarms = head_alarms(losses["temi"].to_numpy().reshape(-1, summary["heads"]), sizes)
     summary["alarms"] = log_alarms(alarms, progress)
-    if len(spaces) > 1:
-        summary["head_spaces"] = spans(spaces, settings.heads.heads)
-    return files + labels, summary
+    return files + labels, summary | ({} if "" in counts else {"head_spaces": spans(counts)})
+
+
+def _train(config: dict[str, Any], progress: Progress) -> list[FileInfo]:
+    """The files of the losses and weights of one space's heads."""
+    worker, most = config["worker"], config["most"]
+    # Ray Train would wait for them for ever.
+    await_capacity(worker.kind, most, worker.wait_minutes, progress.log)
+    return train_elastic(
+        lambda workers: _fit(config, workers), worker, most, progress=config["progress"], log=progress.log
+    )
+
+
+def _with_heads(settings: Settings, heads: int) -> Settings:
+    """The settings of one feature space, which has some of the heads."""
+    return settings.model_copy(update={"heads": settings.heads.model_copy(update={"heads": heads})})
 
 
 def _rows(settings: Settings, store: Store, space: str) -> FeatureRows:
     """What the heads of a feature space see."""
     if not space:
         return FeatureRows.inputs(store, settings.neighbors.components)
-    return FeatureRows.of_space(store, space, components_of(store.require("neighbors").summary))
+    return FeatureRows.of_space(store, space, store.require("neighbors").summary["by_space"])
 
 
 def _fit(config: dict[str, Any], workers: int) -> Any:

@@ -227,6 +227,8 @@ NEIGHBORS = Table(stage="neighbors", path="neighbors", columns=_ID | _KEY | _LIS
 #: What `clusters: auto` and `neighbors.threshold: auto` were resolved from.
 CLUSTERS_EVIDENCE = Document(stage="neighbors", path="neighbors/clusters.json", optional=True)
 THRESHOLD_EVIDENCE = Document(stage="neighbors", path="neighbors/threshold.json", optional=True)
+#: What each of several feature spaces is worth in the joined one.
+SPACE_WEIGHTS = Document(stage="neighbors", path="neighbors/weights.json", type=dict[str, FiniteFloat], optional=True)
 #: What neighbours and heads see of the features; no file where they see all.
 PROJECTION = Tensors(
     stage="neighbors",
@@ -246,6 +248,7 @@ HEAD_WEIGHTS = Tensors(
         "input.mean": ("seen",),
         "input.std": ("seen",),
     },
+    absent="heads",
 )
 HEAD_LOSSES = Table(
     stage="heads",

@@ -24,7 +24,7 @@ from icce_ray.store.artifacts import (
 )
 from icce_ray.store.markers import Marker, RunError
 from icce_ray.store.run import Store
-from icce_ray.store.views import components_of, spaces_of, widths_of
+from icce_ray.store.views import spaces_of, widths_of
 
 _ROUNDING = 1e-5  # a float32 probability may come out a little above one
 #: Shards of a table of copies that are compared with what they were copied from, every row of them.
@@ -53,13 +53,14 @@ class Contents:
     def _of_spaces(self, embedded: dict[str, Any]) -> dict[str, dict[str, int]]:
         if self.spaces == ("",) or self.settings is None:
             return {}
-        found, heads = {}, self.dimensions["heads"]
-        self.dimensions["heads"] *= len(self.spaces)  # of the tables of all heads
-        components = components_of(self.markers["neighbors"].summary) if "neighbors" in self.markers else {}
+        figures = {stage: marker.summary for stage, marker in self.markers.items()}
+        by_space = figures.get("neighbors", {}).get("by_space", {})
+        heads, found = figures.get("heads", {}).get("head_spaces", {}), {}
         for space in self.spaces:
-            found[space] = {"heads": heads, "components": components.get(space, 0)}
+            start, stop = heads.get(space, (0, 0))
+            found[space] = {"heads": stop - start, "components": by_space.get(space, {}).get("components", 0)}
             found[space]["dim"] = sum(widths_of(embedded, space, {}))
-            found[space]["seen"] = sum(widths_of(embedded, space, components))
+            found[space]["seen"] = sum(widths_of(embedded, space, by_space))
         return found
 
     def artifact(self, artifact: Artifact) -> Iterator[str]:

@@ -200,7 +200,7 @@ def _contents(contents: Contents) -> Iterator[str]:
         elif stage == "sample":
             lines = list(_sample(contents))
         elif stage == "neighbors":
-            lines = [line for space in contents.spaces for line in _neighbors(contents, space)]
+            lines = list(dict.fromkeys(line for space in contents.spaces for line in _neighbors(contents, space)))
         elif stage == "predict" and contents.settings is None:
             lines = list(_images(contents, PREDICTIONS, PREDICTION_REJECTS))
         else:
@@ -309,9 +309,9 @@ def _wrong_lists(
 
 def _views(contents: Contents, space: str) -> tuple[View, ...]:
     """What neighbours and heads see of the features in a space."""
-    components = {name: known["components"] for name, known in contents.of_spaces.items()}
-    components |= {} if space else {"": contents.dimensions["components"]}
-    return views_of(contents.markers["embed"].summary, space, components)
+    figures = contents.markers["neighbors"].summary.get("by_space", {})
+    figures = figures if space else {"": {"components": contents.dimensions["components"]}}
+    return views_of(contents.markers["embed"].summary, space, figures)
 
 
 def _wrong_similarities(contents: Contents, space: str, pairs: dict[str, np.ndarray]) -> Iterator[str]:

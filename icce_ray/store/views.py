@@ -1,8 +1,8 @@
 """Feature spaces of a run: one, or several side by side in the columns of the features, and all of them joined.
 
 The features of an image are one row, whatever the number of models or columns that they came from. Where these are
-several, neighbours and heads are made of each of them and of the joined space, in which the cosine of two images is the
-mean of their cosines in all.
+several, neighbours and heads are made of each of them and of the joined space (`core.spaces`), in which the cosine of
+two images is the weighted mean of their cosines in all.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ class View:
         space: whose projection is applied.
         start, stop: its columns.
         components: of the projection; 0 leaves the columns as they are.
+        weight: in the joined space; without any, all count the same.
     """
 
     space: str
     start: int
     stop: int
     components: int = 0
+    weight: float | None = None
 
     @property
     def width(self) -> int:
@@ -66,21 +68,25 @@ def spaces_of(embedded: Mapping[str, Any]) -> tuple[str, ...]:
     return (*embedded["spaces"], JOINED) if embedded.get("spaces") else ("",)
 
 
-def views_of(embedded: Mapping[str, Any], space: str, components: Mapping[str, int]) -> tuple[View, ...]:
+def views_of(embedded: Mapping[str, Any], space: str, figures: Mapping[str, Mapping[str, Any]]) -> tuple[View, ...]:
     """What is seen of the features in a space; none says that they are seen as they are stored.
 
-    `components` are by space; what they do not have is seen as it is.
+    `figures` of spaces may have `components` and `weight`; without, a space is seen as it is and counts as any other.
     """
     if not space:
-        return (View("", 0, embedded["dim"], components[""]),) if components.get("") else ()
+        components = figures.get("", {}).get("components", 0)
+        return (View("", 0, embedded["dim"], components),) if components else ()
     spans: Spans = embedded["spaces"]
     own = spans if space == JOINED else {space: spans[space]}
-    return tuple(View(name, *span, components.get(name, 0)) for name, span in own.items())
+    known = {name: figures.get(name, {}) for name in own}
+    return tuple(
+        View(name, *span, known[name].get("components", 0), known[name].get("weight")) for name, span in own.items()
+    )
 
 
-def widths_of(embedded: Mapping[str, Any], space: str, components: Mapping[str, int]) -> list[int]:
+def widths_of(embedded: Mapping[str, Any], space: str, figures: Mapping[str, Mapping[str, Any]]) -> list[int]:
     """Numbers that are seen of an image in a space; of the joined space those of each that it is made of."""
-    return [view.width for view in views_of(embedded, space, components)] or [embedded["dim"]]
+    return [view.width for view in views_of(embedded, space, figures)] or [embedded["dim"]]
 
 
 def figures_of(mined: Mapping[str, Any], space: str) -> Mapping[str, Any]:
@@ -88,9 +94,9 @@ def figures_of(mined: Mapping[str, Any], space: str) -> Mapping[str, Any]:
     return mined if space in ("", JOINED) else mined["by_space"][space]
 
 
-def components_of(mined: Mapping[str, Any]) -> dict[str, int]:
-    """Of the figures of stage `neighbors` of several spaces the components of each."""
-    return {name: figures["components"] for name, figures in mined["by_space"].items()}
+def most_heads(space: str, heads: int) -> int:
+    """How many of the heads a space has at most; of several the joined one has half of them, rounded up."""
+    return heads if not space else heads - heads // 2 if space == JOINED else max(1, heads // 2)
 
 
 def seen(storage: Storage, views: tuple[View, ...]) -> Callable[[NDArray[np.float16]], NDArray[np.float16]]:
@@ -105,11 +111,14 @@ def seen(storage: Storage, views: tuple[View, ...]) -> Callable[[NDArray[np.floa
         for view in views
     ]
 
+    given = [view.weight for view in views if view.weight is not None]
+    weights = given if len(given) == len(views) else None
+
     def viewed(values: NDArray[np.float16]) -> NDArray[np.float16]:
         parts = [
             values[:, view.start : view.stop] if one is None else one.of_array(values[:, view.start : view.stop])
             for view, one in zip(views, projections, strict=True)
         ]
-        return parts[0] if len(parts) == 1 else join(parts)
+        return parts[0] if len(parts) == 1 else join(parts, weights)
 
     return viewed

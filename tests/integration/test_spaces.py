@@ -23,7 +23,7 @@ from tests.failures import fails
 from .conftest import TINY, tiny, write_digits
 from .drivers import Driver, rows, run_command, shared_cluster, stamps
 
-IMAGES, HEADS, EPOCHS = 120, 3, 6
+IMAGES, HEADS, EPOCHS = 120, 8, 6
 SPACES = ("pixels", "blurred", "joined")
 
 
@@ -57,7 +57,8 @@ def test_every_space_has_neighbours_and_heads_and_all_have_one_consensus(whole, 
     assert figures["embed"]["spaces"] == {"pixels": [0, 64], "blurred": [64, 80]}
     assert figures["embed"]["rejected_by_reason"] == {"nonfinite_feature": 1}
     assert list(figures["heads"]["head_spaces"]) == list(SPACES)
-    assert figures["heads"]["heads"] == HEADS * len(SPACES) == len(rows(whole, "head_labels")[0]["labels"])
+    assert figures["heads"]["head_spaces"]["joined"] == [HEADS // 2, HEADS]
+    assert figures["heads"]["heads"] == HEADS == len(rows(whole, "head_labels")[0]["labels"])
     inputs = grid_inputs(FeatureRows.of(whole), np.zeros((1, 80), np.float16))[1]
     assert inputs == {"pixels": [(0, 64)], "blurred": [(64, 80)], "pixels+blurred": [(0, 80)]}
     assert list(violations(whole)) == []
@@ -105,7 +106,7 @@ def test_two_backbones_from_images_to_predictions_over_two_kills(weights, tmp_pa
     write_digits(tmp_path / "images", 60)
     (tmp_path / "images" / "none.png").write_bytes(b"no picture")
     embed = {"backbone": ["hog", str(weights)], "features": None, "image_size": 56, "rows_per_shard": 20}
-    values = {"clusters": 4, "embed": embed, "heads": {"heads": 2, "epochs": 3, "batch_size": 30}}
+    values = {"clusters": 4, "embed": embed, "heads": {"heads": 8, "epochs": 3, "batch_size": 30}}
     settings = tiny(tmp_path / "images", tmp_path / "run", **values)
     store = Store(settings.out)
     for glob, passes in (("features/status=ok/part-*", 1), (checkpoint_of("heads", "dino"), 0)):

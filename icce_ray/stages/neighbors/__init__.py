@@ -29,11 +29,11 @@ from icce_ray.stages.cluster import Resources, completed, completed_groups, writ
 from icce_ray.stages.features import FeatureRows
 from icce_ray.stages.neighbors.auto import find_numbers
 from icce_ray.stages.neighbors.index import Arrays, ShardedIndex, as_lists
-from icce_ray.stages.neighbors.inputs import inputs, joined_inputs
+from icce_ray.stages.neighbors.inputs import inputs, joined_inputs, weights_of
 from icce_ray.stages.neighbors.layout import Demand, check_search, layout_of, memory_of_devices
 from icce_ray.stages.truth import truth_of_rows
 from icce_ray.store import RunError, Store
-from icce_ray.store.artifacts import NEIGHBORS, PROJECTION
+from icce_ray.store.artifacts import NEIGHBORS, PROJECTION, SPACE_WEIGHTS
 from icce_ray.store.views import JOINED, figures_of, spaces_of
 
 #: Of the table from image_ids to rows: its intervals for each row, 64 bytes a row, and the most rows of an interval.
@@ -68,21 +68,24 @@ def run(
     found = {space: inputs(settings, store, space) for space in spaces if space != JOINED}
     if JOINED not in spaces:
         return _run_space(settings, store, *found[""], resources, progress)
+    each = {space: rows for space, (rows, _) in found.items()}
+    weights = weights_of(settings, store, each)
+    progress.log(f"weights of the feature spaces: {', '.join(f'{name} {one:.2f}' for name, one in weights.items())}")
     unprojected = settings.neighbors.model_copy(update={"components": 0})  # it is made of what is seen of the others
     files, figures = _run_space(
         settings.model_copy(update={"neighbors": unprojected}),
         store,
-        *joined_inputs(store, found),
+        *joined_inputs(store, each, weights),
         resources,
         PartProgress(progress, 0, len(spaces)),
     )
     settings, by_space = settings.model_copy(update={"clusters": figures.get("clusters", settings.clusters)}), {}
     for number, (space, own) in enumerate(found.items(), 1):
-        more, by_space[space] = _run_space(
-            settings, store, *own, resources, PartProgress(progress, number, len(spaces))
-        )
+        part = PartProgress(progress, number, len(spaces))
+        more, by_space[space] = _run_space(settings, store, *own, resources, part)
+        by_space[space]["weight"] = weights[space]
         files += more
-    return files, figures | {"by_space": by_space}
+    return [*files, store.storage.describe(SPACE_WEIGHTS.path)], figures | {"by_space": by_space}
 
 
 def _run_space(

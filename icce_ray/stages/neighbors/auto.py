@@ -46,7 +46,7 @@ def find_numbers(
     files = []
     if settings.count_unknown:
         pilots = with_choice(settings, choose(settings, **facts))
-        evidence = _kept(store, CLUSTERS_EVIDENCE, lambda: _count_clusters(pilots, rows, resources, progress))
+        evidence = kept(store, CLUSTERS_EVIDENCE, lambda: _count_clusters(pilots, rows, resources, progress))
         low, high = evidence.get("interval", 2 * [evidence["clusters"]])  # 0.1.0 kept none
         progress.log(
             f"clusters = auto: {evidence['clusters']} (the spectrum of the heads drops to {evidence['ratio']:.0%} there"
@@ -60,7 +60,7 @@ def find_numbers(
     settings = with_choice(settings, choice)
     if settings.neighbors.threshold == "auto" and settings.neighbors.mode == "adaptive":
         document = THRESHOLD_EVIDENCE.of(rows.space)
-        evidence = _kept(store, document, lambda: _find_threshold(settings, rows, resources, progress))
+        evidence = kept(store, document, lambda: _find_threshold(settings, rows, resources, progress))
         point = min(evidence["curve"], key=lambda point: abs(point["threshold"] - evidence["threshold"]))
         progress.log(
             f"threshold {evidence['threshold']:.4f}: {point['accuracy']:.1%} of the neighbours are estimated to be of "
@@ -72,7 +72,7 @@ def find_numbers(
     return settings, files
 
 
-def _kept(store: Store, evidence: Document, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def kept(store: Store, evidence: Document, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `find` returns now, or did in a run that was killed since."""
     if not store.storage.exists(evidence.path):
         store.storage.write_bytes(evidence.path, json.dumps(find(), indent=1).encode())

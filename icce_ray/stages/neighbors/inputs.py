@@ -13,11 +13,15 @@ import ray
 import torch
 
 from icce_ray.core.projection import Moments, Projection, sum_moments
+from icce_ray.core.sampling import uniform_rows
+from icce_ray.core.spaces import SAMPLE, weights
 from icce_ray.settings import Settings
 from icce_ray.settings.choosing import choose
 from icce_ray.stages.cluster import completed, grouped, room_for
 from icce_ray.stages.features import FeatureRows, write_projection
+from icce_ray.stages.neighbors.auto import kept
 from icce_ray.store import Store
+from icce_ray.store.artifacts import SPACE_WEIGHTS
 from icce_ray.store.views import JOINED
 
 
@@ -37,14 +41,39 @@ def inputs(settings: Settings, store: Store, space: str = "") -> tuple[FeatureRo
     if not len(moments.products):
         moments = _moments(rows, products=True)
     write_projection(store, Projection.of(moments, components), space)
-    return FeatureRows.of_space(store, space, {space: components}), facts
+    return FeatureRows.of_space(store, space, {space: {"components": components}}), facts
 
 
-def joined_inputs(store: Store, spaces: Mapping[str, tuple[FeatureRows, dict[str, Any]]]) -> tuple[FeatureRows, Any]:
-    """The same of the joined space, from those of each; as the recipe sees it, it is not projected again."""
-    components = {name: view.components for name, (rows, _) in spaces.items() for view in rows.views}
-    rows = FeatureRows.of_space(store, JOINED, components)
+def joined_inputs(
+    store: Store, spaces: Mapping[str, FeatureRows], weights: Mapping[str, float]
+) -> tuple[FeatureRows, dict[str, Any]]:
+    """The same of the joined space, from the rows and the weight of each; it is not projected again."""
+    figures = {
+        name: {"components": view.components, "weight": weights[name]}
+        for name, rows in spaces.items()
+        for view in rows.views
+    }
+    rows = FeatureRows.of_space(store, JOINED, figures)
     return rows, {"n_images": len(rows), "dim": rows.width(), "mean_cosine": 0.0}
+
+
+def weights_of(settings: Settings, store: Store, spaces: Mapping[str, FeatureRows]) -> dict[str, float]:
+    """What each space is worth in the joined one; what a killed run has found is kept."""
+    clusters = None if settings.count_unknown else settings.clusters
+    found = kept(
+        store,
+        SPACE_WEIGHTS,
+        lambda: dict(
+            zip(spaces, ray.get(_weights.remote(list(spaces.values()), clusters, settings.seed)), strict=True)
+        ),
+    )
+    return {name: float(found[name]) for name in spaces}
+
+
+@ray.remote(num_cpus=1)
+def _weights(spaces: Sequence[FeatureRows], clusters: int | None, seed: int) -> tuple[float, ...]:
+    wanted = uniform_rows(len(spaces[0]), min(SAMPLE, len(spaces[0])), seed)
+    return weights([torch.from_numpy(rows.taken(wanted)) for rows in spaces], clusters, seed)
 
 
 def _moments(rows: FeatureRows, *, products: bool) -> Moments:

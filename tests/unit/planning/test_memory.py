@@ -12,12 +12,12 @@ IMAGES, DIM = 2_000_000, 2048  # the largest sample that is learned by default
 L4, L40S = 24 * 10**9, 48 * 10**9
 
 
-def checked(gpu_memory, pairs=None, **values):
+def checked(gpu_memory, pairs=None, dims=(DIM,), heads=lambda heads: heads, **values):
     """The lines that the log gets, of a run."""
     lines = []
     settings = load({"source": "s", "out": "o", "clusters": 1000, **values})
-    facts = {"images": IMAGES, "dims": [DIM], "workers": lambda _: 1, "gpu_memory": gpu_memory}
-    check_heads_fit(settings, pairs=pairs, log=lines.append, **facts)
+    facts = {"images": IMAGES, "dims": dims, "workers": lambda _: 1, "gpu_memory": gpu_memory}
+    check_heads_fit(settings, pairs=pairs, heads=heads, log=lines.append, **facts)
     return lines
 
 
@@ -48,3 +48,8 @@ def test_the_limit_is_the_plans_figure():
 @pytest.mark.parametrize("values", [{"clusters": "auto"}, {"neighbors": {"mode": "ground_truth", "labels": "x.csv"}}])
 def test_nothing_is_said_of_lists_of_which_nothing_is_known(values):
     assert checked(10**9, **values) == []
+
+
+def test_of_several_spaces_the_joined_one_is_as_wide_as_all_and_has_a_share_of_the_heads():
+    with fails(RunError, "4,096 numbers", "25 heads"):
+        checked(8 * 10**9, dims=(DIM, DIM), heads=lambda heads: heads - heads // 2)

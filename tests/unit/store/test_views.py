@@ -22,12 +22,13 @@ def test_names_are_folders_of_their_own(given, names):
 
 def test_what_is_seen_of_the_features_in_each_space():
     assert spaces_of({"dim": 8}) == ("",)
-    assert views_of({"dim": 8}, "", {"": 0}) == ()
-    assert views_of({"dim": 8}, "", {"": 2}) == (View("", 0, 8, 2),)
+    assert views_of({"dim": 8}, "", {"": {"components": 0}}) == ()
+    assert views_of({"dim": 8}, "", {"": {"components": 2}}) == (View("", 0, 8, 2),)
     assert spaces_of(TWO) == ("hog", "vit", "joined")
     assert views_of(TWO, "vit", {}) == (View("vit", 3, 8),)
-    assert views_of(TWO, "joined", {"hog": 2}) == (View("hog", 0, 3, 2), View("vit", 3, 8))
-    assert [widths_of(TWO, space, {"hog": 2}) for space in spaces_of(TWO)] == [[2], [5], [2, 5]]
+    figures = {"hog": {"components": 2, "weight": 0.3}}
+    assert views_of(TWO, "joined", figures) == (View("hog", 0, 3, 2, 0.3), View("vit", 3, 8))
+    assert [widths_of(TWO, space, figures) for space in spaces_of(TWO)] == [[2], [5], [2, 5]]
 
 
 def test_artifacts_of_a_space_lie_in_its_folder_and_those_of_an_only_one_where_they_did():
