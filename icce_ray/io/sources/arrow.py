@@ -24,6 +24,8 @@ from icce_ray.io.stores import HeaderError, StoredFile, parsing
 
 #: Bytes of a header, at most: that of a batch of a thousand columns has 100 kB.
 _MOST_HEADER = 16 << 20
+#: Values of rows that are so near to each other, in bytes, come together, up to so many.
+_NEAR, _TOGETHER = 1 << 16, 4 << 20
 #: What a message may hold, by its number in the format.
 _SCHEMA, _BATCH = 1, 3
 
@@ -112,17 +114,33 @@ class ArrowStream:
             end = next((at for at in range(done, len(positions)) if positions[at] >= batch.first + batch.rows), None)
             some = [row - batch.first for row in positions[done:end]]
             begins, lengths = self._places_of(batch, column, some[0], some[-1] + 1)
-            start, size = (int(part) for part in batch.buffers[column.values[1]])
-            for row in some:
-                begin, length = int(begins[row - some[0]]), int(lengths[row - some[0]])
-                if length == -1 or length > most:
-                    yield length if length >= 0 else None
-                    continue
-                if length < 0 or begin < 0 or begin + length > size:
-                    raise HeaderError(f"row {batch.first + row} announces bytes {begin} to {begin + length} of {size}")
-                self._file.seek(start + begin)
-                yield self._file.read(length)
+            chosen = np.asarray(some) - some[0]
+            yield from self._bytes_of(batch, column.values[1], begins[chosen].tolist(), lengths[chosen].tolist(), most)
             done += len(some)
+
+    def _bytes_of(
+        self, batch: Batch, number: int, begins: list[int], lengths: list[int], most: int
+    ) -> Iterator[bytes | int | None]:
+        """`values` of one batch, of which begin and length are known: neighbours come with one request."""
+        start, size = (int(part) for part in batch.buffers[number])
+        low, block = 0, b""
+        for row, (begin, length) in enumerate(zip(begins, lengths, strict=True)):
+            if length == -1 or length > most:
+                yield None if length == -1 else length
+                continue
+            end = begin + length
+            if length < 0 or begin < 0 or end > size:
+                raise HeaderError(f"a value announces bytes {begin} to {end} of {size}")
+            if not low <= begin <= end <= low + len(block):
+                upto = end
+                for after, more in zip(begins[row + 1 :], lengths[row + 1 :], strict=True):
+                    if not (upto <= after <= upto + _NEAR and 0 <= more <= min(most, size - after)):
+                        break
+                    if after + more - begin > _TOGETHER:
+                        break
+                    upto = after + more
+                low, block = begin, self._file.read_at(start + begin, upto - begin)
+            yield block[begin - low : end - low]
 
     def _column(self, name: str) -> Buffers:
         column = self._places.get(name)

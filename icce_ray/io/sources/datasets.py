@@ -25,8 +25,8 @@ from icce_ray.io.stores import HeaderError, StoredFile, parsing
 #: What `save_to_disk` leaves beside the Arrow files: of a dataset, and of a DatasetDict above its splits.
 STATE, SPLITS = "state.json", "dataset_dict.json"
 _MOST_STATE = 16 << 20
-#: Read ahead of headers, and of images that follow each other; headers of files kept, as for Parquet.
-_HEADERS, _IMAGES, _STREAMS = 1 << 16, 4 << 20, 16
+#: Bytes read ahead of headers, and while whole rows are streamed; headers of files kept, as for Parquet.
+_HEADERS, _ROWS, _STREAMS = 1 << 16, 4 << 20, 16
 
 
 class _File(TypedDict):
@@ -147,7 +147,7 @@ class DatasetSource(RowAccess):
         """Each image by itself; those that follow each other with few requests."""
         container, done = rows["container"][0].as_py(), 0
         try:
-            with self.open(container, least=_HEADERS, most=_IMAGES) as file:
+            with self.open(container, least=_HEADERS, most=_HEADERS) as file:
                 stream = self._stream(container, file)
                 columns.check_column(self.name_of(container), stream.schema, self.column, self.fits)
                 data = _data_of(stream.schema, self.column)
@@ -162,7 +162,7 @@ class DatasetSource(RowAccess):
     def whole_rows(self, container: str) -> Generator[pa.RecordBatch]:
         """See `TableSource`; a batch of the file at a time, by pyarrow's own reader."""
         name = self.name_of(container)
-        file, first = self.required(container, ahead=_IMAGES), 0
+        file, first = self.required(container, ahead=_ROWS), 0
         try:
             with file:
                 with parsing():
