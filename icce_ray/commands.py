@@ -1,11 +1,12 @@
-"""What is done with a run that exists: predict, update, evaluate, sweep, report. The run itself is in `pipeline`."""
+"""What is done with a run that exists: predict, update, evaluate, sweep, name, report. The run is in `pipeline`."""
 
 from __future__ import annotations
 
 import functools
 from typing import Any
 
-from icce_ray.io.sources import Source, SourceSpec, find_source, found_source, open_source
+from icce_ray.io.sources import FeatureSource, Source, SourceSpec, find_source, found_source, open_source
+from icce_ray.io.vocabulary import read_vocabulary
 from icce_ray.pipeline import write_report, writing
 from icce_ray.progress import RunProgress
 from icce_ray.settings import ListSettings, ResourceSettings, Settings
@@ -211,6 +212,46 @@ def sweep(
                 tracking.stage("sweep") as progress,
             ):
                 return trying.run(records, lists, available, progress, lock.check, at_once=at_once)
+
+
+def name(
+    run_root: str,
+    model: str,
+    vocabulary: str,
+    *,
+    per_class: int = 64,
+    distinct: bool = False,
+    limits: ResourceSettings | None = None,
+    take_over: bool = False,
+    verbose: bool = True,
+) -> list[Any]:
+    """Guess names of a run's classes by a model of images and text, and write them to `names.csv`; see `stages.naming`.
+
+    Returns a `Guess` for each class. Raises RunError for a run without predictions or images, BackboneError for a model
+    that cannot be used, StorageError for a vocabulary that cannot.
+    """
+    from icce_ray.backbones.image_text import describe_pair  # transformers takes a second
+    from icce_ray.stages import naming
+
+    store = Store(run_root)
+    settings, limits = store.settings(), limits or ResourceSettings()
+    store.require("predict")
+    check_files(store, "list", "predict")
+    check_device(limits)
+    words, info = read_vocabulary(vocabulary), describe_pair(model)
+    source = find_source(found_source(settings.source, store.require("list").summary))
+    if isinstance(source, FeatureSource):
+        raise RunError(f"{store.root} was made from features; names need the images themselves")
+    with writing(store, "icce name", verbose=verbose, take_over=take_over) as (display, lock):
+        with connected(), display.stage("name") as progress:
+            available = resources(limits, log=progress.log)
+            work = naming.Naming(store, source, info, limits, available)
+            guesses = work.guesses(words, per_class, distinct=distinct, progress=progress)
+        lock.check()
+        naming.write_names(store, guesses, model)
+        if store.storage.exists(artifacts.REPORT):
+            write_report(store, display, lock)
+    return guesses
 
 
 def report(run_root: str, *, names: str | None = None, take_over: bool = False, verbose: bool = True) -> str:

@@ -13,6 +13,7 @@ import typer
 from icce_ray.cli.demo import demo
 from icce_ray.cli.doctor import doctor
 from icce_ray.cli.interrupts import SIGNALLED, interruptible
+from icce_ray.cli.name import name
 from icce_ray.cli.options import EXIT_ADVICE, EXIT_ERROR, EXIT_REJECTS, EXIT_USAGE, EXIT_VIOLATIONS
 from icce_ray.cli.plan import plan
 from icce_ray.cli.results import evaluate, export, predict, report, status, verify
@@ -62,7 +63,7 @@ def _root(
 for _command in (run, predict, update, evaluate):
     app.command()(_command)
 app.command(help=HELP)(sweep)
-for _command in (status, verify, demo, settings, plan, doctor, report, export):
+for _command in (status, verify, demo, settings, plan, doctor, report, name, export):
     app.command()(_command)
 
 

@@ -20,7 +20,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from icce_ray.export.images import FIELDS, UNREADABLE, Exported, Sample, samples
-from icce_ray.export.names import class_names, folder_names, read_names
+from icce_ray.export.names import chosen_names, class_names, folder_names
 from icce_ray.export.tables import FORMS as LABELLED_TABLES
 from icce_ray.export.tables import write_labelled_table
 from icce_ray.io.user_tables import column_without_formulas, without_formulas
@@ -54,7 +54,7 @@ def export_predictions(
 ) -> Exported:
     """Write the predictions of a run, or of `icce predict`, as `form` to `out`, a new local file or folder.
 
-    `form` is one of FORMATS, `names` a CSV file for `read_names`. Predictions of the run's updates follow its own; of
+    `form` is one of FORMATS, `names` a CSV file for `chosen_names`. Predictions of the run's updates follow its own; of
     an image that has changed there is its last version. With `link`, image files become symbolic links to those of the
     source. The shard limits are those of `webdataset`. `out` is whole or not there. Tables hold every prediction; of
     the others, images that cannot be read any more are left out, counted in the result and listed in `unreadable.csv`.
@@ -73,7 +73,7 @@ def export_predictions(
             "with --format parquet and join by key"
         )
     classes = len(found[0].marker.summary["class_sizes"])
-    named = read_names(names, classes) if names is not None else None
+    named = chosen_names(store, names, classes, progress.log)
     total = sum(info.rows or 0 for one in found for info in one.files)
     if not total:
         raise RunError(f"{store.root} has no predictions to export: every input was rejected")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from icce_ray.documents import shown
 from icce_ray.io.user_tables import read_user_table
-from icce_ray.store import RunError
+from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import GUESS, NAMES
 
 COLUMNS = ("label", "name")
 _NUMBER = re.compile(r"[0-9]{1,18}")
@@ -26,15 +27,39 @@ _SPLITS = re.compile(
 )
 
 
+def chosen_names(store: Store, given: str | None, classes: int, log: Callable[[str], None]) -> dict[int, str] | None:
+    """Names of the file `given`, else those that `icce name` has guessed for the labels of this run or prediction.
+
+    None where there are neither; guesses for earlier labels do not count, which is logged. Raises as `read_names`.
+    """
+    if given is not None:
+        return read_names(given, classes)
+    run, labelling = store, None
+    if store.holds_prediction():
+        content = store.prediction_file()
+        run, labelling = Store(str(content["run"])), content["classifier"]
+    if not run.storage.exists(NAMES):
+        return None
+    labelling = labelling or run.require("classifier").fingerprint
+    file = run.storage.uri(NAMES)
+    if set(read_user_table("names", file, needs=("labelling",))["labelling"].to_pylist()) != {labelling}:
+        log(f"{file} was made for other labels than those of now, and is left out; run icce name again")
+        return None
+    return read_names(file, classes)
+
+
 def read_names(path: str, classes: int) -> dict[int, str]:
     """Name of each label that the file `path`, CSV or Parquet with columns label and name, gives one.
 
+    Where a column `source` says that a name is a guess, as in the file of `icce name`, it ends with a question mark.
     Raises StorageError as `read_user_table` does, and RunError for a label that is no whole number from 0 to
     `classes` - 1 or is there twice.
     """
-    table = read_user_table("--names", path, needs=COLUMNS)
+    table = read_user_table("--names", path, needs=COLUMNS, also=("source",))
     names: dict[int, str] = {}
-    for row, (given, name) in enumerate(zip(*(table[column].to_pylist() for column in COLUMNS), strict=True), 1):
+    sources = table["source"].to_pylist() if "source" in table.column_names else [None] * len(table)
+    given_names = (table[column].to_pylist() for column in COLUMNS)
+    for row, (given, name, source) in enumerate(zip(*given_names, sources, strict=True), 1):
         text = str(given).strip()
         label = int(text) if _NUMBER.fullmatch(text) else -1
         if not 0 <= label < classes:
@@ -42,6 +67,8 @@ def read_names(path: str, classes: int) -> dict[int, str]:
         if label in names:
             raise RunError(f"--names {path}, row {row}: label {label} is there twice; give each one name")
         names[label] = "" if name is None else str(name)
+        if names[label] and source == GUESS:
+            names[label] += "?"
     return names
 
 

@@ -39,8 +39,11 @@ def _replace(pattern: str, replacement: str) -> pc.ReplaceSubstringOptions:
     return pc.ReplaceSubstringOptions(pattern, replacement, max_replacements=1)
 
 
-def read_user_table(what: str, location: str, needs: Sequence[str], one_of: Sequence[str] = ()) -> pa.Table:
-    """The columns `needs` and the first of `one_of` that is there, of CSV in UTF-8 (by its name) or Parquet.
+def read_user_table(
+    what: str, location: str, needs: Sequence[str], one_of: Sequence[str] = (), also: Sequence[str] = ()
+) -> pa.Table:
+    """The columns `needs`, the first of `one_of` that is there, those of `also` that are: CSV in UTF-8 (by its name) or
+    Parquet.
 
     Columns of a CSV are text as `column_as_it_was`; those of Parquet have their own type, categories the type of what
     they stand for. Any text is large_string. `what` is the option or setting that gave the location.
@@ -54,10 +57,10 @@ def read_user_table(what: str, location: str, needs: Sequence[str], one_of: Sequ
         with parsing():
             data = retried(lambda: _content(who, location), what=who)
             if path.lower().endswith(".csv"):
-                table = _of_csv(data, lambda names: _wanted(who, names, needs, one_of))
+                table = _of_csv(data, lambda names: _wanted(who, names, needs, one_of, also))
             else:
                 file = pq.ParquetFile(pa.BufferReader(data))
-                table = file.read(_wanted(who, file.schema_arrow.names, needs, one_of))
+                table = file.read(_wanted(who, file.schema_arrow.names, needs, one_of, also))
             table = pa.table({name: _plain(table[name]) for name in table.column_names})
             table.validate(full=True)
     except HeaderError as error:
@@ -74,11 +77,12 @@ def _content(who: str, location: str) -> bytes:
     return read_whole(*resolve(location))
 
 
-def _wanted(who: str, names: list[str], needs: Sequence[str], one_of: Sequence[str]) -> list[str]:
+def _wanted(who: str, names: list[str], needs: Sequence[str], one_of: Sequence[str], also: Sequence[str]) -> list[str]:
     wanted = [*needs, *[name for name in one_of if name in names][:1]]
     if len(wanted) < len(needs) + bool(one_of) or not set(wanted) <= set(names):
         more = f" and one of {', '.join(one_of)}" if one_of else ""
         raise StorageError(f"{who} has columns {shown(names, 300)}; needs {', '.join(needs)}{more}")
+    wanted += [name for name in also if name in names]
     for name in wanted:
         if names.count(name) > 1:
             raise StorageError(f"{who} has {names.count(name)} columns {name}; leave one of them")

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from icce_ray.export.names import read_names
+from icce_ray.export.names import chosen_names
 from icce_ray.progress import Progress
 from icce_ray.report.charts import charts
 from icce_ray.report.gallery import KINDS, gallery
@@ -51,8 +51,8 @@ def checked(store: Store) -> Settings:
 
 def _page(store: Store, settings: Settings, progress: Progress, names: str | None) -> str:
     source, classes = labelled(store), classes_of(store)
-    given = read_names(names, len(source.sizes)) if names is not None and source is not None else {}
-    cards, about = gallery(store, source, classes, given, progress) if source is not None else ([], "")
+    given = chosen_names(store, names, len(source.sizes), progress.log) if source is not None else None
+    cards, about = gallery(store, source, classes, given or {}, progress) if source is not None else ([], "")
     drawn = charts(store, source, classes)
     resolved = store.resolved(settings)
     run_file, evaluation = store.run_file(), store.metrics().get("evaluation", {})

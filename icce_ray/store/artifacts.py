@@ -313,6 +313,8 @@ METRICS_FILE = "metrics.json"
 #: For those who follow the run while it works; no part of its results.
 METRIC_LINES, TENSORBOARD = "metrics.jsonl", "tensorboard"
 REPORT = "report/index.html"
+#: Names of classes that `icce name` has guessed, and what its column `source` says of them.
+NAMES, GUESS = "names.csv", "guess"
 #: Sweeps of a run, a folder each, of no stage; what one was asked, the table of its trials, their plot.
 SWEEPS, SWEEP_FILE, SWEEP_TABLE, SWEEP_PLOT = "sweeps", "sweep.yaml", "results.parquet", "plot.html"
 #: Updates of a run, a folder each: a prediction of images that were not there before, with their features.

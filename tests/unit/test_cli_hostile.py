@@ -41,6 +41,7 @@ ARGUMENTS = {
     "status": [["NAME"]],
     "verify": [["NAME"]],
     "report": [["NAME", "--names", "NAME"]],
+    "name": [["NAME", "--vocabulary", "NAME", "--model", "NAME"]],
     "export": [["NAME", "--out", "NAME"], ["NAME", "--out", "NAME", "--format", "NAME"]],
     "settings": [["NAME"]],
     "plan": [["--images", "NAME"], ["--images", "9", "--rates", "NAME"], ["--images", "99999", "--model", "NAME"]],
