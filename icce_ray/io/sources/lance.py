@@ -22,7 +22,7 @@ from icce_ray.io.sources.walk import Listed
 from icce_ray.io.stores import is_local, resolve
 
 #: Rows of an export held at a time.
-_WHOLE = 128
+_WHOLE = 32
 #: Schemes beside S3's that Lance opens itself, with credentials from the same environment.
 _CLOUDS = ("gs://", "az://", "abfss://")
 
