@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 
 from icce_ray.backbones import (
+    TIMM,
     TRANSFORMER_SIZE,
     BackboneError,
     BackboneInfo,
@@ -148,14 +150,15 @@ def _has_tokens(family: Family) -> bool:
 
 def _image_config(name: str, files: ModelFiles) -> Any:
     """The configuration of the model, or of its image tower. Raises BackboneError."""
+    if "architecture" in files.config and "model_type" not in files.config:
+        hub = "" if Path(files.source).is_absolute() else "hf-hub:"
+        raise BackboneError(f"{name!r} is a model of timm; write {TIMM}{hub}{name} (pip install icce-ray[timm])")
     try:
         with parsing():
             config = AutoConfig.from_pretrained(files.source, trust_remote_code=False, local_files_only=True)
             config = getattr(config, "vision_config", config)
     except (HeaderError, OSError, StrictDataclassError) as error:
         raise unreadable(name, error) from error
-    if config.model_type == "timm_wrapper":
-        raise BackboneError(f"{name!r} is a model of timm; write timm:hf-hub:{name}, or timm: before a directory")
     if type(config) not in MODEL_MAPPING:
         raise BackboneError(f"{name!r} is a {config.model_type}, of which transformers loads no plain model; {REMEDY}")
     return config

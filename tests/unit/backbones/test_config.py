@@ -36,6 +36,13 @@ def test_hostile_configs(tmp_path, config):
         describe_backbone(model(tmp_path, config), "cls")
 
 
+def test_models_of_timm_and_of_text_are_told_apart(tmp_path):
+    with fails(BackboneError, f"timm:{tmp_path}", "icce-ray[timm]"):
+        describe_backbone(model(tmp_path, {"architecture": "resnet18", "pretrained_cfg": {}}))
+    with fails(BackboneError, tmp_path, "preprocessor_config.json"):
+        describe_backbone(model(tmp_path, {"model_type": "bert"}))
+
+
 @pytest.mark.parametrize("index", [[], {"weight_map": []}, {"weight_map": {"a": 7}}, {"weight_map": {"a": "b.bin"}}])
 def test_hostile_indices(tmp_path, index):
     with fails(BackboneError, tmp_path, "hog"):
