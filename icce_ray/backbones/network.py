@@ -33,8 +33,8 @@ class Network:
         for module in self._model.modules():
             if type(module) is torch.nn.Linear:
                 module.to(self._dtype)
-        mean, std = (torch.tensor(one, device=self._device)[:, None, None] for one in _normalisation(info))
-        self._mean, self._std = mean, std
+        own = info.preprocessing
+        self._mean, self._std = (torch.tensor(one, device=self._device)[:, None, None] for one in (own.mean, own.std))
 
     @torch.inference_mode()
     def embed(self, pixels: np.ndarray) -> Features:
@@ -96,10 +96,6 @@ class NetworkModule(torch.nn.Module):
         """float32 [B, dim + block_dim] of uint8 [B, S, S, 3]."""
         main, blocks = self._features(self.normalised(pixels))
         return main if blocks is None else torch.cat([main, blocks], dim=1)
-
-
-def _normalisation(info: BackboneInfo) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return info.preprocessing.mean, info.preprocessing.std
 
 
 def device_and_type(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
