@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from icce_ray.io.locations import check_writable
@@ -31,6 +31,10 @@ from icce_ray.stages.truth import read_truth
 from icce_ray.store import RunError, Store, artifacts, check_files, fingerprint
 from icce_ray.store.lock import RunLock
 from icce_ray.store.views import figures_of, most_heads, spaces_of, widths_of
+
+#: Seconds after which images are embedded while others are still listed. What is wrong of a small source is found, and
+#: the number of its images is known, before anything else is done.
+LISTING_ALONE = 10.0
 
 STAGES = {
     "embed": embed.run,
@@ -61,23 +65,25 @@ def run(
     """
     store, wanted = Store(settings.out), _between(first, last, redo)
     source = _check_inputs(settings)
-    with writing(store, "icce run", verbose=verbose, take_over=take_over, redo=redo) as (display, lock):
+    writer = writing(store, "icce run", verbose=verbose, take_over=take_over, redo=redo)
+    with writer as (display, lock), ExitStack() as ends:
         settings = store.as_begun(settings)
-        _list(settings, source, store, redo, display, lock)
+        begun = _list(settings, source, store, redo, display, lock, ends)
         todo = _todo(store, wanted)
         if todo:
             check_files(store, *artifacts.stages_before(todo[0]))
             store.metrics()
             store.storage.delete(artifacts.REPORT)  # of what is about to change
-            display.plan([stage for stage in artifacts.stages_before(last) if stage not in todo], todo)
+            going_on = ["list"] if begun else []
+            display.plan([one for one in artifacts.stages_before(last) if one not in (*todo, *going_on)], todo)
             with connected(), tracked(settings, store, display, check=lock.check, redo=redo) as tracking:
-                device = None
+                device, counted = None, todo[len(going_on) :]  # stages that know the number of images
                 for stage in todo:
                     available = resources(settings.resources, device=device, log=display.log_as("cluster"))
-                    if device is None and "neighbors" in todo:
+                    if stage in counted[:1] and "neighbors" in todo:
                         check_search(settings, store.require("list").summary["images"], available)
                     device = available.device  # of the stages to come too
-                    _run_stage(stage, settings, store, available, tracking, lock)
+                    _run_stage(stage, settings, store, available, tracking, lock, begun if stage == "embed" else None)
         else:
             display.log("run", f"nothing to do: {first} to {last} of {store.root} are complete")
         if store.marker("predict") is not None and not store.storage.exists(artifacts.REPORT):
@@ -87,14 +93,21 @@ def run(
 
 
 def _run_stage(
-    stage: str, settings: Settings, store: Store, available: Resources, tracking: TrackedRun, lock: RunLock
+    stage: str,
+    settings: Settings,
+    store: Store,
+    available: Resources,
+    tracking: TrackedRun,
+    lock: RunLock,
+    begun: listing.Listing | None = None,
 ) -> None:
     if stage != "embed":
         embed.check_enough(store, settings.fewest_clusters)
     resolved = store.resolved(settings)  # numbers in place of `auto`
     with tracking.stage(stage) as progress:
         _check_memory(stage, resolved, store, available, progress.log)
-        work = functools.partial(STAGES[stage], resolved, store, available, progress)
+        beside = {} if begun is None else {"listing": begun}
+        work = functools.partial(STAGES[stage], resolved, store, available, progress, **beside)
         marker = complete(stage, store, fingerprint(settings, stage), work, lock.check)
         store.record(stage, marker.summary | {"seconds": marker.seconds})
 
@@ -161,9 +174,25 @@ def _check_inputs(settings: Settings) -> Source:
 
 
 def _list(
-    settings: Settings, source: Source, store: Store, redo: str | None, display: RunProgress, lock: RunLock
-) -> None:
-    """Bind the run to its settings and list the source, once; what can be wrong of these is found here."""
+    settings: Settings,
+    source: Source,
+    store: Store,
+    redo: str | None,
+    display: RunProgress,
+    lock: RunLock,
+    ends: ExitStack,
+) -> listing.Listing | None:
+    """Bind the run to its settings and list the source, once; what can be wrong of these is found here.
+
+    Returns the listing if it takes long: it goes on until `ends`.
+    """
+
+    def work(beside: listing.Listing) -> None:
+        with display.stage("list") as progress:
+            work = functools.partial(listing.run, source, store, progress, settings.embed.rows_per_shard, beside)
+            marker = complete("list", store, fingerprint(settings, "list"), work, lock.check)
+        listing.check_clusters(settings, marker.summary["images"])
+
     if redo is not None:  # before it deletes anything
         check_files(store, *artifacts.stages_before(redo))
     listed = store.marker("list") if redo != "list" else None
@@ -173,11 +202,9 @@ def _list(
     try:
         if listed is not None:
             listing.check_unchanged(source, listed.summary)
-            return
-        with display.stage("list") as progress:
-            work = functools.partial(listing.run, source, store, progress, settings.embed.rows_per_shard)
-            listed = complete("list", store, fingerprint(settings, "list"), work, lock.check)
-        listing.check_clusters(settings, listed.summary["images"])
+            return None
+        begun = ends.enter_context(listing.Listing(source, store, work))
+        return None if begun.ended(LISTING_ALONE) else begun
     except (ValueError, RunError):
         if new:  # nothing was done yet: other settings may take the place
             store.abandon()

@@ -231,16 +231,18 @@ def grouped(shards: Sequence[T], tasks: int, most: int = 16) -> list[Sequence[T]
 def write_shards(
     store: Store,
     table: Table,
-    rows: Sequence[int],
+    rows: Sequence[int] | None,
     write: Callable[[list[int]], Iterable[list[FileInfo]]],
     progress: Progress,
     rejects: Table | None = None,
 ) -> list[FileInfo]:
     """All shards of a table, of so many rows each: `write` makes those that are not there and gives their files.
 
-    Rows of `rejects`, whose shards are written with those of the table, count as its own.
+    Rows of `rejects`, whose shards are written with those of the table, count as its own. `rows` is None while it is
+    not known how many shards there will be: then `write` knows which to make, and is given none.
     """
-    done = store.parts(table, of=len(rows))
+    done = set() if rows is None else store.parts(table, of=len(rows))
+    rows = rows or ()
     finished, rejected = sum(rows[number] for number in done), 0
     progress.begin(sum(rows), done=finished, unit="images")
     files: list[FileInfo] = []

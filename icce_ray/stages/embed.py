@@ -10,12 +10,12 @@ grow with a chunk but for its results. Only a row per file reaches the driver.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import ray
 from ray.exceptions import RayTaskError
 
@@ -28,7 +28,8 @@ from icce_ray.settings import EmbedSettings, ResourceSettings, Settings
 from icce_ray.stages import StageResult
 from icce_ray.stages.chunks import Embedder, write
 from icce_ray.stages.cluster import Resources, others_cluster, write_shards
-from icce_ray.stages.reading import read, split
+from icce_ray.stages.listing import Listing
+from icce_ray.stages.reading import announced, read, split
 from icce_ray.stages.spans import of_source, spans_of
 from icce_ray.stages.stream import Stream, TaskError
 from icce_ray.store import Marker, RejectBudgetError, RunError, Store
@@ -37,13 +38,22 @@ from icce_ray.store.views import space_names
 
 MAX_CPU_ACTORS = 4  # of a node; each holds the weights
 
+#: Chunks to reckon with while they are being listed.
+MANY_CHUNKS = 10_000
+
 #: Bytes of a process beside its blocks: the interpreter and its libraries, and what threads have read.
 PROCESS_BYTES = 256 << 20
 
 
-def run(settings: Settings, store: Store, resources: Resources, progress: Progress) -> StageResult:
-    """Embed every chunk of the manifest whose shard is not there yet. Returns the files and a summary."""
-    source = open_source(found_source(settings.source, store.require("list").summary))
+def run(
+    settings: Settings, store: Store, resources: Resources, progress: Progress, listing: Listing | None = None
+) -> StageResult:
+    """Embed every chunk of the manifest whose shard is not there yet, as `listing` gives them where it goes on.
+
+    Returns the files and a summary.
+    """
+    spec = listing.source.spec if listing else found_source(settings.source, store.require("list").summary)
+    source = open_source(spec)
     info = described_input(source, settings.embed)
     images = Stream(
         source=source,
@@ -54,7 +64,7 @@ def run(settings: Settings, store: Store, resources: Resources, progress: Progre
         rejected=REJECTS,
         batch=settings.resources.embed_batch,
     )
-    files, summary = run_stream(images, settings.resources, resources, progress)
+    files, summary = run_stream(images, settings.resources, resources, progress, listing)
     layout = {name: list(span) for name, span in info.layout.items()}
     spaces = {name: list(span) for name, span in spans_of(info).items()}
     figures = {"dim": info.dim, "layout": layout, "block_dim": info.block_dim}
@@ -107,25 +117,35 @@ def check_budget(marker: Marker | None, budget: float) -> None:
         )
 
 
-def run_stream(stream: Stream, limits: ResourceSettings, resources: Resources, progress: Progress) -> StageResult:
+def run_stream(
+    stream: Stream,
+    limits: ResourceSettings,
+    resources: Resources,
+    progress: Progress,
+    listing: Listing | None = None,
+) -> StageResult:
     """Write the shards of every chunk of the manifest that are not there yet; on CPUs where a GPU is of no use.
 
     Returns the files, those of earlier attempts included, and the counts. Raises RunError if an input is missing or
     there twice, and if no node has the memory for a shard.
     """
     store, resources = Store(stream.root), resources if stream.on_gpu else replace(resources, device="cpu")
-    counts = [info.rows or 0 for info in store.require("list").files]
-    files = write_shards(
-        store,
-        stream.accepted,
-        counts,
-        lambda missing: _written(stream, missing, max(counts), limits, resources) if missing else (),
-        progress,
-        stream.rejected,
-    )
+    counts = None if listing else [info.rows or 0 for info in store.require("list").files]
+    rows = max(counts) if counts else stream.embed.rows_per_shard
+
+    with contextlib.ExitStack() as ends:
+
+        def write(missing: list[int]) -> Iterable[list[FileInfo]]:
+            if listing is None:
+                return _written(stream, missing, rows, limits, resources) if missing else ()
+            written = listing.checked(_written(stream, listing, rows, limits, resources))
+            return ends.enter_context(contextlib.closing(written))
+
+        files = write_shards(store, stream.accepted, counts, write, progress, stream.rejected)
+    images = sum(info.rows or 0 for info in store.require("list").files)
     reasons, first = _count_rejects(store, [info.path for info in stream.rejected.files(files)])
     summary = {
-        "images": sum(counts),
+        "images": images,
         "ok": sum(info.rows or 0 for info in stream.accepted.files(files)),
         "rejected": sum(reasons.values()),
         "rejected_by_reason": dict(reasons),
@@ -140,10 +160,11 @@ def run_stream(stream: Stream, limits: ResourceSettings, resources: Resources, p
 
 
 def _written(
-    stream: Stream, chunks: Sequence[int], rows: int, limits: ResourceSettings, resources: Resources
+    stream: Stream, chunks: list[int] | Listing, rows: int, limits: ResourceSettings, resources: Resources
 ) -> Iterator[list[FileInfo]]:
     """The files of chunks of so many rows (the last may have fewer), as `chunks.write` has written them."""
-    pool = pool_of(resources, ray.cluster_resources(), asked=limits.embed_actors, chunks=len(chunks))
+    count = MANY_CHUNKS if isinstance(chunks, Listing) else len(chunks)
+    pool = pool_of(resources, ray.cluster_resources(), asked=limits.embed_actors, chunks=count)
     needs = needs_of(stream, rows)
     check_memory(needs, pool, rows)
     dataset = _dataset(stream, chunks, rows, pool, needs, resources)
@@ -158,61 +179,44 @@ def _written(
 
 
 def _dataset(
-    stream: Stream, chunks: Sequence[int], rows: int, pool: Pool, needs: Needs, resources: Resources
+    stream: Stream, chunks: list[int] | Listing, rows: int, pool: Pool, needs: Needs, resources: Resources
 ) -> ray.data.Dataset:
     """The stream of the chunks, of a row per file. Each task yields rows that hold a whole block."""
     import ray.data  # here: workers of other stages import this module's neighbours, and this takes a second
 
     gpu = resources.device == "cuda"
-    common: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
+    arrow: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
+    task: dict[str, Any] = arrow | {"fn_kwargs": {"stream": stream}}
+    known = {"chunks": chunks.known() if isinstance(chunks, Listing) else chunks}
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.target_max_block_size = 1  # a row goes on at once, alone
+    context.execution_no_progress_timeout_s = -1  # listing may pause; stores have limits of their own
     context.enable_progress_bars = False
     context.raise_original_map_exception = True
     with ray.data.DataContext.current(context):
-        return (
-            ray.data.range(len(chunks), override_num_blocks=len(chunks))
-            .map_batches(
-                cast(Any, split),
-                batch_size=None,
-                num_cpus=0.25,
-                fn_kwargs={"chunks": np.asarray(chunks), "stream": stream},
-                **common,
-            )
-            .map_batches(
-                cast(Any, read),
-                batch_size=1,
-                num_cpus=0.5,
-                memory=needs.reader,
-                fn_kwargs={"stream": stream},
-                **common,
-            )
-            .map_batches(
-                Embedder,
-                batch_size=1,
-                compute=ray.data.ActorPoolStrategy(
-                    min_size=pool.least,
-                    max_size=pool.most,
-                    # Two threads take turns on a GPU: one prepares a batch while the other's is computed.
-                    max_concurrent_calls_per_actor=2 if gpu else 1,
-                    enable_true_multi_threading=gpu,
-                ),
-                num_cpus=pool.cpus,
-                num_gpus=resources.gpu_share or None,
-                memory=needs.actor,
-                fn_constructor_kwargs={"stream": stream, "device": resources.device, "sharers": pool.sharers},
-                **common,
-            )
-            .map_batches(
-                cast(Any, write),
-                batch_size=-(-rows // stream.block_rows),
-                num_cpus=0.25,
-                memory=needs.writer,
-                fn_kwargs={"stream": stream},
-                **common,
-            )
+        start = ray.data.from_items([0])  # not by a task, for which there might be no whole CPU
+        numbers = start.map_batches(cast(Any, announced), num_cpus=0, fn_kwargs=known, **arrow)
+        pieces = numbers.map_batches(cast(Any, split), batch_size=1, num_cpus=0.25, **task)
+        blocks = pieces.map_batches(cast(Any, read), batch_size=1, num_cpus=0.5, memory=needs.reader, **task)
+        results = blocks.map_batches(
+            Embedder,
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=pool.least,
+                max_size=pool.most,
+                # Two threads take turns on a GPU: one prepares a batch while the other's is computed.
+                max_concurrent_calls_per_actor=2 if gpu else 1,
+                enable_true_multi_threading=gpu,
+            ),
+            num_cpus=pool.cpus,
+            num_gpus=resources.gpu_share or None,
+            memory=needs.actor,
+            fn_constructor_kwargs={"stream": stream, "device": resources.device, "sharers": pool.sharers},
+            **arrow,
         )
+        together = -(-rows // stream.block_rows)  # blocks of a chunk
+        return results.map_batches(cast(Any, write), batch_size=together, num_cpus=0.25, memory=needs.writer, **task)
 
 
 class Needs(NamedTuple):

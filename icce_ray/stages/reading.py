@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 
 from icce_ray.io.decode import Reject, decode_each
 from icce_ray.io.sources import FeatureSource
@@ -22,16 +25,33 @@ READ_THREADS = 8  # a task waits for storage most of the time; Pillow releases t
 #: Parquet, say, of which no reader gets to a row but by all rows before it.
 READ_TWICE = 0.25
 
+#: Seconds between two questions whether more is listed.
+POLL_SECONDS = 0.5
+
 #: What is known of an image all the way to its row.
 NAMES = ("chunk", "chunk_rows", "image_id", "uri", "key")
 
 Picture = tuple[bytes | None, str | None, str | None]
 
 
-def split(batch: pa.Table, *, chunks: np.ndarray, stream: Stream) -> Iterator[pa.Table]:
+def announced(batch: pa.Table, *, chunks: Any) -> Iterator[pa.Table]:
+    """Task: a row for each chunk: of a list, or as soon as an actor, `listing.Known`, knows of it."""
+    over, count, more = isinstance(chunks, list), 0, chunks
+    while True:
+        if not isinstance(chunks, list):
+            more, over = ray.get(chunks.after.remote(count))
+        for chunk in more:
+            yield pa.table({"chunk": [chunk]})
+        if over:
+            return
+        count += len(more)
+        time.sleep(POLL_SECONDS)
+
+
+def split(batch: pa.Table, *, stream: Stream) -> Iterator[pa.Table]:
     """Task: pieces of chunks of the manifest, each the work of one reading task, with columns chunk and chunk_rows."""
     with errors_for_the_driver():
-        for chunk in chunks[batch["id"].to_numpy()].tolist():
+        for chunk in batch["chunk"].to_pylist():
             rows = Store(stream.root).storage.read_table(MANIFEST.part(chunk))
             for name, value in (("chunk_rows", len(rows)), ("chunk", chunk)):
                 rows = rows.append_column(name, pa.repeat(pa.scalar(value, pa.int64()), len(rows)))

@@ -94,7 +94,7 @@ def test_a_shard_without_rows_has_the_columns_of_any_other(tmp_path):
 
 def streamed(made, embedder):
     """What `write` gets of the first chunk."""
-    pieces = split(pa.table({"id": [0]}), chunks=np.array([0]), stream=made)
+    pieces = split(pa.table({"chunk": [0]}), stream=made)
     return pa.concat_tables(embedder(block) for piece in pieces for block in read(piece, stream=made))
 
 

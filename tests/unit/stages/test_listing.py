@@ -1,12 +1,14 @@
 """The manifest: every image once, numbered in the order of its key, and a source that changed is seen."""
 
+import threading
+
 import pytest
 
 from icce_ray.io.sources import SourceError, SourceSpec, find_source, found_source, open_source
 from icce_ray.progress import Progress
 from icce_ray.stages import listing
 from icce_ray.store import RunError, Store
-from icce_ray.store.artifacts import MANIFEST
+from icce_ray.store.artifacts import FEATURES, MANIFEST, REJECTS
 from tests.failures import fails
 
 NAMES = ["a.png", "a/1.jpg", "a/2.JPG", "b.webp", "é.png"]
@@ -91,3 +93,66 @@ def test_a_changed_source_is_named_with_both_ways_out(source, store, change, now
 def test_a_bucket_is_not_listed_twice():
     source = open_source(SourceSpec("fsspec+memory://no-such-bucket/photos", format="files"))
     listing.check_unchanged(source, {"digest": "", "images": 3})
+
+
+def listed_again(source, store, told):
+    """A listing in a thread, and the chunks that are to be embedded, as `Known` is told of them."""
+
+    class Actor:
+        class add:
+            @staticmethod
+            def remote(chunks, over):
+                told.extend(chunks)
+
+    images = found(source)
+    begun = listing.Listing(images, store, lambda beside: listing.run(images, store, Progress(), 2, beside))
+    begun._actor = Actor
+    return begun
+
+
+def test_what_was_embedded_of_an_unfinished_listing_stays_only_where_it_is_listed_again_as_it_was(source, store):
+    told = []
+    with listed_again(source, store, told) as begun:
+        assert begun.ended(None)
+    assert told == [0, 1, 2]
+    for chunk in range(4):
+        for table in (FEATURES, REJECTS):
+            store.storage.write_bytes(table.part(chunk), b"made of the first listing")
+    store.storage.write_bytes(MANIFEST.part(3), b"of a listing of more images")
+    (source / "a" / "2.JPG").write_bytes(b"another length")  # the third of five
+    told.clear()
+    with listed_again(source, store, told) as begun:
+        assert begun.ended(None)
+    assert told == [1]
+    assert store.parts(FEATURES) == store.parts(REJECTS) == {0, 2}
+    assert store.parts(MANIFEST) == {0, 1, 2}
+
+
+def test_a_listing_that_is_not_wanted_any_more_writes_nothing_more(source, store, monkeypatch):
+    reached, gate, tables = threading.Event(), threading.Event(), listing.LISTED.empty_table()
+
+    def slow(self):
+        yield tables
+        reached.set()
+        gate.wait()
+        yield from whole(self)
+
+    whole = type(found(source)).listing
+    monkeypatch.setattr(type(found(source)), "listing", slow)
+    monkeypatch.setattr(listing, "STOP_SECONDS", 0.0)
+    with listed_again(source, store, []) as begun:
+        reached.wait()
+        assert not begun.ended(0)
+    gate.set()
+    with fails(RunError, "stopped"):
+        begun.ended(None)
+    assert store.parts(MANIFEST) == set()
+
+
+def test_what_is_wrong_with_the_source_reaches_whoever_waits_for_its_listing(source, store):
+    for path in source.rglob("*.*"):
+        path.unlink()
+    with listed_again(source, store, []) as begun, fails(SourceError, "0 images"):
+        begun.ended(None)
+    with listed_again(source, store, []) as begun, fails(SourceError, "0 images"):
+        list(begun.checked(iter([begun.ended(None)])))
