@@ -37,7 +37,8 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="Folder or prefix of images, .tar or .parquet files, .txt list of URIs, .npy features; a path or URI.",
+        help="Folder or prefix of images, .tar or .parquet files, .txt list of URIs, .npy features (of several spaces: "
+        "--set list.column=NAME,NAME); a path or URI.",
     ),
 ]
 Format = Annotated[

@@ -30,7 +30,7 @@ def run(
         typer.Option(
             metavar="NAME",
             help="Image model of transformers (hub id such as facebook/dinov2-large, or a local directory), timm:NAME, "
-            "or hog (no download); several make one feature space each.",
+            "or hog (no download); may be repeated: each is a feature space.",
         ),
     ] = None,
     kind: Format = None,
