@@ -1,7 +1,7 @@
 """Several feature spaces computed elsewhere: columns of the same Parquet files, or .npy files row by row alike.
 
 `spec.column` names them, separated by commas. They are columns where the source is Parquet; of a folder of .npy files
-they are the files `NAME.npy`, or folders `NAME` of files that are called alike.
+they are the names of files, less their ending, or of folders of files that are called alike.
 """
 
 from __future__ import annotations
