@@ -18,6 +18,17 @@ from icce_ray.store import Store
 from icce_ray.store import artifacts as a
 
 CLASSES = 4
+#: First lines of a program that has neither Ray nor this package.
+WITHOUT_US = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("ray", "icce_ray"):
+            raise ImportError(f"{name} was asked for")
+
+sys.meta_path.insert(0, Absent())
+"""
 
 
 def classified_run(root, source, *, columns=None, classes=CLASSES, **embed):

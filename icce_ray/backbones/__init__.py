@@ -95,10 +95,6 @@ class Backbone(Protocol):
         """Features of a batch."""
         ...
 
-    def module(self) -> Any:
-        """See `load_module`."""
-        ...
-
 
 def describe_backbone(
     name: str,
@@ -156,7 +152,10 @@ def load_module(info: BackboneInfo) -> Any:
     It takes pixels uint8 [B, S, S, 3] and gives all features side by side, float32 [B, dim + block_dim], the main one
     first. Raises BackboneError.
     """
-    return load_backbone(info).module().eval()
+    backbone = load_backbone(info)
+    if not hasattr(backbone, "module"):
+        raise BackboneError(f"the backbone {info.name!r} is no module of torch; use --format sklearn, of its features")
+    return backbone.module().eval()
 
 
 def _family(name: str) -> Any:

@@ -9,14 +9,20 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from icce_ray.export.predictors import export_predictor
 from icce_ray.progress import Progress
 from icce_ray.report.page import write_report
+from icce_ray.store import Store
+from icce_ray.store.artifacts import PREDICTIONS
 from jobs.bench.made_run import make_run
+from tests.exported_runs import WITHOUT_US
 from tests.unit.report.conftest import HOSTILE, source_of
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -32,6 +38,21 @@ ROWS = {
     "classifier, seen images": "classifier_seen",
     "classifier, unseen images": "classifier_unseen",
 }
+#: Prints {file name: (label, probability)} of the digits in a folder.
+UNSEEN = f"""{WITHOUT_US}
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+paths = sorted(Path(sys.argv[1]).iterdir())
+pixels = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
+session = onnxruntime.InferenceSession("predictor.onnx", providers=["CPUExecutionProvider"])
+(found,) = session.run(None, {{"pixels": pixels}})
+print(json.dumps({{path.name: (int(row.argmax()), float(row.max())) for path, row in zip(paths, found)}}))
+"""
 
 
 def cells(out, name):
@@ -69,6 +90,22 @@ def test_the_printed_tables_have_the_same_figures(first_demo):
         (row,) = [row for row in cells(out, stage) if row[0] == "complete"]
         assert f"{metrics[stage]['seconds']:.1f}" in row
     assert f"{folder}/run-seed0/metrics.json" in out
+
+
+@pytest.mark.slow(20)
+def test_its_classifier_labels_unseen_digits_without_us(first_demo, tmp_path):
+    """As `icce predict` has done: every label, and every probability to 0.001."""
+    folder, _, _ = first_demo
+    export_predictor(Store(str(folder / "run-seed0")), "onnx", str(tmp_path / "onnx"))
+    result = subprocess.run(
+        [sys.executable, "-c", UNSEEN, folder / "unseen"], cwd=tmp_path / "onnx", capture_output=True, check=True
+    )
+    found, store = json.loads(result.stdout), Store(str(folder / "unseen-seed0"))
+    tables = [store.storage.read_table(info.path) for info in PREDICTIONS.files(store.require("predict").files)]
+    rows = [row for table in tables for row in table.to_pylist()]
+    assert len(rows) == len(found) == 359
+    assert {row["key"]: row["label"] for row in rows} == {key: label for key, (label, _) in found.items()}
+    assert max(abs(found[row["key"]][1] - row["confidence"]) for row in rows) < 1e-3
 
 
 def test_a_second_call_does_nothing_in_the_finished_stages(first_demo, icce):
