@@ -7,7 +7,7 @@ from icce_ray.export.formats import export_predictions
 from icce_ray.progress import Progress
 from icce_ray.store import RunError
 from icce_ray.store import artifacts as a
-from icce_ray.store.updates import generations, updates
+from icce_ray.store.updates import bind_update, check_updates, generations, updates
 from tests.small_run import finds, replaced
 from tests.updated_run import updated
 
@@ -44,11 +44,26 @@ def test_the_export_has_every_image_once_in_its_last_version(tmp_path):
     assert done.images == len(rows)
 
 
-def test_labels_of_a_classifier_that_was_replaced_are_refused(tmp_path):
-    run, _ = updated(tmp_path / "run")
+def test_labels_of_a_classifier_that_was_replaced_are_refused_and_made_again(tmp_path):
+    run, one = updated(tmp_path / "run")
     path = a.CLASSIFIER_WEIGHTS.path
     weights = {name: tensor + 1 for name, tensor in run.storage.read_tensors(path).items()}
     replaced(run, "classifier", path, weights)
     with pytest.raises(RunError, match="has labels of a classifier that the run had before"):
         generations(run)
     finds(run, ("updates/000001: predict", "fingerprint"))
+    bind_update(one, run, "photos")  # as the next `icce update` does, which then labels again
+    assert one.marker("predict") is None
+    assert one.marker("embed") is not None
+    assert one.storage.list("predictions") == []
+    finds(run)
+
+
+def test_a_run_that_was_listed_again_keeps_no_updates(tmp_path):
+    run, _ = updated(tmp_path / "run")
+    check_updates(run)
+    listed = run.require("list")
+    summary = listed.summary | {"digest": "e" * 64}
+    run.commit("list", listed.files, fingerprint=listed.fingerprint, summary=summary, seconds=0)
+    with pytest.raises(RunError, match=r"listed again since its update 1, .* delete .*updates and update again"):
+        check_updates(run)
