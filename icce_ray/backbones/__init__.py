@@ -152,10 +152,10 @@ def load_module(info: BackboneInfo) -> Any:
     It takes pixels uint8 [B, S, S, 3] and gives all features side by side, float32 [B, dim + block_dim], the main one
     first. Raises BackboneError.
     """
-    backbone = load_backbone(info)
-    if not hasattr(backbone, "module"):
+    module = getattr(load_backbone(info), "module", None)
+    if module is None:
         raise BackboneError(f"the backbone {info.name!r} is no module of torch; use --format sklearn, of its features")
-    return backbone.module().eval()
+    return module().eval()
 
 
 def _family(name: str) -> Any:

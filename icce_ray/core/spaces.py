@@ -89,7 +89,7 @@ def _grouping(rows: Tensor, counts: Sequence[int], seed: int) -> list[float]:
         drawn = np.random.default_rng(derived_seed(seed, STREAM, count))
         with warnings.catch_warnings():  # a group may stay without rows where rows are alike
             warnings.simplefilter("ignore", UserWarning)
-            starts = [kmeans2(values, count, iter=ROUNDS, minit="++", seed=drawn)[1] for _ in range(STARTS)]
+            starts = [kmeans2(values, count, iter=ROUNDS, minit="++", rng=drawn)[1] for _ in range(STARTS)]
         found.append(float(np.mean([modularity(torch.from_numpy(labels), graph, count) for labels in starts])))
     return found
 

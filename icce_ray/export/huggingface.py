@@ -28,7 +28,11 @@ def write_huggingface(trained: Trained, folder: Path, names: list[str]) -> None:
     another part is needed, or the backbone is not of transformers.
     """
     if trained.info is None or trained.info.name == "hog" or trained.info.name.startswith(TIMM):
-        has = "a source of features" if trained.info is None else f"the backbone {trained.info.name}"
+        has = (
+            "a source of features, or several backbones"
+            if trained.info is None
+            else f"the backbone {trained.info.name}"
+        )
         raise RunError(f"--format huggingface needs a backbone of transformers, and the run has {has}; {_OTHERWISE}")
     size, features = trained.info.image_size, load_module(trained.info)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, size, size, 3), dtype=np.uint8))

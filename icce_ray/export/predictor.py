@@ -66,7 +66,7 @@ class Trained:
 
     Attributes:
         head: of the stored features.
-        info: of the backbone that makes them; None for a run whose source had features, not images.
+        info: of the backbone that makes them; None for a run of several, or whose source had features, not images.
         embed: how images were read and embedded.
         embedded: the marker of the stage that did.
     """
@@ -99,7 +99,7 @@ def read_trained(store: Store) -> Trained:
     weight = torch.zeros(len(tensors["weight"]), embedded.summary["dim"] + embedded.summary["block_dim"])
     weight[:, columns] = tensors["weight"]
     info = None
-    if "features" not in embedded.summary["layout"]:
+    if isinstance(embed.backbone, str) and "features" not in embedded.summary["layout"]:
         info = describe_backbone(
             embed.backbone,
             embed.features,

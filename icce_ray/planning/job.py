@@ -120,12 +120,12 @@ class Job:
         self.used: dict[str, Rate] = {}
         self._rates = rates.table(self.gpu)
         self.images, self.image_bytes, self.clusters = bucket.images, bucket.image_bytes, settings.clusters
-        if len(settings.embed.backbones) > 1:
+        model, *others = settings.embed.backbones
+        if others:
             raise PlanError(
                 f"{len(settings.embed.backbones)} backbones: a plan counts with one; plan each alone and add them up, "
                 "and neighbours and heads once more for the joined space"
             )
-        (model,) = settings.embed.backbones
         self.shape = None if model == "hog" else rates.model(model)
         self._describe_features()
         if settings.count_unknown:
@@ -158,7 +158,7 @@ class Job:
             self.layout = {name: list(columns) for name, columns in info.layout.items()}
             return
         width, self.side = self.shape.width, embed.image_size or TRANSFORMER_SIZE
-        (model,) = embed.backbones
+        model = embed.backbones[0]
         kinds = ("cls+patch_mean", "cls", "patch_mean", *(() if model in PUBLISHED else ("pooled",)))
         try:
             kind = chosen_features(model, kind, kinds)

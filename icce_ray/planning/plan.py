@@ -287,7 +287,7 @@ def make_plan(
     return Plan(
         images=images,
         sample=job.n,
-        model=settings.embed.backbone,
+        model=settings.embed.backbones[0],
         dim=job.dim,
         machines=job.machines,
         start_seconds=start,

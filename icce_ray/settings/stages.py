@@ -62,10 +62,10 @@ def _one_or_several(value: Any, name: ValidatorFunctionWrapHandler) -> Any:
     """A name, or several, each once."""
     if not isinstance(value, (list, tuple)):
         return name(value)
-    names = tuple(map(name, value))
+    names = [name(one) for one in value]
     if len(set(names)) < max(1, len(names)):
-        raise ValueError(f"{list(names)}: give at least one name, and each once")
-    return names if len(names) > 1 else names[0]
+        raise ValueError(f"{names}: give at least one name, and each once")
+    return tuple(names) if len(names) > 1 else names[0]
 
 
 if TYPE_CHECKING:

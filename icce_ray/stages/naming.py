@@ -22,10 +22,11 @@ from icce_ray.io.sources import Source
 from icce_ray.io.user_tables import without_formulas
 from icce_ray.progress import Progress
 from icce_ray.settings import ResourceSettings
-from icce_ray.stages.chunks import READ_THREADS, TaskError, errors_for_the_driver
 from icce_ray.stages.cluster import Resources, threads_here
 from icce_ray.stages.embed import pool_of
 from icce_ray.stages.features import list_column, matrix
+from icce_ray.stages.reading import READ_THREADS
+from icce_ray.stages.stream import TaskError, errors_for_the_driver
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import GUESS, MANIFEST, NAMES, PREDICTIONS
 
