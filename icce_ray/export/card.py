@@ -107,10 +107,10 @@ def _limits(trained: Trained, form: str) -> str:
         "- A class is what some images have in common for the backbone; its name, if it has one, was given afterwards.",
     ]
     if trained.info is not None and form != "sklearn":
-        size = trained.info.image_size
+        size, near = trained.info.image_size, "0.005" if form == "huggingface" else "0.001"
         lines.append(
-            f"- Pictures become squares of {size} x {size} pixels by the bicubic filter, as Pillow has it. Of the same "
-            "square the probabilities are those of `icce predict` on a CPU to 0.001. `icce` decodes large JPEGs at a "
+            f"- Pictures become squares of {size} x {size} pixels by the model's filter, as Pillow has it. Of the same "
+            f"square the probabilities are those of `icce predict` on a CPU to {near}. `icce` decodes large JPEGs at a "
             "lower resolution and resizes some pictures by torch: a few of 255 in some pixels, which moves "
             "probabilities a little further. Lay transparent pictures over white."
         )

@@ -40,21 +40,29 @@ def write_onnx(trained: Trained, folder: Path) -> None:
         ) from error
     for name, module, example in _graphs(trained):
         path, given = folder / f"{name}.onnx", _INPUTS[name]
-        free = dict.fromkeys(range(example.ndim - 1), torch.export.Dim.DYNAMIC)
+        _program(module, torch.from_numpy(example), given).save(path)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        _check(path.name, module, example, np.asarray(session.run(None, {given: example})[0]))
+
+
+def _program(module: torch.nn.Module, example: torch.Tensor, given: str) -> torch.onnx.ONNXProgram:
+    """A module in ONNX, of any size of all dimensions but the last. Raises RunError for one that torch cannot write."""
+    free = dict.fromkeys(range(example.ndim - 1), torch.export.Dim.DYNAMIC)
+    try:
         with quiet(), torch.no_grad():
-            traced = torch.export.export(module, (torch.from_numpy(example),), dynamic_shapes=(free,))
             program = torch.onnx.export(
-                traced,
+                torch.export.export(module, (example,), dynamic_shapes=(free,)),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=[given],
                 output_names=["probabilities"],
                 verbose=False,
             )
-        assert program is not None, "it is returned where no file is named"
-        program.save(path)
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        _check(path.name, module, example, np.asarray(session.run(None, {given: example})[0]))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(f"torch cannot write this backbone as ONNX ({reason}); use --format torchscript") from error
+    assert program is not None, "it is returned where no file is named"
+    return program
 
 
 def write_torchscript(trained: Trained, folder: Path) -> None:
@@ -73,7 +81,8 @@ def _graphs(trained: Trained) -> Iterator[tuple[str, torch.nn.Module, np.ndarray
     """(name, module, an input of two rows) of each graph; the pictures are no squares, and not of the model's size."""
     draw = np.random.default_rng(0)
     yield HEAD, trained.head, draw.normal(size=(2, trained.head.weight.shape[1])).astype(np.float32)
-    predictor = trained.predictor()
+    with quiet():
+        predictor = trained.predictor()
     if predictor is not None:
         shape = (2, predictor.side + 7, predictor.side + 31, 3)
         yield WHOLE, predictor, draw.integers(0, 256, shape, dtype=np.uint8)

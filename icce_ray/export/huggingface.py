@@ -34,15 +34,14 @@ def write_huggingface(trained: Trained, folder: Path, names: list[str]) -> None:
             else f"the backbone {trained.info.name}"
         )
         raise RunError(f"--format huggingface needs a backbone of transformers, and the run has {has}; {_OTHERWISE}")
-    size, features = trained.info.image_size, load_module(trained.info)
+    size = trained.info.image_size
+    with quiet():
+        features = load_module(trained.info)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, size, size, 3), dtype=np.uint8))
     with quiet(), torch.no_grad():
         model, images = _classifier(trained.info.name, names), features.normalised(pixels)
-        inputs: list[Tensor] = []
-        hook = model.classifier.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
-        model(pixel_values=images)
-        hook.remove()
-        model.classifier.weight.copy_(_weight(trained, features(pixels), inputs[0]))
+        read = _read(model, trained.info.name, images)
+        model.classifier.weight.copy_(_weight(trained, features(pixels), read))
         model.classifier.bias.copy_(trained.head.bias)
         found, expected = model(pixel_values=images).logits.softmax(-1), trained.head(features(pixels))
         if not (difference := float((found - expected).abs().max())) <= TOLERANCE:
@@ -76,6 +75,21 @@ def _classifier(name: str, names: list[str]) -> Any:
     if not isinstance(getattr(model, "classifier", None), torch.nn.Linear):
         raise RunError(f"{type(model).__name__} of transformers has no linear classifier; {_OTHERWISE}")
     return model
+
+
+def _read(model: Any, name: str, images: Tensor) -> Tensor:
+    """What the last layer of `model` is given, [n, R]. Raises RunError for a model that takes no plain images."""
+    inputs: list[Tensor] = []
+    hook = model.classifier.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    try:
+        model(pixel_values=images)
+    except RuntimeError as error:
+        raise RunError(
+            f"{type(model).__name__} of {name!r} takes no images [n, 3, S, S] ({error}); {_OTHERWISE}"
+        ) from error
+    finally:
+        hook.remove()
+    return inputs[0]
 
 
 def _weight(trained: Trained, features: Tensor, read: Tensor) -> Tensor:

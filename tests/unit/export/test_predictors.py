@@ -61,7 +61,10 @@ def dinov2(photos, tmp_path_factory):
     config = Dinov2Config(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, patch_size=7, image_size=56
     )
-    network, draw = Dinov2Model(config), torch.Generator().manual_seed(0)
+    draw = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Dinov2Model(config)
     with torch.no_grad():
         for weight in network.parameters():
             weight.add_(torch.randn(weight.shape, generator=draw) * 0.1)
@@ -130,7 +133,8 @@ def test_transformers_loads_its_own_classifier(dinov2, export):
     assert list(config["id2label"].values()) == [*NAMES[:3], "Katze-003"]  # a second one of the same name
     found = [ast.literal_eval(line)[0] for line in answers(folder, "photo.jpg", pictures(dinov2))]
     names = [one["label"].removesuffix("-003") if "Katze" in one["label"] else one["label"] for one in found]
-    agree(names, [one["score"] for one in found], dinov2)
+    # The run has rounded its features to half precision, which this does not.
+    agree(names, [one["score"] for one in found], dinov2, tolerance=5e-3)
 
 
 @pytest.mark.parametrize("classes", [CLASSES, pytest.param(2, marks=pytest.mark.slow(3))])
