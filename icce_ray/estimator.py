@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClusterMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -23,19 +24,16 @@ from icce_ray.core.alarms import Alarm, CollapseWarning, cluster_sizes, head_ala
 from icce_ray.core.automatic import Choice, automatic
 from icce_ray.core.cluster_count import choose_clusters, in_reach
 from icce_ray.core.consensus import METHODS, consensus
+from icce_ray.core.in_memory import LABEL_ROWS, LimitsOf, Seen, spaces_of, train
 from icce_ray.core.linear import GridPoint, LinearClassifier, self_train
-from icce_ray.core.neighbors import Limits, default_k_max
-from icce_ray.core.parameters import check_parameters, check_sizes, directed_rows
-from icce_ray.core.pilot import choose_threshold
-from icce_ray.core.projection import Moments, Projection
+from icce_ray.core.parameters import check_parameters, check_sizes, check_spaces, matrices_of, named
 from icce_ray.core.recipe import CLUSTER_RANGE, HOLDOUT, ClusterPrior, GridRecipe, InputNorm, Recipe, Teacher
 from icce_ray.core.search import mine
-from icce_ray.core.training import HeadTrainer
+from icce_ray.core.spaces import heads_of
 from icce_ray.progress import stage_progress
 from icce_ray.search.partition import PARTITIONERS
 
-#: Rows labelled at once: activations of a few heads on 8192 rows are some hundred MB at most.
-LABEL_ROWS = 8192
+Matrices = ArrayLike | Sequence[ArrayLike]
 
 
 class ICCE(ClusterMixin, BaseEstimator):
@@ -43,7 +41,10 @@ class ICCE(ClusterMixin, BaseEstimator):
 
     Only the number of clusters has to be given. What is None follows from the numbers of rows, columns and clusters
     (`icce_ray.core.automatic`), and what is given is kept. Memory holds X once, its principal components, up to `k_max`
-    neighbours of 12 bytes and `heads` labels of 4 bytes a row.
+    neighbours of 12 bytes and `heads` labels of 4 bytes a row; of several spaces, each in turn and joined.
+
+    X is a matrix or, where the same images have several kinds of features, a list of matrices: `core.spaces` weighs and
+    joins them.
 
     Parameters
     ----------
@@ -82,12 +83,14 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
     choice_ : Choice, every value that was given or chosen.
     head_labels_ : int32[n_samples, heads]
     head_losses_ : float32[heads], mean TEMI loss of the last epoch.
-    best_head_ : int, the head of the lowest loss.
+    best_head_ : int, the head of the lowest loss, of several spaces among those of the joined one.
     consensus_scores_ : dict, average normalised mutual information with the heads of each method that could run.
     classifier_grid_ : list of GridPoint, accuracy on held-out consensus labels of each learning rate.
     coef_, intercept_ : float32[n_classes, n_features] and float32[n_classes] of the best of them.
     classes_ : int[n_classes], the labels that are columns of `predict_proba`.
-    n_features_in_, feature_names_in_ : as everywhere in scikit-learn.
+    space_dims_, space_weights_ : columns and weight of each feature space, tuples; of one (n_features,) and (1.0,).
+    head_spaces_ : int32[heads], the number of the space that a head sees; of several, the joined one has the last.
+    n_features_in_, feature_names_in_ : as everywhere in scikit-learn; of several spaces the sum, and no names.
     """
 
     n_clusters_: int
@@ -96,6 +99,9 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
     agreement_: NDArray[np.float32]
     threshold_: float
     choice_: Choice
+    space_dims_: tuple[int, ...]
+    space_weights_: tuple[float, ...]
+    head_spaces_: NDArray[np.int32]
     head_labels_: NDArray[np.int32]
     head_losses_: NDArray[np.float32]
     best_head_: int
@@ -182,35 +188,37 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
 
     # -- scikit-learn's methods --------------------------------------------------------------------------------
 
-    def fit(self, X: ArrayLike, y: Any = None) -> ICCE:
-        """Cluster the rows of X [n_samples, n_features]; y is ignored.
+    def fit(self, X: Matrices, y: Any = None) -> ICCE:
+        """Cluster the rows of X [n_samples, n_features], or of a list of such matrices; y is ignored.
 
         Rows of zeros have no direction and so no neighbours; they do not train the heads but are labelled by them.
         Raises ValueError on a parameter out of range, on X that is not a finite matrix of at least 2 and `n_clusters`
-        rows, on one with fewer than 2 rows that are not zero, and on training that diverged.
+        rows, on one with fewer than 2 rows that are not zero, on several of different numbers of rows, and on training
+        that diverged.
         """
         check_parameters(self.get_params(deep=False))
-        matrix = self._validated(X, dtype=(np.float32, np.float16), ensure_min_samples=2)
-        check_sizes(len(matrix), self.n_clusters, self.k_min)
+        matrices = self._validated(X, dtype=(np.float32, np.float16), ensure_min_samples=2)
+        check_sizes(len(matrices[0]), self.n_clusters, self.k_min)
         seed = self._seed()
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        features = torch.from_numpy(np.require(matrix, requirements=["C", "W"])).to(device)
-        self._fit_heads(features, seed)
+        spaces = [torch.from_numpy(np.require(matrix, requirements=["C", "W"])).to(device) for matrix in matrices]
+        self._fit_heads(spaces, seed)
         self._fit_consensus(seed)
-        self._fit_classifier(features, seed)
+        self._fit_classifier(spaces[0] if len(spaces) == 1 else torch.cat(spaces, dim=1), seed)
         return self
 
-    def predict(self, X: ArrayLike) -> NDArray[np.int32]:
+    def predict(self, X: Matrices) -> NDArray[np.int32]:
         """Label of each row of X by the linear classifier, int32[n_samples].
 
         On the rows of `fit` it is the classifier's opinion, which may differ from the consensus in `labels_`.
         """
         return self.predict_proba(X).argmax(axis=1).astype(np.int32)
 
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+    def predict_proba(self, X: Matrices) -> NDArray[np.float64]:
         """Probability of each label, in the order of `classes_`, float64[n_samples, n_classes]."""
         check_is_fitted(self)
-        matrix = self._validated(X, dtype=(np.float64, np.float32, np.float16), reset=False)
+        matrices = self._validated(X, dtype=(np.float64, np.float32, np.float16), reset=False)
+        matrix = matrices[0] if len(matrices) == 1 else np.concatenate(matrices, axis=1)
         # In float64 a row's probabilities hardly depend on the rows beside it.
         classifier = LinearClassifier(torch.from_numpy(self.coef_).double(), torch.from_numpy(self.intercept_).double())
         blocks = torch.tensor(matrix).split(LABEL_ROWS)
@@ -218,79 +226,58 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
 
     # -- the method, in the order of the paper -------------------------------------------------------------------
 
-    def _fit_heads(self, features: Tensor, seed: int) -> None:
+    def _fit_heads(self, matrices: list[Tensor], seed: int) -> None:
         """Neighbours (paper 3.1), the heads on them, and the label of every row under every head."""
-        directed = directed_rows(features)
-        # A zero row has no direction, hence no neighbours: it trains nothing and is labelled like a new row.
-        rows = features if directed.all() else features[directed]
+        known = None if self.n_clusters == "auto" else int(self.n_clusters)
         with self._progress("neighbors") as progress:
-            seen, inputs = self._inputs(rows, features)
-            self.n_clusters_ = self._count(seen, seed)
-            self.choice_ = self._choose(self.n_clusters_)
+            spaces, self.space_weights_ = spaces_of(matrices, self._choose, known, seed)
+            self.n_clusters_ = self._count(spaces[-1], seed)
+            self.choice_ = self._choose(self.n_clusters_, spaces[-1].facts)
             progress.log(self.choice_.describe())
-            limits = self._limits(seen, seed)
-            self.threshold_ = limits.threshold
-            neighbors = mine(seen, limits)
-        recipe = self._recipe(self.choice_)
-        trainer = HeadTrainer(seen, neighbors, n_clusters=self.n_clusters_, recipe=recipe, seed=seed)
-        losses: list[Tensor] = []
+            counts = heads_of(self.choice_.heads, self.space_weights_)
+            recipe, used = self._recipe(self.choice_), []
+            limits = LimitsOf(self.choice_, self.n_clusters_, self.k_max, recipe, seed, PARTITIONERS)
+            for space, count in zip(spaces, counts, strict=True):
+                if count:
+                    found = limits.of(space.rows)
+                    used.append((space, mine(space.rows, found), count))
+                    self.threshold_ = found.threshold
+        self.head_spaces_ = np.repeat(np.arange(len(spaces), dtype=np.int32), counts)
         with self._progress("heads") as progress:
-            progress.begin(recipe.epochs, unit="epochs")
-            for epoch in range(recipe.epochs):
-                losses.append(trainer.run_epoch().temi)
+            progress.begin(recipe.epochs * len(used), unit="epochs")
+
+            def show(done: int, temi: Tensor) -> None:
                 if self.verbose:  # reading the loss makes the device wait
-                    progress.update(epoch + 1, mean_loss=float(losses[-1].mean()))
-        history = torch.stack(losses).cpu().numpy()
+                    progress.update(done, mean_loss=float(temi.mean()))
+
+            self.head_labels_, history = train(
+                used, n_clusters=self.n_clusters_, recipe=recipe, seed=seed, on_epoch=show
+            )
         self.head_losses_ = history[-1]
         if not np.isfinite(self.head_losses_).all():
             raise ValueError(f"the heads diverged at learning_rate={recipe.learning_rate:g}; lower it")
-        self.best_head_ = int(self.head_losses_.argmin())
-        blocks = [trainer.labels(block).cpu().numpy() for block in inputs.split(LABEL_ROWS)]
-        self.head_labels_ = np.ascontiguousarray(np.concatenate(blocks))
+        # Losses on the neighbours of different spaces do not compare.
+        self.best_head_ = int(np.where(self.head_spaces_ == len(spaces) - 1, self.head_losses_, np.inf).argmin())
         _warn(head_alarms(history, cluster_sizes(self.head_labels_, self.n_clusters_)))
 
-    def _inputs(self, rows: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """What neighbours and heads see of `rows`, which have directions, and of all `features`."""
-        moments = Moments.of(rows)
-        self._facts = {"n_images": len(rows), "dim": rows.shape[1], "mean_cosine": moments.mean_cosine}
-        if not (components := self._choose(1).components):  # which do not depend on the clusters
-            return rows, features
-        projection = Projection.of(moments, components)
-        inputs = projection.apply(features)
-        return (inputs if rows is features else projection.apply(rows)), inputs
-
-    def _choose(self, n_clusters: int) -> Choice:
-        """Every value that was not given, for so many clusters."""
+    def _choose(self, n_clusters: int, facts: dict[str, Any]) -> Choice:
+        """Every value that was not given, for so many clusters of rows of which these are the facts."""
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(Choice)}
-        return automatic(n_clusters=n_clusters, given=given | {"k_max": self.k_max}, **self._facts)
+        known = {"k_max": self.k_max, "components": facts.get("components", self.components)}
+        facts = {name: value for name, value in facts.items() if name != "components"}
+        return automatic(n_clusters=n_clusters, given=given | known, **facts)
 
-    def _count(self, inputs: Tensor, seed: int) -> int:
+    def _count(self, space: Seen, seed: int) -> int:
         """The number of clusters given, or what pilot trainings on some rows find."""
         if self.n_clusters != "auto":
             self.n_clusters_interval_ = (int(self.n_clusters), int(self.n_clusters))
             return int(self.n_clusters)
-        choice = self._choose(self.cluster_range[0])
+        inputs, choice = space.rows, self._choose(self.cluster_range[0], space.facts)
         low, high = in_reach(len(inputs), choice.k_min, *self.cluster_range)
         recipe = self._recipe(choice)
         found = choose_clusters(inputs, low=low, high=high, k_min=choice.k_min, recipe=recipe, seed=seed)
         self.n_clusters_interval_ = found.interval
         return found.clusters
-
-    def _limits(self, inputs: Tensor, seed: int) -> Limits:
-        """Those of the neighbours; their threshold is given or chosen, or what a pilot training on some rows finds."""
-        k_min = self.choice_.k_min
-        k_max = self.k_max or default_k_max(len(inputs), self.n_clusters_, k_min)
-        if self.threshold != "auto":
-            return Limits(self.choice_.threshold, k_min, k_max)
-        evidence = choose_threshold(
-            inputs,
-            n_clusters=self.n_clusters_,
-            widest=Limits(-1.0, k_min, k_max),
-            recipe=self._recipe(self.choice_),
-            seed=seed,
-            partitioners=PARTITIONERS,
-        )
-        return Limits(evidence.threshold, k_min, k_max)
 
     def _recipe(self, choice: Choice) -> Recipe:
         chosen = self.get_params(deep=False) | dataclasses.asdict(choice)
@@ -337,8 +324,20 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
             return int(self.random_state)
         return int(generator.randint(2**31 - 1))
 
-    def _validated(self, X: Any, **options: Any) -> NDArray[Any]:
-        return np.asarray(validate_data(self, X, **options))
+    def _validated(self, X: Any, *, reset: bool = True, **options: Any) -> list[NDArray[Any]]:
+        """The matrix of each space as scikit-learn wants it, all of as many rows."""
+        given, fitted = matrices_of(X), None if reset else self.space_dims_
+        check_spaces(given, fitted)
+        if len(given) == 1:
+            found = [np.asarray(validate_data(self, given[0], reset=reset, **options))]
+        else:
+            found = [check_array(one, input_name=name, **options) for name, one in named(given).items()]
+        if reset:
+            self.space_dims_ = tuple(one.shape[1] for one in found)
+            if len(found) > 1:
+                self.n_features_in_ = sum(self.space_dims_)
+                vars(self).pop("feature_names_in_", None)
+        return found
 
     def _progress(self, stage: str) -> Any:
         return stage_progress(stage, verbose=bool(self.verbose))

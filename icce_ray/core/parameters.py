@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, get_args
 
@@ -67,12 +67,46 @@ def check_sizes(n_samples: int, n_clusters: int | str, k_min: int | None) -> Non
         )
 
 
-def directed_rows(features: Tensor) -> Tensor:
-    """Which rows of `features` [n, D] are not zero, bool[n]. ValueError for fewer than 2, or too large values."""
+def directed_rows(features: Tensor, name: str = "X") -> Tensor:
+    """Which rows of `features` [n, D] are not zero, bool[n].
+
+    Raises ValueError, which names them, for fewer than 2, or too large values.
+    """
     largest = float(features.abs().max())
     if largest > LARGEST:
-        raise ValueError(f"X holds {largest:g}; beyond {LARGEST:g} squares overflow float32: scale the columns")
+        raise ValueError(f"{name} holds {largest:g}; beyond {LARGEST:g} squares overflow float32: scale the columns")
     directed = features.any(dim=1)
     if directed.sum() < 2:
-        raise ValueError(f"{int((~directed).sum())} of {len(directed)} rows are zero; give at least 2 that are not")
+        zeros = int((~directed).sum())
+        raise ValueError(f"{zeros} of {len(directed)} rows of {name} are zero; give at least 2 that are not")
     return directed
+
+
+def matrices_of(X: Any) -> list[Any]:
+    """The matrices of a list or tuple of them, one a feature space; anything else is one matrix, lists of rows too."""
+    several = isinstance(X, (list, tuple)) and len(X) and all(getattr(one, "ndim", 0) == 2 for one in X)
+    return list(X) if several else [X]
+
+
+def named(matrices: Sequence[Any]) -> dict[str, Any]:
+    """The matrices by the names that errors have for them."""
+    return {"X": matrices[0]} if len(matrices) == 1 else {f"X[{i}]": one for i, one in enumerate(matrices)}
+
+
+def check_spaces(matrices: Sequence[Any], fitted: Sequence[int] | None = None) -> None:
+    """Raise ValueError on several matrices of different rows, or that are not of the spaces that were fitted.
+
+    `fitted` are the columns of these; None before the fit.
+    """
+    if fitted is not None and len(matrices) != len(fitted):
+        raise ValueError(
+            f"X has {len(matrices)} feature spaces, but {len(fitted)} were fitted, of {list(fitted)} columns; give "
+            "them in the same order, in a list where they are several"
+        )
+    if len(matrices) == 1:
+        return
+    rows, columns = ([one.shape[axis] for one in matrices] for axis in (0, 1))
+    if len(set(rows)) > 1:
+        raise ValueError(f"the feature spaces in X have {rows} rows; give the same images in the same order in each")
+    if fitted is not None and columns != list(fitted):
+        raise ValueError(f"the feature spaces in X have {columns} columns, those fitted {list(fitted)}; give the same")

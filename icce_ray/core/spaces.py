@@ -113,7 +113,10 @@ def heads_of(heads: int, weights: Sequence[float]) -> tuple[int, ...]:
     """How many of `heads` see each space and, last, the joined one: half of them, rounded up; the sum is `heads`.
 
     The other half goes to the spaces by weight (largest remainders, the first of equals); 0 for one worth too little.
+    A single space has all heads, and nothing is joined.
     """
+    if len(weights) == 1:
+        return (heads,)
     shared = heads // 2
     exact = [shared * weight for weight in weights]
     counts = [math.floor(share) for share in exact]

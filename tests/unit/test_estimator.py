@@ -244,3 +244,50 @@ def test_progress_goes_to_standard_error(capsys):
     ]
     small().fit(X)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.fixture(scope="module")
+def halves():
+    """Two spaces, float32[240, 8] each, and four classes: one tells the first bit of a class, the other the second."""
+    classes = np.arange(240) % 4
+    random = np.random.default_rng(0)
+    bits = (classes // 2, classes % 2)
+    return [(8 * bit[:, None] + random.normal(size=(240, 8))).astype(np.float32) for bit in bits], classes
+
+
+@MAY_COLLAPSE
+def test_two_spaces_find_what_neither_can_alone(halves):
+    spaces, classes = halves
+    train, new = [space[:200] for space in spaces], [space[200:] for space in spaces]
+    for alone in train:
+        assert adjusted_rand_score(classes[:200], small(4, k_min=10).fit_predict(alone)) < 0.6
+    model = small(4, k_min=10, heads=6).fit(train)
+    assert adjusted_rand_score(classes[:200], model.labels_) > 0.95
+    assert adjusted_rand_score(classes[200:], model.predict(tuple(new))) > 0.95
+    assert model.coef_.shape == (4, 16)
+    assert model.space_dims_ == (8, 8)
+    assert sum(model.space_weights_) == pytest.approx(1.0)
+    assert model.head_spaces_.tolist().count(2) == 3  # half of the heads see the joined space
+    assert len(model.head_spaces_) == model.head_labels_.shape[1] == 6
+    assert model.head_spaces_[model.best_head_] == 2
+
+
+def test_a_list_of_one_matrix_is_that_matrix(digits_like, fitted):
+    X, _ = digits_like
+    assert np.array_equal(clone(fitted).fit([X]).predict_proba([X]), fitted.predict_proba(X))
+    assert (fitted.space_dims_, fitted.space_weights_) == ((64,), (1.0,))
+    assert not fitted.head_spaces_.any()
+
+
+@MAY_COLLAPSE
+def test_spaces_that_do_not_fit_are_named(halves):
+    (first, second), _ = halves
+    with fails(ValueError, "[240, 239] rows", "the same images"):
+        small(4).fit([first, second[1:]])
+    with fails(ValueError, "240 of 240 rows of X[1] are zero"):
+        small(4).fit([first, 0 * second])
+    model = small(4, k_min=10, epochs=2, iterations=2).fit([first, second])
+    with fails(ValueError, "1 feature spaces, but 2 were fitted", "[8, 8] columns"):
+        model.predict(np.hstack([first, second]))
+    with fails(ValueError, "[8, 7] columns, those fitted [8, 8]"):
+        model.predict([first, second[:, 1:]])
