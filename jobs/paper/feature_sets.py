@@ -38,6 +38,8 @@ class FeatureSet:
     n_clusters: int
     base: Variant
     """ICCE with all its parts, in the size that suits this set."""
+    widths: tuple[int, ...] = ()
+    """Columns of each space where the features are of several, side by side."""
 
 
 def synthetic(n_images: int, *, model: FeatureModel | None = None, heads: int = 8, seed: int = 0) -> FeatureSet:
@@ -61,13 +63,13 @@ def synthetic(n_images: int, *, model: FeatureModel | None = None, heads: int = 
 def digits() -> FeatureSet:
     """scikit-learn's 1,797 digits, as HOG features; a random fifth is unseen."""
     recipe = Recipe(heads=16, epochs=60, batch_size=256, learning_rate=3e-3, **TINY)
-    return _split("digits, HOG", *digit_features(), Variant(threshold=0.65, k_min=20, recipe=recipe))
+    return split("digits, HOG", *digit_features(), Variant(threshold=0.65, k_min=20, recipe=recipe))
 
 
 def images(path: Path, rows: int | None = None) -> FeatureSet:
     """Some rows of a Parquet file, as HOG features; a random fifth is unseen."""
     recipe = Recipe(heads=16, epochs=100, batch_size=128, learning_rate=3e-3, **TINY)
-    return _split(f"{path.stem}, HOG", *image_features(path, rows), Variant(threshold=0.65, k_min=20, recipe=recipe))
+    return split(f"{path.stem}, HOG", *image_features(path, rows), Variant(threshold=0.65, k_min=20, recipe=recipe))
 
 
 def brought(features: Path, labels: Path, base: Variant) -> FeatureSet:
@@ -78,7 +80,7 @@ def brought(features: Path, labels: Path, base: Variant) -> FeatureSet:
     matrix, found = np.load(features, allow_pickle=False), np.load(labels, allow_pickle=False)
     if matrix.ndim != 2 or found.shape != matrix.shape[:1]:
         raise ValueError(f"features {matrix.shape} with labels {found.shape}; give [n, D] and [n]")
-    return _split(features.stem, torch.from_numpy(matrix.astype(np.float32)), found, base)
+    return split(features.stem, torch.from_numpy(matrix.astype(np.float32)), found, base)
 
 
 def automatic_base(on: FeatureSet) -> FeatureSet:
@@ -116,21 +118,23 @@ def image_features(path: Path, rows: int | None = None) -> tuple[Tensor, NDArray
     return hog(table["bytes"].to_pylist()), table["label"].to_numpy().astype(np.int64)
 
 
-def hog(files: list[bytes]) -> Tensor:
-    """HOG features of image files at 32 x 32 pixels, float32[n, D]."""
+def hog(files: list[bytes], features: str = "hog") -> Tensor:
+    """HOG features of image files at 32 x 32 pixels, or "hog+color" those and mean colours, float32[n, D]."""
     from icce_ray.backbones import describe_backbone, load_backbone
     from icce_ray.io.decode import decode
 
-    backbone = load_backbone(describe_backbone("hog", "hog"))
+    backbone = load_backbone(describe_backbone("hog", features))
     pictures = [decode(file, size=32, resize="squash", max_pixels=10**6) for file in files]
     blocks = [backbone.embed(np.stack(pictures[start : start + 500])).main for start in range(0, len(pictures), 500)]
     return torch.from_numpy(np.concatenate(blocks).astype(np.float32))
 
 
-def _split(name: str, features: Tensor, classes: NDArray[Any], base: Variant) -> FeatureSet:
+def split(
+    name: str, features: Tensor, classes: NDArray[Any], base: Variant, widths: tuple[int, ...] = ()
+) -> FeatureSet:
     """A random fifth unseen; classes numbered from 0."""
     names, classes = np.unique(classes, return_inverse=True)
     order = np.random.default_rng(0).permutation(len(features))
     new, seen = order[: len(order) // 5], np.sort(order[len(order) // 5 :])
     name = f"{name}, {len(seen):,} x {features.shape[1]}, K = {len(names)}"
-    return FeatureSet(name, features[seen], classes[seen], features[new], classes[new], len(names), base)
+    return FeatureSet(name, features[seen], classes[seen], features[new], classes[new], len(names), base, widths)

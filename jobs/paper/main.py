@@ -7,9 +7,10 @@ thresholds (11), heads (12), curve (neighbours of Table 11 at full size), rivals
 clustering, SCAN, TURTLE and others on the same features), nothing_set (the same rivals, and ICCE given K alone), kept
 (which labelling to keep, by four criteria without labels), auto
 (a threshold found without labels against those of Table 11), unknown_k (a number of clusters found without labels),
-aligned (votes of matched heads, not the graph), duplicates (30 % copies), defaults (one setting at a time), or all (of
-these, without curve). SET is synthetic, digits, a Parquet file with columns `bytes` (image files) and `label`, or with
---labels a .npy matrix of features. Prints one Markdown table per study; labels judge and do nothing else.
+aligned (votes of matched heads, not the graph), duplicates (30 % copies), defaults (one setting at a time), spaces (two
+feature spaces: alone, joined, all), or all (of these, without curve and spaces). SET is synthetic, digits, a Parquet
+file with columns `bytes` (image files) and `label`, or with --labels a .npy matrix of features. Prints one
+Markdown table per study; labels judge and do nothing else.
 
 Figures are kept in --kept, so an interrupted study continues where it stopped. No Ray: it uses the cores it is given.
 Example: python jobs/paper.py ladder thresholds --on digits --seeds 0 1 2
@@ -32,6 +33,7 @@ from jobs.paper.kept import kept
 from jobs.paper.measure import Measured
 from jobs.paper.nothing_set import nothing_set
 from jobs.paper.rivals import rivals
+from jobs.paper.spaces import pair, spaces
 from jobs.paper.studies import studies
 from jobs.paper.synthetic import FeatureModel
 from jobs.paper.tables import markdown, measured
@@ -49,6 +51,8 @@ OTHERS = {
     "duplicates": duplicates,
     "defaults": defaults,
 }
+#: Of two feature spaces, not of one set as all others.
+PAIRS = {"spaces": spaces}
 NAMES = ("ladder", "smoothing", "ground_truth", "clusters", "validation", "thresholds", "heads", *OTHERS)
 
 
@@ -66,7 +70,9 @@ def main() -> None:
     known = studies(on.base, given.heads)
     _print(f"## {on.name}\n\nSeeds {', '.join(map(str, given.seeds))}; {_settings(on.base)}")
     for name in wanted:
-        if name in OTHERS:
+        if name in PAIRS:
+            _print(PAIRS[name](measure, given.seeds))
+        elif name in OTHERS:
             options = {"cluster_range": tuple(given.cluster_range)} if name == "unknown_k" else {}
             _print(OTHERS[name](measure, given.seeds, **options))
         else:
@@ -75,9 +81,10 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", nargs="+", choices=[*NAMES, "curve", "all"], metavar="STUDY")
+    parser.add_argument("study", nargs="+", choices=[*NAMES, *PAIRS, "curve", "all"], metavar="STUDY")
     parser.add_argument("--on", default="synthetic", metavar="SET", help="synthetic, digits, FILE.parquet or FILE.npy")
     parser.add_argument("--labels", type=Path, help="classes of the rows of FILE.npy, .npy of integers")
+    parser.add_argument("--beside", type=Path, help="of spaces: .npz with `features` of the rows of FILE.parquet")
     parser.add_argument("--images", type=int, default=6425, help="synthetic images, or rows of a Parquet file at most")
     parser.add_argument("--classes", type=int, default=100, help="of the synthetic set")
     parser.add_argument(
@@ -100,9 +107,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _chosen(given: argparse.Namespace) -> FeatureSet:
-    for name in (given.on if given.on.endswith((".parquet", ".npy")) else None, given.labels):
+    for name in (given.on if given.on.endswith((".parquet", ".npy")) else None, given.labels, given.beside):
         if name is not None and not Path(name).is_file():
             sys.exit(f"{name}: there is no such file; give the path of a .parquet file, or of .npy files")
+    if set(given.study) & set(PAIRS):
+        return pair(given.on, given.beside, given.images, FeatureModel(n_clusters=given.classes))
     if given.on == "synthetic":
         model = FeatureModel(n_clusters=given.classes, imbalance=given.imbalance)
         on = synthetic(given.images, model=model)
