@@ -99,6 +99,7 @@ cluster_prior, prior_strength, prior_momentum, input_norm, smoothing_neighbors
     agreement_: NDArray[np.float32]
     threshold_: float
     choice_: Choice
+    n_features_in_: int
     space_dims_: tuple[int, ...]
     space_weights_: tuple[float, ...]
     head_spaces_: NDArray[np.int32]
