@@ -63,7 +63,7 @@ def _one_or_several(value: Any, name: ValidatorFunctionWrapHandler) -> Any:
     if not isinstance(value, (list, tuple)):
         return name(value)
     names = [name(one) for one in value]
-    if len(set(names)) < max(1, len(names)):
+    if not names or len(set(names)) < len(names):
         raise ValueError(f"{names}: give at least one name, and each once")
     return tuple(names) if len(names) > 1 else names[0]
 

@@ -60,7 +60,9 @@ class FeatureSpaces(FeatureSource):
 
     def __init__(self, spec: SourceSpec) -> None:
         super().__init__(spec)
-        self._parts = [NpyFeatures(part) if part.column is None else ParquetFeatures(part) for part in spec.parts]
+        self._parts: list[FeatureSource] = [
+            NpyFeatures(part) if part.column is None else ParquetFeatures(part) for part in spec.parts
+        ]
         npy = [part for part in self._parts if isinstance(part, NpyFeatures)]
         self._listed: list[FeatureSource] = [*(npy or self._parts[:1])]  # columns are of the same files
         self.left_out = self._listed[0].left_out
