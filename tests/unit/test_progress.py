@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from icce_ray import progress
-from icce_ray.progress import RunProgress
+from icce_ray.progress import PartProgress, Progress, RunProgress
 from icce_ray.terminal import Terminal
 
 MEMORY = "memory: driver 0.5 GiB, node 3.0 of 8.0 GiB"
@@ -159,3 +159,21 @@ def test_a_terminal_that_knows_only_ascii(monkeypatch):
             stage.update(4)
     stream.flush()
     assert "+ embed" in stream.buffer.getvalue().decode("ascii")
+
+
+def test_parts_of_the_work_count_through():
+    """A resumed part moves on; only the first begins the whole."""
+    seen = []
+
+    class Whole(Progress):
+        def begin(self, total, *, done=0, unit):
+            seen.append((total, done, unit))
+
+        def update(self, done, **facts):
+            seen.append(done)
+
+    for number, done in enumerate((10, 4)):
+        part = PartProgress(Whole(), number, 2)
+        part.begin(10, done=done, unit="images")
+        part.update(10)
+    assert seen == [(20, 10, "images"), 10, 14, 20]

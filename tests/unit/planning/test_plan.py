@@ -191,6 +191,7 @@ def test_every_stage_of_the_pipeline_is_planned():
         ({"embed": {"features": "pooled"}}, "'pooled'"),  # of DINOv2
         ({"embed": {"image_size": 225}}, "image_size 225"),
         ({"embed": {"backbone": "hog", "n_last_blocks": 4}}, "n_last_blocks is 4"),
+        ({"embed": {"backbone": ["hog", "facebook/dinov2-base"]}}, "2 backbones"),
         ({"gpus": -1}, "gpus = -1"),
         ({"net": 0.0}, "network_gbit = 0.0"),
         ({"image_kb": float("nan")}, "image_bytes = nan"),
