@@ -100,7 +100,7 @@ def weights(tmp_path):
     return tmp_path / "dino"
 
 
-@pytest.mark.slow(60)
+@pytest.mark.slow(90)
 @pytest.mark.faults
 def test_two_backbones_from_images_to_predictions_over_two_kills(weights, tmp_path, ends):
     write_digits(tmp_path / "images", 60)
@@ -109,7 +109,7 @@ def test_two_backbones_from_images_to_predictions_over_two_kills(weights, tmp_pa
     values = {"clusters": 4, "embed": embed, "heads": {"heads": 8, "epochs": 3, "batch_size": 30}}
     settings = tiny(tmp_path / "images", tmp_path / "run", **values)
     store = Store(settings.out)
-    for glob, passes in (("features/status=ok/part-*", 1), (checkpoint_of("heads", "dino"), 0)):
+    for glob, passes in (("features/status=ok/part-*", 1), (checkpoint_of("heads", "joined"), 0)):
         with barrier(store, glob, passes=passes) as held:
             Driver(run_command(settings, tmp_path), tmp_path, ends, shared_cluster()).kill_at(held)
     pipeline.run(settings, verbose=False)
@@ -120,7 +120,8 @@ def test_two_backbones_from_images_to_predictions_over_two_kills(weights, tmp_pa
     figures = store.metrics()
     assert figures["embed"]["spaces"] == {"hog": [0, 372], "dino": [372, 404]}
     assert figures["embed"]["rejected"] == 1
-    assert list(figures["heads"]["head_spaces"]) == ["hog", "dino", "joined"]
+    assert figures["neighbors"]["by_space"]["dino"]["weight"] == 0.0, "random weights show no groups"
+    assert figures["heads"]["head_spaces"] == {"hog": [0, 4], "joined": [4, 8]}
     assert list(violations(store)) == []
     predict(store.root, str(tmp_path / "images"), str(tmp_path / "out"), verbose=False)
     assert rows(Store(str(tmp_path / "out")), "predictions") == rows(store, "predictions")
