@@ -115,7 +115,7 @@ def test_two_backbones_from_images_to_predictions_over_two_kills(weights, tmp_pa
     pipeline.run(settings, verbose=False)
     unbroken = settings.model_copy(update={"out": str(tmp_path / "unbroken")})
     pipeline.run(unbroken, verbose=False)
-    for artifact in ("features", "neighbors", "head_labels", "consensus", "predictions"):
+    for artifact in ("features/status=ok", "neighbors", "head_labels", "consensus", "predictions"):
         assert rows(store, artifact) == rows(Store(unbroken.out), artifact)
     figures = store.metrics()
     assert figures["embed"]["spaces"] == {"hog": [0, 372], "dino": [372, 404]}
