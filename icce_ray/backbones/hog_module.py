@@ -22,7 +22,7 @@ _WHITE = (0.95047, 1.0, 1.08883)
 
 
 class HogModule(torch.nn.Module):
-    """Features float32 [B, 324 or 372] of pixels uint8 [B, S, S, 3], as `Hog.embed` gives them."""
+    """Features float32 [B, 324 or 372] of pixels uint8 [B, S, S, 3], as the backbone gives them."""
 
     edges: Tensor
     luma: Tensor

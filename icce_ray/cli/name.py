@@ -41,7 +41,7 @@ def name(
     from icce_ray import commands
     from icce_ray.settings import ResourceSettings, load_as
     from icce_ray.store import Store
-    from icce_ray.store.artifacts import NAMES
+    from icce_ray.store.artifacts import CLASS_NAMES
 
     limits = load_as(ResourceSettings, {"device": device})
     guesses = commands.name(
@@ -61,4 +61,4 @@ def name(
         ranked = zip(guess.words, guess.cosines, strict=True)
         best = ", ".join(f"{word} {cosine:.3f}" for word, cosine in ranked) or "no image could be read"
         console.print_line(f"{guess.label}: {best}")
-    console.print_line(Store(run).storage.uri(NAMES))
+    console.print_line(Store(run).storage.uri(CLASS_NAMES))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from icce_ray.documents import shown
 from icce_ray.io.user_tables import read_user_table
 from icce_ray.store import RunError, Store
-from icce_ray.store.artifacts import GUESS, NAMES
+from icce_ray.store.artifacts import CLASS_NAMES, GUESS
 
 COLUMNS = ("label", "name")
 _NUMBER = re.compile(r"[0-9]{1,18}")
@@ -38,10 +38,10 @@ def chosen_names(store: Store, given: str | None, classes: int, log: Callable[[s
     if store.holds_prediction():
         content = store.prediction_file()
         run, labelling = Store(str(content["run"])), content["classifier"]
-    if not run.storage.exists(NAMES):
+    if not run.storage.exists(CLASS_NAMES):
         return None
     labelling = labelling or run.require("classifier").fingerprint
-    file = run.storage.uri(NAMES)
+    file = run.storage.uri(CLASS_NAMES)
     if set(read_user_table("names", file, needs=("labelling",))["labelling"].to_pylist()) != {labelling}:
         log(f"{file} was made for other labels than those of now, and is left out; run icce name again")
         return None

@@ -106,7 +106,7 @@ def decode(data: bytes, *, size: int, resize: Resize | Resizing, max_pixels: int
     Args:
         data: the file's bytes: one of `FORMATS`, recognised by content, never by name.
         size: side of the result in pixels.
-        resize: a backbone's own (`Preprocessing.resizing`), or a word: `squash` takes the whole picture to the square,
+        resize: a backbone's own `Resizing`, or a word: `squash` takes the whole picture to the square,
             ignoring its aspect ratio (ICCE resizes to 224); `crop` takes the shorter side to size * 256 / 224 and cuts
             the centre (DINOv2's evaluation). Both bicubic. With antialiasing, as Pillow does it, to 1 of 255
             (`rendering.square`).

@@ -28,7 +28,7 @@ from icce_ray.stages.features import list_column, matrix
 from icce_ray.stages.reading import READ_THREADS
 from icce_ray.stages.stream import TaskError, errors_for_the_driver
 from icce_ray.store import RunError, Store
-from icce_ray.store.artifacts import GUESS, MANIFEST, NAMES, PREDICTIONS
+from icce_ray.store.artifacts import CLASS_NAMES, GUESS, MANIFEST, PREDICTIONS
 
 #: Images and words of a task. More words than the second number are first looked through with one template, which
 #: leaves so many of them for each class.
@@ -193,7 +193,7 @@ class Naming:
 
 
 def write_names(store: Store, guesses: Sequence[Guess], model: str) -> None:
-    """Write NAMES of a run: a row a class, marked as guesses, and of which labels; texts as `without_formulas` gives.
+    """Write CLASS_NAMES of a run: a row for each class, marked as guesses; texts as `without_formulas` gives them.
 
     The columns label, name and source are what `icce report --names` reads of any such file.
     """
@@ -211,7 +211,7 @@ def write_names(store: Store, guesses: Sequence[Guess], model: str) -> None:
         rows.writerow(
             [guess.label, name, GUESS, similarity, margin, *rest, guess.images, without_formulas(model), labelling]
         )
-    store.storage.write_bytes(NAMES, file.getvalue().encode())
+    store.storage.write_bytes(CLASS_NAMES, file.getvalue().encode())
 
 
 # -- what Ray's workers run ------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ started with; the same directory never serves two.
 
 from __future__ import annotations
 
+from icce_ray.store.checks import check_content, check_files
 from icce_ray.store.markers import Marker, RejectBudgetError, RunError, UsageError, fingerprint
-from icce_ray.store.run import Store, check_content, check_files
+from icce_ray.store.run import Store
 
 __all__ = [
     "Marker",

@@ -16,7 +16,8 @@ from icce_ray.io.storage import FileInfo
 from icce_ray.settings import Settings
 from icce_ray.settings.choosing import identity
 from icce_ray.settings.stages import Format
-from icce_ray.store.artifacts import STAGES, in_order
+from icce_ray.store.artifacts import STAGES
+from icce_ray.store.shards import in_order
 
 
 class RunError(RuntimeError):

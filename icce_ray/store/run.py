@@ -35,15 +35,16 @@ from icce_ray.store.artifacts import (
     Table,
     checkpoint_of,
     folders_of,
-    in_order,
-    shard_number,
     stage_of,
     stages_before,
 )
 from icce_ray.store.markers import Marker, RunError, check_figures, differences, fingerprint
+from icce_ray.store.shards import in_order, shard_number
 from icce_ray.version import __version__
 
 _OTHER_PLACE = "give another --out"
+_PACKAGES = ("ray", "torch", "transformers", "timm", "faiss-cpu", "faiss-gpu", "pyarrow", "numpy", "scipy")
+_PARTITIONERS = ("pymetis", "mtkahypar")
 
 
 class Store:
@@ -51,10 +52,6 @@ class Store:
 
     def __init__(self, root: str) -> None:
         self.storage = Storage(root, remedy=self.remedy)
-
-    @property
-    def _is_update(self) -> bool:
-        return self.storage.full_path().split("/")[-2:-1] == [UPDATES]
 
     @property
     def root(self) -> str:
@@ -94,10 +91,10 @@ class Store:
         """The marker of a stage that must be complete. Raises RunError if it is not."""
         marker = self.marker(stage)
         if marker is None:
-            name = "run" if not self.holds_prediction() else "update" if self._is_update else "predict"
+            name = "run" if not self.holds_prediction() else "update" if self._is_update() else "predict"
             raise RunError(
-                f"stage {stage} of {self.root} is not complete: {marker_path(stage)} is missing; "
-                f"run the same `icce {name}` command again to finish it"
+                f"stage {stage} of {self.root} is not complete: {marker_path(stage)} is missing; run the same "
+                f"`icce {name}` command again to finish it"
             )
         return marker
 
@@ -123,7 +120,7 @@ class Store:
     def remedy(self, path: str) -> str:
         """What to do about a file of the run that is damaged or missing."""
         if self.holds_prediction():
-            return f"delete {self.root} and update again" if self._is_update else "give another --out to `icce predict`"
+            return f"delete {self.root} and update again" if self._is_update() else f"{_OTHER_PLACE} to `icce predict`"
         if path.startswith(f"{SWEEPS}/"):
             return f"delete {'/'.join(path.split('/')[:2])} and sweep again"
         stage = stage_of(path)
@@ -232,10 +229,10 @@ class Store:
         if not self.storage.exists(RUN_FILE):
             return settings
         content = self.run_file()
-        resize = content["settings"].get("embed", {}).get("resize")
-        if settings.embed.resize is None and resize is not None:  # was `squash` before models had a way of their own
-            settings = settings.model_copy(update={"embed": settings.embed.model_copy(update={"resize": resize})})
-        return _of_version(settings, content)
+        embed = settings.embed
+        if embed.resize is None:  # was `squash` before models had a way of their own
+            embed = embed.model_copy(update={"resize": content["settings"].get("embed", {}).get("resize")})
+        return _of_version(settings.model_copy(update={"embed": embed}), content)
 
     def resolved(self, settings: Settings) -> Settings:
         """The settings with the numbers that stage `neighbors` found or chose, of several spaces in the joined one."""
@@ -249,6 +246,9 @@ class Store:
                 self.storage.read_bytes(PREDICTION_FILE)
             )
             return shaped(dict[str, str], content)
+
+    def _is_update(self) -> bool:
+        return self.storage.full_path().split("/")[-2:-1] == [UPDATES]
 
     def holds_prediction(self) -> bool:
         """Whether this is no run but what `icce predict` has written."""
@@ -269,14 +269,13 @@ class Store:
         return content["source"], run.settings().embed if there else EmbedSettings()
 
     def _write_run_file(self, settings: Settings) -> None:
-        packages = ("ray", "torch", "transformers", "faiss-cpu", "faiss-gpu", "pyarrow", "numpy", "scipy")
-        packages += ("pymetis", "mtkahypar")
         content = {
             "icce_ray": __version__,
             "created": now(),
             "settings": settings.model_dump(mode="json"),
             "fingerprints": {stage: fingerprint(settings, stage) for stage in STAGES},
-            "versions": {"python": platform.python_version()} | {name: _installed(name) for name in packages},
+            "versions": {"python": platform.python_version()}
+            | {name: _installed(name) for name in (*_PACKAGES, *_PARTITIONERS)},
         }
         self.storage.write_bytes(RUN_FILE, sealed_yaml(content))
 
@@ -319,35 +318,3 @@ def _of_version(settings: Settings, run_file: dict[str, Any]) -> Settings:
 def marker_path(stage: str) -> str:
     """Where the marker of a stage stands."""
     return f"{STAGES[stage].folder}/{MARKER}"
-
-
-def check_files(store: Store, *stages: str) -> None:
-    """Raise RunError if a file of these stages, where complete, is missing or has another length than it had.
-
-    One listing a folder, and nothing is read: whatever was cut or exchanged is named before work starts.
-    """
-    for stage in stages:
-        marker = store.marker(stage)
-        written = {} if marker is None else {info.path: info.bytes for info in marker.files}
-        folders = {path.split("/", maxsplit=1)[0] for path in written}
-        there = {path: size for folder in folders for path, size in store.storage.list(folder)}
-        wrong = [path for path, size in written.items() if there.get(path) != size]
-        if wrong:
-            state = f"has {there[wrong[0]]:,} bytes" if wrong[0] in there else "is missing"
-            more = f" (and {len(wrong) - 1} more files)" if len(wrong) > 1 else ""
-            raise RunError(
-                f"{store.storage.uri(wrong[0])} {state}; stage {stage} wrote {written[wrong[0]]:,}{more}; "
-                f"{store.remedy(wrong[0])}"
-            )
-
-
-def check_content(store: Store, stage: str, *paths: str) -> None:
-    """Raise RunError unless the stage is complete and these files of it hold what it wrote; they are read."""
-    written = {info.path: info for info in store.require(stage).files}
-    for path in paths:
-        try:
-            same = store.storage.describe(path) == written.get(path)
-        except FileNotFoundError:
-            same = False
-        if not same:
-            raise RunError(f"{store.storage.uri(path)} is not what stage {stage} wrote; {store.remedy(path)}")

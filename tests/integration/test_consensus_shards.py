@@ -14,7 +14,8 @@ from icce_ray.stages import consensus, ensemble
 from icce_ray.stages.cluster import Resources
 from icce_ray.stages.features import list_column, read_column
 from icce_ray.store import Store
-from icce_ray.store.artifacts import CONSENSUS, FEATURES, HEAD_LABELS, shard_path
+from icce_ray.store.artifacts import CONSENSUS, FEATURES, HEAD_LABELS
+from icce_ray.store.shards import shard_path
 
 ALONE = Resources(device="cpu", gpus=0, nodes=1, cores=2)
 

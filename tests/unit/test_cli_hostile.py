@@ -32,6 +32,7 @@ ARGUMENTS = {
         ["photos", "-k", "2", "--out", "run", "--seed", "NAME"],
     ],
     "predict": [["NAME", "NAME", "--out", "NAME"]],
+    "update": [["NAME", "NAME"]],
     "evaluate": [["NAME", "--labels", "NAME"]],
     "sweep": [
         ["NAME", "--param", "NAME"],

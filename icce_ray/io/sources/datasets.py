@@ -89,10 +89,13 @@ class DatasetSource(RowAccess):
         data = fetch(self.spec.location, SPLITS, max_bytes=_MOST_STATE)
         if not isinstance(data, Reject):
             splits = shaped(_Splits, parse_json(data))["splits"]
-            one = f"{self.spec.location.partition('?')[0].rstrip('/')}/{next(iter(splits), 'train')}"
+            folder, one = (
+                self.spec.location.partition("?")[0].rstrip("/"),
+                shown(next(iter(splits), "train"), plain=True),
+            )
             raise SourceError(
                 f"{self.spec.location!r} is a DatasetDict with the splits {shown(', '.join(splits), plain=True)}; give "
-                f"the folder of one of them, such as {shown(one, plain=True)}"
+                f"the folder of one of them, such as {folder}/{one}"
             )
 
     def found(self, left_out: Counter[str]) -> Iterator[Listed]:

@@ -12,7 +12,8 @@ from icce_ray import commands
 from icce_ray.progress import Progress
 from icce_ray.report.page import write_report
 from icce_ray.store import RunError, Store
-from icce_ray.store.artifacts import REPORT, shard_path
+from icce_ray.store.artifacts import REPORT
+from icce_ray.store.shards import shard_path
 from jobs.bench.made_run import make_run
 from tests.failures import fails
 from tests.unit.report.conftest import HOSTILE, source_of

@@ -41,7 +41,7 @@ def shards(tmp_path, monkeypatch):
     listing.run(source, store, Progress(), rows_per_shard=5)
     tables = {"accepted": FEATURES, "rejected": REJECTS}
     made = Stream(source=source, root=store.root, embed=EmbedSettings(), info=INFO, batch=2, **tables)
-    pieces = split(pa.table({"id": [0]}), chunks=np.array([0]), stream=made)
+    pieces = split(pa.table({"chunk": [0]}), stream=made)
     embedder = Embedder(stream=made, device="cpu", sharers=1)
     write(pa.concat_tables(embedder(block) for piece in pieces for block in read(piece, stream=made)), stream=made)
     return store.storage.read_table(FEATURES.part(0)), store.storage.read_table(REJECTS.part(0)), opened

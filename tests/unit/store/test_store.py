@@ -19,9 +19,9 @@ from icce_ray.store.artifacts import (
     RUN_FILE,
     Document,
     folders_of,
-    shard_number,
 )
 from icce_ray.store.artifacts import STAGES as DECLARED
+from icce_ray.store.shards import shard_number
 from tests.failures import fails
 
 STAGES = list(DECLARED)
