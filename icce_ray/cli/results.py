@@ -174,7 +174,8 @@ def export(
         from icce_ray.export.predictors import export_predictor
 
         check_options(form, link, {"images": shard_images, "mb": shard_mb})
-        classes = export_predictor(Store(run), form, out, names=names)
+        with stage_progress("export", verbose=not quiet) as progress:
+            classes = export_predictor(Store(run), form, out, progress, names=names)
         if not quiet:
             Terminal().print_line(f"classifier of {classes:,} classes: {out}")
         return

@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 
 from icce_ray.export.formats import free_target, whole
-from icce_ray.export.names import class_names, distinct, read_names
+from icce_ray.export.names import chosen_names, class_names, distinct
+from icce_ray.progress import Progress
 from icce_ray.store import Store
 
 
-def export_predictor(store: Store, form: str, out: str, *, names: str | None = None) -> int:
+def export_predictor(store: Store, form: str, out: str, progress: Progress, *, names: str | None = None) -> int:
     """Write the classifier of a run as `form`, one of `formats.PREDICTORS`, to a new local folder; its classes.
 
-    `names` is a CSV file for `read_names`. Raises RunError for a run without a classifier or one that `form` cannot
-    hold, an `out` that is there already or no local path, and as `read_names` does; BackboneError.
+    `names` is a CSV file for `chosen_names`. Raises RunError for a run without a classifier or one that `form` cannot
+    hold, an `out` that is there already or no local path, and as `chosen_names` does; BackboneError.
     """
     target = free_target(out)
     from icce_ray.export.card import write_card  # torch takes a second
     from icce_ray.export.predictor import read_trained
 
     trained = read_trained(store)
-    given = class_names(read_names(names, trained.classes) if names is not None else {}, trained.classes)
+    given = class_names(chosen_names(store, names, trained.classes, progress.log) or {}, trained.classes)
     with whole(target) as folder:
         folder.mkdir()
         if form == "onnx":

@@ -96,7 +96,7 @@ def test_the_printed_tables_have_the_same_figures(first_demo):
 def test_its_classifier_labels_unseen_digits_without_us(first_demo, tmp_path):
     """As `icce predict` has done: every label, and every probability to 0.001."""
     folder, _, _ = first_demo
-    export_predictor(Store(str(folder / "run-seed0")), "onnx", str(tmp_path / "onnx"))
+    export_predictor(Store(str(folder / "run-seed0")), "onnx", str(tmp_path / "onnx"), Progress())
     result = subprocess.run(
         [sys.executable, "-c", UNSEEN, folder / "unseen"], cwd=tmp_path / "onnx", capture_output=True, check=True
     )

@@ -15,6 +15,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from icce_ray.export.graphs import quiet
 from icce_ray.export.predictors import export_predictor
+from icce_ray.progress import Progress
 from icce_ray.settings import load
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import FEATURES
@@ -80,7 +81,7 @@ def export(tmp_path):
     def call(store, form):
         names = tmp_path / "names.csv"
         names.write_text("label,name\n0,Katze\n1,dog | \U0001f436\n3,Katze\n")
-        assert export_predictor(store, form, str(tmp_path / form), names=str(names)) == CLASSES
+        assert export_predictor(store, form, str(tmp_path / form), Progress(), names=str(names)) == CLASSES
         return tmp_path / form
 
     return call
@@ -143,7 +144,7 @@ def test_scikit_learn_has_the_same_probabilities(photos, tmp_path, classes):
     store = classified_run(
         tmp_path / "run", photos, columns=[[324, 372]], classes=classes, backbone="hog", features="hog+color"
     )
-    export_predictor(store, "sklearn", str(tmp_path / "out"))
+    export_predictor(store, "sklearn", str(tmp_path / "out"), Progress())
     table = store.storage.read_table("features/status=ok/part-000000.parquet")
     for row, values in enumerate(table["features"].to_pylist()):
         np.save(tmp_path / f"{row}.npy", np.array([values], np.float16))
@@ -164,7 +165,7 @@ def test_the_card_says_what_the_run_says(hog, export):
     assert "- the loss of head 1 is not finite" in text
     assert "Not scored by true labels" in text
     hog.record("evaluation", {"consensus": {"acc": 0.5, "nmi": 0.25, "ari": 0.125, "images": 6}})
-    export_predictor(hog, "sklearn", str(Path(hog.root).parent / "scored"))
+    export_predictor(hog, "sklearn", str(Path(hog.root).parent / "scored"), Progress())
     assert (
         "| consensus (hbgf) | 50.00 | 25.00 | 12.50 | 6 |" in (Path(hog.root).parent / "scored/README.md").read_text()
     )
@@ -179,21 +180,21 @@ def test_a_run_of_features_leaves_its_head(tmp_path):
     counts = {"images": 5, "ok": 5, "dim": 8, "block_dim": 0, "layout": {"features": [0, 8]}}
     commit(store, "embed", [FEATURES.write(store.storage, table, 0)], counts)
     finish(store, matrix, None, [[0, 8]], CLASSES, settings)
-    export_predictor(store, "torchscript", str(tmp_path / "out"))
+    export_predictor(store, "torchscript", str(tmp_path / "out"), Progress())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "head.pt", "labels.json"]
     with quiet():
         found = torch.jit.load(tmp_path / "out" / "head.pt")(torch.from_numpy(matrix.astype(np.float32)))
     np.testing.assert_allclose(found.max(1).values, predictions(store)[2], rtol=0, atol=1e-6)
     with fails(RunError, "a source of features", "--format onnx"):
-        export_predictor(store, "huggingface", str(tmp_path / "hf"))
+        export_predictor(store, "huggingface", str(tmp_path / "hf"), Progress())
 
 
 def test_what_cannot_be_exported_is_said(hog, photos, tmp_path, monkeypatch):
     with fails(RunError, "the backbone hog", "--format onnx"):
-        export_predictor(hog, "huggingface", str(tmp_path / "out"))
+        export_predictor(hog, "huggingface", str(tmp_path / "out"), Progress())
     with fails(RunError, "is the output of `icce predict`", "give the run"):
-        export_predictor(predicted(tmp_path / "predicted"), "onnx", str(tmp_path / "out"))
+        export_predictor(predicted(tmp_path / "predicted"), "onnx", str(tmp_path / "out"), Progress())
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with fails(RunError, "onnxruntime", "pip install 'icce-ray[export]'"):
-        export_predictor(hog, "onnx", str(tmp_path / "out"))
+        export_predictor(hog, "onnx", str(tmp_path / "out"), Progress())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predicted"]
