@@ -1,6 +1,6 @@
 # Two commands on a fresh machine with Python 3.11 or later; each makes .venv by itself.
 #   make demo    the whole method on 1,797 real digits, about a minute after installation
-#   make test    the fast tests, 10 to 12 minutes on two cores
+#   make test    the fast tests, about ten minutes on two cores
 # and
 #   make test-all    every test; SHARD=1/4 a quarter of them, TIER=slow only those that make test leaves out
 #   make test-faults    the fast ones that kill something, TIMES=20 times

@@ -76,7 +76,8 @@ def identity(settings: Settings) -> dict[str, Any]:
     """
     values = settings.defining()
     embed = values["embed"]
-    if embed["resize"] is None and (embed["backbone"] == "hog" or embed["backbone"].startswith("facebook/dinov2")):
+    name = embed["backbone"]  # or several, which 0.1.0 did not have
+    if embed["resize"] is None and isinstance(name, str) and (name == "hog" or name.startswith("facebook/dinov2")):
         embed["resize"] = "squash"
     for group, name in (("neighbors", "components"), ("classifier", "l2"), ("classifier", "agreement_power")):
         if not values[group][name]:

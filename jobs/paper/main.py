@@ -68,7 +68,8 @@ def main() -> None:
     say = (lambda text: print(text, file=sys.stderr, flush=True)) if not given.quiet else (lambda _: None)
     measure = Measured(on, given.kept, say)
     known = studies(on.base, given.heads)
-    _print(f"## {on.name}\n\nSeeds {', '.join(map(str, given.seeds))}; {_settings(on.base)}")
+    settings = "nothing set." if set(wanted) <= set(PAIRS) else _settings(on.base)
+    _print(f"## {on.name}\n\nSeeds {', '.join(map(str, given.seeds))}; {settings}")
     for name in wanted:
         if name in PAIRS:
             _print(PAIRS[name](measure, given.seeds))

@@ -71,6 +71,7 @@ def test_workers_and_nodes_are_lost_in_every_stage_that_keeps_something_there(
     assert_no_secret(store, driver.log.read_bytes())
 
 
+@pytest.mark.slow(80)
 @pytest.mark.parametrize("nodes", [[1]], indirect=True, ids=["one"])
 def test_heads_go_on_without_a_node_that_does_not_come_back_and_take_in_a_new_one(
     digits, finished, tmp_path, nodes, ends

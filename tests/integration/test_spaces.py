@@ -52,6 +52,7 @@ def whole(source, tmp_path_factory):
     return Store(settings.out)
 
 
+@pytest.mark.slow(60)
 def test_every_space_has_neighbours_and_heads_and_all_have_one_consensus(whole, source, tmp_path):
     figures = whole.metrics()
     assert figures["embed"]["spaces"] == {"pixels": [0, 64], "blurred": [64, 80]}

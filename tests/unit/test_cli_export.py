@@ -53,7 +53,8 @@ def test_a_classifier_becomes_a_folder(export, tmp_path):
     write("files", [("a.png", PNG), ("b.png", encode(scene(9, 20), "PNG"))], tmp_path / "photos")
     run = classified_run(tmp_path / "run", tmp_path / "photos", backbone="hog", features="hog")
     out = tmp_path / "out"
-    assert export(run.root, "--format", "sklearn", "--out", out) == (0, f"classifier of 4 classes: {out}\n", "")
+    status, shown, _ = export(run.root, "--format", "sklearn", "--out", out)
+    assert (status, shown) == (0, f"classifier of 4 classes: {out}\n")
     assert {path.name for path in out.iterdir()} == {"README.md", "classifier.npz", "labels.json", "predictor.py"}
 
 

@@ -94,6 +94,7 @@ def test_names_that_are_not_utf8_survive_in_figures(store):
     [
         ({"source": "other"}, "list"),
         ({"embed": {"resize": "crop"}}, "embed"),
+        ({"embed": {"backbone": ["hog", "facebook/dinov2-base"]}}, "embed"),
         ({"neighbors": {"k_min": 20}}, "neighbors"),
         ({"clusters": 11}, "neighbors"),
         ({"seed": 1}, "heads"),
