@@ -58,6 +58,26 @@ class ModelFiles:
         index = _content(_cached(self.source, INDEX))
         return [self.here(file) for file in (sorted(set(index["weight_map"].values())) if index else [WEIGHTS])]
 
+    def model(self, **options: Any) -> tuple[Any, list[str]]:
+        """The model of `AutoModel` in float32, and the names of weights that the checkpoint lacks.
+
+        transformers fills those at random, which would give plausible nonsense. Raises HeaderError, OSError,
+        RuntimeError or ImportError for weights that cannot be loaded.
+        """
+        import torch  # here: what only describes a model needs neither
+        from transformers import AutoModel
+
+        with parsing():
+            model, report = AutoModel.from_pretrained(
+                self.source,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                dtype=torch.float32,
+                **options,
+            )
+        return model, sorted(report["missing_keys"])
+
 
 def find_model(name: str) -> ModelFiles:
     """The files of a local directory or a hub id whose weights can be had. Raises BackboneError for all others."""

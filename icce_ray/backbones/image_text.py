@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from icce_ray.backbones import BackboneError, BackboneInfo
 from icce_ray.backbones.hub import REMEDY, find_model, unreadable
@@ -85,21 +85,13 @@ def load_pair(info: BackboneInfo, *, device: str, dtype: str) -> ImageText:
     """Load what `describe_pair` has described, weights and tokenizer. Raises BackboneError."""
     files = find_model(info.name)
     try:
+        model, missing = files.model()
         with parsing():
-            model, report = AutoModel.from_pretrained(
-                files.source,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-                dtype=torch.float32,
-            )
             tokenizer = AutoTokenizer.from_pretrained(files.source, trust_remote_code=False)
     except (HeaderError, OSError, RuntimeError, ImportError) as error:
         reason = shown(" ".join(str(error).split()), 300, plain=True)
         raise BackboneError(f"{info.name!r} cannot be loaded with its tokenizer ({reason}); {REMEDY}") from error
-    # transformers fills missing weights at random, which would give plausible nonsense.
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
+    if missing:
         raise BackboneError(f"{info.name!r} is not complete: missing weights {missing[:5]} ({len(missing)} in all)")
     pair = ImageText(info, model, tokenizer, device=device, dtype=dtype)
     pair.check()

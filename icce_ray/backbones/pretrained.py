@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel
+from transformers import MODEL_MAPPING, AutoConfig
 
 from icce_ray.backbones import (
     TIMM,
@@ -214,20 +214,12 @@ def _load(info: BackboneInfo, files: ModelFiles) -> Any:
     if config.model_type == "vit_mae":
         config.mask_ratio = 0.0
     try:
-        with parsing():
-            model, report = AutoModel.from_pretrained(
-                files.source,
-                config=config,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-                dtype=torch.float32,
-            )
+        model, lacking = files.model(config=config)
     except (HeaderError, OSError, RuntimeError) as error:
         raise BackboneError(f"the weights of backbone {name!r} cannot be loaded ({error}); {REMEDY}") from error
-    # transformers fills missing weights at random, which would give plausible nonsense. The mask token is for training.
+    # The mask token is for training.
     unused = ("pooler.",) if "pooled" not in info.layout else ()
-    missing = [key for key in report["missing_keys"] if not (key.endswith("mask_token") or key.startswith(unused))]
+    missing = [key for key in lacking if not (key.endswith("mask_token") or key.startswith(unused))]
     if missing or (info.block_dim and _final_norm(model) is None):
         raise BackboneError(
             f"backbone {name!r} is no complete {config.model_type}: missing weights {sorted(missing)[:5]} "

@@ -14,6 +14,7 @@ from icce_ray.export.resizing import FILTERS, resize
 from icce_ray.settings import EmbedSettings
 from icce_ray.store import Marker, RunError, Store, check_content
 from icce_ray.store.artifacts import CLASSIFIER_DESCRIPTION, CLASSIFIER_WEIGHTS
+from icce_ray.store.views import is_precomputed
 
 
 class Head(torch.nn.Module):
@@ -99,7 +100,7 @@ def read_trained(store: Store) -> Trained:
     weight = torch.zeros(len(tensors["weight"]), embedded.summary["dim"] + embedded.summary["block_dim"])
     weight[:, columns] = tensors["weight"]
     info = None
-    if isinstance(embed.backbone, str) and "features" not in embedded.summary["layout"]:
+    if isinstance(embed.backbone, str) and not is_precomputed(embedded.summary["layout"]):
         info = describe_backbone(
             embed.backbone,
             embed.features,

@@ -228,7 +228,7 @@ def _with_features(schema: pa.Schema, label: str, classes: list[str]) -> pa.Sche
     }
     if len(set(classes)) == len(classes):
         features[label] = {"_type": "ClassLabel", "names": classes}
-    # Features that `datasets` is told of count where the column has their type; of the others it takes Arrow's.
+    # Features that the metadata names count where the column has their type; of the others it takes Arrow's.
     return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 

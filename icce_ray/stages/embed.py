@@ -220,7 +220,7 @@ def _dataset(
 
 
 class Needs(NamedTuple):
-    """Bytes that Ray is told for a task that reads, for an actor beside its backbone, for a task that writes."""
+    """Bytes that are declared to Ray of a task that reads, an actor beside its backbone, and a task that writes."""
 
     reader: int
     actor: int

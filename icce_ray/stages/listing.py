@@ -158,7 +158,7 @@ class Known:
 def run(
     source: Source, store: Store, progress: Progress, rows_per_shard: int, beside: Listing | None = None
 ) -> StageResult:
-    """List `source` from the beginning, in its own order, and number the images; `beside` is told of each shard.
+    """List `source` from the beginning, in its own order, and number the images; `beside` learns of each shard.
 
     The summary holds what was found of the source (format, columns), so that no later stage looks again, and a digest
     over its files by which a later start sees that it has changed. Memory does not grow with the number of images.

@@ -19,10 +19,11 @@ from icce_ray.stages.classifier import Labeller
 from icce_ray.stages.cluster import Resources, completed_groups, write_shards
 from icce_ray.stages.embed import described_input, run_stream
 from icce_ray.stages.features import matrix
-from icce_ray.stages.spans import is_precomputed, of_source
+from icce_ray.stages.spans import of_source
 from icce_ray.stages.stream import Stream
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import FEATURES, PREDICTION_REJECTS, PREDICTIONS
+from icce_ray.store.views import is_precomputed
 
 
 def run(

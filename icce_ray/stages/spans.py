@@ -25,8 +25,3 @@ def spans_of(info: BackboneInfo) -> dict[str, tuple[int, int]]:
         if dot:
             spans[space] = (spans.get(space, (start, stop))[0], stop)
     return spans
-
-
-def is_precomputed(layout: dict[str, list[int]]) -> bool:
-    """Whether features of this layout, as the figures of stage `embed` have it, come from elsewhere."""
-    return all(name.rpartition(".")[2] == "features" for name in layout)

@@ -48,6 +48,11 @@ class View:
         return self.components or self.stop - self.start
 
 
+def is_precomputed(layout: dict[str, list[int]]) -> bool:
+    """Whether features of this layout, as the figures of stage `embed` have it, come from elsewhere."""
+    return all(name.rpartition(".")[2] == "features" for name in layout)
+
+
 def space_names(given: Iterable[str]) -> list[str]:
     """Names for spaces of these models or columns, which serve as folders: `hog`, `dinov2-base`; each is another's."""
     names: list[str] = []

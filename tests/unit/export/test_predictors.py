@@ -171,13 +171,14 @@ def test_the_card_says_what_the_run_says(hog, export):
     )
 
 
-def test_a_run_of_features_leaves_its_head(tmp_path):
+@pytest.mark.parametrize("layout", [{"features": [0, 8]}, {"hog.features": [0, 3], "effnet.features": [3, 8]}])
+def test_a_run_of_features_leaves_its_head(tmp_path, layout):
     store = Store(str(tmp_path / "run"))
     settings = load({"source": "features.npy", "clusters": CLASSES, "out": store.root})
     store.claim(settings)
     matrix = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float16)
     table = features(range(5), matrix)
-    counts = {"images": 5, "ok": 5, "dim": 8, "block_dim": 0, "layout": {"features": [0, 8]}}
+    counts = {"images": 5, "ok": 5, "dim": 8, "block_dim": 0, "layout": layout}
     commit(store, "embed", [FEATURES.write(store.storage, table, 0)], counts)
     finish(store, matrix, None, [[0, 8]], CLASSES, settings)
     export_predictor(store, "torchscript", str(tmp_path / "out"), Progress())

@@ -14,10 +14,11 @@ from icce_ray.stages import listing
 from icce_ray.stages.chunks import Embedder, write
 from icce_ray.stages.features import classifier_inputs
 from icce_ray.stages.reading import read, split
-from icce_ray.stages.spans import is_precomputed, spans_of
+from icce_ray.stages.spans import spans_of
 from icce_ray.stages.stream import Stream
 from icce_ray.store import Store
 from icce_ray.store.artifacts import FEATURES, REJECTS
+from icce_ray.store.views import is_precomputed
 from tests.pictures import encode, scene
 
 INFO = describe_several(
