@@ -1,6 +1,6 @@
 """The whole run, stage by stage, in the order of the paper. Read this first.
 
-    list -> embed -> sample -> neighbors -> heads -> consensus -> classifier -> predict   (evaluate, with labels)
+    list -> embed -> sample -> neighbors -> heads -> consensus -> classifier -> predict -> inspect
 
 Stages hand over artifacts under the run's directory and nothing else, so that each may be skipped when its marker
 stands and a killed run is resumed by the same command. `icce`, the jobs and `icce_ray.run` all come here; what is done
@@ -21,7 +21,7 @@ from icce_ray.planning.memory import check_heads_fit
 from icce_ray.progress import RunProgress
 from icce_ray.settings import Settings, SettingsError
 from icce_ray.spelling import did_you_mean
-from icce_ray.stages import classifier, complete, consensus, embed, heads, listing, neighbors, predict, sample
+from icce_ray.stages import classifier, complete, consensus, embed, heads, inspect, listing, neighbors, predict, sample
 from icce_ray.stages.cluster import Resources, check_device, resources
 from icce_ray.stages.connection import connected
 from icce_ray.stages.neighbors.layout import check_here, check_search
@@ -44,6 +44,7 @@ STAGES = {
     "consensus": consensus.run,
     "classifier": classifier.run,
     "predict": predict.run,
+    "inspect": inspect.run,
 }
 
 
@@ -51,7 +52,7 @@ def run(
     settings: Settings,
     *,
     first: str = "embed",
-    last: str = "predict",
+    last: str = "inspect",
     redo: str | None = None,
     take_over: bool = False,
     verbose: bool = True,

@@ -131,6 +131,7 @@ FILES = {
         a.CLASSIFIER_DESCRIPTION.path: DESCRIBED,
     },
     "predict": {P0: labels([0, 1, 2], [0, 0, 1]), P1: labels([4, 5], [1, 1])},
+    "inspect": {a.FINDINGS.path: {}},
 }
 COUNTS = {"images": INPUTS, "ok": 5, "rejected": 1, "rejected_by_reason": {"truncated": 1}}
 SUMMARIES = {

@@ -44,7 +44,7 @@ def run(
     ] = "embed",
     last: Annotated[
         str, typer.Option("--until", metavar="STAGE", help="Last stage to run.", rich_help_panel=STAGES)
-    ] = "predict",
+    ] = "inspect",
     redo: Annotated[
         str | None,
         typer.Option(metavar="STAGE", help="Delete this stage and all after it; run them.", rich_help_panel=STAGES),

@@ -250,6 +250,16 @@ def _predict(job: Job) -> StagePlan:
     )
 
 
+def _inspect(job: Job) -> StagePlan:
+    """Reads what is known of every image beside its features, and the features of those on the map."""
+    mapped = min(job.images, job.settings.inspect.map_images)
+    size = job.images * (LABEL_BYTES + job.names) + 12.0 * job.n * job.k_max + mapped * job.row
+    read, download = job.cpu("read", size, "parquet_read"), job.network(size, "network in")
+    return job.stage(
+        "inspect", read, download, seconds=streamed(read, download), storage=40.0 * mapped, host_memory=12.0 * mapped
+    )
+
+
 STAGES = {
     "list": _list,
     "embed": _embed,
@@ -259,6 +269,7 @@ STAGES = {
     "consensus": _consensus,
     "classifier": _classifier,
     "predict": _predict,
+    "inspect": _inspect,
 }
 _REMEDIES = {
     "heads": "set neighbors.k_max lower (the lists take k_max int32 an image), or heads.max_images",

@@ -14,6 +14,7 @@ from icce_ray.settings.stages import (
     EmbedSettings,
     Frozen,
     HeadsSettings,
+    InspectSettings,
     ListSettings,
     Location,
     Natural,
@@ -84,6 +85,7 @@ class Settings(Frozen):
     heads: HeadsSettings = HeadsSettings()
     consensus: ConsensusSettings = ConsensusSettings()
     classifier: ClassifierSettings = ClassifierSettings()
+    inspect: InspectSettings = InspectSettings()
     resources: ResourceSettings = ResourceSettings()
     tracking: TrackingSettings = TrackingSettings()
 

@@ -277,3 +277,10 @@ class ClassifierSettings(Frozen):
     """Share of images whose consensus labels choose the winner (ours: the paper chooses by true accuracy)."""
     precision: core.Precision = "auto"
     """Of the matrix products, as that of the heads; softmax, weights and momentum stay in float32."""
+
+
+class InspectSettings(Frozen):
+    """What people look at when the classes are there; it changes none of them."""
+
+    map_images: int = Field(default=50_000, ge=0, le=1_000_000)
+    """Images on the map of the report, a uniform sample where there are more; 0 makes none."""

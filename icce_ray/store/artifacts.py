@@ -57,6 +57,7 @@ STAGES = {
     "consensus": Stage(folder="consensus", settings=("clusters", "seed", "consensus"), figures=("cluster_sizes",)),
     "classifier": Stage(folder="classifier", settings=("clusters", "seed", "classifier")),
     "predict": Stage(folder="predictions", figures=("class_sizes",)),
+    "inspect": Stage(folder="inspection", settings=("inspect",)),
 }
 
 # -- artifacts -----------------------------------------------------------------------------------------------------
@@ -157,6 +158,8 @@ PREDICTIONS = Table(
 PREDICTION_REJECTS = Table(stage="predict", path="rejects", columns=_ID | _NAMES | _REASON, rows="rejected")
 #: Written only for an update, by `icce update`.
 NOVELTY = Document(stage="predict", path="predictions/novelty.json", type=Novelty, optional=True)
+#: What was found, with the limits that it was found by; the figures of the marker.
+FINDINGS = Document(stage="inspect", path="inspection/findings.json", summary=True)
 
 #: Everything that is declared above, in this order.
 DECLARED: tuple[Artifact, ...] = tuple(value for value in list(vars().values()) if isinstance(value, Artifact))

@@ -62,7 +62,7 @@ def violations(store: Store) -> Iterator[str]:
     except RunError as error:
         yield f"run: {error}"
         return
-    if noted and noted.keys() != STAGES.keys():
+    if noted.keys() != set(list(STAGES)[: len(noted)]):  # a version may know fewer, the first ones
         yield (
             f"run: {RUN_FILE} is of a version of icce-ray with other stages "
             f"({', '.join(sorted(set(noted) ^ set(STAGES)))}), whose fingerprints mean something else here; verify it "
@@ -77,7 +77,7 @@ def violations(store: Store) -> Iterator[str]:
         *(
             f"{RUN_FILE}: notes fingerprint {noted.get(stage)} for stage {stage}, its settings give {digest}"
             for stage, digest in expected.items()
-            if settings and noted.get(stage) != digest
+            if settings and noted.get(stage, digest) != digest
         ),
         *_markers(store, expected, markers),
     ]

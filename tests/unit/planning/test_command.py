@@ -27,7 +27,7 @@ def test_a_table_for_people_is_markdown(icce_plan):
         *("list", "embed", "- download alone", "- decode alone", "- forward alone", "- write alone", "- upload alone"),
         *("sample", "neighbors", "heads", "- load alone", "- number alone", "- download alone", "- train alone"),
         *("- label alone", "- checkpoints alone", "- upload of checkpoints alone"),
-        *("consensus", "classifier", "predict", "**total**"),
+        *("consensus", "classifier", "predict", "inspect", "**total**"),
     ]
     assert set(rows[1]) <= set("|-: ")
     assert "cost" in rows[-1]

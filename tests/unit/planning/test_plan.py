@@ -130,7 +130,7 @@ def test_what_nobody_measured_is_called_counted():
     on_gpu = [one for stage in plan.stages for one in stage.parts if one.gpu_seconds]
     assert len(on_gpu) >= 6
     assert {one.basis for one in on_gpu} == {"counted"}
-    assert {one.stage for one in plan.stages if one.basis == "measured"} == {"list", "sample", "consensus", "predict"}
+    assert {one.stage for one in plan.stages if one.basis == "measured"} == {"list", "sample", "consensus", "predict", "inspect"}
     known = plan.model_dump()["rates"]
     assert "counted" in known["forward_large"]
     assert "measured" in known["decode"]

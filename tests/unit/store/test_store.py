@@ -221,7 +221,8 @@ def test_discard_deletes_markers_before_files(store, monkeypatch):
     monkeypatch.setattr(Storage, "delete", lambda _, path: deleted.append(path))
     monkeypatch.setattr(Storage, "delete_tree", lambda _, path: deleted.append(path))
     store.discard_from("classifier")
-    assert deleted == [f"predictions/{MARKER}", f"classifier/{MARKER}", "predictions", "classifier"]
+    folders = ["inspection", "predictions", "classifier"]
+    assert deleted == [*(f"{folder}/{MARKER}" for folder in folders), *folders]
 
 
 def test_parts_are_numbers_of_shards(store):

@@ -140,7 +140,8 @@ def test_markers_that_were_exchanged(run):
     data = [run.storage.read_bytes(path) for path in paths]
     for path, other in zip(paths, reversed(data), strict=True):
         run.storage.write_bytes(path, other)
-    finds(run, ("classifier", paths[0], "stage predict"), ("predict", paths[1], "stage classifier"))
+    lost = ("inspect", "classifier, predict")
+    finds(run, ("classifier", paths[0], "stage predict"), ("predict", paths[1], "stage classifier"), lost)
 
 
 OF_C0, OF_N0 = ({"path": path, "rows": 3, "bytes": 1, "sha256": "x"} for path in (C0, N0))
@@ -166,7 +167,7 @@ def test_a_marker_of_something_else(run, change, facts):
 
 def test_a_stage_before_that_is_not_complete(run):
     run.storage.delete(f"{STAGES['classifier'].folder}/{MARKER}")
-    finds(run, ("predict", "classifier"))
+    finds(run, ("predict", "classifier"), ("inspect", "classifier"))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +195,7 @@ def test_settings_that_were_changed(run):
     content = opened_yaml(run.storage.read_bytes(RUN_FILE))
     content["settings"]["seed"] += 1
     run.storage.write_bytes(RUN_FILE, sealed_yaml(content))
-    later = ["heads", "consensus", "classifier", "predict"]
+    later = ["heads", "consensus", "classifier", "predict", "inspect"]
     own = [(RUN_FILE, run.require(stage).fingerprint, stage) for stage in later]
     finds(run, *own, *((stage, run.require(stage).fingerprint) for stage in later))
 
@@ -211,8 +212,11 @@ def test_runs_of_earlier_versions(run):
             opened = opened_yaml if path == RUN_FILE else opened_json
             run.storage.write_bytes(path, json.dumps(opened(run.storage.read_bytes(path))).encode())
     assert lines(run) == []
-    content = opened_yaml(run.storage.read_bytes(RUN_FILE))  # and no stage `sample`
-    del content["fingerprints"]["sample"]
+    content = opened_yaml(run.storage.read_bytes(RUN_FILE))
+    del content["fingerprints"]["inspect"]  # no such stage yet
+    run.storage.write_bytes(RUN_FILE, json.dumps(content).encode())
+    assert lines(run) == []
+    del content["fingerprints"]["sample"]  # and none in the middle
     run.storage.write_bytes(RUN_FILE, json.dumps(content).encode())
     run.storage.delete(f"sample/{MARKER}")
     finds(run, ("run", RUN_FILE, "sample", "version that wrote it"))
