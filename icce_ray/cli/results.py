@@ -159,31 +159,34 @@ def export(
     webdataset: tar files. fiftyone: FiftyOneImageClassificationDataset.
     datasets, lance: the table that RUN was made from, with labels.
     onnx, torchscript, huggingface, sklearn: a folder with the classifier.
+    quality: what is wrong with images, as .csv or .parquet.
 
     Files keep their bytes. Exit status 3 if images could not be read any
     more: OUT holds the others, and unreadable.csv names those.
 
     Example: icce export runs/photos --format imagefolder --out sorted
     """
+    from icce_ray.export.findings import FINDINGS, export_findings
     from icce_ray.export.formats import PREDICTORS, check_options, export_predictions
-    from icce_ray.export.images import UNREADABLE
+    from icce_ray.export.images import UNREADABLE, Exported
     from icce_ray.progress import stage_progress
     from icce_ray.store import Store
 
-    if form in PREDICTORS:
-        from icce_ray.export.predictors import export_predictor
-
-        check_options(form, link, {"images": shard_images, "mb": shard_mb})
-        with stage_progress("export", verbose=not quiet) as progress:
-            classes = export_predictor(Store(run), form, out, progress, names=names)
-        if not quiet:
-            Terminal().print_line(f"classifier of {classes:,} classes: {out}")
-        return
-    limits = {"shard_images": shard_images, "shard_bytes": None if shard_mb is None else shard_mb * MEGABYTE}
+    store, done = Store(run), Exported()
+    check_options(form, link, {"images": shard_images, "mb": shard_mb}, names)
     with stage_progress("export", verbose=not quiet) as progress:
-        done = export_predictions(Store(run), form, out, progress, names=names, link=link, **limits)
+        if form in PREDICTORS:
+            from icce_ray.export.predictors import export_predictor
+
+            what = f"classifier of {export_predictor(store, form, out, progress, names=names):,} classes"
+        elif form in FINDINGS:
+            what = f"{export_findings(store, form, out, progress):,} findings"
+        else:
+            limits = {"shard_images": shard_images, "shard_bytes": None if shard_mb is None else shard_mb * MEGABYTE}
+            done = export_predictions(store, form, out, progress, names=names, link=link, **limits)
+            what = f"{done.images:,} images"
     if not quiet:
-        Terminal().print_line(f"{done.images:,} images: {out}")
+        Terminal().print_line(f"{what}: {out}")
     if done.unreadable:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in done.unreadable.most_common())
         Terminal(stderr=True).print_line(

@@ -5,31 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import shutil
 import tarfile
-import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from itertools import chain
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
+from icce_ray.export.files import TABLES, free_target, whole, write_table
+from icce_ray.export.findings import FINDINGS
 from icce_ray.export.images import FIELDS, UNREADABLE, Exported, Sample, samples
 from icce_ray.export.names import chosen_names, class_names, folder_names
 from icce_ray.export.tables import FORMS as LABELLED_TABLES
 from icce_ray.export.tables import write_labelled_table
-from icce_ray.io.user_tables import column_without_formulas, without_formulas
+from icce_ray.io.user_tables import without_formulas
 from icce_ray.progress import Progress
 from icce_ray.spelling import did_you_mean
 from icce_ray.store import RunError, Store, UsageError, check_files
 from icce_ray.store.updates import generations
 
-TABLES = ("csv", "parquet")
 LINKING = ("imagefolder", "fiftyone")
 FORMATS = (*TABLES, *LINKING, "webdataset", *LABELLED_TABLES)
 #: Of the classifier, not of the images: `predictors.export_predictor` writes them.
@@ -82,8 +76,8 @@ def export_predictions(
     with whole(target) as path:
         if form in (*TABLES, *LABELLED_TABLES):
             if form in TABLES:
-                tables = (one.table(info, FIELDS) for one in found for info in one.files)
-                written = _write_table(tables, form, path, named)
+                tables = (_with_names(one.table(info, FIELDS), named) for one in found for info in one.files)
+                written = write_table(tables, form, path)
             else:
                 written = write_labelled_table(form, store, found[0].marker, path, named)
             for rows in written:
@@ -100,13 +94,15 @@ def export_predictions(
     return done
 
 
-def check_options(form: str, link: bool, limits: dict[str, int | None]) -> None:
+def check_options(form: str, link: bool, limits: dict[str, int | None], names: str | None = None) -> None:
     """Raise UsageError for an unknown form or an option that is not the form's; `limits` are those of a shard."""
-    every = (*FORMATS, *PREDICTORS)
+    every = (*FORMATS, *PREDICTORS, *FINDINGS)
     if form not in every:
         raise UsageError(f"--format {form}: {did_you_mean(form, every)}give one of {', '.join(every)}")
     if link and form not in LINKING:
         raise UsageError(f"--link goes with --format {' or '.join(LINKING)}, not with {form}")
+    if names is not None and form in FINDINGS:
+        raise UsageError(f"--names names classes, of which --format {form} says nothing; leave it out")
     for name, value in limits.items():
         if value is not None and form != "webdataset":
             raise UsageError(f"--shard-{name} goes with --format webdataset, not with {form}")
@@ -114,52 +110,12 @@ def check_options(form: str, link: bool, limits: dict[str, int | None]) -> None:
             raise UsageError(f"--shard-{name} is below 1; give a whole number from 1 on")
 
 
-def free_target(out: str) -> Path:
-    """The local path of `out`. Raises RunError if it is there already or is no local path."""
-    if "://" in out:
-        raise RunError(f"--out {out} is no local path; export to a local one and copy it")
-    target = Path(out).expanduser()
-    if os.path.lexists(target):
-        raise RunError(f"--out {out} is there already; give a new name or remove it")
-    return target
-
-
-@contextmanager
-def whole(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write a file or folder to; it gets its name at the end, and is removed on an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        yield temporary
-        temporary.rename(target)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
-
-
-def _write_table(tables: Iterable[pa.Table], form: str, path: Path, names: Names) -> Iterator[int]:
-    """Write FIELDS, and the class's name (null where it has none) where there are `names`; rows of each table.
-
-    Texts of the CSV are as `without_formulas` gives them.
-    """
-
-    def prepared(table: pa.Table) -> pa.Table:
-        if names is not None:
-            given = [names.get(label) for label in table["label"].to_pylist()]
-            table = table.append_column("name", pa.array(given, pa.string()))
-        for index, name in enumerate(table.column_names) if form == "csv" else ():
-            if name in ("uri", "key", "name"):
-                table = table.set_column(index, name, column_without_formulas(table[name]))
+def _with_names(table: pa.Table, names: Names) -> pa.Table:
+    """FIELDS, and the class's name (null where it has none) where there are `names`."""
+    if names is None:
         return table
-
-    kind: Any = pq.ParquetWriter if form == "parquet" else pa_csv.CSVWriter
-    ready = map(prepared, tables)
-    first = next(ready)
-    with kind(str(path), first.schema) as writer:
-        for table in chain([first], ready):
-            writer.write_table(table)
-            yield len(table)
+    given = [names.get(label) for label in table["label"].to_pylist()]
+    return table.append_column("name", pa.array(given, pa.string()))
 
 
 def _write_imagefolder(labelled: Iterable[Sample], folder: Path, names: Names, classes: int) -> None:

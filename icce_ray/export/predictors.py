@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from icce_ray.export.formats import free_target, whole
+from icce_ray.export.files import free_target, whole
 from icce_ray.export.names import chosen_names, class_names, distinct
 from icce_ray.progress import Progress
 from icce_ray.store import Store

@@ -161,6 +161,13 @@ NOVELTY = Document(stage="predict", path="predictions/novelty.json", type=Novelt
 #: What was found, with the limits that it was found by; the figures of the marker.
 FINDINGS = Document(stage="inspect", path="inspection/findings.json", summary=True)
 
+#: Images with quality trouble, each as often as it has problems; `value` is the figure that crossed its limit.
+QUALITY = Table(
+    stage="inspect",
+    path="inspection/quality",
+    columns=_ID | _NAMES | {"problem": Column(pa.string()), "value": Column(pa.float32(), finite=True)},
+)
+
 #: Everything that is declared above, in this order.
 DECLARED: tuple[Artifact, ...] = tuple(value for value in list(vars().values()) if isinstance(value, Artifact))
 #: What there is of every feature space. Losses and labels of heads are of all spaces together once their stage is
