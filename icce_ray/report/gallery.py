@@ -1,44 +1,30 @@
-"""One card per class: its figures, the classes that heads take for it, and small pictures, as many as there is room.
+"""One card per class: its figures, the classes that heads take for it, and the images that stand for it.
 
 Of large runs not all shards of labels are looked at: pictures that lie in a few files are read from few of them.
 """
 
 from __future__ import annotations
 
-import base64
-import itertools
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from icce_ray.export.images import RunImages
-from icce_ray.io.decode import Reject, thumbnail
-from icce_ray.io.sources import SourceError
-from icce_ray.progress import Progress
 from icce_ray.report.labels import Classes, Labelled, evenly
+from icce_ray.report.pool import Section
 from icce_ray.store import Store
 
 #: Which images stand for a class, in the order in which a page that is nearly full takes them.
 KINDS = ("typical", "least certain", "random")
+#: Typical images that come before all others: the least that a card's cover should have.
+COVER = 4
 #: Images that are looked at: so many a class, and at least so many in all.
 LOOKED_AT_A_CLASS, LOOKED_AT = 100, 200_000
 #: Classes named as the nearest, and the least chance that a head takes two images of both for one class.
 NEAREST, LEAST_TOGETHER = 3, 0.01
-#: Names longer than this are cut in the middle: an image may be called anything.
-LONGEST_NAME = 120
-#: Bytes of all small pictures of a page; in base64 they take a third more, and the whole page stays below 15 MB.
-BUDGET = 6_500_000
-#: Longest side in pixels by the number of classes, and how many of each kind a class shows at most.
-_SIDES = ((60, 96), (300, 80))
-_SMALLEST_SIDE = 64
-MOST_OF_A_KIND = 10
-#: Images read first, to know how many fit; images read at a time; threads that read and shrink them.
-_PROBED, _BLOCK, _THREADS = 64, 128, 8
+#: How many of each kind a class shows at most.
+MOST_OF_A_KIND = 20
 
 
 @dataclass(frozen=True)
@@ -58,25 +44,12 @@ class Picks:
     mean_share: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """The images that are shown: their names, their small pictures as far as there are any, and a word about both."""
-
-    text: str
-    named: Mapping[int, dict[str, Any]] = field(default_factory=dict)
-    """uri and key by image_id."""
-    files: Mapping[int, bytes | Reject] = field(default_factory=dict)
-
-
-def gallery(
-    store: Store, source: Labelled, classes: Classes | None, names: dict[int, str], progress: Progress
-) -> tuple[list[dict[str, Any]], str]:
-    """Cards of all classes, as plain values for the page's script, and what is to be said of them."""
+def gallery(store: Store, source: Labelled, classes: Classes | None, names: dict[int, str]) -> tuple[Section, str]:
+    """Cards of all classes, and what is to be said of them."""
     picks = pick(store, source, MOST_OF_A_KIND)
     truth = store.metrics().get("evaluation", {}).get("classes", [])
     if len(truth) != len(source.sizes):
         truth = [None] * len(source.sizes)
-    pictures = _pictures(store, source, picks, progress)
     near = _nearest(classes.together) if classes is not None else [[]] * len(source.sizes)
     cards = [
         {
@@ -87,13 +60,14 @@ def gallery(
             "agreement": _number(classes.agreement[label]) if classes is not None else None,
             "near": near[label],
             "truth": truth[label],
-            "tiles": [
-                _tiles(picks.ids[kind, label], picks.shares[kind, label], pictures) for kind in range(len(KINDS))
-            ],
+            "tiles": [ids[ids >= 0].tolist() for ids in picks.ids[:, label]],
         }
         for label, size in enumerate(source.sizes.tolist())
     ]
-    return cards, pictures.text
+    looked, every = int(picks.seen.sum()), int(source.sizes.sum())
+    among = f"all {every:,} images" if looked == every else f"{looked:,} of {every:,} images, from shards evenly spread"
+    text = f"Typical, least certain (by {source.share}) and random images of each class, among {among}."
+    return Section(cards, in_turn(picks), large=True, unnamed=True), text
 
 
 def pick(store: Store, source: Labelled, n: int) -> Picks:
@@ -120,45 +94,6 @@ def _first(label: NDArray[np.integer], score: NDArray[np.floating], classes: int
     return rows
 
 
-def _pictures(store: Store, source: Labelled, picks: Picks, progress: Progress) -> Pictures:
-    try:
-        images = RunImages(store)
-    except SourceError as error:
-        return Pictures(f"No pictures: {error}.")
-    looked, every = int(picks.seen.sum()), int(source.sizes.sum())
-    among = f"all {every:,} images" if looked == every else f"{looked:,} of {every:,} images, from shards evenly spread"
-    text = f"Typical, least certain (by {source.share}) and random images of each class, among {among}."
-    files, shown = {}, in_turn(picks)
-    if images.has_pixels:
-        longest = side(len(source.sizes))
-        files = thumbnails(images, shown, longest, progress)
-        shown = np.fromiter(files, np.int64, len(files))
-        text += f" Neither side of a picture is above {longest} pixels here."
-        missing = sum(isinstance(data, Reject) for data in files.values())
-        text += f" {missing:,} pictures cannot be read any more." if missing else ""
-    else:
-        text += " The source holds features, so images are shown by name."
-    rows = images.rows(shown).select(["image_id", "uri", "key"]).to_pylist()
-    return Pictures(text, {row["image_id"]: row for row in rows}, files)
-
-
-def _tiles(ids: NDArray[np.int64], shares: NDArray[np.float32], pictures: Pictures) -> list[dict[str, Any]]:
-    tiles = []
-    for image_id, share in zip(ids.tolist(), shares.tolist(), strict=True):
-        if image_id not in pictures.named:
-            continue
-        row, data = pictures.named[image_id], pictures.files.get(image_id)
-        tile: dict[str, Any] = {"uri": _cut(row["uri"]), "share": round(share, 4)}
-        if row["key"] != row["uri"]:
-            tile["key"] = _cut(row["key"])
-        if isinstance(data, Reject):
-            tile["missing"] = _cut(str(data))
-        elif data is not None:
-            tile["picture"] = base64.b64encode(data).decode()
-        tiles.append(tile)
-    return tiles
-
-
 def _nearest(together: NDArray[np.float32]) -> list[list[tuple[int, float]]]:
     """(class, chance) of the classes that heads most often take for each, clearest first."""
     others = together.copy()
@@ -175,59 +110,10 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 4)
 
 
-def _cut(text: str) -> str:
-    half = LONGEST_NAME // 2
-    return text if len(text) <= LONGEST_NAME else f"{text[:half]}…{text[-half:]}"
-
-
-def side(classes: int) -> int:
-    """Longest side of the small pictures in pixels."""
-    return next((pixels for most, pixels in _SIDES if classes <= most), _SMALLEST_SIDE)
-
-
 def in_turn(picks: Picks) -> NDArray[np.int64]:
-    """image_ids by rank, then kind, then class, each once."""
-    order = picks.ids.transpose(2, 0, 1).reshape(-1)
+    """image_ids, each once: the covers, then by rank, kind and class."""
+    covers = picks.ids[0, :, :COVER].T.reshape(-1)
+    order = np.concatenate([covers, picks.ids.transpose(2, 0, 1).reshape(-1)])
     order = order[order >= 0]
     _, first = np.unique(order, return_index=True)
     return order[np.sort(first)]
-
-
-def thumbnails(
-    images: RunImages, wanted: NDArray[np.int64], longest: int, progress: Progress, *, budget: int = BUDGET
-) -> dict[int, bytes | Reject]:
-    """WebP file, or why there is none, of each image_id `wanted`, as far as `budget` bytes reach.
-
-    The first are served first, so `in_turn` gives every class some. What is read is what is shown, or nearly.
-    """
-    most = images.embed.max_pixels
-
-    def small(one: tuple[int, bytes | Reject]) -> tuple[int, bytes | Reject]:
-        image_id, data = one
-        try:
-            return image_id, data if isinstance(data, Reject) else thumbnail(data, longest=longest, max_pixels=most)
-        except Reject as reject:
-            return image_id, reject
-
-    def made(ids: NDArray[np.int64]) -> Iterator[tuple[int, bytes | Reject]]:
-        read = images.read(np.sort(ids), threads=_THREADS)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            while block := list(itertools.islice(read, _BLOCK)):
-                yield from pool.map(small, block)
-
-    probed = wanted[:: max(1, len(wanted) // _PROBED)][:_PROBED]
-    files = dict(made(probed))
-    each = max(1.0, sum(map(_size, files.values())) / max(1, len(files)))
-    rest = np.setdiff1d(wanted[: int(budget / each)], probed)
-    progress.begin(len(files) + len(rest), unit="pictures")
-    for image_id, data in made(rest):
-        files[image_id] = data
-        progress.update(len(files))
-    in_order = [image_id for image_id in wanted.tolist() if image_id in files]
-    spent = itertools.accumulate(_size(files[image_id]) for image_id in in_order)
-    fitting = itertools.takewhile(lambda pair: pair[1] <= budget, zip(in_order, spent, strict=True))
-    return {image_id: files[image_id] for image_id, _ in fitting}
-
-
-def _size(data: bytes | Reject) -> int:
-    return 0 if isinstance(data, Reject) else len(data)

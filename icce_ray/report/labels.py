@@ -28,6 +28,8 @@ class Labelled:
     files: Sequence[FileInfo]
     sizes: NDArray[np.int64]
     """int64[K], images of each class, all of them counted."""
+    columns: frozenset[str] = frozenset()
+    """Those of its files."""
 
 
 def labelled(store: Store) -> Labelled | None:
@@ -35,7 +37,9 @@ def labelled(store: Store) -> Labelled | None:
     for table, share, sizes in ((PREDICTIONS, "confidence", "class_sizes"), (CONSENSUS, "agreement", "cluster_sizes")):
         marker = store.marker(table.stage)
         if marker is not None:
-            return Labelled(share, table.files(marker.files), np.asarray(marker.summary[sizes], np.int64))
+            files = table.files(marker.files)
+            columns = store.storage.read_table(files[0].path).column_names if files else ()
+            return Labelled(share, files, np.asarray(marker.summary[sizes], np.int64), frozenset(columns))
     return None
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
@@ -15,7 +17,8 @@ from icce_ray.export.names import chosen_names
 from icce_ray.progress import Progress
 from icce_ray.report.charts import charts
 from icce_ray.report.gallery import KINDS, gallery
-from icce_ray.report.labels import classes_of, headline, labelled
+from icce_ray.report.labels import Labelled, classes_of, headline, labelled
+from icce_ray.report.pool import Section, pool
 from icce_ray.report.updates import grown
 from icce_ray.settings import Settings
 from icce_ray.settings.choosing import choice_of
@@ -24,6 +27,13 @@ from icce_ray.store.artifacts import REJECTS, REPORT, STAGES
 
 #: Rejects of each reason that are named, and shards that are looked through for them.
 EXAMPLES, LOOKED_THROUGH = 5, 200
+#: Parts of the page's script, in the order in which they see each other; each is one closure's. A part that is not
+#: there yet is left out.
+SCRIPTS = (
+    *("base.js", "images.js", "tiles.js", "sheet.js", "cards.js", "charts.js", "tree.js", "map.js", "findings.js"),
+    *("decisions.js", "corrections.js", "main.js"),
+)
+STYLES = ("style.css", "cards.css", "map.css", "tree.css", "findings.css", "decisions.css")
 
 
 def write_report(store: Store, progress: Progress, *, names: str | None = None) -> str:
@@ -51,9 +61,18 @@ def checked(store: Store) -> Settings:
 
 def _page(store: Store, settings: Settings, progress: Progress, names: str | None) -> str:
     source, classes = labelled(store), classes_of(store)
-    given = chosen_names(store, names, len(source.sizes), progress.log) if source is not None else None
-    cards, about = gallery(store, source, classes, given or {}, progress) if source is not None else ([], "")
+    parts, about = {}, ""
+    if source is not None:
+        given = chosen_names(store, names, len(source.sizes), progress.log)
+        parts["classes"], about = gallery(store, source, classes, given or {})
+        parts |= _parts(store, source)
+        found = pool(store, source, list(parts.values()), progress)
+        about = f"{about} {found.text}"
+        parts["images"] = Section(found.images, np.empty(0, np.int64))
     drawn = charts(store, source, classes)
+    data = {name: part.data for name, part in parts.items()}
+    data |= {"kinds": KINDS, "certainty": source.share if source is not None else ""}
+    data["charts"] = {one.name: one.figure for many in drawn.values() for one in many}
     resolved = store.resolved(settings)
     run_file, evaluation = store.run_file(), store.metrics().get("evaluation", {})
     markers = {stage: store.marker(stage) for stage in STAGES}
@@ -61,6 +80,7 @@ def _page(store: Store, settings: Settings, progress: Progress, names: str | Non
         loader=PackageLoader("icce_ray.report", "assets"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["embedded"] = _embedded
+    updates = grown(store, progress)
     return environment.get_template("page.html").render(
         run=store.root,
         settings=settings,
@@ -74,14 +94,37 @@ def _page(store: Store, settings: Settings, progress: Progress, names: str | Non
         rejects=_rejects(store, markers["embed"]),
         setting_rows=_setting_rows(settings, resolved),
         recipe=recipe.describe() if (recipe := choice_of(resolved)) else "",
-        gallery=cards,
-        updates=grown(store, progress),
-        kinds=KINDS,
+        updates=updates,
         about=about,
         charts=drawn,
-        chart_data={one.name: one.figure for many in drawn.values() for one in many},
+        data=data,
+        panels=_panels(environment, parts),
         plotly=_plotly(),
+        scripts=_texts(environment, SCRIPTS),
+        styles=_texts(environment, STYLES),
     )
+
+
+def _parts(store: Store, source: Labelled) -> dict[str, Section]:
+    """The further parts of the page that the run has data for, those first that the budget of pictures serves first."""
+    del store, source
+    return {}
+
+
+def _panels(environment: Environment, parts: Mapping[str, Section]) -> dict[str, str]:
+    """Title of each tab; its panel is a template of its own."""
+    titles = {"classes": "Classes", "map": "Map", "findings": "Findings", "changes": "Changes"}
+    there = set(environment.list_templates())
+    shown = {name: title for name, title in titles.items() if name in parts and f"{name}.html" in there}
+    return shown | {"figures": "Figures", "run": "Run"}
+
+
+def _texts(environment: Environment, names: Sequence[str]) -> str:
+    """Files of the page's assets one after the other, as far as they are there."""
+    there = set(environment.list_templates())
+    loader = environment.loader
+    assert loader is not None
+    return "\n".join(loader.get_source(environment, name)[0] for name in names if name in there)
 
 
 def _rate(markers: dict[str, Marker | None], marker: Marker | None) -> str:

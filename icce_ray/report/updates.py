@@ -11,7 +11,7 @@ from icce_ray.export.images import RunImages
 from icce_ray.io.decode import Reject
 from icce_ray.io.sources import SourceError
 from icce_ray.progress import Progress
-from icce_ray.report.gallery import thumbnails
+from icce_ray.report.pool import thumbnails
 from icce_ray.store import Store
 from icce_ray.store.artifacts import NOVELTY
 from icce_ray.store.updates import updates

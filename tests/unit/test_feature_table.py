@@ -18,7 +18,7 @@ from icce_ray.settings.stages import Format, Method
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "features.md").read_text()
 NAMED = re.findall(r"`(\S+\.py)::(\w+)`", TEXT)
-PAGE = (ROOT / "icce_ray" / "report" / "assets" / "page.html").read_text()
+PAGE = "".join(path.read_text() for path in (ROOT / "icce_ray" / "report" / "assets").glob("*.html"))
 
 
 def rows(heading):

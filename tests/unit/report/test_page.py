@@ -73,12 +73,12 @@ def test_a_whole_run(run):
         *("sizes", "losses", "counts", "lengths", "agreement", "grid"),
     }
     assert set(page.data("data-charts")) == {"sizes", "losses", "counts", "lengths", "agreement", "grid"}
-    classes = page.data("data-classes")
+    classes, images = page.data("data-classes"), page.data("data-images")
     assert [one["label"] for one in classes] == list(range(7))
     assert sum(one["size"] for one in classes) == 590
     for one in classes:
-        assert [len(tiles) for tiles in one["tiles"]] == [10, 10, 10]
-        assert all(tile["picture"] for tiles in one["tiles"] for tile in tiles)
+        assert [len(ids) for ids in one["tiles"]] == [20, 20, 20]
+        assert all(images[str(image_id)]["picture"] for ids in one["tiles"] for image_id in ids)
         # Heads of the made-up run take every fifth image for one of the next class.
         assert {other for other, _ in one["near"][:2]} == {(one["label"] + 1) % 7, (one["label"] - 1) % 7}
 
@@ -107,11 +107,13 @@ def test_no_name_becomes_markup(tmp_path):
     source = source_of(tmp_path / '<b>bold & "quoted" {{ 7*7 }}', 30, HOSTILE)
     page = page_of(make_run(str(tmp_path / "run"), source, clusters=2, heads=2, epochs=3))
     assert "b" not in page.tags
-    assert page.tags.count("script") == 5
+    assert page.tags.count("script") == 7
     assert source in seen(page)
     # All 30 images are shown, and hostile names come back letter by letter.
-    tiles = [tile for one in page.data("data-classes") for tiles in one["tiles"] for tile in tiles]
-    assert {tile["key"] for tile in tiles} == {*HOSTILE, *(f"{row:05d}.jpg" for row in range(len(HOSTILE), 30))}
+    assert {one["key"] for one in page.data("data-images").values()} == {
+        *HOSTILE,
+        *(f"{row:05d}.jpg" for row in range(len(HOSTILE), 30)),
+    }
 
 
 def test_names_of_classes(run, tmp_path):
@@ -142,7 +144,7 @@ def test_a_run_that_has_only_features(run):
     for stage in ("predictions", "classifier", "consensus", "head_labels", "heads", "neighbors"):
         run.storage.delete_tree(stage)
     page = page_of(run)
-    assert page.data("data-classes") == []
+    assert "data-classes" not in page.texts
     assert "not complete" in seen(page)
     assert page.data("data-charts") == {}
 
@@ -157,6 +159,7 @@ def test_shards_without_rows_change_nothing(run, made):
         run.commit(stage, files, fingerprint=marker.fingerprint, summary=marker.summary, seconds=marker.seconds)
     page, before = page_of(run), page_of(made)
     assert page.data("data-classes") == before.data("data-classes")
+    assert page.data("data-images") == before.data("data-images")
     assert page.data("data-charts") == before.data("data-charts")
     made.storage.delete(REPORT)
 
@@ -168,7 +171,11 @@ def test_a_source_that_is_gone_is_said(tmp_path, made):
     page = page_of(store)
     assert "No pictures: " in seen(page)
     assert str(source) in seen(page)
-    assert all(one["tiles"] == [[], [], []] for one in page.data("data-classes"))
+    shown = page.data("data-images")
+    assert {image_id for one in page.data("data-classes") for ids in one["tiles"] for image_id in ids} == set(
+        map(int, shown)
+    )
+    assert all(one["key"] and "picture" not in one for one in shown.values())
 
 
 def test_features_are_shown_by_name(tmp_path):
@@ -176,9 +183,9 @@ def test_features_are_shown_by_name(tmp_path):
     store = make_run(str(tmp_path / "run"), str(tmp_path / "features.npy"), clusters=3, heads=2, epochs=3)
     page = page_of(store)
     assert "holds features" in seen(page)
-    tiles = [tile for one in page.data("data-classes") for some in one["tiles"] for tile in some]
-    assert tiles
-    assert all(tile["uri"].startswith("features.npy/") and "picture" not in tile for tile in tiles)
+    shown = page.data("data-images").values()
+    assert shown
+    assert all(one["uri"].startswith("features.npy/") and "picture" not in one for one in shown)
 
 
 def test_what_is_no_run(tmp_path):

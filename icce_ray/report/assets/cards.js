@@ -1,0 +1,120 @@
+// ---- the gallery: a card for each class ------------------------------------------------------------------------------
+/** Functions from a class's number to an element that its card shows at the bottom, or null. */
+const cardTools = [];
+/** Pictures of a cover, by how many there are. */
+const COVERS = [9, 6, 4, 3, 2, 1];
+
+const doubt = (one) => (one.size ? 1 - (one.agreement ?? one.confidence ?? 1) : -1);
+
+function coverOf(one) {
+  const [typical, , random] = one.tiles;
+  const ids = [...new Set([...typical, ...random])].filter((id) => pictureOf(id));
+  return ids.slice(0, COVERS.find((count) => count <= ids.length) ?? 0);
+}
+
+function fillCover(card, one) {
+  const cover = card.querySelector(".cover");
+  if (cover.childElementCount) return;
+  const ids = coverOf(one);
+  cover.classList.add(`of-${ids.length}`);
+  cover.append(...ids.map((id) => showPicture(make("img", { alt: "", decoding: "async" }), id)));
+}
+
+function bar(name, share, text, kind) {
+  const fill = make("span", { class: "bar", "data-kind": kind }, make("i", { style: `width:${100 * share}%` }));
+  return [make("dt", {}, name), make("dd", { class: "track" }, fill), make("dd", {}, text)];
+}
+
+function figuresOf(one) {
+  const largest = Math.max(...classes.map(({ size }) => size));
+  const list = make("dl", { class: "bars" }, ...bar("images", one.size / largest, one.size.toLocaleString("en"), "size"));
+  if (one.agreement !== null) list.append(...bar("agreement", one.agreement, percent(one.agreement), "sure"));
+  else if (one.confidence !== null) list.append(...bar("confidence", one.confidence, percent(one.confidence), "sure"));
+  return list;
+}
+
+function nearOf(one) {
+  const near = make("p", { class: "near" }, "Nearest: ");
+  one.near.forEach(([other, chance], index) => {
+    near.append(index ? ", " : "", make("a", { href: `#class-${other}` }, titleOf(other)), ` ${percent(chance)}`);
+  });
+  return near;
+}
+
+/** Write names and figures of a card anew; its cover and its tools stay as they are. */
+function renew(card, one) {
+  const open = card.querySelector(".cover");
+  open.setAttribute("aria-label", `Open ${titleOf(one.label)}, ${counted(one.size, "image")}`);
+  const dot = make("i", { class: "dot", style: `background:${colourOf(one.label)}` });
+  const parts = [make("h3", {}, dot, titleOf(one.label)), figuresOf(one)];
+  if (one.truth) parts.push(make("p", {}, `${percent(one.truth.share)} are ${one.truth.class}`));
+  if (one.near.length) parts.push(nearOf(one));
+  card.querySelector(".body").replaceChildren(...parts);
+}
+
+function cardOf(one) {
+  const open = make("button", { type: "button", class: "cover", "data-class": one.label });
+  open.addEventListener("click", () => openClass(one.label));
+  const tools = cardTools.map((tool) => tool(one.label)).filter((tool) => tool);
+  const card = make("article", { class: "card", id: `class-${one.label}` }, open, make("div", { class: "body" }), ...tools);
+  renew(card, one);
+  return card;
+}
+
+/** The contact sheet of a class. */
+function openClass(label) {
+  const one = classes[label];
+  const parts = one.tiles.map((ids, kind) => ({ title: kinds[kind], ids: pictured ? ids.filter((id) => images[id]) : ids }));
+  openSheet(titleOf(label), parts.filter(({ ids }) => ids.length));
+}
+
+function initCards() {
+  const box = element("cards");
+  const textOf = (one) => [titleOf(one.label), one.truth?.class ?? "", ...one.tiles.flat().flatMap((id) => [images[id]?.uri ?? "", images[id]?.key ?? ""])].join("\n").toLowerCase();
+  const cards = classes.map((one) => ({ one, card: cardOf(one), text: textOf(one) }));
+  root.dataset.density = classes.length > 300 ? "dense" : classes.length > 60 ? "close" : "wide";
+  const nearCards = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      nearCards.unobserve(target);
+      fillCover(target, classes[Number(target.id.replace("class-", ""))]);
+    }
+  }, { rootMargin: "600px" });
+  const orders = {
+    label: (a, b) => a.label - b.label,
+    large: (a, b) => b.size - a.size || a.label - b.label,
+    small: (a, b) => a.size - b.size || a.label - b.label,
+    doubt: (a, b) => doubt(b) - doubt(a) || a.label - b.label,
+  };
+  const [find, sort] = [element("find"), element("sort")];
+  const settle = roving(box, ".cover");
+  const show = () => {
+    const text = find.value.trim().toLowerCase();
+    const number = text.replace(/^class /, "");  // "0042" is a name, "42" a class
+    const exact = classes.some(({ label }) => String(label) === number);
+    const fits = ({ one, text: of }) => (exact ? String(one.label) === number : of.includes(text));
+    const shown = cards.filter(fits).sort((a, b) => orders[sort.value](a.one, b.one));
+    box.replaceChildren(...shown.map((entry) => entry.card));
+    settle();
+    element("found").textContent = `${shown.length.toLocaleString("en")} of ${counted(cards.length, "class", "classes")}`;
+  };
+  element("tools").addEventListener("submit", (event) => event.preventDefault());
+  find.addEventListener("input", show);
+  sort.addEventListener("change", show);
+  // A link to a class that the search has hidden brings it back.
+  addEventListener("hashchange", () => {
+    if (!location.hash.startsWith("#class-") || element(location.hash.slice(1))) return;
+    find.value = "";
+    show();
+    follow();
+  });
+  addEventListener("beforeprint", () => cards.forEach(({ card, one }) => fillCover(card, one)));
+  document.addEventListener("decisions", () => {
+    for (const entry of cards) {
+      renew(entry.card, entry.one);
+      entry.text = textOf(entry.one);
+    }
+  });
+  show();
+  cards.forEach(({ card }) => nearCards.observe(card));
+}

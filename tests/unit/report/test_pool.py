@@ -1,0 +1,100 @@
+"""The images of a page: what fits comes first, what cannot be read says why, and each is there once."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from icce_ray.export.images import RunImages
+from icce_ray.io.decode import Reject
+from icce_ray.io.storage import FileInfo
+from icce_ray.progress import Progress
+from icce_ray.report import pool as pools
+from icce_ray.report.gallery import in_turn, pick
+from icce_ray.report.labels import Labelled, labelled
+from icce_ray.report.pool import Section, holding, pool, side, thumbnails
+from icce_ray.store.artifacts import PREDICTIONS
+from jobs.bench.made_run import make_run
+
+
+def ids_of(*values):
+    return np.array(values, np.int64)
+
+
+@pytest.mark.parametrize("share", [2.0, 0.5, 0.02])
+def test_what_fits_comes_first(made, share):
+    wanted = in_turn(pick(made, labelled(made), 3))
+    images = RunImages(made)
+    every = thumbnails(images, wanted, 32, Progress())
+    assert list(every) == wanted.tolist()
+    budget = int(share * sum(map(len, every.values())))
+    found = thumbnails(images, wanted, 32, Progress(), budget=budget)
+    assert sum(map(len, found.values())) <= budget
+    assert found == {image_id: every[image_id] for image_id in found}
+    if share > 1:
+        assert found == every
+    else:
+        assert 1 <= len(found) <= 1.2 * share * len(wanted) + 1
+        places = [wanted.tolist().index(image_id) for image_id in found]
+        assert places == sorted(places)
+    for data in found.values():
+        picture = Image.open(io.BytesIO(data))
+        assert (picture.format, max(picture.size)) == ("WEBP", 32)
+
+
+def test_what_cannot_be_read_says_why(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for row in range(40):
+        Image.new("RGB", (50, 20), (row, 0, 0)).save(folder / f"{row:02d}.png")
+    store = make_run(str(tmp_path / "run"), str(folder), clusters=2, heads=2, epochs=3)
+    (folder / "03.png").unlink()
+    (folder / "04.png").write_bytes((folder / "04.png").read_bytes()[:-20] + bytes(20))
+    found = thumbnails(RunImages(store), np.arange(8), 16, Progress())
+    assert isinstance(found[3], Reject)
+    assert found[3].reason == "unreadable"
+    assert isinstance(found[4], Reject)
+    assert Image.open(io.BytesIO(found[5])).size == (16, 6)
+    images = RunImages(store)
+    images.embed = images.embed.model_copy(update={"max_pixels": 999})
+    assert thumbnails(images, np.arange(5, 6), 16, Progress())[5].reason == "too_many_pixels"  # never decoded
+
+
+def test_the_side_is_the_largest_that_fits(made):
+    images, wanted = RunImages(made), np.arange(100)
+    spent = sum(len(data) for data in thumbnails(images, wanted, 160, Progress()).values())
+    assert side(images, wanted) == 320
+    assert side(images, wanted, budget=spent) == 160
+    assert side(images, wanted, budget=1) == 64
+
+
+def test_every_image_is_there_once_with_its_own_name_and_label(made):
+    sections = [Section(None, ids_of(5, 9, 3)), Section(None, ids_of(300, 9, 589))]
+    source = labelled(made)
+    found = pool(made, source, sections, Progress()).images
+    rows = made.storage.read_table(source.files[0].path).to_pylist()
+    expected = {row["image_id"]: row for row in rows if row["image_id"] in (3, 5, 9, 300, 589)}
+    assert found.keys() == expected.keys()
+    for image_id, one in found.items():
+        row = expected[image_id]
+        assert (one["uri"], one["label"], one["share"]) == (row["uri"], row["label"], round(row["confidence"], 4))
+        assert one["picture"]
+
+
+def test_images_without_room_are_named_or_left_out(made, monkeypatch):
+    monkeypatch.setattr(pools, "thumbnails", lambda _, wanted, *__: {int(wanted[0]): b"picture"})
+    cards, others = Section(None, ids_of(5, 7), unnamed=True), Section(None, ids_of(8, 11))
+    found = pool(made, labelled(made), [cards, others], Progress()).images
+    assert {image_id: "picture" in one for image_id, one in found.items()} == {5: True, 8: False, 11: False}
+
+
+def test_labels_are_read_only_from_the_shards_that_can_hold_them(made):
+    ids = made.storage.read_table(labelled(made).files[0].path)["image_id"].to_pylist()
+    files = [FileInfo(path=PREDICTIONS.part(part), rows=59, bytes=0, sha256="") for part in range(10)]
+    many = Labelled("confidence", files, np.array([590]))
+    for place, image_id in enumerate(ids):
+        assert files[place // 59] in holding(made, many, ids_of(image_id))
+    assert holding(made, many, ids_of(0)) == files[:1]
+    assert len(holding(made, many, ids_of(0, 300))) <= 3
+    assert holding(made, many, ids_of()) == []
