@@ -38,7 +38,7 @@ def opened(browser, report, *, width=1200, height=900, **options):
     yield tab
     assert messages == []
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
-    assert [url for url in asked if url.startswith("file:")] == [Path(report).as_uri()]
+    assert {url for url in asked if url.startswith("file:")} == {Path(report).as_uri()}
     context.close()
 
 

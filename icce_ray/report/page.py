@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from icce_ray.export.names import chosen_names
 from icce_ray.progress import Progress
 from icce_ray.report.charts import charts
+from icce_ray.report.corrections import correctable
 from icce_ray.report.gallery import KINDS, gallery
 from icce_ray.report.labels import Labelled, classes_of, headline, labelled
 from icce_ray.report.pool import Section, pool
@@ -31,7 +32,7 @@ EXAMPLES, LOOKED_THROUGH = 5, 200
 #: there yet is left out.
 SCRIPTS = (
     *("base.js", "images.js", "tiles.js", "sheet.js", "cards.js", "charts.js", "tree.js", "map.js", "findings.js"),
-    *("decisions.js", "corrections.js", "main.js"),
+    *("decisions.js", "corrections.js", "choose.js", "select.js", "main.js"),
 )
 STYLES = ("style.css", "cards.css", "map.css", "tree.css", "findings.css", "decisions.css")
 
@@ -68,6 +69,8 @@ def _page(store: Store, settings: Settings, progress: Progress, names: str | Non
         parts |= _parts(store, source)
         found = pool(store, source, list(parts.values()), progress)
         about = f"{about} {found.text}"
+        if (whose := correctable(store)) is not None:
+            parts["run"] = Section(whose, np.empty(0, np.int64))
         parts["images"] = Section(found.images, np.empty(0, np.int64))
     drawn = charts(store, source, classes)
     data = {name: part.data for name, part in parts.items()}

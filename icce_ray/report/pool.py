@@ -134,6 +134,8 @@ def _entry(row: Mapping[str, Any], share: str, data: bytes | Reject | None) -> d
     entry: dict[str, Any] = {"uri": cut(row["uri"]), "label": row["label"], "share": round(row[share], 4)}
     if row["key"] != row["uri"]:
         entry["key"] = cut(row["key"])
+    if row["key"] != cut(row["key"]):
+        entry["whole"] = row["key"]  # decisions name images by it
     if row.get("runner_up") is not None:
         entry["second"] = [row["runner_up"], round(row["runner_up_confidence"], 4)]
     if isinstance(data, Reject):

@@ -7,17 +7,17 @@ const COVERS = [9, 6, 4, 3, 2, 1];
 const doubt = (one) => (one.size ? 1 - (one.agreement ?? one.confidence ?? 1) : -1);
 
 function coverOf(one) {
-  const [typical, , random] = one.tiles;
-  const ids = [...new Set([...typical, ...random])].filter((id) => pictureOf(id));
+  const ids = [...new Set([...tilesOf(one.label, 0), ...tilesOf(one.label, 2)])].filter((id) => pictureOf(id));
   return ids.slice(0, COVERS.find((count) => count <= ids.length) ?? 0);
 }
 
 function fillCover(card, one) {
   const cover = card.querySelector(".cover");
-  if (cover.childElementCount) return;
   const ids = coverOf(one);
-  cover.classList.add(`of-${ids.length}`);
-  cover.append(...ids.map((id) => showPicture(make("img", { alt: "", decoding: "async" }), id)));
+  if (cover.dataset.images === String(ids)) return;
+  cover.dataset.images = ids;
+  cover.className = `cover of-${ids.length}`;
+  cover.replaceChildren(...ids.map((id) => showPicture(make("img", { alt: "", decoding: "async" }), id)));
 }
 
 function bar(name, share, text, kind) {
@@ -27,7 +27,7 @@ function bar(name, share, text, kind) {
 
 function figuresOf(one) {
   const largest = Math.max(...classes.map(({ size }) => size));
-  const list = make("dl", { class: "bars" }, ...bar("images", one.size / largest, one.size.toLocaleString("en"), "size"));
+  const list = make("dl", { class: "bars" }, ...bar("images", sizeOf(one.label) / largest, sizeOf(one.label).toLocaleString("en"), "size"));
   if (one.agreement !== null) list.append(...bar("agreement", one.agreement, percent(one.agreement), "sure"));
   else if (one.confidence !== null) list.append(...bar("confidence", one.confidence, percent(one.confidence), "sure"));
   return list;
@@ -35,7 +35,8 @@ function figuresOf(one) {
 
 function nearOf(one) {
   const near = make("p", { class: "near" }, "Nearest: ");
-  one.near.forEach(([other, chance], index) => {
+  const others = one.near.map(([label, chance]) => [current.classOfLabel(label), chance]).filter(([label]) => label !== one.label);
+  others.forEach(([other, chance], index) => {
     near.append(index ? ", " : "", make("a", { href: `#class-${other}` }, titleOf(other)), ` ${percent(chance)}`);
   });
   return near;
@@ -44,12 +45,14 @@ function nearOf(one) {
 /** Write names and figures of a card anew; its cover and its tools stay as they are. */
 function renew(card, one) {
   const open = card.querySelector(".cover");
-  open.setAttribute("aria-label", `Open ${titleOf(one.label)}, ${counted(one.size, "image")}`);
+  open.setAttribute("aria-label", `Open ${titleOf(one.label)}, ${counted(sizeOf(one.label), "image")}`);
   const dot = make("i", { class: "dot", style: `background:${colourOf(one.label)}` });
   const parts = [make("h3", {}, dot, titleOf(one.label)), figuresOf(one)];
   if (one.truth) parts.push(make("p", {}, `${percent(one.truth.share)} are ${one.truth.class}`));
   if (one.near.length) parts.push(nearOf(one));
   card.querySelector(".body").replaceChildren(...parts);
+  card.hidden = current.classOfLabel(one.label) !== one.label;
+  if (open.dataset.images) fillCover(card, one);
 }
 
 function cardOf(one) {
@@ -63,9 +66,19 @@ function cardOf(one) {
 
 /** The contact sheet of a class. */
 function openClass(label) {
-  const one = classes[label];
-  const parts = one.tiles.map((ids, kind) => ({ title: kinds[kind], ids: pictured ? ids.filter((id) => images[id]) : ids }));
-  openSheet(titleOf(label), parts.filter(({ ids }) => ids.length));
+  const parts = kinds.map((title, kind) => ({ title, ids: tilesOf(label, kind).filter((id) => images[id] || !pictured) }));
+  parts.unshift({ title: "moved here", ids: current.movedTo(label) });
+  openSheet(titleOf(label), parts.filter(({ ids }) => ids.length), label);
+}
+
+/** Draw the contact sheet of a class again, as it is now, at the place where it was. */
+function renewSheet() {
+  const sheet = element("sheet");
+  if (!sheet.open || shownClass === null) return;
+  const [top, held] = [sheet.scrollTop, document.activeElement?.dataset.image];
+  openClass(current.classOfLabel(shownClass));
+  sheet.scrollTop = top;
+  if (held) sheet.querySelector(`[data-image="${held}"]`)?.focus();
 }
 
 function initCards() {
@@ -92,11 +105,16 @@ function initCards() {
     const text = find.value.trim().toLowerCase();
     const number = text.replace(/^class /, "");  // "0042" is a name, "42" a class
     const exact = classes.some(({ label }) => String(label) === number);
-    const fits = ({ one, text: of }) => (exact ? String(one.label) === number : of.includes(text));
+    const fits = ({ one, text: of }) => (exact ? current.groupOf(one.label).map(String).includes(number) : of.includes(text));
     const shown = cards.filter(fits).sort((a, b) => orders[sort.value](a.one, b.one));
     box.replaceChildren(...shown.map((entry) => entry.card));
     settle();
-    element("found").textContent = `${shown.length.toLocaleString("en")} of ${counted(cards.length, "class", "classes")}`;
+    count();
+  };
+  const count = () => {
+    const every = cards.filter(({ card }) => !card.hidden);
+    const seen = every.filter(({ card }) => card.isConnected).length;
+    element("found").textContent = `${seen.toLocaleString("en")} of ${counted(every.length, "class", "classes")}`;
   };
   element("tools").addEventListener("submit", (event) => event.preventDefault());
   find.addEventListener("input", show);
@@ -114,6 +132,8 @@ function initCards() {
       renew(entry.card, entry.one);
       entry.text = textOf(entry.one);
     }
+    count();
+    renewSheet();
   });
   show();
   cards.forEach(({ card }) => nearCards.observe(card));

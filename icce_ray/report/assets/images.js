@@ -11,6 +11,10 @@ const known = [];
 const current = {
   nameOf: (label) => classes[label]?.name ?? "",
   classOf: (id) => imageOf(id)?.label,
+  /** The class that a class has become, the classes that it has become one with, and images moved to it by hand. */
+  classOfLabel: (label) => label,
+  groupOf: (label) => [label],
+  movedTo: () => [],
 };
 
 const imageOf = (id) => images[id] ?? known.map((find) => find(id)).find((one) => one) ?? null;
@@ -20,6 +24,17 @@ const pictureOf = (id) => (images[id]?.picture ? `data:image/webp;base64,${image
 function titleOf(label) {
   const name = current.nameOf(label);
   return name ? `Class ${label}: ${name}` : `Class ${label}`;
+}
+
+/** Images of a class. */
+const sizeOf = (label) => current.groupOf(label).reduce((sum, one) => sum + classes[one].size, 0);
+
+/** Ids of one kind that stand for a class, best first; of classes that are merged, in turn. */
+function tilesOf(label, kind) {
+  const parts = current.groupOf(label).map((one) => classes[one].tiles[kind]);
+  const longest = Math.max(...parts.map((ids) => ids.length));
+  const ranks = Array.from({ length: longest }, (_, rank) => parts.map((ids) => ids[rank]));
+  return ranks.flat().filter((id) => id !== undefined);
 }
 
 const colours = new Map();

@@ -3,8 +3,7 @@ initTheme();
 initTabs();
 if (classes.length) initSheet();
 // Corrections take over names before anything shows them.
-if (typeof initDecisions === "function" && has("changes")) initDecisions();
-if (typeof initCorrections === "function" && has("changes")) initCorrections();
+if (classes.length && has("run")) corrections.init();
 if (classes.length) initCards();
 if (typeof initTree === "function" && has("tree")) initTree();
 if (typeof initMap === "function" && has("map")) initMap();

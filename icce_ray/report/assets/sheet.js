@@ -1,10 +1,16 @@
 // ---- dialogs: the contact sheet of many images, and one image large ------------------------------------------------
 /** Functions from an image_id to an element that the large view shows below its figures, or null. */
 const largeTools = [];
+/** Functions from a class's number, or null of other images, to an element that the contact sheet shows above them. */
+const sheetTools = [];
+let shownClass = null;
 let shownLarge = { id: null, ids: [] };
 
 /** Open the contact sheet with parts of the form {title, note, ids}, or {title, note, sides: [{title, ids}, ...]}. */
-function openSheet(title, parts) {
+function openSheet(title, parts, label = null) {
+  const [above, shown] = [element("sheet-tools"), sheetTools.map((tool) => tool(label)).filter((tool) => tool)];
+  if (shown.some((tool, at) => above.children[at] !== tool)) above.replaceChildren(...shown);
+  shownClass = label;
   const body = element("sheet-body");
   body.replaceChildren();
   for (const part of parts) {

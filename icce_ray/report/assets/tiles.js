@@ -16,6 +16,9 @@ function describe(id) {
   return parts.join(", ");
 }
 
+/** Functions that further parts call with the button of each tile. */
+const tileTools = [];
+
 /** `<li>` with a button that opens the image large, among `ids`. */
 function tileOf(id, ids = [id]) {
   const open = make("button", { type: "button", title: describe(id), "data-image": id });
@@ -27,6 +30,7 @@ function tileOf(id, ids = [id]) {
     open.textContent = missing ? `${fileOf(id)}: ${missing}` : fileOf(id);
   }
   open.addEventListener("click", () => enlarge(id, ids));
+  tileTools.forEach((tool) => tool(open));
   return make("li", {}, open);
 }
 

@@ -1,0 +1,23 @@
+"""What the page must know of the run to correct its classes: whose labels they are, and what applies decisions."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from typing import Any
+
+from icce_ray.store import Store
+
+
+def correctable(store: Store) -> dict[str, Any] | None:
+    """The values of `data-run`, or None where the run has no predictions, whose classes alone can be corrected.
+
+    predictions, version, classes: `run` of the file of decisions. images: image_ids are below. command: the next one.
+    """
+    marker = store.marker("predict")
+    if marker is None:
+        return None
+    digest = hashlib.sha256("".join(info.sha256 for info in marker.files).encode()).hexdigest()[:16]
+    whose = {"predictions": digest, "version": 0, "classes": len(marker.summary["class_sizes"])}
+    command = f"icce refine {shlex.quote(store.root)} --decisions decisions.json"
+    return whose | {"images": store.require("embed").summary["images"], "command": command}
