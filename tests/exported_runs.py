@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from icce_ray.backbones import describe_backbone, load_backbone
@@ -79,11 +78,10 @@ def finish(store, main, blocks, columns, classes, settings):
     weights = store.storage.write_tensors(a.CLASSIFIER_WEIGHTS.path, tensors)
     files = [weights, store.storage.describe(a.CLASSIFIER_DESCRIPTION.path)]
     commit(store, "classifier", files, {"heldout_accuracy": 0.9, "heldout_images": 10})
-    label, confidence = Labeller(store.root, device="cpu")(main, blocks)
-    table = rows.append_column("label", pa.array(label)).append_column("confidence", pa.array(confidence))
-    sizes = np.bincount(label, minlength=classes).tolist()
-    figures = {"class_sizes": sizes, "mean_confidence": float(confidence.mean())}
-    commit(store, "predict", [a.PREDICTIONS.write(store.storage, table, 0)], figures)
+    found = Labeller(store.root, device="cpu")(main, blocks)
+    sizes = np.bincount(found.label, minlength=classes).tolist()
+    figures = {"class_sizes": sizes, "mean_confidence": float(found.confidence.mean())}
+    commit(store, "predict", [a.PREDICTIONS.write(store.storage, found.beside(rows), 0)], figures)
 
 
 def commit(store, stage, files, summary):

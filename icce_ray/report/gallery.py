@@ -5,13 +5,15 @@ Of large runs not all shards of labels are looked at: pictures that lie in a few
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from icce_ray.report.labels import Classes, Labelled, evenly
+from icce_ray.report.labels import Classes, Labelled, by_rank, evenly
 from icce_ray.report.pool import Section
 from icce_ray.store import Store
 
@@ -25,6 +27,8 @@ LOOKED_AT_A_CLASS, LOOKED_AT = 100, 200_000
 NEAREST, LEAST_TOGETHER = 3, 0.01
 #: How many of each kind a class shows at most.
 MOST_OF_A_KIND = 20
+#: Images on each side of the border to the nearest class.
+ON_A_BORDER = 12
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,13 @@ class Picks:
 
 def gallery(store: Store, source: Labelled, classes: Classes | None, names: dict[int, str]) -> tuple[Section, str]:
     """Cards of all classes, and what is to be said of them."""
-    picks = pick(store, source, MOST_OF_A_KIND)
+    table = looked_at(store, source)
+    picks = pick(table, len(source.sizes), MOST_OF_A_KIND)
     truth = store.metrics().get("evaluation", {}).get("classes", [])
     if len(truth) != len(source.sizes):
         truth = [None] * len(source.sizes)
     near = _nearest(classes.together) if classes is not None else [[]] * len(source.sizes)
+    border = borders(table, near, ON_A_BORDER)
     cards = [
         {
             "label": label,
@@ -61,22 +67,42 @@ def gallery(store: Store, source: Labelled, classes: Classes | None, names: dict
             "near": near[label],
             "truth": truth[label],
             "tiles": [ids[ids >= 0].tolist() for ids in picks.ids[:, label]],
+            "border": border.get(label),
         }
         for label, size in enumerate(source.sizes.tolist())
     ]
     looked, every = int(picks.seen.sum()), int(source.sizes.sum())
     among = f"all {every:,} images" if looked == every else f"{looked:,} of {every:,} images, from shards evenly spread"
     text = f"Typical, least certain (by {source.share}) and random images of each class, among {among}."
-    return Section(cards, in_turn(picks), large=True, unnamed=True), text
+    on_borders = [ids for one in border.values() for ids in one[1:]]
+    wanted = np.concatenate([in_turn(picks), by_rank(on_borders)])
+    return Section(cards, wanted, large=True, unnamed=True), text
 
 
-def pick(store: Store, source: Labelled, n: int) -> Picks:
-    """The `n` images of each kind and class, from shards spread over the run. The same run gives the same images."""
+def shown(cards: list[dict[str, Any]], images: Container[int]) -> list[dict[str, Any]]:
+    """The cards with those of their images that the page has."""
+
+    def among(ids: list[int]) -> list[int]:
+        return [image_id for image_id in ids if image_id in images]
+
+    borders = [one["border"] and (one["border"][0], *map(among, one["border"][1:])) for one in cards]
+    return [
+        one | {"tiles": [among(ids) for ids in one["tiles"]], "border": border}
+        for one, border in zip(cards, borders, strict=True)
+    ]
+
+
+def looked_at(store: Store, source: Labelled) -> pa.Table:
+    """Rows of the labels from shards spread over the run, by image_id: it, label, share, runner_up, runner_up_share."""
     classes, rows = len(source.sizes), sum(info.rows or 0 for info in source.files)
     files = evenly(source.files, max(LOOKED_AT, LOOKED_AT_A_CLASS * classes) / max(rows, 1))
-    columns = ["image_id", "label", source.share]
-    table = pa.concat_tables([store.storage.read_table(info.path, columns) for info in files]).sort_by("image_id")
-    ids, label, share = (table[name].to_numpy() for name in columns)
+    tables = [source.read(store, info).drop_columns(["uri", "key"]) for info in files]
+    return pa.concat_tables(tables).sort_by("image_id")
+
+
+def pick(table: pa.Table, classes: int, n: int) -> Picks:
+    """The `n` images of each kind and class among those looked at. The same table gives the same images."""
+    ids, label, share = (table[name].to_numpy() for name in ("image_id", "label", "share"))
     scores = (-share, share, np.random.default_rng(0).random(len(ids)))
     best = np.stack([_first(label, score, classes, n) for score in scores])
     seen, total = (np.bincount(label, weights, minlength=classes) for weights in (None, share))
@@ -92,6 +118,31 @@ def _first(label: NDArray[np.integer], score: NDArray[np.floating], classes: int
     rows, kept = np.full((classes, n), -1), place < n
     rows[ranked[kept], place[kept]] = order[kept]
     return rows
+
+
+def borders(
+    table: pa.Table, near: Sequence[Sequence[tuple[int, float]]], n: int
+) -> dict[int, tuple[int, list[int], list[int]]]:
+    """By class: the nearest one, image_ids of the class whose runner-up that is, and of that whose runner-up it is.
+
+    The `n` most torn ones of both. A class is left out where `near` has none for it, or no image lies there.
+    """
+    if table["runner_up"].null_count:
+        return {}
+    ids, label, second, share = (
+        table[name].to_numpy() for name in ("image_id", "label", "runner_up", "runner_up_share")
+    )
+    towards = label.astype(np.int64) * len(near) + second
+    order = np.lexsort((-share, towards))
+    sorted_towards = towards[order]
+
+    def between(one: int, other: int) -> list[int]:
+        first, last = np.searchsorted(sorted_towards, [one * len(near) + other, one * len(near) + other + 1])
+        return ids[order[first : min(last, first + n)]].tolist()
+
+    nearest = {label: others[0][0] for label, others in enumerate(near) if others}
+    found = {one: (other, between(one, other), between(other, one)) for one, other in nearest.items()}
+    return {label: one for label, one in found.items() if one[1] or one[2]}
 
 
 def _nearest(together: NDArray[np.float32]) -> list[list[tuple[int, float]]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -28,8 +30,14 @@ class Labelled:
     files: Sequence[FileInfo]
     sizes: NDArray[np.int64]
     """int64[K], images of each class, all of them counted."""
-    columns: frozenset[str] = frozenset()
-    """Those of its files."""
+
+    def read(self, store: Store, info: FileInfo) -> pa.Table:
+        """A shard: image_id, uri, key, label, share and, null in runs of 0.1.0, the runner-up and its share."""
+        table = store.storage.read_table(info.path)
+        for name, kind in (("runner_up", pa.int32()), ("runner_up_confidence", pa.float32())):
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(len(table), kind))
+        return table.rename_columns({self.share: "share", "runner_up_confidence": "runner_up_share"})
 
 
 def labelled(store: Store) -> Labelled | None:
@@ -37,9 +45,7 @@ def labelled(store: Store) -> Labelled | None:
     for table, share, sizes in ((PREDICTIONS, "confidence", "class_sizes"), (CONSENSUS, "agreement", "cluster_sizes")):
         marker = store.marker(table.stage)
         if marker is not None:
-            files = table.files(marker.files)
-            columns = store.storage.read_table(files[0].path).column_names if files else ()
-            return Labelled(share, files, np.asarray(marker.summary[sizes], np.int64), frozenset(columns))
+            return Labelled(share, table.files(marker.files), np.asarray(marker.summary[sizes], np.int64))
     return None
 
 
@@ -62,6 +68,12 @@ def evenly(files: Sequence[FileInfo], share: float) -> list[FileInfo]:
     """About this share of the shards, at least one and at most all, evenly spread over the run."""
     wanted = max(1, min(len(files), round(len(files) * share)))
     return [files[place] for place in np.linspace(0, len(files) - 1, wanted).round().astype(int)] if files else []
+
+
+def by_rank(lists: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """The first of each list, then the second of each, and so on."""
+    ranked = itertools.chain.from_iterable(itertools.zip_longest(*lists))
+    return np.array([one for one in ranked if one is not None], np.int64)
 
 
 @dataclass(frozen=True)

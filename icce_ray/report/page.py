@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -17,7 +18,7 @@ from icce_ray.export.names import chosen_names
 from icce_ray.progress import Progress
 from icce_ray.report.charts import charts
 from icce_ray.report.corrections import correctable
-from icce_ray.report.gallery import KINDS, gallery
+from icce_ray.report.gallery import KINDS, gallery, shown
 from icce_ray.report.labels import Labelled, classes_of, headline, labelled
 from icce_ray.report.pool import Section, pool
 from icce_ray.report.updates import grown
@@ -71,6 +72,7 @@ def _page(store: Store, settings: Settings, progress: Progress, names: str | Non
         about = f"{about} {found.text}"
         if (whose := correctable(store)) is not None:
             parts["run"] = Section(whose, np.empty(0, np.int64))
+        parts["classes"] = replace(parts["classes"], data=shown(parts["classes"].data, found.images))
         parts["images"] = Section(found.images, np.empty(0, np.int64))
     drawn = charts(store, source, classes)
     data = {name: part.data for name, part in parts.items()}

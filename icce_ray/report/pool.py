@@ -21,9 +21,10 @@ from icce_ray.io.decode import Reject, thumbnail
 from icce_ray.io.sources import SourceError
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
-from icce_ray.report.labels import Labelled
+from icce_ray.report.labels import Labelled, by_rank, evenly
 from icce_ray.store import Store
-from icce_ray.store.artifacts import PREDICTIONS
+from icce_ray.store.artifacts import NEIGHBORS, PREDICTIONS
+from icce_ray.store.views import spaces_of
 
 #: Names longer than this are cut in the middle: an image may be called anything.
 LONGEST_NAME = 120
@@ -31,6 +32,8 @@ LONGEST_NAME = 120
 BUDGET = 6_500_000
 #: Longest side of a picture in pixels: the first with which the budget reaches all that `large` sections want.
 SIDES = (320, 256, 192, 160, 128, 96, 80, 64)
+#: Nearest images that are looked for, those that get a picture where there is room, and shown at most; bytes read.
+NEAR, WANTED_NEAR, SHOWN_NEAR, NEIGHBOR_BYTES = 24, 4, 12, 500_000_000
 #: Side of the pictures that are read first, to know how many fit, and how fast the bytes grow with the side.
 _PROBED_SIDE, _GROWTH = 160, 1.6
 #: Images read first, to know how many fit; images read at a time; threads that read and shrink them.
@@ -64,13 +67,20 @@ class Pool:
 
 def pool(store: Store, source: Labelled, sections: Sequence[Section], progress: Progress) -> Pool:
     """Names, labels and pictures of what the sections want; those of earlier sections come first."""
-    wanted = _distinct([one.wanted for one in sections])
-    files, text = _files(store, wanted, _distinct([one.wanted for one in sections if one.large]), progress)
+    large = _distinct([one.wanted for one in sections if one.large])
+    near = neighbors_of(store, large)
+    first = _distinct([by_rank([[other for other, _ in others[:WANTED_NEAR]] for others in near.values()])])
+    wanted = _distinct([*(one.wanted for one in sections), first])
+    files, text = _files(store, wanted, large, progress)
     pictures = bool(files)
     kept = _distinct([one.wanted for one in sections if not (one.unnamed and pictures)])
     ids = np.union1d(kept, np.fromiter(files, np.int64, len(files)))
-    rows = _rows(store, source, ids).to_pylist()
-    images = {row["image_id"]: _entry(row, source.share, files.get(row["image_id"])) for row in rows}
+    rows = _rows(store, source, ids).to_pylist() if len(ids) else []
+    images = {row["image_id"]: _entry(row, files.get(row["image_id"])) for row in rows}
+    for image_id in near.keys() & images.keys():
+        known = [[other, share] for other, share in near[image_id] if other in files]
+        if known:
+            images[image_id]["near"] = known[:SHOWN_NEAR]
     return Pool(images, text)
 
 
@@ -99,45 +109,62 @@ def _files(
 
 def _rows(store: Store, source: Labelled, ids: NDArray[np.int64]) -> pa.Table:
     """Rows of the labels with these image_ids."""
-    optional = [name for name in ("runner_up", "runner_up_confidence") if name in source.columns]
-    columns = ["image_id", "uri", "key", "label", source.share, *optional]
 
     def read(info: FileInfo) -> pa.Table:
-        table = store.storage.read_table(info.path, columns)
+        table = source.read(store, info)
         return table.filter(pa.array(np.isin(table["image_id"].to_numpy(), ids)))
 
     with ThreadPoolExecutor(_THREADS) as threads:
-        tables = list(threads.map(read, holding(store, source, ids)))
-    return pa.concat_tables(tables).combine_chunks() if tables else pa.table({name: [] for name in columns})
+        tables = list(threads.map(read, holding(store, source.files, ids)))
+    return pa.concat_tables(tables)
 
 
-def holding(store: Store, source: Labelled, ids: NDArray[np.int64]) -> list[FileInfo]:
-    """The shards of the labels that may hold these image_ids.
+def holding(store: Store, files: Sequence[FileInfo], ids: NDArray[np.int64]) -> list[FileInfo]:
+    """The shards of a table of labels or neighbours that may hold these image_ids.
 
-    Predictions are those of all accepted images, in their order: before an image stand as many as its image_id, less
-    some of the rejected. Of a consensus, whose images are drawn, all shards.
+    Tables of all accepted images have them in their order: before an image stand as many as its image_id, less some of
+    the rejected. Of a sample it may be any shard.
     """
-    embedded = store.require("embed").summary
-    if not len(ids) or not source.files or not PREDICTIONS.holds(source.files[0].path):
-        return list(source.files) if len(ids) else []
-    ends = np.cumsum([info.rows or 0 for info in source.files])
-    first = np.searchsorted(ends, np.maximum(ids - embedded["rejected"], 0), side="right")
+    if store.sampled() and not (files and PREDICTIONS.holds(files[0].path)):
+        return list(files)
+    rejected, ends = store.require("embed").summary["rejected"], np.cumsum([info.rows or 0 for info in files])
+    first = np.searchsorted(ends, np.maximum(ids - rejected, 0), side="right")
     last = np.searchsorted(ends, ids, side="right")
     held = np.zeros(len(ends) + 1, np.int64)
     np.add.at(held, np.minimum(first, len(ends)), 1)
     np.add.at(held, np.minimum(last + 1, len(ends)), -1)
-    return [info for info, count in zip(source.files, held.cumsum(), strict=False) if count > 0]
+    return [info for info, count in zip(files, held.cumsum(), strict=False) if count > 0]
 
 
-def _entry(row: Mapping[str, Any], share: str, data: bytes | Reject | None) -> dict[str, Any]:
+def neighbors_of(store: Store, ids: NDArray[np.int64]) -> dict[int, list[tuple[int, float]]]:
+    """(image_id, cosine similarity) of the nearest images of each of these, nearest first, as far as the run has them.
+
+    Of a large sample, some of the shards only.
+    """
+    marker = store.marker("neighbors")
+    if marker is None or not len(ids):
+        return {}
+    files = NEIGHBORS.of(spaces_of(store.require("embed").summary)[-1]).files(marker.files)
+    files = holding(store, files, ids)
+    files = evenly(files, NEIGHBOR_BYTES / max(1, sum(info.bytes for info in files)))
+    found: dict[int, list[tuple[int, float]]] = {}
+    for info in files:
+        table = store.storage.read_table(info.path, ["image_id", "neighbor_ids", "similarities"])
+        for row in table.filter(pa.array(np.isin(table["image_id"].to_numpy(), ids))).to_pylist():
+            pairs = zip(row["neighbor_ids"][:NEAR], row["similarities"][:NEAR], strict=True)
+            found[row["image_id"]] = [(other, round(share, 4)) for other, share in pairs]
+    return found
+
+
+def _entry(row: Mapping[str, Any], data: bytes | Reject | None) -> dict[str, Any]:
     """One image for the page's script."""
-    entry: dict[str, Any] = {"uri": cut(row["uri"]), "label": row["label"], "share": round(row[share], 4)}
+    entry: dict[str, Any] = {"uri": cut(row["uri"]), "label": row["label"], "share": round(row["share"], 4)}
     if row["key"] != row["uri"]:
         entry["key"] = cut(row["key"])
     if row["key"] != cut(row["key"]):
         entry["whole"] = row["key"]  # decisions name images by it
-    if row.get("runner_up") is not None:
-        entry["second"] = [row["runner_up"], round(row["runner_up_confidence"], 4)]
+    if row["runner_up"] is not None:
+        entry["second"] = [row["runner_up"], round(row["runner_up_share"], 4)]
     if isinstance(data, Reject):
         entry["missing"] = cut(str(data))
     elif data is not None:

@@ -54,8 +54,7 @@ class Embedder:
         main, blocks = self._features(table)
         table = _reject_bad_features(table, main, blocks, self.spans)
         if self.labeller is not None:
-            label, confidence = self.labeller(main, blocks)
-            return table.append_column("label", pa.array(label)).append_column("confidence", pa.array(confidence))
+            return self.labeller(main, blocks).beside(table)
         table = table.append_column("features", list_column(main))
         return table.append_column("cls_blocks", list_column(blocks)) if blocks.shape[1] else table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -100,6 +100,25 @@ def fit_grid(
     )
 
 
+class Labels(NamedTuple):
+    """What the classifier says of n images: the label and the second most probable one, each with its probability."""
+
+    label: np.ndarray
+    """int32[n]"""
+    confidence: np.ndarray
+    """float32[n]"""
+    runner_up: np.ndarray
+    """int32[n]"""
+    runner_up_confidence: np.ndarray
+    """float32[n]"""
+
+    def beside(self, table: pa.Table) -> pa.Table:
+        """The table of these images with these columns at its end."""
+        for name, values in self._asdict().items():
+            table = table.append_column(name, pa.array(values))
+        return table
+
+
 class Labeller:
     """Labels and confidences by the classifier of a run: what `predict` runs, beside the backbone too."""
 
@@ -112,9 +131,13 @@ class Labeller:
         self.columns = np.concatenate([np.arange(*part) for part in self.description["columns"]])
         self.device = device
 
-    def __call__(self, main: np.ndarray, blocks: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """label int32[n] and its probability float32[n] for features of n images, float16."""
+    def __call__(self, main: np.ndarray, blocks: np.ndarray | None) -> Labels:
+        """Labels for features of n images, float16."""
         features = torch.from_numpy(np.ascontiguousarray(wide(main, blocks)[:, self.columns])).to(self.device)
         with torch.no_grad():
-            confidence, label = self.classifier.probabilities(features).max(dim=1)
-        return label.to(torch.int32).cpu().numpy(), confidence.cpu().numpy()
+            probabilities = self.classifier.probabilities(features)
+            confidence, label = probabilities.max(dim=1)
+            others = probabilities.scatter_(1, label[:, None], -1.0)
+            second_confidence, second = others.max(dim=1)
+        found = (label.to(torch.int32), confidence, second.to(torch.int32), second_confidence)
+        return Labels(*(values.cpu().numpy() for values in found))

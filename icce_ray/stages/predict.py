@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
 
 from icce_ray.io.sources import FeatureSource, Source
@@ -117,9 +116,7 @@ def _label_shards(root: str, shards: list[tuple[int, str]], classifier: str) -> 
     for index, path in shards:
         table = storage.read_table(path)
         blocks = matrix(table["cls_blocks"]) if "cls_blocks" in table.column_names else None
-        label, confidence = labeller(matrix(table["features"]), blocks)
-        part = table.select(["image_id", "uri", "key"]).append_column("label", pa.array(label))
-        part = part.append_column("confidence", pa.array(confidence))
+        part = labeller(matrix(table["features"]), blocks).beside(table.select(["image_id", "uri", "key"]))
         written.append(PREDICTIONS.write(storage, part, index))
     return written
 

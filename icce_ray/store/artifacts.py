@@ -73,6 +73,11 @@ _FEATURES = {
     "features": Column(pa.float16(), width="dim", finite=True, directed=True),
     "cls_blocks": Column(pa.float16(), width="block_dim", finite=True, directed=True, optional=True),
 }
+#: The second most probable class; runs of 0.1.0 have none.
+_RUNNER_UP = {
+    "runner_up": Column(pa.int32(), within=(0, "clusters"), optional=True),
+    "runner_up_confidence": Column(pa.float32(), within=(0, 1), optional=True),
+}
 _LISTS = {"neighbor_ids": Column(pa.large_list(pa.int64())), "similarities": Column(pa.large_list(pa.float32()))}
 
 MANIFEST = Table(
@@ -151,7 +156,7 @@ CLASSIFIER_GRID = Table(
 PREDICTIONS = Table(
     stage="predict",
     path="predictions",
-    columns=_ID | _NAMES | _label("class_sizes", "confidence"),
+    columns=_ID | _NAMES | _label("class_sizes", "confidence") | _RUNNER_UP,
     rows="accepted",
 )
 #: Written only for a new source, by `icce predict`.

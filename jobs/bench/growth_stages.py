@@ -168,9 +168,7 @@ def _predict(root: Path) -> None:
     store, labeller = Store(str(root)), Labeller(str(root), device="cpu")
     for shard, info in enumerate(FEATURES.files(store.require("embed").files)):
         table = store.storage.read_table(info.path)
-        label, confidence = labeller(matrix(table["features"]), None)
-        part = table.select(["image_id", "uri", "key"]).append_column("label", pa.array(label))
-        part = part.append_column("confidence", pa.array(confidence))
+        part = labeller(matrix(table["features"]), None).beside(table.select(["image_id", "uri", "key"]))
         store.storage.write_table(PREDICTIONS.part(shard), part)
 
 

@@ -214,6 +214,7 @@ def _labels(
     grid = {"input": ["hog"] * len(rates), "learning_rate": rates, "accuracy": np.linspace(0.5, 0.9, len(rates))}
     file = store.storage.write_table(CLASSIFIER_GRID.path, pa.table(grid | {"loss": rates}))
     _commit(store, settings, "classifier", [file], {"input": "hog", "learning_rate": rates[-1]})
-    files = _parts(store, PREDICTIONS, names | {"confidence": pa.array(confidence)})
+    second = {"runner_up": pa.array((label + 1) % clusters), "runner_up_confidence": pa.array((1 - confidence) / 2)}
+    files = _parts(store, PREDICTIONS, names | {"confidence": pa.array(confidence)} | second)
     summary = {"labelled": len(good), "class_sizes": sizes.tolist(), "mean_confidence": float(confidence.mean())}
     _commit(store, settings, "predict", files, summary)

@@ -57,7 +57,7 @@ def opened(page: str) -> None:
             tab = context.new_page()
             started = time.monotonic()
             tab.goto(f"file://{page}")
-            tab.wait_for_function("[...document.querySelectorAll('.tiles img')].some((one) => one.naturalWidth > 0)")
+            tab.wait_for_function("[...document.querySelectorAll('.cover img')].some((one) => one.naturalWidth > 0)")
             print(f"opened in {time.monotonic() - started:.2f} s")
             context.close()
         chromium.close()

@@ -66,7 +66,9 @@ SCHEMAS = {
     },
     "head_labels": {"image_id": pa.int64(), "key": pa.string(), "labels": pa.list_(pa.int32(), TINY["heads"]["heads"])},
     "consensus": NAMES | {"label": pa.int32(), "agreement": pa.float32()},
-    "predictions": NAMES | {"label": pa.int32(), "confidence": pa.float32()},
+    "predictions": NAMES
+    | {"label": pa.int32(), "confidence": pa.float32()}
+    | {"runner_up": pa.int32(), "runner_up_confidence": pa.float32()},
 }
 
 

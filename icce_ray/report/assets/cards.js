@@ -66,9 +66,19 @@ function cardOf(one) {
 
 /** The contact sheet of a class. */
 function openClass(label) {
-  const parts = kinds.map((title, kind) => ({ title, ids: tilesOf(label, kind).filter((id) => images[id] || !pictured) }));
+  const parts = kinds.map((title, kind) => ({ title, ids: tilesOf(label, kind) }));
   parts.unshift({ title: "moved here", ids: current.movedTo(label) });
-  openSheet(titleOf(label), parts.filter(({ ids }) => ids.length), label);
+  parts.push(borderOf(label));
+  openSheet(titleOf(label), parts.filter(({ ids, sides }) => sides ?? ids.length), label);
+}
+
+/** Images of the class that could be of the nearest one, beside those of that one. */
+function borderOf(label) {
+  const [near, mine, theirs] = classes[label].border ?? [label, [], []];
+  const other = current.classOfLabel(near);
+  if (other === label) return { ids: [] };
+  const side = (of, to, ids) => ({ title: `${titleOf(of)}, but perhaps ${titleOf(to)}`, ids: ids.filter((id) => current.classOf(id) === of) });
+  return { title: `border to ${titleOf(other)}`, sides: [side(label, other, mine), side(other, label, theirs)] };
 }
 
 /** Draw the contact sheet of a class again, as it is now, at the place where it was. */

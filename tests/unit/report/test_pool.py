@@ -11,8 +11,8 @@ from icce_ray.io.decode import Reject
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.report import pool as pools
-from icce_ray.report.gallery import in_turn, pick
-from icce_ray.report.labels import Labelled, labelled
+from icce_ray.report.gallery import in_turn, looked_at, pick
+from icce_ray.report.labels import labelled
 from icce_ray.report.pool import Section, holding, pool, side, thumbnails
 from icce_ray.store.artifacts import PREDICTIONS
 from jobs.bench.made_run import make_run
@@ -24,7 +24,7 @@ def ids_of(*values):
 
 @pytest.mark.parametrize("share", [2.0, 0.5, 0.02])
 def test_what_fits_comes_first(made, share):
-    wanted = in_turn(pick(made, labelled(made), 3))
+    wanted = in_turn(pick(looked_at(made, labelled(made)), 7, 3))
     images = RunImages(made)
     every = thumbnails(images, wanted, 32, Progress())
     assert list(every) == wanted.tolist()
@@ -92,9 +92,20 @@ def test_images_without_room_are_named_or_left_out(made, monkeypatch):
 def test_labels_are_read_only_from_the_shards_that_can_hold_them(made):
     ids = made.storage.read_table(labelled(made).files[0].path)["image_id"].to_pylist()
     files = [FileInfo(path=PREDICTIONS.part(part), rows=59, bytes=0, sha256="") for part in range(10)]
-    many = Labelled("confidence", files, np.array([590]))
     for place, image_id in enumerate(ids):
-        assert files[place // 59] in holding(made, many, ids_of(image_id))
-    assert holding(made, many, ids_of(0)) == files[:1]
-    assert len(holding(made, many, ids_of(0, 300))) <= 3
-    assert holding(made, many, ids_of()) == []
+        assert files[place // 59] in holding(made, files, ids_of(image_id))
+    assert holding(made, files, ids_of(0)) == files[:1]
+    assert len(holding(made, files, ids_of(0, 300))) <= 3
+    assert holding(made, files, ids_of()) == []
+
+
+def test_the_nearest_images_are_those_of_the_run_with_a_picture(made):
+    found = pool(made, labelled(made), [Section(None, ids_of(5, 11, 300), large=True)], Progress()).images
+    lists = {row["image_id"]: row for row in made.storage.read_table("neighbors/part-000000.parquet").to_pylist()}
+    for image_id in (5, 11, 300):
+        row = lists[image_id]
+        pairs = list(zip(row["neighbor_ids"], np.round(row["similarities"], 4).tolist(), strict=True))
+        expected = [[other, share] for other, share in pairs[: pools.NEAR] if other in found][: pools.SHOWN_NEAR]
+        assert found[image_id]["near"] == [[other, pytest.approx(share, abs=1e-4)] for other, share in expected]
+        assert len(expected) >= pools.WANTED_NEAR
+    assert all("near" not in one for image_id, one in found.items() if image_id not in (5, 11, 300))

@@ -30,14 +30,19 @@ def test_labels_and_their_probabilities(tmp_path):
     main = np.zeros((4, 6), np.float16)
     blocks = np.zeros((4, 2), np.float16)
     blocks[0, 0] = blocks[1, 1] = main[2, 3] = main[3, 3] = 1
-    label, confidence = labeller(main, blocks)
+    label, confidence, second, second_confidence = labeller(main, blocks)
     assert (label.dtype, confidence.dtype) == (np.int32, np.float32)
     assert label.tolist() == [0, 1, 2, 2]
     inputs = torch.from_numpy(wide(main, blocks)[:, [6, 7, 3]])
-    expected = labeller.classifier.probabilities(inputs).max(dim=1).values
-    np.testing.assert_array_equal(confidence, expected.numpy())
+    probabilities = labeller.classifier.probabilities(inputs).numpy()
+    expected = -np.sort(-probabilities, axis=1)
+    np.testing.assert_array_equal(confidence, expected[:, 0])
+    np.testing.assert_array_equal(second_confidence, expected[:, 1])
+    assert (second.dtype, second_confidence.dtype) == (np.int32, np.float32)
+    assert (second != label).all()
+    np.testing.assert_array_equal(probabilities[range(4), second], second_confidence)
     assert (confidence > 0.9).all()
-    assert [len(part) for part in labeller(main[:0], blocks[:0])] == [0, 0]
+    assert [len(part) for part in labeller(main[:0], blocks[:0])] == [0, 0, 0, 0]
 
 
 def test_a_part_of_the_images_gets_the_same_labels(tmp_path):
@@ -47,8 +52,8 @@ def test_a_part_of_the_images_gets_the_same_labels(tmp_path):
     main = generator.normal(size=(9, 6)).astype(np.float16)
     whole = labeller(main, None)
     parts = [labeller(main[start : start + 3], None) for start in range(0, 9, 3)]
-    np.testing.assert_array_equal(whole[0], np.concatenate([label for label, _ in parts]))
-    np.testing.assert_allclose(whole[1], np.concatenate([confidence for _, confidence in parts]), rtol=1e-6)
+    for values, of_parts in zip(whole, zip(*parts, strict=True), strict=True):
+        np.testing.assert_allclose(values, np.concatenate(of_parts), rtol=1e-6)
 
 
 def test_a_run_without_classifier_says_so(tmp_path):
