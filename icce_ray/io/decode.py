@@ -66,6 +66,8 @@ _PILLOW_ERRORS = (
     *(OSError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError),
     *(MemoryError, RuntimeError, AssertionError, struct.error, zlib.error),
 )
+# Pictures up to this side are stored with nearly all their quality: pages show them several times as large.
+_SMALL = 48
 # Twenty bytes per pixel are normal on the way: pictures above this are decoded one at a time in a process.
 _LARGE_PIXELS = 16_000_000
 _one_large = threading.Lock()
@@ -134,8 +136,8 @@ def decode_each(data: bytes, *, wanted: Sequence[tuple[int, Resizing]], max_pixe
 def thumbnail(data: bytes, *, longest: int, max_pixels: int) -> bytes:
     """The whole picture in `data`, shown as `decode` does, as a WebP file with neither side above `longest`.
 
-    The aspect ratio stays; a smaller picture keeps its size; nothing of `data` but its pixels goes along. Raises Reject
-    for bad data; ValueError for bad arguments.
+    The aspect ratio stays; a smaller picture keeps its size, one of up to 48 pixels nearly all of its quality; nothing
+    of `data` but its pixels goes along. Raises Reject for bad data; ValueError for bad arguments.
     """
     if longest < 1 or max_pixels < 1:
         raise ValueError(f"longest {longest} and max_pixels {max_pixels} must be at least 1")
@@ -144,8 +146,8 @@ def thumbnail(data: bytes, *, longest: int, max_pixels: int) -> bytes:
         image.thumbnail((longest, longest), Image.Resampling.BICUBIC)
         return np.asarray(image.convert("RGB"))
 
-    sink = io.BytesIO()
-    Image.fromarray(_decoded(data, max_pixels, 2 * longest, small)).save(sink, "WEBP", quality=60, method=2)
+    sink, picture = io.BytesIO(), Image.fromarray(_decoded(data, max_pixels, 2 * longest, small))
+    picture.save(sink, "WEBP", quality=60 if max(picture.size) > _SMALL else 90, method=2)
     return sink.getvalue()
 
 

@@ -63,20 +63,20 @@ def checked(store: Store) -> Settings:
 
 def _page(store: Store, settings: Settings, progress: Progress, names: str | None) -> str:
     source, classes = labelled(store), classes_of(store)
-    parts, about = {}, ""
+    parts, about, icons = {}, "", False
     if source is not None:
         given = chosen_names(store, names, len(source.sizes), progress.log)
         parts["classes"], about = gallery(store, source, classes, given or {})
         parts |= _parts(store, source)
         found = pool(store, source, list(parts.values()), progress)
-        about = f"{about} {found.text}"
+        about, icons = f"{about} {found.text}", found.icons
         if (whose := correctable(store)) is not None:
             parts["run"] = Section(whose, np.empty(0, np.int64))
         parts["classes"] = replace(parts["classes"], data=shown(parts["classes"].data, found.images))
         parts["images"] = Section(found.images, np.empty(0, np.int64))
     drawn = charts(store, source, classes)
     data = {name: part.data for name, part in parts.items()}
-    data |= {"kinds": KINDS, "certainty": source.share if source is not None else ""}
+    data |= {"kinds": KINDS, "certainty": source.share if source is not None else "", "icons": icons}
     data["charts"] = {one.name: one.figure for many in drawn.values() for one in many}
     resolved = store.resolved(settings)
     run_file, evaluation = store.run_file(), store.metrics().get("evaluation", {})

@@ -6,6 +6,7 @@ Sections of the page name images by image_id only. Their pictures are read in on
 from __future__ import annotations
 
 import base64
+import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL import Image
 
 from icce_ray.export.images import RunImages
 from icce_ray.io.decode import Reject, thumbnail
@@ -32,6 +34,8 @@ LONGEST_NAME = 120
 BUDGET = 6_500_000
 #: Longest side of a picture in pixels: the first with which the budget reaches all that `large` sections want.
 SIDES = (320, 256, 192, 160, 128, 96, 80, 64)
+#: Longest side of pictures that would show nothing but their pixels if they were drawn large.
+ICON = 64
 #: Nearest images that are looked for, those that get a picture where there is room, and shown at most; bytes read.
 NEAR, WANTED_NEAR, SHOWN_NEAR, NEIGHBOR_BYTES = 24, 4, 12, 500_000_000
 #: Side of the pictures that are read first, to know how many fit, and how fast the bytes grow with the side.
@@ -59,10 +63,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Pool:
-    """What `data-images` holds: values by image_id, and a word about the pictures."""
+    """What `data-images` holds: values by image_id; a word about the pictures; whether all have very few pixels."""
 
     images: Mapping[int, dict[str, Any]]
     text: str
+    icons: bool
 
 
 def pool(store: Store, source: Labelled, sections: Sequence[Section], progress: Progress) -> Pool:
@@ -81,7 +86,13 @@ def pool(store: Store, source: Labelled, sections: Sequence[Section], progress: 
         known = [[other, share] for other, share in near[image_id] if other in files]
         if known:
             images[image_id]["near"] = known[:SHOWN_NEAR]
-    return Pool(images, text)
+    return Pool(images, text, icons=_largest(files) <= ICON)
+
+
+def _largest(files: Mapping[int, bytes | Reject]) -> int:
+    """Longest side among some of the pictures; 0 where there are none."""
+    some = [data for data in itertools.islice(files.values(), _PROBED) if not isinstance(data, Reject)]
+    return max((max(Image.open(io.BytesIO(data)).size) for data in some), default=0)
 
 
 def _distinct(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ ICCE_REPORTS: paths of further `report/index.html`, with the system's separator 
 """
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -84,7 +85,9 @@ def test_names_are_shown_as_text(browser, hostile):
         assert tab.locator("#cards b, #cards script, main b, main > i").count() == 0
         assert tab.locator("#class-3 h3").text_content() == "Class 3: <i>cats</i> & dogs"
         assert tab.locator("h1").text_content().endswith("<i>images & 'quotes'")
-        named = {one["key"]: one["label"] for one in data(tab, "images").values() if one["key"] in HOSTILE}
+        images = data(tab, "images")
+        picked = {str(image_id) for one in data(tab, "classes") for ids in one["tiles"] for image_id in ids}
+        named = {images[one]["key"]: images[one]["label"] for one in picked if images[one]["key"] in HOSTILE}
         assert len(named) >= 3  # the others were not picked
         for name, label in named.items():
             tab.locator(f"#class-{label} .cover").click()
@@ -98,16 +101,20 @@ def test_names_are_shown_as_text(browser, hostile):
 def test_the_keyboard_leads_to_a_picture_and_back(browser, report):
     with opened(browser, report) as tab:
         focused = "document.activeElement.closest('[id]').id"
-        tab.focus("#sort")
+        tab.locator("#tools button, #tools select").last.focus()
         tab.keyboard.press("Tab")
         assert tab.evaluate(focused) == "class-0"
         tab.keyboard.press("ArrowRight")
         assert tab.evaluate(focused) == "class-1"
         tab.keyboard.press("Enter")
         tab.wait_for_selector("#sheet[open]")
-        tab.keyboard.press("Tab")
+        image = "document.activeElement.dataset.image"
+        for _ in range(10):  # over the tools of the sheet
+            tab.keyboard.press("Tab")
+            if tab.evaluate(image):
+                break
         tab.keyboard.press("ArrowRight")
-        second = tab.evaluate("document.activeElement.dataset.image")
+        second = tab.evaluate(image)
         assert second == str(data(tab, "classes")[1]["tiles"][0][1])
         tab.keyboard.press("Enter")
         tab.wait_for_function(PICTURES % "#large-picture")
@@ -116,6 +123,8 @@ def test_the_keyboard_leads_to_a_picture_and_back(browser, report):
         assert tab.inner_text("#large-place").startswith("2 of ")
         tab.keyboard.press("ArrowRight")
         assert tab.inner_text("#large-place").startswith("3 of ")
+        assert "runner-up" in tab.inner_text("#large-about")
+        assert tab.locator("#large-near img").count() >= 4
         tab.keyboard.press("Escape")
         assert tab.evaluate("document.activeElement.dataset.image") == second
         tab.keyboard.press("Escape")
@@ -124,6 +133,32 @@ def test_the_keyboard_leads_to_a_picture_and_back(browser, report):
         tab.keyboard.press("ArrowLeft")
         assert tab.evaluate(focused) == "tab-run"
         assert tab.locator("#time").is_visible()
+
+
+def test_the_sheet_has_both_sides_of_the_border(browser, hostile):
+    with opened(browser, hostile) as tab:
+        one = data(tab, "classes")[3]
+        other, mine, theirs = one["border"]
+        assert other in {label for label, _ in one["near"]}
+        tab.locator("#class-3 .cover").click()
+        for place, ids in enumerate((mine, theirs)):
+            side = tab.locator(".sides > div").nth(place)
+            shown = side.locator("[data-image]").evaluate_all("a => a.map((one) => Number(one.dataset.image))")
+            assert shown == ids
+        images = data(tab, "images")
+        assert {images[str(image_id)]["second"][0] for image_id in mine} <= {other}
+        assert {images[str(image_id)]["label"] for image_id in theirs} <= {other}
+
+
+def test_every_chart_is_saved_as_a_file(browser, hostile):
+    with opened(browser, hostile) as tab:
+        show(tab, "figures")
+        assert tab.locator("[data-save=png]").count() == tab.locator("[data-chart]").count()
+        for form, start in (("png", b"\x89PNG"), ("svg", b"<svg")):
+            with tab.expect_download() as saved:
+                tab.click(f"[data-of=sizes][data-save={form}]")
+            assert saved.value.suggested_filename == f"sizes.{form}"
+            assert Path(saved.value.path()).read_bytes().startswith(start)
 
 
 def test_dark_as_the_system_or_the_button_says(browser, report):

@@ -14,9 +14,11 @@ function make(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** A share in words: what is not quite all is never 100 %, what is not quite nothing never 0 %. */
 function percent(share) {
-  const digits = share > 0.995 && share < 1 ? 1 : 0;
-  return `${(100 * share).toFixed(digits)} %`;
+  if (share > 0.9995 && share < 1) return "> 99.9 %";
+  if (share > 0 && share < 0.005) return "< 1 %";
+  return `${(100 * share).toFixed(share > 0.995 && share < 1 ? 1 : 0)} %`;
 }
 
 const counted = (number, one, many = `${one}s`) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;

@@ -1,8 +1,8 @@
 // ---- the gallery: a card for each class ------------------------------------------------------------------------------
 /** Functions from a class's number to an element that its card shows at the bottom, or null. */
 const cardTools = [];
-/** Pictures of a cover, by how many there are. */
-const COVERS = [9, 6, 4, 3, 2, 1];
+/** Pictures of a cover, by how many there are; one of nine is large, which those of a few pixels are not made for. */
+const COVERS = has("icons") && read("icons") ? [12, 6, 4, 3, 2, 1] : [9, 6, 4, 3, 2, 1];
 
 const doubt = (one) => (one.size ? 1 - (one.agreement ?? one.confidence ?? 1) : -1);
 

@@ -1,6 +1,6 @@
 // ---- small pictures in grids, and moving about in grids by the arrow keys ------------------------------------------
-/** Originals of so few pixels are shown with their pixels, not blurred. */
-const CRISP = 48;
+/** Originals of so few pixels are shown with their pixels: smoothing would leave a blur. */
+const CRISP = 20;
 
 function showPicture(image, id) {
   image.addEventListener("load", () => image.classList.toggle("crisp", Math.max(image.naturalWidth, image.naturalHeight) <= CRISP));

@@ -1,5 +1,6 @@
 """The images of a page: what fits comes first, what cannot be read says why, and each is there once."""
 
+import base64
 import io
 
 import numpy as np
@@ -83,10 +84,23 @@ def test_every_image_is_there_once_with_its_own_name_and_label(made):
 
 
 def test_images_without_room_are_named_or_left_out(made, monkeypatch):
-    monkeypatch.setattr(pools, "thumbnails", lambda _, wanted, *__: {int(wanted[0]): b"picture"})
+    picture = thumbnails(RunImages(made), ids_of(5), 32, Progress())[5]
+    monkeypatch.setattr(pools, "thumbnails", lambda _, wanted, *__: {int(wanted[0]): picture})
     cards, others = Section(None, ids_of(5, 7), unnamed=True), Section(None, ids_of(8, 11))
     found = pool(made, labelled(made), [cards, others], Progress()).images
     assert {image_id: "picture" in one for image_id, one in found.items()} == {5: True, 8: False, 11: False}
+
+
+def test_pictures_of_few_pixels_are_told_from_photographs(made, tmp_path):
+    for width, expected in ((8, True), (100, False)):
+        (tmp_path / str(width)).mkdir()
+        for row in range(3):
+            Image.new("RGB", (width, width // 2), (row, 0, 0)).save(tmp_path / str(width) / f"{row}.png")
+        store = make_run(str(tmp_path / f"run{width}"), str(tmp_path / str(width)), clusters=2, heads=2, epochs=3)
+        found = pool(store, labelled(store), [Section(None, np.arange(3), large=True)], Progress())
+        assert found.icons is expected
+        picture = Image.open(io.BytesIO(base64.b64decode(found.images[0]["picture"])))
+        assert picture.size == (width, width // 2)  # as large as it was
 
 
 def test_labels_are_read_only_from_the_shards_that_can_hold_them(made):
