@@ -149,7 +149,7 @@ const classTools = (() => {
     if (rejected) {
       box.append(make("span", { class: "badge" }, "Rejected"), restore("Keep it", `Class ${label} is kept.`));
     } else {
-      if (group.length > 1) box.append(make("span", { class: "badge" }, `Classes ${group.join(" + ")}`));
+      if (group.length > 1) box.append(make("span", { class: "badge" }, `Merged: classes ${group.join(" + ")}`));
       if (count) box.append(parts(label, count));
       box.append(tool("rename", "Rename", () => rename(box, label)), tool("merge", "Merge…", () => merge(label)));
       if (group.length > 1) box.append(restore("Unmerge", `Classes ${group.join(", ")} are apart again.`));

@@ -204,7 +204,7 @@ const corrections = (() => {
       said: make("p", { class: "said", role: "status" }),
       images: make("span", { class: "group", hidden: true }),
     };
-    made.history = make("span", { class: "group" }, made.count, made.undo, made.redo, made.save);
+    made.history = make("span", { class: "group history" }, made.count, made.undo, made.redo, made.save);
     const parts = [made.images, made.history, made.said];
     made.box = make("section", { id: "corrections", "aria-label": "Corrections" }, ...parts);
     return made;
