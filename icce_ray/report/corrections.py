@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 from typing import Any
 
 from icce_ray.store import Store
 
 
-def correctable(store: Store) -> dict[str, Any] | None:
+def correctable(store: Store, names: str | None = None) -> dict[str, Any] | None:
     """The values of `data-run`, or None where the run has no predictions, whose classes alone can be corrected.
+
+    `names` is the file of names that the page shows, which its decisions need as well.
 
     predictions, version, classes: `run` of the file of decisions. images: image_ids are below. command: the next one.
     """
@@ -20,4 +23,6 @@ def correctable(store: Store) -> dict[str, Any] | None:
     digest = hashlib.sha256("".join(info.sha256 for info in marker.files).encode()).hexdigest()[:16]
     whose = {"predictions": digest, "version": 0, "classes": len(marker.summary["class_sizes"])}
     command = f"icce refine {shlex.quote(store.root)} --decisions decisions.json"
+    if names is not None:
+        command += f" --names {shlex.quote(names if '://' in names else os.path.abspath(names))}"
     return whose | {"images": store.require("embed").summary["images"], "command": command}

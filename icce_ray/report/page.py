@@ -70,7 +70,7 @@ def _page(store: Store, settings: Settings, progress: Progress, names: str | Non
         parts |= _parts(store, source)
         found = pool(store, source, list(parts.values()), progress)
         about, icons = f"{about} {found.text}", found.icons
-        if (whose := correctable(store)) is not None:
+        if (whose := correctable(store, names)) is not None:
             parts["run"] = Section(whose, np.empty(0, np.int64))
         parts["classes"] = replace(parts["classes"], data=shown(parts["classes"].data, found.images))
         parts["images"] = Section(found.images, np.empty(0, np.int64))

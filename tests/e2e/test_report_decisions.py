@@ -320,7 +320,7 @@ def test_the_keyboard_does_it_all(browser, page, whose):
         assert (file["rename"], file["merge"]) == ({"0": "cats"}, [[0, 3]])
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow(3))])
 def test_everything_has_a_name_and_fits_a_phone(browser, page, scheme):
     with opened(browser, page, width=375, color_scheme=scheme) as tab:
         merge(tab, 2, 3)
@@ -335,6 +335,7 @@ def test_everything_has_a_name_and_fits_a_phone(browser, page, scheme):
         tab.click("#sheet button:text-is('Select images')")
         tab.locator("#sheet .tiles button").first.click()
         assert grave_faults(tab) == []
+        tab.click("#corrections button:text-is('Done')")
         tab.click("#corrections .count")
         assert grave_faults(tab) == []
         assert not scrolls_sideways(tab)

@@ -4,6 +4,7 @@ const cardTools = [];
 /** Pictures of a cover, by how many there are; one of nine is large, which those of a few pixels are not made for. */
 const COVERS = has("icons") && read("icons") ? [12, 6, 4, 3, 2, 1] : [9, 6, 4, 3, 2, 1];
 
+const LARGEST = Math.max(1, ...classes.map(({ size }) => size));
 const doubt = (one) => (one.size ? 1 - (one.agreement ?? one.confidence ?? 1) : -1);
 
 function coverOf(one) {
@@ -26,8 +27,8 @@ function bar(name, share, text, kind) {
 }
 
 function figuresOf(one) {
-  const largest = Math.max(...classes.map(({ size }) => size));
-  const list = make("dl", { class: "bars" }, ...bar("images", sizeOf(one.label) / largest, sizeOf(one.label).toLocaleString("en"), "size"));
+  const size = sizeOf(one.label);
+  const list = make("dl", { class: "bars" }, ...bar("images", Math.min(1, size / LARGEST), size.toLocaleString("en"), "size"));
   if (one.agreement !== null) list.append(...bar("agreement", one.agreement, percent(one.agreement), "sure"));
   else if (one.confidence !== null) list.append(...bar("confidence", one.confidence, percent(one.confidence), "sure"));
   return list;
@@ -93,8 +94,12 @@ function renewSheet() {
 
 function initCards() {
   const box = element("cards");
-  const textOf = (one) => [titleOf(one.label), one.truth?.class ?? "", ...one.tiles.flat().flatMap((id) => [images[id]?.uri ?? "", images[id]?.key ?? ""])].join("\n").toLowerCase();
-  const cards = classes.map((one) => ({ one, card: cardOf(one), text: textOf(one) }));
+  const filesOf = (one) => one.tiles.flat().flatMap((id) => [images[id]?.uri ?? "", images[id]?.key ?? ""]);
+  const textOf = (one, files) => [titleOf(one.label), one.truth?.class ?? "", files].join("\n").toLowerCase();
+  const cards = classes.map((one) => {
+    const files = filesOf(one).join("\n");
+    return { one, card: cardOf(one), files, text: textOf(one, files) };
+  });
   root.dataset.density = classes.length > 300 ? "dense" : classes.length > 60 ? "close" : "wide";
   const nearCards = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) {
@@ -131,7 +136,11 @@ function initCards() {
   sort.addEventListener("change", show);
   // A link to a class that the search has hidden brings it back.
   addEventListener("hashchange", () => {
-    if (!location.hash.startsWith("#class-") || element(location.hash.slice(1))) return;
+    if (!location.hash.startsWith("#class-")) return;
+    const named = Number(location.hash.replace("#class-", ""));
+    const label = current.classOfLabel(named);
+    if (label !== named) location.replace(`#class-${label}`);  // the class has become another one
+    if (element(`class-${label}`)) return;
     find.value = "";
     show();
     follow();
@@ -140,7 +149,7 @@ function initCards() {
   document.addEventListener("decisions", () => {
     for (const entry of cards) {
       renew(entry.card, entry.one);
-      entry.text = textOf(entry.one);
+      entry.text = textOf(entry.one, entry.files);
     }
     count();
     renewSheet();

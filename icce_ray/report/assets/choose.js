@@ -95,12 +95,12 @@ const classTools = (() => {
     const field = make("input", { "aria-label": `Name of class ${label}`, maxlength: 200, autocomplete: "off" });
     field.value = decisions.nameOf(label);
     field.placeholder = "name of the class";
-    const before = [...box.childNodes];
     let ended = false;
     const end = (takes) => {
       if (ended) return;
       ended = true;
-      box.replaceChildren(...before);
+      delete box.dataset.state;
+      draw(box, label);
       const name = field.value.trim();
       const said = name ? `Class ${label} is called ${name}.` : `Class ${label} has the name that it had.`;
       if (takes) corrections.decide({ type: "rename", label, name }, said);

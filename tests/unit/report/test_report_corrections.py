@@ -1,5 +1,6 @@
 """What the page knows of the run, to correct it."""
 
+import os
 import shlex
 
 import numpy as np
@@ -18,6 +19,8 @@ def test_decisions_are_about_the_labels_of_now(tmp_path):
     found = correctable(store)
     assert (found["version"], found["classes"], found["images"]) == (0, 2, 30)
     assert shlex.split(found["command"]) == ["icce", "refine", store.root, "--decisions", "decisions.json"]
+    with_names = shlex.split(correctable(store, "my names.csv")["command"])
+    assert with_names[-2:] == ["--names", os.path.abspath("my names.csv")]
     again = make_run(str(tmp_path / "again"), source, clusters=2, heads=2, epochs=3, rejects=3)
     assert correctable(again)["predictions"] == found["predictions"]
     other = make_run(str(tmp_path / "other"), source, clusters=2, heads=2, epochs=3, rejects=3, seed=1)
