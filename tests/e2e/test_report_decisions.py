@@ -185,7 +185,12 @@ def test_images_are_moved_and_shown_in_their_new_class(browser, run, page, whose
 def test_decisions_are_kept_until_they_are_discarded(browser, page):
     with opened(browser, page) as tab:
         rename(tab, 0, "kept")
+        other = tab.context.new_page()  # a second window on the same page keeps up
+        other.goto(Path(page).as_uri())
         merge(tab, 2, 3)
+        other.wait_for_selector("#class-3", state="hidden")
+        assert title(other, 0) == "Class 0: kept"
+        other.close()
         tab.reload()
         assert title(tab, 0) == "Class 0: kept"
         assert not tab.locator("#class-3").is_visible()
