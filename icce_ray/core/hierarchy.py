@@ -19,6 +19,10 @@ from scipy.spatial.distance import squareform
 
 #: Steps of the walk: of 1 to 16, from 4 on the trees are the same or nearly.
 STEPS = 4
+#: Classes of which a tree is made, at most: matrices of this side are multiplied three times.
+MOST_CLASSES = 5_000
+#: Classes named as the nearest, and the least chance that a head puts images of both together.
+NEAREST, LEAST_TOGETHER = 3, 0.01
 #: A class whose company differs from that of all images by less than this share of it is like any other.
 _INDISTINCT = 1e-12
 #: Decimals of distances: what differs less is a tie, whatever the machine.
@@ -43,6 +47,18 @@ def co_association(tables: Iterable[sparse.csr_matrix]) -> NDArray[np.float64]:
         each = sparse.csr_matrix(shares.T @ shares).toarray()
         total = each if heads == 1 else total + each
     return total / max(1, heads)
+
+
+def nearest(together: NDArray[np.floating]) -> list[list[tuple[int, float]]]:
+    """(class, chance) of the classes that heads most often mix with each, clearest first; `together` as above."""
+    others = np.array(together)
+    np.fill_diagonal(others, 0.0)
+    order = np.argsort(-others, axis=1, kind="stable")[:, :NEAREST]
+    chances = np.take_along_axis(others, order, axis=1)
+    return [
+        [(other, round(chance, 4)) for other, chance in zip(row, values, strict=True) if chance >= LEAST_TOGETHER]
+        for row, values in zip(order.tolist(), chances.tolist(), strict=True)
+    ]
 
 
 def similarity(together: NDArray[np.floating], sizes: NDArray[np.integer]) -> NDArray[np.float64]:

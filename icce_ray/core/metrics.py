@@ -81,6 +81,17 @@ def nmi(table: ArrayLike | sparse.csr_matrix, average: Literal["geometric", "ari
     return float(np.clip(shared / scale, 0.0, 1.0))
 
 
+def pairwise_nmi(labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """`nmi` of each two labellings, float64[H, H], of int[N, H] labels >= 0."""
+    heads, sizes = labels.shape[1], (labels.max(axis=0) + 1).tolist()
+    columns, pairs = np.ascontiguousarray(labels.T), np.eye(labels.shape[1])
+    for one in range(heads):  # pairs of heads, not images: 1,225 for 50 heads
+        for other in range(one):
+            table = pair_counts(columns[one], columns[other], sizes[one], sizes[other])
+            pairs[one, other] = pairs[other, one] = nmi(table)
+    return pairs
+
+
 def confusions(table: ArrayLike, most: int) -> list[tuple[int, int, int, int]]:
     """The largest errors of a clustering once each cluster is matched to a class (Hungarian, as for ACC).
 

@@ -12,9 +12,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from icce_ray.documents import DocumentError, opened_yaml, shaped
-from icce_ray.report.labels import Classes, Labelled, evenly
+from icce_ray.report.labels import Labelled
 from icce_ray.store import RunError, Store
-from icce_ray.store.artifacts import CLASSIFIER_GRID, HEAD_LOSSES, NEIGHBORS, SWEEP_FILE, SWEEP_TABLE, SWEEPS
+from icce_ray.store.artifacts import CLASSIFIER_GRID, HEAD_LOSSES, NEIGHBORS, SWEEP_FILE, SWEEP_TABLE, SWEEPS, Hierarchy
+from icce_ray.store.shards import evenly
 from icce_ray.store.views import spaces_of
 
 #: Colours that stand out on light and dark and for the colour-blind (Okabe and Ito 2008).
@@ -38,7 +39,7 @@ class Chart:
     figure: dict[str, Any]
 
 
-def charts(store: Store, source: Labelled | None, classes: Classes | None) -> dict[str, list[Chart]]:
+def charts(store: Store, source: Labelled | None, classes: Hierarchy | None) -> dict[str, list[Chart]]:
     """Charts by section of the page."""
     return {
         "sizes": list(sizes(source)),
@@ -144,21 +145,36 @@ def neighbors(store: Store) -> Iterator[Chart]:
     yield _chart("lengths", "How many neighbours images have", caption, bars, **axes)
 
 
-def agreement(classes: Classes | None) -> Iterator[Chart]:
-    """NMI of each two heads."""
-    if classes is None or len(classes.pairs) < 2:
+def agreement(classes: Hierarchy | None) -> Iterator[Chart]:
+    """NMI of each two heads, each a bar of length one: a heat map would be pixels in an SVG file."""
+    if classes is None or len(classes["pairs"]) < 2:
         return
-    pairs = classes.pairs
-    others = pairs[~np.eye(len(pairs), dtype=bool)]
+    pairs = np.array(classes["pairs"])
+    heads, others = len(pairs), pairs[~np.eye(len(pairs), dtype=bool)]
     caption = (
-        f"Normalised mutual information of the labels of each two heads on {classes.compared:,} images from "
+        f"Normalised mutual information of the labels of each two heads on {classes['compared']:,} images from "
         f"{others.min():.2f} to {others.max():.2f}, {others.mean():.2f} on average."
     )
-    squares = go.Heatmap(z=pairs, zmin=0.0, zmax=1.0, colorscale="Viridis", colorbar={"thickness": 12})
-    squares.hovertemplate = "heads %{x} and %{y}: NMI %{z:.3f}<extra></extra>"
-    axis = {"title": {"text": "head"}, "constrain": "domain"}
-    axes: dict[str, Any] = {"xaxis": axis, "yaxis": axis | {"scaleanchor": "x", "autorange": "reversed"}}
-    yield _chart("agreement", "Head by head", caption, squares, height=420, **axes)
+    squares = [
+        go.Bar(
+            x=[1] * heads,
+            y=list(range(heads)),
+            base=head - 0.5,
+            orientation="h",
+            marker={"color": column.round(4).tolist(), "coloraxis": "coloraxis", "line": {"width": 0}},
+            hovertemplate=f"heads {head} and %{{y}}: NMI %{{marker.color:.3f}}<extra></extra>",
+            showlegend=False,
+        )
+        for head, column in enumerate(pairs.T)
+    ]
+    colours = {"colorscale": "Viridis", "cmin": 0.0, "cmax": 1.0, "colorbar": {"thickness": 12, "outlinewidth": 0}}
+    axis = {"title": {"text": "head"}, "constrain": "domain", "showgrid": False, "zeroline": False}
+    axes: dict[str, Any] = {
+        "xaxis": axis | {"range": [-0.5, heads - 0.5]},
+        "yaxis": axis | {"scaleanchor": "x", "range": [heads - 0.5, -0.5]},
+    }
+    layout = {"barmode": "overlay", "bargap": 0, "coloraxis": colours} | axes
+    yield _chart("agreement", "Head by head", caption, squares, height=420, **layout)
 
 
 def grid(store: Store) -> Iterator[Chart]:

@@ -13,9 +13,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from icce_ray.report.labels import Classes, Labelled, by_rank, evenly
+from icce_ray.report.labels import Labelled, by_rank
 from icce_ray.report.pool import Section
 from icce_ray.store import Store
+from icce_ray.store.artifacts import Hierarchy
+from icce_ray.store.shards import evenly
 
 #: Which images stand for a class, in the order in which a page that is nearly full takes them.
 KINDS = ("typical", "least certain", "random")
@@ -23,8 +25,6 @@ KINDS = ("typical", "least certain", "random")
 COVER = 4
 #: Images that are looked at: so many a class, and at least so many in all.
 LOOKED_AT_A_CLASS, LOOKED_AT = 100, 200_000
-#: Classes named as the nearest, and the least chance that a head takes two images of both for one class.
-NEAREST, LEAST_TOGETHER = 3, 0.01
 #: How many of each kind a class shows at most.
 MOST_OF_A_KIND = 20
 #: Images on each side of the border to the nearest class.
@@ -48,14 +48,14 @@ class Picks:
     mean_share: NDArray[np.float64]
 
 
-def gallery(store: Store, source: Labelled, classes: Classes | None, names: dict[int, str]) -> tuple[Section, str]:
+def gallery(store: Store, source: Labelled, classes: Hierarchy | None, names: dict[int, str]) -> tuple[Section, str]:
     """Cards of all classes, and what is to be said of them."""
     table = looked_at(store, source)
     picks = pick(table, len(source.sizes), MOST_OF_A_KIND)
     truth = store.metrics().get("evaluation", {}).get("classes", [])
     if len(truth) != len(source.sizes):
         truth = [None] * len(source.sizes)
-    near = _nearest(classes.together) if classes is not None else [[]] * len(source.sizes)
+    near = classes["nearest"] if classes is not None else [[]] * len(source.sizes)
     border = borders(table, near, ON_A_BORDER)
     cards = [
         {
@@ -63,7 +63,7 @@ def gallery(store: Store, source: Labelled, classes: Classes | None, names: dict
             "name": names.get(label, ""),
             "size": size,
             "confidence": _number(picks.mean_share[label]),
-            "agreement": _number(classes.agreement[label]) if classes is not None else None,
+            "agreement": classes["agreement"][label] if classes is not None else None,
             "near": near[label],
             "truth": truth[label],
             "tiles": [ids[ids >= 0].tolist() for ids in picks.ids[:, label]],
@@ -143,18 +143,6 @@ def borders(
     nearest = {label: others[0][0] for label, others in enumerate(near) if others}
     found = {one: (other, between(one, other), between(other, one)) for one, other in nearest.items()}
     return {label: one for label, one in found.items() if one[1] or one[2]}
-
-
-def _nearest(together: NDArray[np.float32]) -> list[list[tuple[int, float]]]:
-    """(class, chance) of the classes that heads most often take for each, clearest first."""
-    others = together.copy()
-    np.fill_diagonal(others, 0.0)
-    order = np.argsort(-others, axis=1, kind="stable")[:, :NEAREST]
-    chances = np.take_along_axis(others, order, axis=1)
-    return [
-        [(other, round(chance, 4)) for other, chance in zip(row, values, strict=True) if chance >= LEAST_TOGETHER]
-        for row, values in zip(order.tolist(), chances.tolist(), strict=True)
-    ]
 
 
 def _number(value: float) -> float | None:

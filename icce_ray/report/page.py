@@ -15,17 +15,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from icce_ray.export.names import chosen_names
+from icce_ray.export.superclasses import MISSING, hierarchy_of
 from icce_ray.progress import Progress
 from icce_ray.report.charts import charts
 from icce_ray.report.corrections import correctable
 from icce_ray.report.gallery import KINDS, gallery, shown
-from icce_ray.report.labels import Labelled, classes_of, headline, labelled
+from icce_ray.report.labels import headline, labelled
 from icce_ray.report.pool import Section, pool
 from icce_ray.report.updates import grown
 from icce_ray.settings import Settings
 from icce_ray.settings.choosing import choice_of
 from icce_ray.store import Marker, RunError, Store, check_files
-from icce_ray.store.artifacts import REJECTS, REPORT, STAGES
+from icce_ray.store.artifacts import REJECTS, REPORT, STAGES, Hierarchy
 
 #: Rejects of each reason that are named, and shards that are looked through for them.
 EXAMPLES, LOOKED_THROUGH = 5, 200
@@ -62,12 +63,12 @@ def checked(store: Store) -> Settings:
 
 
 def _page(store: Store, settings: Settings, progress: Progress, names: str | None) -> str:
-    source, classes = labelled(store), classes_of(store)
+    source, classes = labelled(store), hierarchy_of(store)
     parts, about, icons = {}, "", False
     if source is not None:
         given = chosen_names(store, names, len(source.sizes), progress.log)
         parts["classes"], about = gallery(store, source, classes, given or {})
-        parts |= _parts(store, source)
+        parts |= _parts(classes)
         found = pool(store, source, list(parts.values()), progress)
         about, icons = f"{about} {found.text}", found.icons
         if (whose := correctable(store, names)) is not None:
@@ -110,10 +111,10 @@ def _page(store: Store, settings: Settings, progress: Progress, names: str | Non
     )
 
 
-def _parts(store: Store, source: Labelled) -> dict[str, Section]:
+def _parts(classes: Hierarchy | None) -> dict[str, Section]:
     """The further parts of the page that the run has data for, those first that the budget of pictures serves first."""
-    del store, source
-    return {}
+    tree = {"merges": classes["merges"]} if classes is not None else {"missing": f"No tree of the classes: {MISSING}."}
+    return {"tree": Section(tree, np.empty(0, np.int64))}
 
 
 def _panels(environment: Environment, parts: Mapping[str, Section]) -> dict[str, str]:

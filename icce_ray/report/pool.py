@@ -23,9 +23,10 @@ from icce_ray.io.decode import Reject, thumbnail
 from icce_ray.io.sources import SourceError
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
-from icce_ray.report.labels import Labelled, by_rank, evenly
+from icce_ray.report.labels import Labelled, by_rank
 from icce_ray.store import Store
 from icce_ray.store.artifacts import NEIGHBORS, PREDICTIONS
+from icce_ray.store.shards import evenly
 from icce_ray.store.views import spaces_of
 
 #: Names longer than this are cut in the middle: an image may be called anything.

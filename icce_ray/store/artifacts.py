@@ -38,6 +38,20 @@ class Novelty(TypedDict):
     """About how many images each has, and the image_ids of those that are most central."""
 
 
+class Hierarchy(TypedDict):
+    """The classes as the heads see them: values of `core.hierarchy`."""
+
+    merges: list[tuple[int, int, FiniteFloat]]
+    """Those of `tree`, nearest first; none where there are too many classes."""
+    nearest: list[list[tuple[int, FiniteFloat]]]
+    """Of each class those that heads mix with it."""
+    agreement: list[FiniteFloat | None]
+    """Mean share of heads that agree on the images of each class."""
+    pairs: list[list[FiniteFloat]]
+    """NMI of the labels of each two heads, on `compared` images."""
+    compared: int
+
+
 def _label(sizes: str, share: str) -> dict[str, Column]:
     """Columns of a labelling: the label, and how sure it is."""
     label = Column(pa.int32(), within=(0, "clusters"), counted=sizes)
@@ -172,6 +186,8 @@ QUALITY = Table(
     path="inspection/quality",
     columns=_ID | _NAMES | {"problem": Column(pa.string()), "value": Column(pa.float32(), finite=True)},
 )
+#: The tree of the classes.
+HIERARCHY = Document(stage="inspect", path="inspection/hierarchy.json", type=Hierarchy, optional=True)
 
 #: Everything that is declared above, in this order.
 DECLARED: tuple[Artifact, ...] = tuple(value for value in list(vars().values()) if isinstance(value, Artifact))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from icce_ray.io.storage import FileInfo
 
@@ -30,3 +30,10 @@ def in_order(infos: Iterable[FileInfo]) -> list[FileInfo]:
         return (folder, name, 0) if number is None else (folder, "part-", number)
 
     return sorted(infos, key=place)
+
+
+def evenly(files: Sequence[FileInfo], share: float) -> list[FileInfo]:
+    """About this share of some shards, at least one and at most all, evenly spread over them."""
+    wanted = max(1, min(len(files), round(len(files) * share)))
+    last = len(files) - 1
+    return [files[place * last // max(1, wanted - 1)] for place in range(wanted)] if files else []

@@ -8,6 +8,7 @@ them.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from icce_ray.core.hierarchy import co_association
+from icce_ray.core.metrics import head_contingency, pairwise_nmi
 from icce_ray.io.sources import SourceSpec, find_source
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings, load
 from icce_ray.stages import listing
+from icce_ray.stages.features import matrix
+from icce_ray.stages.inspect import hierarchy
 from icce_ray.store import Store, fingerprint
 from icce_ray.store.artifacts import (
     CLASSIFIER_GRID,
     CONSENSUS,
+    FINDINGS,
     HEAD_LABELS,
     HEAD_LOSSES,
+    HIERARCHY,
     NEIGHBORS,
     PREDICTIONS,
     REJECTS,
@@ -98,6 +105,7 @@ def make_run(
     _neighbors(store, settings, table, good, neighbors, random)
     _heads(store, settings, table, good, label, list(alarms), random)
     _labels(store, settings, table, good, label, random)
+    _inspected(store, settings, label)
     return store
 
 
@@ -218,3 +226,24 @@ def _labels(
     files = _parts(store, PREDICTIONS, names | {"confidence": pa.array(confidence)} | second)
     summary = {"labelled": len(good), "class_sizes": sizes.tolist(), "mean_confidence": float(confidence.mean())}
     _commit(store, settings, "predict", files, summary)
+
+
+def _inspected(store: Store, settings: Settings, label: np.ndarray) -> None:
+    """The tree of the classes, from the head labels that were drawn."""
+    clusters = settings.clusters
+    heads, agreement = (
+        pa.concat_tables([store.storage.read_table(info.path, [name]) for info in files])[name]
+        for name, files in (
+            ("labels", HEAD_LABELS.files(store.require("heads").files)),
+            ("agreement", CONSENSUS.files(store.require("consensus").files)),
+        )
+    )
+    labels, sizes = matrix(heads), np.bincount(label, minlength=clusters)
+    together = co_association(head_contingency(labels, label, np.full(labels.shape[1], clusters), clusters))
+    agreed = np.bincount(label, agreement.to_numpy(), clusters)
+    step = max(1, len(labels) // hierarchy.COMPARED)
+    found = hierarchy.document(together, sizes, agreed, pairwise_nmi(labels[::step]), len(labels[::step]))
+    store.storage.write_bytes(HIERARCHY.path, json.dumps(found).encode())
+    store.storage.write_bytes(FINDINGS.path, b"{}")
+    files = [store.storage.describe(one.path) for one in (HIERARCHY, FINDINGS)]
+    _commit(store, settings, "inspect", files, {})

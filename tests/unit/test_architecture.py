@@ -46,7 +46,7 @@ LAYERS = {
     # They read what the stages wrote, without Ray; a page or an export of images without torch (`absent` below).
     "views": Layer(
         names("export report"),
-        names(f"core.metrics settings store {FILES}"),
+        names(f"core.hierarchy settings store {FILES}"),
         names("numpy scipy pyarrow jinja2 plotly yaml torch transformers onnxruntime onnxscript PIL"),
     ),
     "stages": Layer(names("stages"), names(f"core settings store tracking trackers {FILES}")),

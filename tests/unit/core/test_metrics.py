@@ -1,5 +1,7 @@
 """The scores against scikit-learn, and the head tables against plain loops."""
 
+import itertools
+
 import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -11,6 +13,7 @@ from icce_ray.core.metrics import (
     head_contingency,
     nmi,
     pair_counts,
+    pairwise_nmi,
     scores,
     table_scores,
 )
@@ -30,6 +33,14 @@ def test_nmi_and_ari_are_scikit_learns(seed, average):
     table = contingency(a, b, 5, 7)
     assert nmi(table, average) == pytest.approx(normalized_mutual_info_score(a, b, average_method=average), abs=1e-12)
     assert table_scores(table)["ari"] == pytest.approx(adjusted_rand_score(a, b), abs=1e-12)
+
+
+def test_nmi_of_each_two_labellings_is_scikit_learns():
+    labels = np.random.default_rng(0).integers(0, [2, 5, 9, 1], (200, 4))
+    found = pairwise_nmi(labels)
+    for one, other in itertools.product(range(4), repeat=2):
+        expected = normalized_mutual_info_score(labels[:, one], labels[:, other], average_method="geometric")
+        assert found[one, other] == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize(

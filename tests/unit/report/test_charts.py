@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from icce_ray.export.superclasses import hierarchy_of
 from icce_ray.report import charts
-from icce_ray.report.labels import classes_of, labelled
+from icce_ray.report.labels import labelled
 from icce_ray.store.artifacts import NEIGHBORS, PREDICTIONS, SWEEPS
 
 
@@ -60,9 +61,10 @@ def test_sizes_heads_and_grid(made):
     (sizes,) = charts.sizes(labelled(made))
     counted = np.bincount(table_of(made, PREDICTIONS)["label"].to_numpy())
     assert values(sizes.figure["data"][0]["y"]).tolist() == sorted(counted.tolist(), reverse=True)
-    classes = classes_of(made)
+    classes = hierarchy_of(made)
     (heads,) = charts.agreement(classes)
-    np.testing.assert_allclose(values(heads.figure["data"][0]["z"]), classes.pairs)
+    drawn = [trace["marker"]["color"] for trace in heads.figure["data"]]
+    np.testing.assert_allclose(drawn, classes["pairs"], atol=1e-4)
     (grid,) = charts.grid(made)
     rows = made.storage.read_table("classifier/grid.parquet").to_pydict()
     assert values(grid.figure["data"][0]["y"]).tolist() == rows["accuracy"]
