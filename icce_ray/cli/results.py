@@ -147,6 +147,7 @@ def export(
     out: Annotated[str, typer.Option(help="New local file or folder.")],
     form: Annotated[str, typer.Option("--format", help="See above.")] = "csv",
     names: Annotated[str | None, typer.Option(help="CSV of label and name: names of clusters.")] = None,
+    superclasses: Annotated[int | None, typer.Option(metavar="N", help="Of csv, parquet: the tree cut to N.")] = None,
     link: Annotated[bool, typer.Option("--link", help="Link to files of a local folder.")] = False,
     shard_mb: Annotated[int | None, typer.Option(help="Of webdataset: megabytes a tar (1,000).")] = None,
     shard_images: Annotated[int | None, typer.Option(help="Of webdataset: images a tar (10,000).")] = None,
@@ -173,7 +174,7 @@ def export(
     from icce_ray.store import Store
 
     store, done = Store(run), Exported()
-    check_options(form, link, {"images": shard_images, "mb": shard_mb}, names)
+    check_options(form, link, {"images": shard_images, "mb": shard_mb}, names, superclasses=superclasses)
     with stage_progress("export", verbose=not quiet) as progress:
         if form in PREDICTORS:
             from icce_ray.export.predictors import export_predictor
@@ -183,6 +184,7 @@ def export(
             what = f"{export_findings(store, form, out, progress):,} findings"
         else:
             limits = {"shard_images": shard_images, "shard_bytes": None if shard_mb is None else shard_mb * MEGABYTE}
+            limits["superclasses"] = superclasses
             done = export_predictions(store, form, out, progress, names=names, link=link, **limits)
             what = f"{done.images:,} images"
     if not quiet:

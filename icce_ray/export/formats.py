@@ -10,12 +10,15 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from icce_ray.export.files import TABLES, free_target, whole, write_table
 from icce_ray.export.findings import FINDINGS
 from icce_ray.export.images import FIELDS, UNREADABLE, Exported, Sample, samples
 from icce_ray.export.names import chosen_names, class_names, folder_names
+from icce_ray.export.superclasses import superclasses as superclasses_of
 from icce_ray.export.tables import FORMS as LABELLED_TABLES
 from icce_ray.export.tables import write_labelled_table
 from icce_ray.io.user_tables import without_formulas
@@ -45,18 +48,21 @@ def export_predictions(
     link: bool = False,
     shard_images: int | None = None,
     shard_bytes: int | None = None,
+    superclasses: int | None = None,
 ) -> Exported:
     """Write the predictions of a run, or of `icce predict`, as `form` to `out`, a new local file or folder.
 
     `form` is one of FORMATS, `names` a CSV file for `chosen_names`. Predictions of the run's updates follow its own; of
     an image that has changed there is its last version. With `link`, image files become symbolic links to those of the
-    source. The shard limits are those of `webdataset`. `out` is whole or not there. Tables hold every prediction; of
-    the others, images that cannot be read any more are left out, counted in the result and listed in `unreadable.csv`.
+    source. The shard limits are those of `webdataset`; `superclasses` adds a column to TABLES. `out` is whole or not
+    there. Tables hold every prediction; of the others, images that cannot be read any more are left out, counted in the
+    result and listed in `unreadable.csv`.
 
     Raises UsageError for an unknown form and an option that is not the form's; RunError for a run without predictions,
-    an `out` that is there already or is no local path, and as `read_names`, `generations` and `samples` do.
+    an `out` that is there already or is no local path, and as `read_names`, `generations`, `samples` and
+    `superclasses_of` do.
     """
-    check_options(form, link, {"images": shard_images, "mb": shard_bytes})
+    check_options(form, link, {"images": shard_images, "mb": shard_bytes}, superclasses=superclasses)
     target = free_target(out)
     found = generations(store)
     for one in found:
@@ -68,6 +74,7 @@ def export_predictions(
         )
     classes = len(found[0].marker.summary["class_sizes"])
     named = chosen_names(store, names, classes, progress.log)
+    upper = None if superclasses is None else superclasses_of(store, classes, superclasses)
     total = sum(info.rows or 0 for one in found for info in one.files)
     if not total:
         raise RunError(f"{store.root} has no predictions to export: every input was rejected")
@@ -76,7 +83,7 @@ def export_predictions(
     with whole(target) as path:
         if form in (*TABLES, *LABELLED_TABLES):
             if form in TABLES:
-                tables = (_with_names(one.table(info, FIELDS), named) for one in found for info in one.files)
+                tables = (_described(one.table(info, FIELDS), named, upper) for one in found for info in one.files)
                 written = write_table(tables, form, path)
             else:
                 written = write_labelled_table(form, store, found[0].marker, path, named)
@@ -94,7 +101,14 @@ def export_predictions(
     return done
 
 
-def check_options(form: str, link: bool, limits: dict[str, int | None], names: str | None = None) -> None:
+def check_options(
+    form: str,
+    link: bool,
+    limits: dict[str, int | None],
+    names: str | None = None,
+    *,
+    superclasses: int | None = None,
+) -> None:
     """Raise UsageError for an unknown form or an option that is not the form's; `limits` are those of a shard."""
     every = (*FORMATS, *PREDICTORS, *FINDINGS)
     if form not in every:
@@ -103,6 +117,8 @@ def check_options(form: str, link: bool, limits: dict[str, int | None], names: s
         raise UsageError(f"--link goes with --format {' or '.join(LINKING)}, not with {form}")
     if names is not None and form in FINDINGS:
         raise UsageError(f"--names names classes, of which --format {form} says nothing; leave it out")
+    if superclasses is not None and form not in TABLES:
+        raise UsageError(f"--superclasses adds a column to {' or '.join(TABLES)}, not to {form}; join by key")
     for name, value in limits.items():
         if value is not None and form != "webdataset":
             raise UsageError(f"--shard-{name} goes with --format webdataset, not with {form}")
@@ -110,12 +126,15 @@ def check_options(form: str, link: bool, limits: dict[str, int | None], names: s
             raise UsageError(f"--shard-{name} is below 1; give a whole number from 1 on")
 
 
-def _with_names(table: pa.Table, names: Names) -> pa.Table:
-    """FIELDS, and the class's name (null where it has none) where there are `names`."""
-    if names is None:
-        return table
-    given = [names.get(label) for label in table["label"].to_pylist()]
-    return table.append_column("name", pa.array(given, pa.string()))
+def _described(table: pa.Table, names: Names, upper: NDArray[np.int32] | None) -> pa.Table:
+    """FIELDS, and where they are given the class's name, null where it has none, and its superclass."""
+    if names is not None:
+        given = [names.get(label) for label in table["label"].to_pylist()]
+        table = table.append_column("name", pa.array(given, pa.string()))
+    if upper is not None:
+        found = upper[table["label"].to_numpy()]
+        table = table.append_column("superclass", pa.array(found, mask=found < 0))
+    return table
 
 
 def _write_imagefolder(labelled: Iterable[Sample], folder: Path, names: Names, classes: int) -> None:
