@@ -4,7 +4,6 @@ ICCE_REPORTS: paths of further `report/index.html`, with the system's separator 
 """
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -148,17 +147,6 @@ def test_the_sheet_has_both_sides_of_the_border(browser, hostile):
         images = data(tab, "images")
         assert {images[str(image_id)]["second"][0] for image_id in mine} <= {other}
         assert {images[str(image_id)]["label"] for image_id in theirs} <= {other}
-
-
-def test_every_chart_is_saved_as_a_file(browser, hostile):
-    with opened(browser, hostile) as tab:
-        show(tab, "figures")
-        assert tab.locator("[data-save=png]").count() == tab.locator("[data-chart]").count()
-        for form, start in (("png", b"\x89PNG"), ("svg", b"<svg")):
-            with tab.expect_download() as saved:
-                tab.click(f"[data-of=sizes][data-save={form}]")
-            assert saved.value.suggested_filename == f"sizes.{form}"
-            assert Path(saved.value.path()).read_bytes().startswith(start)
 
 
 def test_dark_as_the_system_or_the_button_says(browser, report):

@@ -5,6 +5,10 @@ const cardTools = [];
 const COVERS = has("icons") && read("icons") ? [12, 6, 4, 3, 2, 1] : [9, 6, 4, 3, 2, 1];
 
 const LARGEST = Math.max(1, ...classes.map(({ size }) => size));
+
+/** Puts headings between the cards that are shown, from their entries to elements; null where there are none. */
+let arrangeCards = null;
+
 const doubt = (one) => (one.size ? 1 - (one.agreement ?? one.confidence ?? 1) : -1);
 
 function coverOf(one) {
@@ -122,7 +126,7 @@ function initCards() {
     const exact = classes.some(({ label }) => String(label) === number);
     const fits = ({ one, text: of }) => (exact ? current.groupOf(one.label).map(String).includes(number) : of.includes(text));
     const shown = cards.filter(fits).sort((a, b) => orders[sort.value](a.one, b.one));
-    box.replaceChildren(...shown.map((entry) => entry.card));
+    box.replaceChildren(...(arrangeCards ? arrangeCards(shown) : shown.map(({ card }) => card)));
     settle();
     count();
   };
@@ -134,6 +138,7 @@ function initCards() {
   element("tools").addEventListener("submit", (event) => event.preventDefault());
   find.addEventListener("input", show);
   sort.addEventListener("change", show);
+  document.addEventListener("arrange", show);
   // A link to a class that the search has hidden brings it back.
   addEventListener("hashchange", () => {
     if (!location.hash.startsWith("#class-")) return;

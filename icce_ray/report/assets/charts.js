@@ -1,5 +1,8 @@
 // ---- charts: Plotly is unpacked when the first chart comes near the window -----------------------------------------
 const figures = has("charts") ? read("charts") : {};
+const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans', sans-serif";
+/** Pixels of a chart in a file: least width, height of its title, and pixels of a PNG for each. */
+const FILE = { width: 800, title: 40, scale: 2 };
 let library;
 
 function plotly() {
@@ -19,11 +22,16 @@ function plotly() {
   return library;
 }
 
+/** What a chart's layout takes from the page. */
 function themed(figure) {
-  const [ink, line] = [colourNamed("--ink"), colourNamed("--line")];
-  const changes = { "font.color": ink, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" };
+  const [ink, soft, line] = ["--ink", "--soft", "--line"].map(colourNamed);
+  const changes = {
+    "font.family": FONT, "font.size": 13, "font.color": ink, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",  // a finger scrolls the page
+  };
   for (const axis of ["xaxis", "yaxis", "yaxis2"].filter((name) => figure.layout[name])) {
-    Object.assign(changes, { [`${axis}.gridcolor`]: line, [`${axis}.zerolinecolor`]: line, [`${axis}.linecolor`]: ink });
+    Object.assign(changes, { [`${axis}.gridcolor`]: line, [`${axis}.zerolinecolor`]: line, [`${axis}.linecolor`]: soft });
+    Object.assign(changes, { [`${axis}.tickfont.color`]: soft, [`${axis}.tickfont.size`]: 12 });
   }
   return changes;
 }
@@ -36,27 +44,44 @@ async function drawChart(place) {
   place.dataset.drawn = "true";
 }
 
-/** The chart as a file, with black ink on white as for paper; twice as many pixels as it takes here. */
-async function saveChart(name, format) {
+// ---- figures as files ----------------------------------------------------------------------------------------------
+/** The chart with its title and the page's ground as the text of an SVG file, as wide as it is shown. */
+async function chartFile(place, title) {
+  const figure = figures[place.dataset.chart];
   const Plotly = await plotly();
-  const { data, layout } = figures[name];
-  const paper = { ...layout, width: 900, paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff", font: { ...layout.font, color: "#1a1d21" } };
-  const url = await Plotly.toImage({ data, layout: paper }, { format, width: 900, height: layout.height, scale: format === "png" ? 2 : 1 });
-  saveFile(`${name}.${format}`, blobOf(url));
+  const [width, height] = [Math.max(FILE.width, place.clientWidth), figure.layout.height + FILE.title];
+  const stage = make("div");  // never in the page: what is shown stays as it is
+  const margin = { ...figure.layout.margin, t: figure.layout.margin.t + FILE.title };
+  const heading = { text: title, x: 0, xref: "paper", xanchor: "left", y: 1, yref: "container", yanchor: "top", pad: { t: 14 }, font: { size: 16 } };
+  await Plotly.newPlot(stage, figure.data, { ...figure.layout, width, height, margin, title: heading }, { staticPlot: true });
+  const ground = colourNamed("--ground");
+  await Plotly.relayout(stage, { ...themed(figure), paper_bgcolor: ground, plot_bgcolor: ground });
+  const address = await Plotly.toImage(stage, { format: "svg", width, height });
+  Plotly.purge(stage);
+  return decodeURIComponent(address.slice(address.indexOf(",") + 1));
 }
 
-/** The content of a `data:` address; none is fetched. */
-function blobOf(url) {
-  const [head, body] = [url.slice(5, url.indexOf(",")), url.slice(url.indexOf(",") + 1)];
-  const text = head.endsWith(";base64") ? atob(body) : decodeURIComponent(body);
-  const bytes = head.endsWith(";base64") ? Uint8Array.from(text, (one) => one.charCodeAt(0)) : text;
-  return new Blob([bytes], { type: head.split(";")[0] });
+/** The text of an SVG file as a PNG. */
+async function pngOf(text) {
+  const picture = make("img", { src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}` });
+  await picture.decode();
+  const canvas = make("canvas", { width: FILE.scale * picture.naturalWidth, height: FILE.scale * picture.naturalHeight });
+  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+}
+
+/** Buttons that save a figure as SVG and PNG; `text` gives the text of its SVG file when it is asked for. */
+function fileButtons(name, title, text) {
+  const kinds = { svg: (svg) => new Blob([svg], { type: "image/svg+xml" }), png: pngOf };
+  const buttons = Object.entries(kinds).map(([kind, made]) => {
+    const button = make("button", { type: "button", "aria-label": `Save ${title} as ${kind.toUpperCase()}` }, kind.toUpperCase());
+    button.addEventListener("click", async () => saveFile(`${name}.${kind}`, await made(await text())));
+    return button;
+  });
+  return make("p", { class: "files" }, "Save as ", ...buttons);
 }
 
 function initCharts() {
-  for (const button of document.querySelectorAll("[data-save]")) {
-    button.addEventListener("click", () => saveChart(button.dataset.of, button.dataset.save));
-  }
   const places = [...document.querySelectorAll("[data-chart]")];
   const near = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) {
@@ -65,7 +90,13 @@ function initCharts() {
       drawChart(target);
     }
   }, { rootMargin: "300px" });
-  places.forEach((place) => near.observe(place));
+  for (const place of places) {
+    const [section, name] = [place.closest("section").id, place.dataset.chart];
+    const title = place.closest("figure").querySelector("h3").textContent;
+    const file = section === name ? name : name.startsWith("sweep-") ? name : `${section}-${name}`;
+    place.closest("figure").append(fileButtons(`icce-${file}`, title, () => chartFile(place, title)));
+    near.observe(place);
+  }
   document.addEventListener("theme", () => {
     for (const place of places) if (place.dataset.drawn) window.Plotly.relayout(place, themed(figures[place.dataset.chart]));
   });
