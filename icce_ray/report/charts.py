@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 
 from icce_ray.documents import DocumentError, opened_yaml, shaped
 from icce_ray.report.labels import Labelled
@@ -155,26 +156,34 @@ def agreement(classes: Hierarchy | None) -> Iterator[Chart]:
         f"Normalised mutual information of the labels of each two heads on {classes['compared']:,} images from "
         f"{others.min():.2f} to {others.max():.2f}, {others.mean():.2f} on average."
     )
+    low = np.floor(10 * pairs.min()) / 10
     squares = [
         go.Bar(
             x=[1] * heads,
             y=list(range(heads)),
             base=head - 0.5,
             orientation="h",
-            marker={"color": column.round(4).tolist(), "coloraxis": "coloraxis", "line": {"width": 0}},
-            hovertemplate=f"heads {head} and %{{y}}: NMI %{{marker.color:.3f}}<extra></extra>",
+            marker={
+                "color": sample_colorscale("Viridis", ((column - low) / max(1 - low, 0.1)).clip(0, 1).tolist()),
+                "line": {"width": 0},
+            },
+            customdata=column.round(4).tolist(),
+            hovertemplate=f"heads {head} and %{{y}}: NMI %{{customdata:.3f}}<extra></extra>",
             showlegend=False,
         )
         for head, column in enumerate(pairs.T)
     ]
-    colours = {"colorscale": "Viridis", "cmin": 0.0, "cmax": 1.0, "colorbar": {"thickness": 12, "outlinewidth": 0}}
+    scale = go.Scatter(
+        x=[None], y=[None], mode="markers", marker={"color": [0], "coloraxis": "coloraxis"}, showlegend=False
+    )
+    colours = {"colorscale": "Viridis", "cmin": low, "cmax": 1.0, "colorbar": {"thickness": 12, "outlinewidth": 0}}
     axis = {"title": {"text": "head"}, "constrain": "domain", "showgrid": False, "zeroline": False}
     axes: dict[str, Any] = {
         "xaxis": axis | {"range": [-0.5, heads - 0.5]},
         "yaxis": axis | {"scaleanchor": "x", "range": [heads - 0.5, -0.5]},
     }
     layout = {"barmode": "overlay", "bargap": 0, "coloraxis": colours} | axes
-    yield _chart("agreement", "Head by head", caption, squares, height=420, **layout)
+    yield _chart("agreement", "Head by head", caption, [*squares, scale], height=420, **layout)
 
 
 def grid(store: Store) -> Iterator[Chart]:
@@ -195,6 +204,7 @@ def grid(store: Store) -> Iterator[Chart]:
     axes: dict[str, Any] = {
         "xaxis_title": "learning rate",
         "xaxis_type": "log",
+        "xaxis_exponentformat": "power",
         "yaxis_title": "accuracy, held-out images",
     }
     yield _chart("grid", "The classifier's grid", caption, traces, showlegend=True, **axes)

@@ -39,7 +39,8 @@ function themed(figure) {
 async function drawChart(place) {
   const figure = figures[place.dataset.chart];
   const Plotly = await plotly();
-  await Plotly.newPlot(place, figure.data, figure.layout, { responsive: true, displayModeBar: false });
+  const { data, layout } = structuredClone(figure);  // Plotly writes into what it is given
+  await Plotly.newPlot(place, data, layout, { responsive: true, displayModeBar: false });
   await Plotly.relayout(place, themed(figure));
   place.dataset.drawn = "true";
 }
@@ -47,15 +48,16 @@ async function drawChart(place) {
 // ---- figures as files ----------------------------------------------------------------------------------------------
 /** The chart with its title and the page's ground as the text of an SVG file, as wide as it is shown. */
 async function chartFile(place, title) {
-  const figure = figures[place.dataset.chart];
+  const { data, layout } = structuredClone(figures[place.dataset.chart]);
   const Plotly = await plotly();
-  const [width, height] = [Math.max(FILE.width, place.clientWidth), figure.layout.height + FILE.title];
+  const square = Boolean(layout.yaxis?.scaleanchor);
+  const [width, height] = [square ? layout.height + FILE.title : Math.max(FILE.width, place.clientWidth), layout.height + FILE.title];
   const stage = make("div");  // never in the page: what is shown stays as it is
-  const margin = { ...figure.layout.margin, t: figure.layout.margin.t + FILE.title };
+  const margin = { ...layout.margin, t: layout.margin.t + FILE.title };
   const heading = { text: title, x: 0, xref: "paper", xanchor: "left", y: 1, yref: "container", yanchor: "top", pad: { t: 14 }, font: { size: 16 } };
-  await Plotly.newPlot(stage, figure.data, { ...figure.layout, width, height, margin, title: heading }, { staticPlot: true });
+  await Plotly.newPlot(stage, data, { ...layout, width, height, margin, title: heading }, { staticPlot: true });
   const ground = colourNamed("--ground");
-  await Plotly.relayout(stage, { ...themed(figure), paper_bgcolor: ground, plot_bgcolor: ground });
+  await Plotly.relayout(stage, { ...themed({ layout }), paper_bgcolor: ground, plot_bgcolor: ground });
   const address = await Plotly.toImage(stage, { format: "svg", width, height });
   Plotly.purge(stage);
   return decodeURIComponent(address.slice(address.indexOf(",") + 1));

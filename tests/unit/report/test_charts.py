@@ -63,7 +63,7 @@ def test_sizes_heads_and_grid(made):
     assert values(sizes.figure["data"][0]["y"]).tolist() == sorted(counted.tolist(), reverse=True)
     classes = hierarchy_of(made)
     (heads,) = charts.agreement(classes)
-    drawn = [trace["marker"]["color"] for trace in heads.figure["data"]]
+    drawn = [trace["customdata"] for trace in heads.figure["data"] if trace["type"] == "bar"]
     np.testing.assert_allclose(drawn, classes["pairs"], atol=1e-4)
     (grid,) = charts.grid(made)
     rows = made.storage.read_table("classifier/grid.parquet").to_pydict()
