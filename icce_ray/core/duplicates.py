@@ -61,10 +61,7 @@ def floored(scale: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def relative(
-    similarity: NDArray[np.floating],
-    one: NDArray[np.floating],
-    other: NDArray[np.floating],
-    bits: NDArray[np.floating] | None = None,
+    similarity: NDArray[np.floating], one: NDArray[np.floating], other: NDArray[np.floating]
 ) -> NDArray[np.float32]:
     """Distance of pairs of these cosines as a share of that of unrelated neighbours: float32[n], 0 for equal images.
 
@@ -72,11 +69,13 @@ def relative(
         similarity: float[n], cosines.
         one: float[n], `floored` scales of the first images.
         other: float[n], of the second ones.
-        bits: float[n], share of bits in which their hashes differ, where these are known.
     """
-    distance = np.maximum(1.0 - similarity, 0.0) / np.sqrt(one * other)
-    known = 1.0 if bits is None else np.minimum(bits / _TELLING, 1.0)
-    return (distance * known).astype(np.float32)
+    return (np.maximum(1.0 - similarity, 0.0) / np.sqrt(one * other)).astype(np.float32)
+
+
+def witnessed(distance: NDArray[np.floating], bits: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Relative distances of pairs, less where few bits of their hashes differ: float32[n] of the share of bits."""
+    return (distance * np.minimum(bits / _TELLING, 1.0)).astype(np.float32)
 
 
 def limit_of(nearest: NDArray[np.floating]) -> float:

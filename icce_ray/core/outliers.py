@@ -47,7 +47,8 @@ def distances(features: Tensor, references: Tensor, own: NDArray[np.bool_]) -> N
         references: [R, D], R > 1.
         own: bool[n], which of the images are among the references.
     """
-    rank, target = min(RANK, -(-len(references) // 10)), normalize(references.float(), dim=1)
+    rank = min(RANK, -(-len(references) // 10))
+    target = normalize(references.float(), dim=1)
     nearest = np.empty(len(features), np.float32)
     for start in range(0, len(features), _BLOCK_ROWS):
         block = slice(start, start + _BLOCK_ROWS)

@@ -284,3 +284,6 @@ class InspectSettings(Frozen):
 
     map_images: int = Field(default=50_000, ge=0, le=1_000_000)
     """Images on the map of the report, a uniform sample where there are more; 0 makes none."""
+    duplicates: Annotated[float, Field(ge=0.0, le=1.0)] | Literal["auto"] = "auto"
+    """Similarity from which two images are near-duplicates: 1 is that of equal images, 0 that of unrelated neighbours.
+    `auto` finds it from the similarities of all images to their nearest."""

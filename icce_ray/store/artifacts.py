@@ -180,6 +180,27 @@ NOVELTY = Document(stage="predict", path="predictions/novelty.json", type=Novelt
 #: What was found, with the limits that it was found by; the figures of the marker.
 FINDINGS = Document(stage="inspect", path="inspection/findings.json", summary=True)
 
+#: Images that have copies. A group has the least image_id in it as its number; `similarity` is that to the most alike
+#: of the group: 1 for equal ones, 0 from the distance of unrelated neighbours on.
+DUPLICATES = Table(
+    stage="inspect",
+    path="inspection/duplicates",
+    columns=_ID
+    | _NAMES
+    | {"group": Column(pa.int64()), "kind": Column(pa.string()), "similarity": Column(pa.float32(), within=(0, 1))},
+)
+#: The pairs most alike that are no exact copies, far beyond the limit, to look for a better one.
+DUPLICATE_PAIRS = Table(
+    stage="inspect",
+    path="inspection/pairs.parquet",
+    columns=_ID | {"other": Column(pa.int64()), "similarity": Column(pa.float32(), within=(0, 1))},
+)
+#: Images that are far from all others; `score` is how far, in standard deviations.
+OUTLIERS = Table(
+    stage="inspect",
+    path="inspection/outliers",
+    columns=_ID | _NAMES | {"score": Column(pa.float32(), finite=True)},
+)
 #: Images with quality trouble, each as often as it has problems; `value` is the figure that crossed its limit.
 QUALITY = Table(
     stage="inspect",

@@ -35,6 +35,7 @@ from icce_ray.core.duplicates import (
     picture_hash,
     relative,
     scales,
+    witnessed,
 )
 from icce_ray.core.outliers import LIMIT, REFERENCES, Distances, distances
 from icce_ray.core.projection import Moments, Projection
@@ -138,14 +139,13 @@ def near_pairs(features: NDArray[np.float32], hashes: NDArray[np.uint8] | None) 
     cosine, neighbor = nearest(features)
     scale = floored(scales(np.arange(0, cosine.size + 1, RANK), cosine.ravel()))
     own = np.repeat(np.arange(len(cosine)), RANK)
-    pairs, close = np.stack([own, neighbor.ravel()], axis=1), cosine.ravel()
-    distance = relative(close, scale[pairs[:, 0]], scale[pairs[:, 1]])
+    pairs = np.stack([own, neighbor.ravel()], axis=1)
+    distance = relative(cosine.ravel(), scale[pairs[:, 0]], scale[pairs[:, 1]])
     limit = limit_of(distance.reshape(-1, RANK)[:, 0])
     kept = distance < CANDIDATE
-    pairs, distance, close = pairs[kept], distance[kept], close[kept]
+    pairs, distance = pairs[kept], distance[kept]
     if hashes is not None:
-        bits = differing(hashes[pairs[:, 0]], hashes[pairs[:, 1]])
-        distance = relative(close, scale[pairs[:, 0]], scale[pairs[:, 1]], bits)
+        distance = witnessed(distance, differing(hashes[pairs[:, 0]], hashes[pairs[:, 1]]))
     return pairs, distance, limit
 
 

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from icce_ray.core.duplicates import HASH_BYTES, differing, floored, grouped, limit_of, picture_hash, relative, scales
+from icce_ray.core.duplicates import (
+    HASH_BYTES,
+    differing,
+    floored,
+    grouped,
+    limit_of,
+    picture_hash,
+    relative,
+    scales,
+    witnessed,
+)
 
 
 @pytest.fixture
@@ -28,8 +38,8 @@ def test_the_distance_of_a_pair_is_a_share_of_that_of_unrelated_neighbours():
     scale = scales(np.array([0, 30, 35]), np.concatenate([similarities, similarities[:5]]))
     assert scale == pytest.approx([1 - similarities[19], 1 - similarities[4]])
     assert relative(np.array([1.0, 0.8]), np.array([0.4, 0.4]), np.array([0.4, 0.1])) == pytest.approx([0.0, 1.0])
-    half_known = relative(np.array([0.8]), np.array([0.4]), np.array([0.4]), bits=np.array([0.05]))
-    assert half_known == pytest.approx([0.125])  # a quarter of the bits that tell: a quarter of the distance
+    # A quarter of the bits that tell: a quarter of the distance. Bits of unrelated pictures tell nothing.
+    assert witnessed(np.array([0.5, 0.5]), np.array([0.05, 0.4])) == pytest.approx([0.125, 0.5])
 
 
 def test_more_copies_than_a_list_holds_are_near_all_the_same():
