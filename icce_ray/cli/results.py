@@ -160,7 +160,8 @@ def export(
     webdataset: tar files. fiftyone: FiftyOneImageClassificationDataset.
     datasets, lance: the table that RUN was made from, with labels.
     onnx, torchscript, huggingface, sklearn: a folder with the classifier.
-    quality: what is wrong with images, as .csv or .parquet.
+    duplicates, outliers, quality, label-issues: what was found about images,
+    as .csv or .parquet.
 
     Files keep their bytes. Exit status 3 if images could not be read any
     more: OUT holds the others, and unreadable.csv names those.

@@ -11,7 +11,7 @@ import pyarrow as pa
 from icce_ray.export.files import TABLES, free_target, whole, write_table
 from icce_ray.progress import Progress
 from icce_ray.store import RunError, Store, UsageError, check_files
-from icce_ray.store.artifacts import QUALITY, STAGES, Table
+from icce_ray.store.artifacts import DUPLICATES, LABEL_ISSUES, OUTLIERS, QUALITY, STAGES, Table
 
 
 class Finding(NamedTuple):
@@ -24,6 +24,9 @@ class Finding(NamedTuple):
 _AGAIN = "the run's own `icce run` command, given again with this version, adds what is missing"
 #: By the name of their form.
 FINDINGS = {
+    "duplicates": Finding(DUPLICATES, _AGAIN),
+    "outliers": Finding(OUTLIERS, _AGAIN),
+    "label-issues": Finding(LABEL_ISSUES, "`icce evaluate RUN --labels FILE` finds them"),
     "quality": Finding(
         QUALITY,
         f"{_AGAIN}; images embedded by an earlier version were not measured: --redo embed measures them, and features "

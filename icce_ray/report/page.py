@@ -19,6 +19,7 @@ from icce_ray.export.superclasses import MISSING, hierarchy_of
 from icce_ray.progress import Progress
 from icce_ray.report.charts import charts
 from icce_ray.report.corrections import correctable
+from icce_ray.report.findings import findings
 from icce_ray.report.gallery import KINDS, gallery, shown
 from icce_ray.report.labels import headline, labelled
 from icce_ray.report.pool import Section, pool
@@ -68,7 +69,7 @@ def _page(store: Store, settings: Settings, progress: Progress, names: str | Non
     if source is not None:
         given = chosen_names(store, names, len(source.sizes), progress.log)
         parts["classes"], about = gallery(store, source, classes, given or {})
-        parts |= _parts(classes)
+        parts |= _parts(store, classes)
         found = pool(store, source, list(parts.values()), progress)
         about, icons = f"{about} {found.text}", found.icons
         if (whose := correctable(store, names)) is not None:
@@ -111,10 +112,11 @@ def _page(store: Store, settings: Settings, progress: Progress, names: str | Non
     )
 
 
-def _parts(classes: Hierarchy | None) -> dict[str, Section]:
+def _parts(store: Store, classes: Hierarchy | None) -> dict[str, Section]:
     """The further parts of the page that the run has data for, those first that the budget of pictures serves first."""
     tree = {"merges": classes["merges"]} if classes is not None else {"missing": f"No tree of the classes: {MISSING}."}
-    return {"tree": Section(tree, np.empty(0, np.int64))}
+    parts = {"findings": findings(store), "tree": Section(tree, np.empty(0, np.int64))}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def _panels(environment: Environment, parts: Mapping[str, Section]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.stages.cluster import Resources, completed_groups
 from icce_ray.stages.features import FeatureRows, read_column
+from icce_ray.stages.label_issues import write_label_issues
 from icce_ray.stages.truth import class_names, classes_at, labels_of, places_for, read_truth, shared_name
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import CONSENSUS, HEAD_LABELS, PREDICTIONS
@@ -42,10 +43,10 @@ def run(
     """ACC, NMI and ARI of mean head, best head, consensus and classifier on the images that `labels` knows.
 
     Each says on how many `images`. `classes` names the true class most frequent in each class of the classifier,
-    `confused` its largest errors. `classifier_seen` is all images of the run; where it was learned from a sample,
-    `classifier_rest` is those outside it. `predictions` is the output of `icce predict` on images the run has not seen;
-    `kmeans` adds k-means on the features that the heads have seen as a baseline. Raises RunError if the file knows none
-    of the images, or has one label for several of them.
+    `confused` its largest errors; `label_issues` counts what `stages.label_issues` writes. `classifier_seen` is all
+    images of the run; where it was learned from a sample, `classifier_rest` is those outside it. `predictions` is the
+    output of `icce predict` on images the run has not seen; `kmeans` adds k-means on the features that the heads have
+    seen as a baseline. Raises RunError if the file knows none of the images, or has one label for several of them.
     """
     settings = store.resolved(store.settings())
     if kmeans and settings.count_unknown:
@@ -70,6 +71,8 @@ def run(
         progress.log("none of the images with a label is in the sample: only the classifier can be scored")
     if baseline is not None:
         figures |= ray.get(baseline)
+    if "consensus" in figures:
+        figures["label_issues"] = write_label_issues(store, truth)
     if unseen is not None:
         _, tables = _count(unseen, new, labels, truth, shared, lambda done: progress.update(len(own) + done))
         figures |= _scores(tables[:1], "classifier_unseen")

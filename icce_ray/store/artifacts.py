@@ -201,6 +201,15 @@ OUTLIERS = Table(
     path="inspection/outliers",
     columns=_ID | _NAMES | {"score": Column(pa.float32(), finite=True)},
 )
+#: The user's labels that the classes contradict, of no stage: `icce evaluate` writes them, in place of earlier ones.
+LABEL_ISSUES = Table(
+    stage="evaluate",
+    path="evaluation/label_issues.parquet",
+    columns=_ID
+    | _NAMES
+    | {name: Column(pa.string()) for name in ("label", "suggested")}
+    | {"agreement": Column(pa.float32(), within=(0, 1))},
+)
 #: Images with quality trouble, each as often as it has problems; `value` is the figure that crossed its limit.
 QUALITY = Table(
     stage="inspect",
