@@ -23,6 +23,7 @@ import numpy as np
 # The plugins of the formats below, loaded here: Pillow would otherwise load all of its forty on first need.
 from PIL import (
     BmpImagePlugin,  # noqa: F401
+    ExifTags,
     GifImagePlugin,  # noqa: F401
     Image,
     ImageOps,
@@ -34,6 +35,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
+from icce_ray.io.quality import Figures, measured
 from icce_ray.io.rendering import Resize, Resizing, rgb, square
 
 Reason = Literal[
@@ -71,6 +73,7 @@ _SMALL = 48
 # Twenty bytes per pixel are normal on the way: pictures above this are decoded one at a time in a process.
 _LARGE_PIXELS = 16_000_000
 _one_large = threading.Lock()
+_TURNED = (5, 6, 7, 8)  # values of EXIF's orientation that exchange width and height
 # Small files that keep a decoder busy for minutes. Progressive JPEGs have some 10 scans, 256 would refine each bit of
 # each coefficient; Pillow reads comments of plain PPM byte by byte, and what lies between a JPEG's segments.
 _MOST_SCANS, _MOST_COMMENTS, _MOST_READS = 256, 1000, 1_000_000
@@ -126,11 +129,30 @@ def decode_each(data: bytes, *, wanted: Sequence[tuple[int, Resizing]], max_pixe
 
     A large JPEG is decoded for the largest of them, so that the others may differ a little from what they get alone.
     """
+    return _decoded(data, max_pixels, _enough(wanted, max_pixels), lambda image, _: _squares(image, wanted))
+
+
+def decode_and_measure(
+    data: bytes, *, wanted: Sequence[tuple[int, Resizing]], max_pixels: int
+) -> tuple[list[np.ndarray], Figures]:
+    """`decode_each`, and figures of the picture; the squares are the same."""
+
+    def finish(image: Image.Image, size: tuple[int, int]) -> tuple[list[np.ndarray], Figures]:
+        return _squares(image, wanted), measured(image, size, data)
+
+    return _decoded(data, max_pixels, _enough(wanted, max_pixels), finish)
+
+
+def _enough(wanted: Sequence[tuple[int, Resizing]], max_pixels: int) -> int:
+    """Pixels a side that these squares are made of as well as of more."""
     sizes = [size for size, _ in wanted]
     if min(sizes) < 1 or max_pixels < 1:
         raise ValueError(f"size {min(sizes)} and max_pixels {max_pixels} must be at least 1")
-    enough = 2 * max(resizing.side or size for size, resizing in wanted)
-    return _decoded(data, max_pixels, enough, lambda image: [square(image, *one) for one in wanted])
+    return 2 * max(resizing.side or size for size, resizing in wanted)
+
+
+def _squares(image: Image.Image, wanted: Sequence[tuple[int, Resizing]]) -> list[np.ndarray]:
+    return [square(image, *one) for one in wanted]
 
 
 def thumbnail(data: bytes, *, longest: int, max_pixels: int) -> bytes:
@@ -142,7 +164,7 @@ def thumbnail(data: bytes, *, longest: int, max_pixels: int) -> bytes:
     if longest < 1 or max_pixels < 1:
         raise ValueError(f"longest {longest} and max_pixels {max_pixels} must be at least 1")
 
-    def small(image: Image.Image) -> np.ndarray:
+    def small(image: Image.Image, _: tuple[int, int]) -> np.ndarray:
         image.thumbnail((longest, longest), Image.Resampling.BICUBIC)
         return np.asarray(image.convert("RGB"))
 
@@ -151,18 +173,24 @@ def thumbnail(data: bytes, *, longest: int, max_pixels: int) -> bytes:
     return sink.getvalue()
 
 
-def _decoded(data: bytes, max_pixels: int, enough: int, finish: Callable[[Image.Image], Made]) -> Made:
-    """What `finish` makes of the upright picture; a JPEG may come smaller, with both sides `enough` at least."""
+def _decoded(data: bytes, max_pixels: int, enough: int, finish: Callable[[Image.Image, tuple[int, int]], Made]) -> Made:
+    """What `finish` makes of the upright picture and of its width and height.
+
+    A JPEG may come smaller, with both sides `enough` at least.
+    """
     with _pillow_quiet:
         try:
             image = _open(data, max_pixels)
+            width, height = image.size
             if isinstance(image, JpegImagePlugin.JpegImageFile):
                 image.draft(None, (enough, enough))
             with _one_large if image.width * image.height > _LARGE_PIXELS else contextlib.nullcontext():
                 image.load()
                 with contextlib.suppress(*_PILLOW_ERRORS):  # EXIF that cannot be read counts as none, as viewers do
+                    turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
                     ImageOps.exif_transpose(image, in_place=True)  # behind load(): PNG keeps it behind the pixels
-                return finish(rgb(image))
+                    width, height = (height, width) if turned else (width, height)
+                return finish(rgb(image), (width, height))
         except UnidentifiedImageError as error:
             raise _unidentified(data) from error
         except Image.DecompressionBombError as error:

@@ -15,6 +15,7 @@ from icce_ray.stages.features import list_column, matrix
 from icce_ray.stages.reading import NAMES
 from icce_ray.stages.stream import Stream, errors_for_the_driver, packed, unpacked
 from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import FIGURES
 
 _NONFINITE = (
     "the feature has a number that is not finite, or beyond 65504, the largest of float16; divide all features, later "
@@ -52,11 +53,15 @@ class Embedder:
 
     def _embedded(self, table: pa.Table) -> pa.Table:
         main, blocks = self._features(table)
+        figures = [(name, table[name]) for name in FIGURES if name in table.column_names]
         table = _reject_bad_features(table, main, blocks, self.spans)
         if self.labeller is not None:
             return self.labeller(main, blocks).beside(table)
         table = table.append_column("features", list_column(main))
-        return table.append_column("cls_blocks", list_column(blocks)) if blocks.shape[1] else table
+        table = table.append_column("cls_blocks", list_column(blocks)) if blocks.shape[1] else table
+        for name, column in figures:
+            table = table.append_column(name, column)
+        return table
 
     def _features(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         """float16 [n, D] and [n, D_blocks], zero where there is no picture; beyond float16 is inf: a reject later."""

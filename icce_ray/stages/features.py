@@ -98,14 +98,17 @@ class FeatureRows:
         return view(matrix(self.take(wanted, ["features"])["features"])).copy()
 
     def take(self, wanted: np.ndarray, columns: list[str] | None = None) -> pa.Table:
-        """Some rows, ascending int64[n], n > 0, and some columns or all; one file is read at a time."""
+        """Some rows, ascending int64[n], n > 0, and some columns or all of a sample; one file is read at a time.
+
+        What only some files have, as a later version wrote them, is in no sample.
+        """
         storage, blocks = Store(self.root).storage, self.blocks()
-        edges = np.searchsorted(wanted, [start for start, _ in blocks] + [len(self)])
-        pieces = [
-            storage.read_table(info.path, columns).take(wanted[low:high] - start)
-            for info, (start, _), low, high in zip(self.files, blocks, edges[:-1], edges[1:], strict=True)
-            if low < high
-        ]
+        edges, pieces = np.searchsorted(wanted, [start for start, _ in blocks] + [len(self)]), []
+        for info, (start, _), low, high in zip(self.files, blocks, edges[:-1], edges[1:], strict=True):
+            if low < high:
+                table = storage.read_table(info.path, columns)
+                names = columns or [name for name in SAMPLE.columns if name in table.column_names]
+                pieces.append(table.select(names).take(wanted[low:high] - start))
         return pa.concat_tables(pieces).combine_chunks()
 
 

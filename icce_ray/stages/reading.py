@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from icce_ray.io.decode import Reject, decode_each
+from icce_ray.io.decode import Reject, decode_and_measure, decode_each
+from icce_ray.io.quality import Figures
 from icce_ray.io.sources import FeatureSource
 from icce_ray.stages.features import list_column
 from icce_ray.stages.stream import Stream, errors_for_the_driver, packed, unpacked
 from icce_ray.store import Store
-from icce_ray.store.artifacts import MANIFEST
+from icce_ray.store.artifacts import FEATURES, FIGURES, MANIFEST
 
 READ_THREADS = 8  # a task waits for storage most of the time; Pillow releases the interpreter's lock as well
 
@@ -31,7 +32,7 @@ POLL_SECONDS = 0.5
 #: What is known of an image all the way to its row.
 NAMES = ("chunk", "chunk_rows", "image_id", "uri", "key")
 
-Picture = tuple[bytes | None, str | None, str | None]
+Picture = tuple[bytes | None, str | None, str | None, Figures | None]
 
 
 def announced(batch: pa.Table, *, chunks: Any) -> Iterator[pa.Table]:
@@ -77,7 +78,7 @@ def pieces(spans: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[int, i
 def read(batch: pa.Table, *, stream: Stream) -> Iterator[pa.Table]:
     """Task: blocks of pictures of pieces of the manifest.
 
-    Columns `NAMES`, reason, detail, and pixels, or features of a source that has them.
+    Columns `NAMES`, reason, detail, pixels and what is measured of them, or features of a source that has them.
     """
     with errors_for_the_driver():
         for rows in unpacked(batch):
@@ -92,10 +93,14 @@ def _columns(values: np.ndarray | list[Picture], stream: Stream) -> dict[str, pa
     if isinstance(values, np.ndarray):
         nothing = pa.nulls(len(values), pa.string())
         return {"reason": nothing, "detail": nothing, "features": list_column(values)}
-    pixels, reasons, details = zip(*values, strict=True)
+    pixels, reasons, details, figures = zip(*values, strict=True)
     kinds = (pa.string(), pa.string(), pa.binary(stream.input_bytes))
     columns = zip(("reason", "detail", "pixels"), (reasons, details, pixels), kinds, strict=True)
-    return {name: pa.array(column, kind) for name, column, kind in columns}
+    found = {name: pa.array(column, kind) for name, column, kind in columns}
+    for name in FIGURES if stream.measures else ():
+        column = [None if one is None else getattr(one, name) for one in figures]
+        found[name] = pa.array(column, FEATURES.columns[name].type)
+    return found
 
 
 def _features(rows: pa.Table, stream: Stream) -> Iterator[np.ndarray]:
@@ -107,7 +112,7 @@ def _features(rows: pa.Table, stream: Stream) -> Iterator[np.ndarray]:
 
 
 def _pictures(rows: pa.Table, stream: Stream) -> Iterator[list[Picture]]:
-    """(pixels, reason, detail) of each image, the first or the others None, block by block; several are read at a time.
+    """(pixels, reason, detail, figures) of each image, or None, block by block; several are read at a time.
 
     A span that lies in several blocks is read on where the block before has stopped.
     """
@@ -118,10 +123,13 @@ def _pictures(rows: pa.Table, stream: Stream) -> Iterator[list[Picture]]:
         try:
             if isinstance(data, Reject):
                 raise data
-            squares = decode_each(data, wanted=wanted, max_pixels=embed.max_pixels)
-            return b"".join(pixels.tobytes() for pixels in squares), None, None
+            if stream.measures:
+                squares, figures = decode_and_measure(data, wanted=wanted, max_pixels=embed.max_pixels)
+            else:
+                squares, figures = decode_each(data, wanted=wanted, max_pixels=embed.max_pixels), None
+            return b"".join(pixels.tobytes() for pixels in squares), None, None, figures
         except Reject as reject:
-            return None, reject.reason, reject.detail
+            return None, reject.reason, reject.detail, None
 
     def pictures(part: Iterator[bytes | Reject]) -> list[Picture]:
         return [picture(data) for data in part]

@@ -50,6 +50,11 @@ class Stream:
         return isinstance(self.source, FeatureSource)
 
     @property
+    def measures(self) -> bool:
+        """Whether figures of the pictures are kept: beside their features, not beside labels."""
+        return not self.precomputed and self.classifier is None
+
+    @property
     def spans(self) -> list[tuple[int, int]]:
         """Columns of the features of each feature space."""
         return list(spans_of(self.info).values()) or [(0, self.info.dim)]

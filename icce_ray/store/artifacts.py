@@ -92,6 +92,16 @@ _RUNNER_UP = {
     "runner_up": Column(pa.int32(), within=(0, "clusters"), optional=True),
     "runner_up_confidence": Column(pa.float32(), within=(0, 1), optional=True),
 }
+_MEASURED = {
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "digest": pa.binary(16),
+    "brightness": pa.float32(),
+    "contrast": pa.float32(),
+    "sharpness": pa.float32(),
+}
+#: What `io.quality` measures of a picture. Features from elsewhere have none, nor those of icce-ray 0.1.
+FIGURES = tuple(_MEASURED)
 _LISTS = {"neighbor_ids": Column(pa.large_list(pa.int64())), "similarities": Column(pa.large_list(pa.float32()))}
 
 MANIFEST = Table(
@@ -100,7 +110,15 @@ MANIFEST = Table(
     columns=_ID | _NAMES | {name: Column(kind, nulls=True) for name, kind in _PLACE.items()},
     rows="listed",
 )
-FEATURES = Table(stage="embed", path="features/status=ok", columns=_ID | _NAMES | _FEATURES, rows="accepted")
+FEATURES = Table(
+    stage="embed",
+    path="features/status=ok",
+    columns=_ID
+    | _NAMES
+    | _FEATURES
+    | {name: Column(kind, optional=True, finite=pa.types.is_floating(kind)) for name, kind in _MEASURED.items()},
+    rows="accepted",
+)
 REJECTS = Table(stage="embed", path="features/status=reject", columns=_ID | _NAMES | _REASON, rows="rejected")
 #: No file where all accepted images are learned from.
 SAMPLE = Table(stage="sample", path="sample", columns=_ID | _NAMES | _FEATURES, rows="learned", copies=FEATURES)

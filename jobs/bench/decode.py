@@ -23,7 +23,8 @@ from measuring import header, least, options, row
 from PIL import Image, JpegImagePlugin
 from sklearn.datasets import load_sample_images
 
-from icce_ray.io.decode import decode
+from icce_ray.io.decode import decode, decode_and_measure
+from icce_ray.io.rendering import Resizing
 
 SIZES = ((500, 375), (1600, 1200), (4000, 3000))
 BICUBIC = Image.Resampling.BICUBIC
@@ -64,6 +65,12 @@ def opened(data: bytes, size: int, room: float) -> Image.Image:
 def ours(data: bytes, size: int) -> np.ndarray:
     """What the stage `embed` calls, with all its checks."""
     return decode(data, size=size, resize="squash", max_pixels=10**9)
+
+
+def measured_too(data: bytes, size: int) -> np.ndarray:
+    """The same with the figures of the picture."""
+    squares, _ = decode_and_measure(data, wanted=[(size, Resizing.named("squash", size))], max_pixels=10**9)
+    return squares[0]
 
 
 def by_pillow(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -165,6 +172,7 @@ def decoders() -> dict[str, Decoder]:
     found: dict[str, Decoder] = {
         "Pillow, full size": pillow,
         "icce_ray": ours,
+        "icce_ray, with figures": measured_too,
         "Pillow, draft to 1x": lambda data, size: pillow(data, size, room=1),
         "Pillow, draft to 1.5x": lambda data, size: pillow(data, size, room=1.5),
         "Pillow, draft to 2x": lambda data, size: pillow(data, size, room=2),

@@ -2,7 +2,9 @@
 
 import shutil
 import sys
+from hashlib import blake2b
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -64,7 +66,7 @@ def icce(store, source, *options):
     return status.value.code
 
 
-def test_the_five_are_named_with_reasons(rejected):
+def test_the_five_are_named_with_reasons(rejected, source):
     store, message = rejected
     assert "5 of 25 inputs (20.0%) were rejected, the budget is 5.0%" in message
     assert "--set embed.reject_budget=" in message
@@ -76,7 +78,13 @@ def test_the_five_are_named_with_reasons(rejected):
     paths = [info.path for info in store.require("embed").files if "status=reject" in info.path]
     on_disk = [row for path in paths for row in pq.ParquetFile(f"{store.root}/{path}").read().to_pylist()]
     assert {row["uri"]: row["reason"] for row in on_disk} == BAD
-    assert [info.rows for info in FEATURES.files(store.require("embed").files)] == [6, 6, 6, 2, 0]
+    shards = FEATURES.files(store.require("embed").files)
+    assert [info.rows for info in shards] == [6, 6, 6, 2, 0]
+    measured = [store.storage.read_table(info.path) for info in shards]
+    assert measured[0].schema.equals(measured[-1].schema)
+    for row in pa.concat_tables(measured).select(["key", "digest", "width", "contrast"]).to_pylist():
+        assert row["digest"] == blake2b((source / row["key"]).read_bytes(), digest_size=16).digest()
+        assert (row["width"], row["contrast"] > 0.5) == (8, True)
     assert list(violations(store)) == []
 
 

@@ -1,6 +1,7 @@
 """What the stream makes of errors in tasks, of features beyond float16, and of chunks without a good image."""
 
 import pickle
+from hashlib import blake2b
 from types import SimpleNamespace
 
 import numpy as np
@@ -120,6 +121,9 @@ def test_the_walk_of_an_image_to_its_row_and_what_travels_pickles(tmp_path, monk
             np.array(rows[name]["features"], np.float16),
             load_backbone(info).embed(pixels[None]).main[0].astype(np.float16),
         )
+        assert (rows[name]["width"], rows[name]["height"]) == (60, 40)
+        assert rows[name]["digest"] == blake2b(data, digest_size=16).digest()
+        assert 0.3 < rows[name]["sharpness"] <= 1
     rejects = {row["key"]: row["reason"] for row in store.storage.read_table(REJECTS.part(0)).to_pylist()}
     assert rejects == {"b.jpg": "empty", "d.png": "not_an_image", "e.jpg": "too_many_bytes"}
     assert set(rows) == set(good)

@@ -1,10 +1,13 @@
 """Columns by name and rows by image_id: which columns the classifier's grid reads, and the rows of neighbours."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from icce_ray.stages.features import classifier_inputs, wide
+from icce_ray.stages.features import FeatureRows, classifier_inputs, list_column, wide
 from icce_ray.stages.neighbors import row_numbers
+from icce_ray.store import Store
+from icce_ray.store.artifacts import FEATURES, SAMPLE
 
 CLS = {"cls": [0, 3]}
 BOTH = {"cls": [0, 3], "patch_mean": [3, 6]}
@@ -52,6 +55,21 @@ def test_wide_without_blocks_is_the_feature_itself():
     main = np.ones((2, 3), np.float16)
     assert wide(main, None) is main
     assert wide(main, np.ones((2, 0), np.float16)) is main
+
+
+def test_rows_of_a_run_that_a_later_version_went_on_with_are_one_sample(tmp_path):
+    """Figures of the pictures are in the later shards only."""
+    store, files = Store(str(tmp_path)), []
+    for part in range(2):
+        names = {name: pa.array([f"{part}{row}" for row in range(3)]) for name in ("uri", "key")}
+        table = {"image_id": pa.array(range(3 * part, 3 * part + 3), pa.int64())} | names
+        table["features"] = list_column(np.full((3, 2), part, np.float16))
+        if part:
+            table["width"] = pa.array([8] * 3, pa.int32())
+        files.append(FEATURES.write(store.storage, pa.table(table), part))
+    rows = FeatureRows(store.root, tuple(files)).take(np.array([1, 4]))
+    assert SAMPLE.write(store.storage, rows, 0).rows == 2
+    assert rows.column_names == ["image_id", "uri", "key", "features"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import random
 
+import pyarrow as pa
 import pytest
 
 from icce_ray.documents import opened_json, opened_yaml, sealed_json, sealed_yaml
@@ -16,6 +17,7 @@ from tests.small_run import (
     C0,
     COUNTS,
     DIM,
+    F0,
     M0,
     N0,
     NEW_R0,
@@ -59,6 +61,8 @@ def test_what_is_whole_or_under_way_has_no_violations(kind, tmp_path, monkeypatc
 
 def test_what_is_unusual_but_right_has_no_violations(run):
     replaced(run, "embed", artifacts.FEATURES.part(2), features([]))  # of rejects only
+    width = pa.array([9, 9, 9], pa.int32())  # measured by a later version than the other shards
+    replaced(run, "embed", F0, features([0, 1, 2]).append_column("width", width))
     replaced(run, "consensus", artifacts.CONSENSUS.part(2), agreed([], []))
     replaced(run, "neighbors", artifacts.NEIGHBORS.part(2), neighbors([], []))
     table = run.storage.read_table(N0)  # half precision rounds
