@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import dctn
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
@@ -27,26 +26,6 @@ _TELLING = 0.2
 _DEVIATIONS, _LIMITS = 6.0, (0.1, 0.35)
 #: Relative distance, as a share of the limit, of pairs that are one image for whatever is near to either.
 _TIGHT = 0.25
-#: Sides of the grey picture that is hashed, and of the lowest frequencies of which the hash consists.
-HASH_PIXELS, _FREQUENCIES = 32, 16
-HASH_BYTES = _FREQUENCIES**2 // 8
-
-
-def picture_hash(grey: NDArray[np.number]) -> bytes:
-    """Perceptual hash (pHash: signs of low frequencies about their median) of a picture, HASH_BYTES long.
-
-    Args:
-        grey: [HASH_PIXELS, HASH_PIXELS], the whole picture, of any range.
-    """
-    lowest = dctn(grey.astype(np.float32), norm="ortho")[:_FREQUENCIES, :_FREQUENCIES].ravel()
-    lowest[0] = np.median(lowest[1:])  # the mean brightness says nothing
-    return np.packbits(lowest > lowest[0]).tobytes()
-
-
-def differing(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Share of bits in which hashes uint8[n, bytes] of pairs differ: float32[n]."""
-    bits = np.bitwise_count(one ^ other).sum(axis=1, dtype=np.int64)
-    return (bits / (8 * one.shape[1])).astype(np.float32)
 
 
 def scales(offsets: NDArray[np.int64], similarities: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from icce_ray.core.picture_hash import HASH_PIXELS, picture_hash
+
 #: Points a side of a square picture.
 GRID = 128
 #: An octave is compared where the smaller picture has so many points along its shorter side; below GRID / 8 on average
@@ -33,6 +35,7 @@ class Figures(NamedTuple):
         contrast: between the luminance of which 1 % of the picture is darker, and of which 1 % is brighter, 0 to 1.
         sharpness: how much less detail there is than an octave coarser, at the octave where that is least; see
             `sharpness`.
+        picture_hash: perceptual, HASH_BYTES of it: nearly the same for copies that differ in little.
     """
 
     width: int
@@ -41,6 +44,7 @@ class Figures(NamedTuple):
     brightness: float
     contrast: float
     sharpness: float
+    picture_hash: bytes
 
 
 def measured(image: Image.Image, size: tuple[int, int], data: bytes) -> Figures:
@@ -56,7 +60,14 @@ def measured(image: Image.Image, size: tuple[int, int], data: bytes) -> Figures:
         (dark + bright) / 510,
         (bright - dark) / 255,
         sharpness(np.asarray(grey, np.float32)),
+        picture_hash(np.asarray(_whole(image))),
     )
+
+
+def _whole(image: Image.Image) -> Image.Image:
+    """The picture in HASH_PIXELS a side, grey: means of what lies between, as copies have of other sizes too."""
+    side = (HASH_PIXELS, HASH_PIXELS)
+    return image.convert("L").resize(side, Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
 def sharpness(grey: np.ndarray) -> float:

@@ -99,6 +99,7 @@ _MEASURED = {
     "brightness": pa.float32(),
     "contrast": pa.float32(),
     "sharpness": pa.float32(),
+    "picture_hash": pa.binary(32),
 }
 #: What `io.quality` measures of a picture. Features from elsewhere have none, nor those of icce-ray 0.1.
 FIGURES = tuple(_MEASURED)

@@ -1,6 +1,6 @@
 """Planted copies of real images, and planted strangers: how many are found as duplicates and as outliers.
 
-Into a set of images go copies of some of them, as many of each kind: the same bytes, re-encoded (JPEG 75), resized to
+Into a set of images go copies of some of them, as many of each kind: the same bytes, re-encoded (JPEG 60), resized to
 70 %, cropped by 5 % (at a random place). Features are HOG as `icce run` makes them, neighbours the nearest 20 as they
 are and in 128 principal components, as the stage `neighbors` sees them. By default scikit-learn's digits; --images
 takes Parquet files with a column `bytes`, as `icce run` does. --strangers are the images of one file that go into
@@ -26,21 +26,20 @@ from PIL import Image, ImageDraw
 from icce_ray.backbones import describe_backbone, load_backbone
 from icce_ray.core.duplicates import (
     CANDIDATE,
-    HASH_PIXELS,
     RANK,
-    differing,
     floored,
     grouped,
     limit_of,
-    picture_hash,
     relative,
     scales,
     witnessed,
 )
 from icce_ray.core.outliers import LIMIT, REFERENCES, Distances, distances
+from icce_ray.core.picture_hash import differing
 from icce_ray.core.projection import Moments, Projection
 from icce_ray.core.sampling import uniform_rows
 from icce_ray.io.decode import decode
+from icce_ray.io.quality import measured
 from jobs.bench.measuring import header, options, row
 
 #: Kinds of copies, and of strangers beside the images of another file.
@@ -56,7 +55,7 @@ def copied(data: bytes, kind: str, random: np.random.Generator) -> bytes:
     image = Image.open(io.BytesIO(data))
     form, sink = image.format, io.BytesIO()
     if kind == "re-encoded":
-        image.convert("RGB").save(sink, "JPEG", quality=75)
+        image.convert("RGB").save(sink, "JPEG", quality=60)
         return sink.getvalue()
     if kind == "resized":
         image = image.resize([max(1, round(0.7 * side)) for side in image.size], Image.Resampling.BICUBIC)
@@ -113,8 +112,9 @@ def features_of(data: Sequence[bytes]) -> NDArray[np.float32]:
 
 def hashes_of(data: Sequence[bytes]) -> NDArray[np.uint8]:
     """uint8[n, bytes]."""
-    grey = (Image.open(io.BytesIO(one)).convert("L").resize((HASH_PIXELS, HASH_PIXELS), 2) for one in data)
-    return np.stack([np.frombuffer(picture_hash(np.asarray(one)), np.uint8) for one in grey])
+    pictures = (Image.open(io.BytesIO(one)).convert("RGB") for one in data)
+    found = [measured(one, one.size, b"").picture_hash for one in pictures]
+    return np.frombuffer(b"".join(found), np.uint8).reshape(len(found), -1)
 
 
 def projected(features: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import ray
 
 from icce_ray.core import duplicates as core
+from icce_ray.core.picture_hash import HASH_BYTES, differing
 from icce_ray.io.storage import ColumnError, FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
@@ -132,14 +133,14 @@ def _near(*parts: _Lists) -> tuple[_Near, np.ndarray]:
 @ray.remote(num_cpus=0.5)
 def _hashes(root: str, paths: Sequence[str], wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """image_ids, of those wanted, that have a hash, and the hashes uint8[n, bytes]."""
-    ids, hashes = [np.empty(0, np.int64)], [np.empty((0, core.HASH_BYTES), np.uint8)]
+    ids, hashes = [np.empty(0, np.int64)], [np.empty((0, HASH_BYTES), np.uint8)]
     for path in paths:
         table = columns_of(root, path, ["image_id", HASH])
         if HASH in table.column_names:
             table = table.filter(pa.array(np.isin(table["image_id"].to_numpy(), wanted)))
             ids.append(table["image_id"].to_numpy())
             joined = b"".join(table[HASH].to_pylist())
-            hashes.append(np.frombuffer(joined, np.uint8).reshape(-1, core.HASH_BYTES))
+            hashes.append(np.frombuffer(joined, np.uint8).reshape(-1, HASH_BYTES))
     return np.concatenate(ids), np.concatenate(hashes)
 
 
@@ -223,7 +224,7 @@ def _with_hashes(near: _Near, ids: np.ndarray, hashes: np.ndarray) -> _Near:
         places = np.minimum(np.searchsorted(ids, near.pairs), len(ids) - 1)
         known = np.flatnonzero((ids[places] == near.pairs).all(axis=1))
         one, other = places[known].T
-        distance[known] = core.witnessed(distance[known], core.differing(hashes[one], hashes[other]))
+        distance[known] = core.witnessed(distance[known], differing(hashes[one], hashes[other]))
     for side in (0, 1):
         np.minimum.at(nearest, np.searchsorted(near.ids, near.pairs[:, side]), distance)
     return near._replace(distance=distance, nearest=nearest)

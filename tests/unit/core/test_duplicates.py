@@ -4,16 +4,14 @@ import numpy as np
 import pytest
 
 from icce_ray.core.duplicates import (
-    HASH_BYTES,
-    differing,
     floored,
     grouped,
     limit_of,
-    picture_hash,
     relative,
     scales,
     witnessed,
 )
+from icce_ray.core.picture_hash import HASH_BYTES, differing, picture_hash
 
 
 @pytest.fixture
