@@ -15,7 +15,7 @@ from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.stages import StageResult
 from icce_ray.stages.cluster import Resources
-from icce_ray.stages.inspect import duplicates, hierarchy, outliers
+from icce_ray.stages.inspect import duplicates, hierarchy, outliers, quality
 from icce_ray.store import Store
 from icce_ray.store.artifacts import FINDINGS
 
@@ -23,7 +23,12 @@ Part = Callable[[Settings, Store, Resources, Progress], StageResult]
 """Files, and figures for `findings.json`."""
 
 #: In the order in which they work; a name is that of the figures.
-PARTS: dict[str, Part] = {"hierarchy": hierarchy.run, "duplicates": duplicates.run, "outliers": outliers.run}
+PARTS: dict[str, Part] = {
+    "hierarchy": hierarchy.run,
+    "duplicates": duplicates.run,
+    "outliers": outliers.run,
+    "quality": quality.run,
+}
 
 
 def run(settings: Settings, store: Store, resources: Resources, progress: Progress) -> StageResult:

@@ -8,8 +8,7 @@ import pytest
 from icce_ray.export.findings import export_findings
 from icce_ray.progress import Progress
 from icce_ray.store import RunError, Store, UsageError
-from icce_ray.store.artifacts import QUALITY, STAGES
-from icce_ray.store.declaring import Stage
+from icce_ray.store.artifacts import QUALITY
 
 
 def rows(first, keys):
@@ -20,8 +19,7 @@ def rows(first, keys):
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setitem(STAGES, "inspect", Stage(folder="inspection"))
+def store(tmp_path):
     store = Store(str(tmp_path / "run"))
     shards = [rows(0, ["a.png", "=1+1.png"]), rows(2, []), rows(4, ["c.png"])]
     files = [QUALITY.write(store.storage, table, part) for part, table in enumerate(shards)]
