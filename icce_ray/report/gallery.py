@@ -5,7 +5,7 @@ Of large runs not all shards of labels are looked at: pictures that lie in a few
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from icce_ray.report.labels import Labelled, by_rank
 from icce_ray.report.pool import Section
 from icce_ray.store import Store
-from icce_ray.store.artifacts import Hierarchy
+from icce_ray.store.artifacts import TRUE_EXAMPLES, Hierarchy
 from icce_ray.store.shards import evenly
 
 #: Which images stand for a class, in the order in which a page that is nearly full takes them.
@@ -56,6 +56,7 @@ def gallery(store: Store, source: Labelled, classes: Hierarchy | None, names: di
     if len(truth) != len(source.sizes):
         truth = [None] * len(source.sizes)
     near = classes["nearest"] if classes is not None else [[]] * len(source.sizes)
+    true = true_classes(store)
     border = borders(table, near, ON_A_BORDER)
     cards = [
         {
@@ -68,6 +69,7 @@ def gallery(store: Store, source: Labelled, classes: Hierarchy | None, names: di
             "truth": truth[label],
             "tiles": [ids[ids >= 0].tolist() for ids in picks.ids[:, label]],
             "border": border.get(label),
+            "true": true.get(label, []),
         }
         for label, size in enumerate(source.sizes.tolist())
     ]
@@ -75,21 +77,38 @@ def gallery(store: Store, source: Labelled, classes: Hierarchy | None, names: di
     among = f"all {every:,} images" if looked == every else f"{looked:,} of {every:,} images, from shards evenly spread"
     text = f"Typical, least certain (by {source.share}) and random images of each class, among {among}."
     on_borders = [ids for one in border.values() for ids in one[1:]]
-    wanted = np.concatenate([in_turn(picks), by_rank(on_borders)])
+    of_truth = [ids for some in true.values() for _, ids in some]
+    wanted = np.concatenate([in_turn(picks), by_rank(on_borders), by_rank(of_truth)])
     return Section(cards, wanted, large=True, unnamed=True), text
 
 
-def shown(cards: list[dict[str, Any]], images: Container[int]) -> list[dict[str, Any]]:
-    """The cards with those of their images that the page has."""
+def true_classes(store: Store) -> dict[int, list[tuple[str, list[int]]]]:
+    """(name, image_ids) of the true classes in each class, most frequent first, from the last evaluation."""
+    if not store.storage.exists(TRUE_EXAMPLES):
+        return {}
+    found: dict[int, dict[str, list[int]]] = {}
+    for row in store.storage.read_table(TRUE_EXAMPLES).to_pylist():
+        found.setdefault(row["label"], {}).setdefault(row["true"], []).append(row["image_id"])
+    return {label: list(some.items()) for label, some in found.items()}
 
-    def among(ids: list[int]) -> list[int]:
-        return [image_id for image_id in ids if image_id in images]
 
-    borders = [one["border"] and (one["border"][0], *map(among, one["border"][1:])) for one in cards]
-    return [
-        one | {"tiles": [among(ids) for ids in one["tiles"]], "border": border}
-        for one, border in zip(cards, borders, strict=True)
-    ]
+def shown(cards: list[dict[str, Any]], images: Mapping[int, Any]) -> list[dict[str, Any]]:
+    """The cards with those of their images that the page has, and that are still of their class."""
+
+    def of(one: dict[str, Any]) -> dict[str, Any]:
+        def among(ids: list[int]) -> list[int]:
+            return [image_id for image_id in ids if image_id in images]
+
+        border, true = one["border"], []
+        for name, ids in one["true"]:
+            true += [(name, own)] if (own := [i for i in among(ids) if images[i]["label"] == one["label"]]) else []
+        return one | {
+            "tiles": [among(ids) for ids in one["tiles"]],
+            "border": border and (border[0], *map(among, border[1:])),
+            "true": true,
+        }
+
+    return [of(one) for one in cards]
 
 
 def looked_at(store: Store, source: Labelled) -> pa.Table:

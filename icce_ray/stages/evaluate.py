@@ -20,6 +20,7 @@ from icce_ray.progress import Progress
 from icce_ray.stages.cluster import Resources, completed_groups
 from icce_ray.stages.features import FeatureRows, read_column
 from icce_ray.stages.label_issues import write_label_issues
+from icce_ray.stages.true_examples import examples, joined, write_examples
 from icce_ray.stages.truth import class_names, classes_at, labels_of, places_for, read_truth, shared_name
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import CONSENSUS, HEAD_LABELS, PREDICTIONS
@@ -62,11 +63,12 @@ def run(
     shared = ray.put(truth)
     stages = _of_stages.remote(store.root, shared)
     baseline = _kmeans.remote(store.root, settings.clusters, settings.seed, shared) if kmeans else None
-    images, tables = _count(store, own, labels, truth, shared, progress.update)
+    images, tables, found = _count(store, own, labels, truth, shared, progress.update)
     figures: Figures = {"labels": labels, "images": images}
     figures |= ray.get(stages) | _scores(tables, "classifier_seen", "classifier_rest")
     if tables:
         figures |= _confused(tables[0], class_names(truth))
+        write_examples(store.storage, found, tables[0], class_names(truth))
     if store.marker("heads") is not None and "mean_head" not in figures:
         progress.log("none of the images with a label is in the sample: only the classifier can be scored")
     if baseline is not None:
@@ -74,7 +76,7 @@ def run(
     if "consensus" in figures:
         figures["label_issues"] = write_label_issues(store, truth)
     if unseen is not None:
-        _, tables = _count(unseen, new, labels, truth, shared, lambda done: progress.update(len(own) + done))
+        _, tables, _ = _count(unseen, new, labels, truth, shared, lambda done: progress.update(len(own) + done))
         figures |= _scores(tables[:1], "classifier_unseen")
     return figures
 
@@ -108,50 +110,52 @@ def _confused(table: np.ndarray, names: list[str]) -> Figures:
 
 def _count(
     store: Store, files: list[FileInfo], labels: str, truth: pa.Table, shared: Any, on_progress: Callable[[int], None]
-) -> tuple[int, list[np.ndarray]]:
-    """Images with a true class, and tables of classifier and truth: of all of them, outside the sample if any."""
+) -> tuple[int, list[np.ndarray], pa.Table]:
+    """Images with a true class; tables of classifier and truth, of all of them, outside the sample if any; examples."""
     marker = store.marker("predict")
     classes = len(marker.summary["class_sizes"]) if marker else 0
     sample = _sampled_ids.remote(store.root) if store.sampled() else None
     named, tables, done = np.zeros(len(truth), bool), [], 0
+    kept = examples(*np.empty((3, 0), np.int64))
     task: Any = _count_group
 
     def count(paths: Sequence[str]) -> Any:
         return task.remote(store.root, paths, shared, classes, sample)
 
-    for paths, places, counted in completed_groups(count, [info.path for info in files], cpus=0.5):
+    for paths, places, counted, found in completed_groups(count, [info.path for info in files], cpus=0.5):
         if named[places].any():
             raise shared_name(truth)
         named[places] = True
         tables = [one + other for one, other in zip(tables, counted, strict=True)] if done else counted
+        kept = joined([kept, found])
         done += paths
         on_progress(done)
     if not named.any():
         images = sum(info.rows or 0 for info in files)
         raise RunError(f"{labels} has labels of none of the {images} images of {store.root}; check its uri column")
-    return int(named.sum()), tables
+    return int(named.sum()), tables, kept
 
 
 @ray.remote(num_cpus=0.5)
 def _count_group(
     root: str, paths: Sequence[str], truth: pa.Table, classes: int, sample: np.ndarray | None
-) -> tuple[int, np.ndarray, list[np.ndarray]]:
-    """(shards, rows of the truth that they have, contingency tables) of some shards; of no classes no table."""
+) -> tuple[int, np.ndarray, list[np.ndarray], pa.Table]:
+    """(shards, rows of the truth that they have, tables, examples) of some shards; of no classes no table."""
     storage = Store(root).storage
     columns = [*NAMES, "label"] if classes else NAMES
     table = pa.concat_tables([storage.read_table(path, columns) for path in paths])
     places = places_for(truth, table)
     labelled = places >= 0
     if not classes:
-        return len(paths), places[labelled], []
+        return len(paths), places[labelled], [], examples(*np.empty((3, 0), np.int64))
     label, true = table["label"].to_numpy()[labelled], classes_at(truth, places[labelled])
     true_classes = int(truth["label"].to_numpy().max(initial=-1)) + 1
     tables = [contingency(label, true, classes, true_classes)]
+    ids = table["image_id"].to_numpy()[labelled]
     if sample is not None:
-        ids = table["image_id"].to_numpy()[labelled]
         rest = sample[np.minimum(np.searchsorted(sample, ids), len(sample) - 1)] != ids
         tables.append(contingency(label[rest], true[rest], classes, true_classes))
-    return len(paths), places[labelled], tables
+    return len(paths), places[labelled], tables, examples(ids, label, true)
 
 
 @ray.remote(num_cpus=0.25)

@@ -254,6 +254,8 @@ METRICS_FILE = "metrics.json"
 #: For those who follow the run while it works; no part of its results.
 METRIC_LINES, TENSORBOARD = "metrics.jsonl", "tensorboard"
 REPORT = "report/index.html"
+#: Some images of each true class in each class (image_id, label, true), which `icce evaluate` keeps for the report.
+TRUE_EXAMPLES = "evaluation/examples.parquet"
 #: Names of classes that `icce name` has guessed, and what its column `source` says of them.
 CLASS_NAMES, GUESS = "names.csv", "guess"
 #: Sweeps of a run, a folder each, of no stage; what one was asked, the table of its trials, their plot.

@@ -74,6 +74,8 @@ function openClass(label) {
   const parts = kinds.map((title, kind) => ({ title, ids: tilesOf(label, kind) }));
   parts.unshift({ title: "moved here", ids: current.movedTo(label) });
   parts.push(borderOf(label));
+  const own = (ids) => ids.filter((id) => current.classOf(id) === label);
+  if (classes[label].true.length > 1) parts.push(...classes[label].true.map(([name, ids]) => ({ title: `true class ${name}`, ids: own(ids) })));
   openSheet(titleOf(label), parts.filter(({ ids, sides }) => sides ?? ids.length), label);
 }
 

@@ -6,13 +6,14 @@ import shutil
 from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from icce_ray import commands
 from icce_ray.progress import Progress
 from icce_ray.report.page import write_report
 from icce_ray.store import RunError, Store
-from icce_ray.store.artifacts import REPORT
+from icce_ray.store.artifacts import REPORT, TRUE_EXAMPLES
 from icce_ray.store.shards import shard_path
 from jobs.bench.made_run import make_run
 from tests.failures import fails
@@ -139,6 +140,20 @@ def test_scores_and_confusions_where_there_are_labels(run):
     assert "<i>5" in text
     assert "i" not in page.tags
     assert page.data("data-classes")[3]["truth"] == {"class": "<i>3", "share": 0.5}
+
+
+def test_the_images_of_a_class_by_their_true_classes(run):
+    rows = run.storage.read_table("predictions/part-000000.parquet").to_pylist()
+    first, second, other = (
+        *[row["image_id"] for row in rows if row["label"] == 2][:2],
+        next(row["image_id"] for row in rows if row["label"] == 3),
+    )
+    table = {"image_id": [first, other, second], "label": [2, 2, 2], "true": ["<i>cat", "<i>cat", "dog"]}
+    run.storage.write_table(TRUE_EXAMPLES, pa.table(table))
+    page = page_of(run)
+    # `other` was of class 2 when the evaluation was made.
+    assert page.data("data-classes")[2]["true"] == [["<i>cat", [first]], ["dog", [second]]]
+    assert page.data("data-images")[str(second)]["picture"]
 
 
 def test_a_run_that_has_only_features(run):
