@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from plotly.colors import sample_colorscale
 
 from icce_ray.documents import DocumentError, opened_yaml, shaped
@@ -24,6 +25,8 @@ BLUE, ORANGE, GREEN, PINK = "#3b8fd4", "#e69f00", "#009e73", "#cc79a7"
 _FAINT = 0.3
 #: Pairs of neighbours that the curve of thresholds counts at most, and points of it.
 PAIRS, POINTS = 20_000_000, 101
+#: Bars of a histogram, at most: what is plotted does not grow with the images.
+BINS = 60
 #: Points of a curve of losses, at most: pages of 50 heads stay small.
 EPOCHS = 200
 #: Columns of a sweep's results and their names on the page.
@@ -140,10 +143,21 @@ def neighbors(store: Store) -> Iterator[Chart]:
         f"{summary['mean_neighbors']:.1f} on average; {summary['share_at_k_min']:.1%} of the images have the fewest, "
         f"{summary['k_min']}, and none more than {summary['k_max']}. {counted}"
     )
-    bars = go.Histogram(x=np.concatenate(lengths), nbinsx=60, marker={"color": BLUE})
-    bars.hovertemplate = "%{x} neighbours: %{y} images<extra></extra>"
+    x, y, width = binned(np.concatenate(lengths))
+    bars = go.Bar(x=x, y=y, width=width, marker={"color": BLUE, "line": {"width": 0}})
+    between = " to %{customdata[1]}" if width > 1 else ""
+    bars.customdata = np.stack([x - (width - 1) / 2, x + (width - 1) / 2], axis=1)
+    bars.hovertemplate = f"%{{customdata[0]}}{between} neighbours: %{{y:,}} images<extra></extra>"
     axes: dict[str, Any] = {"xaxis_title": "neighbours of an image", "yaxis_title": "images"}
     yield _chart("lengths", "How many neighbours images have", caption, bars, **axes)
+
+
+def binned(values: NDArray[np.integer]) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
+    """Middles of at most BINS bins of whole numbers, how many of `values` [n] are in each, and how wide they are."""
+    low, high = int(values.min()), int(values.max())
+    width = -(-(high - low + 1) // BINS)
+    counts = np.bincount((values - low) // width)
+    return low + width * np.arange(len(counts)) + (width - 1) / 2, counts, width
 
 
 def agreement(classes: Hierarchy | None) -> Iterator[Chart]:

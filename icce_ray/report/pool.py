@@ -32,7 +32,7 @@ from icce_ray.store.views import spaces_of
 #: Names longer than this are cut in the middle: an image may be called anything.
 LONGEST_NAME = 120
 #: Bytes of all small pictures of a page; in base64 they take a third more, and the whole page stays below 15 MB.
-BUDGET = 6_500_000
+BUDGET = 6_000_000
 #: Longest side of a picture in pixels: the first with which the budget reaches all that `large` sections want.
 SIDES = (320, 256, 192, 160, 128, 96, 80, 64)
 #: Longest side of pictures that would show nothing but their pixels if they were drawn large.

@@ -34,8 +34,21 @@ def test_neighbours_against_the_threshold(made):
     for threshold, mean in zip(values(trace["x"]), values(trace["y"]), strict=True):
         assert mean == pytest.approx(np.mean([(one >= threshold).sum() for one in lists]), abs=1e-9)
     assert values(trace["x"])[[0, -1]].tolist() == [0.3, 1.0]
-    assert values(lengths.figure["data"][0]["x"]).tolist() == [len(one) for one in lists]
+    (bars,) = lengths.figure["data"]
+    counts = np.bincount([len(one) for one in lists])
+    assert dict(zip(values(bars["x"]).tolist(), values(bars["y"]).tolist(), strict=True)) == {
+        length: counts[length] for length in range(np.flatnonzero(counts)[0], len(counts))
+    }
     assert "Counted on 590 images." in curve.caption
+
+
+def test_a_histogram_of_many_lengths_has_few_bars():
+    lengths = np.random.default_rng(0).integers(5, 500, 3000)
+    middles, counts, width = charts.binned(lengths)
+    assert len(middles) <= charts.BINS
+    for middle, count in zip(middles, counts, strict=True):
+        assert count == (np.abs(lengths - middle) <= (width - 1) / 2).sum()
+    assert counts.sum() == 3000
 
 
 def test_losses_of_every_head(made, monkeypatch):
