@@ -300,7 +300,11 @@ def test_the_keyboard_does_it_all(browser, page, whose):
         assert held() == "Merge…: class 0"
         press("Tab")
         assert held() == "Unmerge: class 0"
-        tab.locator("#class-1 .cover").focus()
+        tab.locator("#class-2 .cover").focus()
+        press("ArrowRight")  # past the card that is merged
+        assert held().startswith("Open Class 4")
+        press("Home", "ArrowRight")
+        assert held().startswith("Open Class 1")
         press("Enter")  # its contact sheet
         while tab.evaluate("!document.activeElement.closest('.tiles')"):
             press("Tab")

@@ -158,6 +158,7 @@ function initCards() {
       renew(entry.card, entry.one);
       entry.text = textOf(entry.one, entry.files);
     }
+    settle();  // a card that is merged into another one is no stop
     count();
     renewSheet();
   });

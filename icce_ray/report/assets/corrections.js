@@ -222,6 +222,7 @@ const corrections = (() => {
 
   // ---- the page -----------------------------------------------------------------------------------------------------
   const changed = () => {
+    say(""); // of the last step; who made this one may say something
     keep();
     document.dispatchEvent(new Event("decisions"));
   };

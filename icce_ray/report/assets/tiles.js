@@ -62,7 +62,7 @@ function gridOf(ids, label) {
 
 /** One stop of the tab key for all `selector` in a box; arrows, Home and End move between them. */
 function roving(box, selector) {
-  const items = () => [...box.querySelectorAll(selector)];
+  const items = () => [...box.querySelectorAll(selector)].filter((one) => !one.closest("[hidden]"));
   let stop = null;
   const settle = () => {
     const every = items();
