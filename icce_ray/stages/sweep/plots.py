@@ -54,7 +54,9 @@ def sweep_plot(table: Table, params: Sequence[str], *, title: str, labelled: boo
         _set_axis(figure, panels, table, params[0])
         figure.update_yaxes(title_text="mean number of neighbors", row=panels, col=1)
     figure.update_layout(title=title, template="plotly_white", height=_PANEL_HEIGHT * panels)
-    return to_html(figure, include_plotlyjs=True, div_id="plot", config={"displaylogo": False}).encode()
+    file = {"format": "svg", "filename": "icce-sweep"}  # what the camera of the page saves: vectors, not pixels
+    config = {"displaylogo": False, "toImageButtonOptions": file}
+    return to_html(figure, include_plotlyjs=True, div_id="plot", config=config).encode()
 
 
 def _add_objective(figure: go.Figure, row: int, table: Table, params: Sequence[str], objective: str) -> None:

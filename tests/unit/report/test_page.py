@@ -157,7 +157,7 @@ def test_the_images_of_a_class_by_their_true_classes(run):
 
 
 def test_a_run_that_has_only_features(run):
-    for stage in ("predictions", "classifier", "consensus", "head_labels", "heads", "neighbors"):
+    for stage in ("inspection", "predictions", "classifier", "consensus", "head_labels", "heads", "neighbors"):
         run.storage.delete_tree(stage)
     page = page_of(run)
     assert "data-classes" not in page.texts
