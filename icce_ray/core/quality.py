@@ -44,7 +44,7 @@ PROBLEMS = {
     "blank": Problem(0, 1, fixed=0.02),
     "dark": Problem(-8, 0, fixed=np.log2(0.3), below=1.0),
     "bright": Problem(-8, 0, fixed=np.log2(0.3), below=1.0),
-    "blurred": Problem(-4, 0, fixed=-1.0, below=0.3, spreads=2.5),
+    "blurred": Problem(-4, 0, fixed=-1.1, below=0.3, spreads=2.5),
     "small": Problem(0, 17, below=2.0, spreads=3.5),
     "narrow": Problem(-17, 0, below=np.log2(3)),
 }

@@ -20,7 +20,7 @@ from icce_ray.core.picture_hash import HASH_PIXELS, picture_hash
 GRID = 128
 #: An octave is compared where the smaller picture has so many points along its shorter side; below GRID / 8 on average
 #: there are too few for a figure.
-_FEWEST = 6
+_FEWEST = 10
 #: Energy that counts as none: that of values rounded to whole numbers, about, once they are averaged.
 _FLOOR = 0.05
 
