@@ -198,6 +198,16 @@ PREDICTION_REJECTS = Table(stage="predict", path="rejects", columns=_ID | _NAMES
 NOVELTY = Document(stage="predict", path="predictions/novelty.json", type=Novelty, optional=True)
 #: What was found, with the limits that it was found by; the figures of the marker.
 FINDINGS = Document(stage="inspect", path="inspection/findings.json", summary=True)
+#: Places of images in two dimensions, and which of those on the map are the nearest to each.
+MAP = Table(
+    stage="inspect",
+    path="inspection/map.parquet",
+    columns=_ID
+    | _NAMES
+    | {"label": Column(pa.int32(), within=(0, "clusters"))}
+    | {name: Column(pa.float32(), finite=True) for name in ("x", "y")}
+    | {name: Column(column.type, optional=True) for name, column in _LISTS.items()},
+)
 
 #: Images that have copies. A group has the least image_id in it as its number; `similarity` is that to the most alike
 #: of the group: 1 for equal ones, 0 from the distance of unrelated neighbours on.

@@ -15,7 +15,7 @@ from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.stages import StageResult
 from icce_ray.stages.cluster import Resources
-from icce_ray.stages.inspect import duplicates, hierarchy, outliers, quality
+from icce_ray.stages.inspect import duplicates, hierarchy, layout, outliers, quality
 from icce_ray.store import Store
 from icce_ray.store.artifacts import FINDINGS
 
@@ -24,6 +24,7 @@ Part = Callable[[Settings, Store, Resources, Progress], StageResult]
 
 #: In the order in which they work; a name is that of the figures.
 PARTS: dict[str, Part] = {
+    "map": layout.run,
     "hierarchy": hierarchy.run,
     "duplicates": duplicates.run,
     "outliers": outliers.run,
@@ -38,8 +39,26 @@ def run(settings: Settings, store: Store, resources: Resources, progress: Progre
     progress.begin(len(PARTS), unit="parts")
     for number, (name, part) in enumerate(PARTS.items()):
         progress.update(number, now=name)
-        written, found[name] = part(settings, store, resources, progress)
+        written, found[name] = part(settings, store, resources, _OfPart(progress, number, name))
         files += written
     progress.update(len(PARTS))
     store.storage.write_bytes(FINDINGS.path, json.dumps(found, indent=1).encode())
     return [*files, store.storage.describe(FINDINGS.path)], found
+
+
+class _OfPart(Progress):
+    """Progress of one part: beside its name stands the share of its own work that is done."""
+
+    def __init__(self, whole: Progress, number: int, name: str) -> None:
+        self._whole, self._number, self._name, self._total = whole, number, name, 0
+        self.log = whole.log
+
+    def begin(self, total: int, *, done: int = 0, unit: str) -> None:
+        """The part has `total` units of its own."""
+        self._total = total
+        self.update(done)
+
+    def update(self, done: int, **facts: Any) -> None:
+        """`done` of its units."""
+        share = f" {done / self._total:.0%}" if self._total else ""
+        self._whole.update(self._number, **{"now": f"{self._name}{share}"} | facts)
