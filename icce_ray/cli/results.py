@@ -162,12 +162,14 @@ def export(
     onnx, torchscript, huggingface, sklearn: a folder with the classifier.
     duplicates, outliers, quality, label-issues: what was found about images,
     as .csv or .parquet.
+    atlas: the map with small pictures, a .parquet for Embedding Atlas.
 
     Files keep their bytes. Exit status 3 if images could not be read any
     more: OUT holds the others, and unreadable.csv names those.
 
     Example: icce export runs/photos --format imagefolder --out sorted
     """
+    from icce_ray.export.atlas import ATLAS, export_atlas
     from icce_ray.export.findings import FINDINGS, export_findings
     from icce_ray.export.formats import PREDICTORS, check_options, export_predictions
     from icce_ray.export.images import UNREADABLE, Exported
@@ -181,6 +183,8 @@ def export(
             from icce_ray.export.predictors import export_predictor
 
             what = f"classifier of {export_predictor(store, form, out, progress, names=names):,} classes"
+        elif form == ATLAS:
+            what = f"{export_atlas(store, out, progress, names=names):,} images"
         elif form in FINDINGS:
             what = f"{export_findings(store, form, out, progress):,} findings"
         else:

@@ -21,15 +21,15 @@ class Finding(NamedTuple):
     remedy: str
 
 
-_AGAIN = "the run's own `icce run` command, given again with this version, adds what is missing"
+AGAIN = "the run's own `icce run` command, given again with this version, adds what is missing"
 #: By the name of their form.
 FINDINGS = {
-    "duplicates": Finding(DUPLICATES, _AGAIN),
-    "outliers": Finding(OUTLIERS, _AGAIN),
+    "duplicates": Finding(DUPLICATES, AGAIN),
+    "outliers": Finding(OUTLIERS, AGAIN),
     "label-issues": Finding(LABEL_ISSUES, "`icce evaluate RUN --labels FILE` finds them"),
     "quality": Finding(
         QUALITY,
-        f"{_AGAIN}; images embedded by an earlier version were not measured: --redo embed measures them, and features "
+        f"{AGAIN}; images embedded by an earlier version were not measured: --redo embed measures them, and features "
         "that were made elsewhere have no images to measure",
     ),
 }

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from icce_ray.export.atlas import ATLAS
 from icce_ray.export.files import TABLES, free_target, whole, write_table
 from icce_ray.export.findings import FINDINGS
 from icce_ray.export.images import FIELDS, UNREADABLE, Exported, Sample, samples
@@ -110,7 +111,7 @@ def check_options(
     superclasses: int | None = None,
 ) -> None:
     """Raise UsageError for an unknown form or an option that is not the form's; `limits` are those of a shard."""
-    every = (*FORMATS, *PREDICTORS, *FINDINGS)
+    every = (*FORMATS, ATLAS, *PREDICTORS, *FINDINGS)
     if form not in every:
         raise UsageError(f"--format {form}: {did_you_mean(form, every)}give one of {', '.join(every)}")
     if link and form not in LINKING:
