@@ -25,13 +25,18 @@ def chromium():
 
 
 @contextmanager
-def opened(browser, report, *, width=1200, height=900, **options):
-    """The page at a path in a tab of its own; at the end, no console message and no request but for the page."""
+def opened(browser, report, *, width=1200, height=900, script=None, **options):
+    """The page at a path in a tab of its own; at the end, no console message and no request but for the page.
+
+    A `script` comes before those of the page. Only the driver of WebGL without hardware may say that it is slow.
+    """
     context = browser.new_context(viewport={"width": width, "height": height}, **options)
     messages, asked = [], []
     tab = context.new_page()
     tab.set_default_timeout(10_000)
-    tab.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
+    if script:
+        tab.add_init_script(script)
+    tab.on("console", lambda one: "GL Driver Message" in one.text or messages.append(f"{one.type}: {one.text}"))
     tab.on("pageerror", lambda error: messages.append(str(error)))
     tab.on("request", lambda request: asked.append(request.url))
     tab.goto(Path(report).as_uri())

@@ -21,7 +21,8 @@ from icce_ray.report.charts import charts
 from icce_ray.report.corrections import correctable
 from icce_ray.report.findings import findings
 from icce_ray.report.gallery import KINDS, gallery, shown
-from icce_ray.report.labels import headline, labelled
+from icce_ray.report.labels import Labelled, headline, labelled
+from icce_ray.report.map_data import map_section
 from icce_ray.report.pool import Section, pool
 from icce_ray.report.updates import grown
 from icce_ray.settings import Settings
@@ -34,8 +35,9 @@ EXAMPLES, LOOKED_THROUGH = 5, 200
 #: Parts of the page's script, in the order in which they see each other; each is one closure's. A part that is not
 #: there yet is left out.
 SCRIPTS = (
-    *("base.js", "images.js", "tiles.js", "sheet.js", "cards.js", "charts.js", "tree.js", "map.js", "findings.js"),
-    *("decisions.js", "corrections.js", "choose.js", "select.js", "main.js"),
+    *("base.js", "images.js", "tiles.js", "sheet.js", "cards.js", "charts.js", "tree.js"),
+    *("map_points.js", "map_gl.js", "map_view.js", "map_colours.js", "map_words.js", "map_pictures.js", "map.js"),
+    *("findings.js", "decisions.js", "corrections.js", "choose.js", "select.js", "main.js"),
 )
 STYLES = ("style.css", "cards.css", "map.css", "tree.css", "findings.css", "decisions.css")
 
@@ -69,7 +71,7 @@ def _page(store: Store, settings: Settings, progress: Progress, names: str | Non
     if source is not None:
         given = chosen_names(store, names, len(source.sizes), progress.log)
         parts["classes"], about = gallery(store, source, classes, given or {})
-        parts |= _parts(store, classes)
+        parts |= _parts(store, source, classes, progress)
         found = pool(store, source, list(parts.values()), progress)
         about, icons = f"{about} {found.text}", found.icons
         if (whose := correctable(store, names)) is not None:
@@ -112,10 +114,14 @@ def _page(store: Store, settings: Settings, progress: Progress, names: str | Non
     )
 
 
-def _parts(store: Store, classes: Hierarchy | None) -> dict[str, Section]:
+def _parts(store: Store, source: Labelled, classes: Hierarchy | None, progress: Progress) -> dict[str, Section]:
     """The further parts of the page that the run has data for, those first that the budget of pictures serves first."""
     tree = {"merges": classes["merges"]} if classes is not None else {"missing": f"No tree of the classes: {MISSING}."}
-    parts = {"findings": findings(store), "tree": Section(tree, np.empty(0, np.int64))}
+    parts = {
+        "findings": findings(store),
+        "tree": Section(tree, np.empty(0, np.int64)),
+        "map": map_section(store, source, progress),
+    }
     return {name: part for name, part in parts.items() if part is not None}
 
 

@@ -21,7 +21,15 @@ from icce_ray.stages.cluster import Resources, completed_groups
 from icce_ray.stages.features import FeatureRows, read_column
 from icce_ray.stages.label_issues import write_label_issues
 from icce_ray.stages.true_examples import examples, joined, write_examples
-from icce_ray.stages.truth import class_names, classes_at, labels_of, places_for, read_truth, shared_name
+from icce_ray.stages.truth import (
+    class_names,
+    classes_at,
+    keep_map_truth,
+    labels_of,
+    places_for,
+    read_truth,
+    shared_name,
+)
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import CONSENSUS, HEAD_LABELS, PREDICTIONS
 from icce_ray.store.views import spaces_of
@@ -75,6 +83,7 @@ def run(
         figures |= ray.get(baseline)
     if "consensus" in figures:
         figures["label_issues"] = write_label_issues(store, truth)
+    keep_map_truth(store, truth)
     if unseen is not None:
         _, tables, _ = _count(unseen, new, labels, truth, shared, lambda done: progress.update(len(own) + done))
         figures |= _scores(tables[:1], "classifier_unseen")

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from icce_ray.documents import shown
 from icce_ray.io.user_tables import read_user_table
 from icce_ray.stages.features import FeatureRows
-from icce_ray.store import RunError
+from icce_ray.store import RunError, Store
+from icce_ray.store.artifacts import MAP, MAP_TRUTH
 
 KEYS = ("uri", "key", "path", "image_id")
 _NAMES = b"classes"  # of the table's metadata
@@ -131,3 +132,19 @@ def truth_of_rows(rows: FeatureRows, location: str) -> np.ndarray:
             f"{location} has no label for {len(without)} of {len(labels)} images of {rows.root} (first: {first})"
         )
     return labels
+
+
+def keep_map_truth(store: Store, truth: pa.Table) -> None:
+    """Keep the true classes of the images of the run's map, by name, for the report; nothing for a run without a map.
+
+    Raises RunError as `labels_for` does.
+    """
+    marker = store.marker(MAP.stage)
+    if marker is None or not MAP.files(marker.files):
+        return
+    images = store.storage.read_table(MAP.path, ["image_id", "uri", "key"])
+    labels = labels_for(truth, images)
+    labelled = np.flatnonzero(labels >= 0)
+    names = pa.array(class_names(truth), pa.string()).take(pa.array(labels[labelled]))
+    table = pa.table({"image_id": images["image_id"].take(pa.array(labelled)), "label": names})
+    store.storage.write_table(MAP_TRUTH, table)

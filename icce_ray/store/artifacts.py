@@ -197,6 +197,15 @@ PREDICTION_REJECTS = Table(stage="predict", path="rejects", columns=_ID | _NAMES
 #: Written only for an update, by `icce update`.
 NOVELTY = Document(stage="predict", path="predictions/novelty.json", type=Novelty, optional=True)
 #: What was found, with the limits that it was found by; the figures of the marker.
+#: Places of images in two dimensions; near each other lie those whose features are alike.
+MAP = Table(
+    stage="inspect",
+    path="inspection/map.parquet",
+    columns=_ID
+    | _NAMES
+    | {"label": Column(pa.int32(), within=(0, "clusters"))}
+    | {name: Column(pa.float32(), finite=True) for name in ("x", "y")},
+)
 FINDINGS = Document(stage="inspect", path="inspection/findings.json", summary=True)
 #: Places of images in two dimensions, and which of those on the map are the nearest to each.
 MAP = Table(
@@ -268,6 +277,8 @@ REPORT = "report/index.html"
 TRUE_EXAMPLES = "evaluation/examples.parquet"
 #: Names of classes that `icce name` has guessed, and what its column `source` says of them.
 CLASS_NAMES, GUESS = "names.csv", "guess"
+#: True classes of the images of the map by the last evaluation: image_id int64, label string.
+MAP_TRUTH = "evaluation/map_labels.parquet"
 #: Sweeps of a run, a folder each, of no stage; what one was asked, the table of its trials, their plot.
 SWEEPS, SWEEP_FILE, SWEEP_TABLE, SWEEP_PLOT = "sweeps", "sweep.yaml", "results.parquet", "plot.html"
 #: Updates of a run, a folder each: a prediction of images that were not there before, with their features.

@@ -19,7 +19,10 @@ const current = {
 
 const imageOf = (id) => images[id] ?? known.map((find) => find(id)).find((one) => one) ?? null;
 const fileOf = (id) => imageOf(id)?.key ?? imageOf(id)?.uri ?? `image ${id}`;
-const pictureOf = (id) => (images[id]?.picture ? `data:image/webp;base64,${images[id].picture}` : null);
+const pictureOf = (id) => {
+  const picture = imageOf(id)?.picture;
+  return picture ? `data:image/webp;base64,${picture}` : null;
+};
 
 function titleOf(label) {
   const name = current.nameOf(label);
