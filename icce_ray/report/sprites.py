@@ -39,16 +39,16 @@ def sprites(
         return None
     # A picture takes more bytes in a file of its own than on a sheet.
     files = thumbnails(images, ids[order], SIDE, progress, budget=int(_ALONE * budget))
-    rows = [row for row in order.tolist() if isinstance(files.get(int(ids[row])), bytes)]
+    found = [(row, file) for row in order.tolist() if isinstance(file := files.get(int(ids[row])), bytes)]
     sheets, points = [], []
-    for first in range(0, len(rows), A_SHEET):
-        own = rows[first : first + A_SHEET]
-        sheet = _sheet([files[int(ids[row])] for row in own])
+    for first in range(0, len(found), A_SHEET):
+        own = found[first : first + A_SHEET]
+        sheet = _sheet([file for _, file in own])
         budget -= len(sheet)
         if budget < 0:
             break
         sheets.append(base64.b64encode(sheet).decode())
-        points += own
+        points += [row for row, _ in own]
     return {"side": SIDE, "across": ACROSS, "points": points, "sheets": sheets} if sheets else None
 
 
@@ -63,7 +63,7 @@ def _sheet(files: list[bytes]) -> bytes:
         left, top = (slot % ACROSS) * SIDE, (slot // ACROSS) * SIDE
         sheet.paste(picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2))
     sink = io.BytesIO()
-    opaque = sheet.getextrema()[3][0] == 255
+    opaque = sheet.getchannel("A").histogram()[255] == sheet.width * sheet.height
     (sheet.convert("RGB") if opaque else sheet).save(sink, "WEBP", quality=_QUALITY, method=4)
     return sink.getvalue()
 
