@@ -35,6 +35,7 @@ from icce_ray.store.artifacts import (
     HEAD_LABELS,
     HEAD_LOSSES,
     HIERARCHY,
+    MAP,
     NEIGHBORS,
     PREDICTIONS,
     REJECTS,
@@ -247,3 +248,21 @@ def _inspected(store: Store, settings: Settings, label: np.ndarray) -> None:
     store.storage.write_bytes(FINDINGS.path, b"{}")
     files = [store.storage.describe(one.path) for one in (HIERARCHY, FINDINGS)]
     _commit(store, settings, "inspect", files, {})
+
+
+def add_map(store: Store, places: np.ndarray | None = None) -> pa.Table:
+    """Give a run a map of all its images, at `places` float32[n, 2] or around a place of their class; returns it."""
+    files = PREDICTIONS.files(store.require("predict").files)
+    table = pa.concat_tables([store.storage.read_table(info.path) for info in files]).sort_by("image_id")
+    if places is None:
+        random, label = np.random.default_rng(0), table["label"].to_numpy()
+        middles = random.normal(0, 10, (label.max() + 1, 2))
+        spread = random.uniform(0.5, 2.0, label.max() + 1)[label, None]
+        places = middles[label] + spread * random.normal(size=(len(label), 2))
+    names = {name: table[name].combine_chunks() for name in ("image_id", "uri", "key", "label")}
+    found = pa.table(names | dict(zip("xy", np.asarray(places, np.float32).T, strict=True)))
+    marker = store.marker(MAP.stage)
+    others = [info for info in marker.files if info.path != MAP.path] if marker else []
+    summary, mark = (marker.summary, marker.fingerprint) if marker else ({}, "made up")
+    store.commit(MAP.stage, [*others, MAP.write(store.storage, found)], fingerprint=mark, summary=summary, seconds=1.0)
+    return found

@@ -13,9 +13,8 @@ from icce_ray.report.map_data import on_grid
 from icce_ray.report.page import write_report
 from icce_ray.report.sprites import SIDE
 from icce_ray.store.artifacts import MAP_TRUTH
-from jobs.bench.made_run import make_run
+from jobs.bench.made_run import add_map, make_run
 from tests.browser import chromium, grave_faults, opened, scrolls_sideways, show
-from tests.mapped_run import with_map
 from tests.unit.report.conftest import HOSTILE, source_of
 
 #: Pixels around the map at least, factor of a key, and what makes the script believe in graphics hardware.
@@ -40,7 +39,7 @@ class Mapped:
         store = make_run(str(folder / "run"), source_of(folder / "images", 120, HOSTILE), clusters=4, heads=3)
         # On a lattice, so that every point stands alone and every pixel has one colour.
         lattice = np.stack(np.meshgrid(np.arange(15), np.arange(8)), axis=-1).reshape(-1, 2)
-        self.table = with_map(store, np.random.default_rng(0).permutation(lattice))
+        self.table = add_map(store, np.random.default_rng(0).permutation(lattice))
         self.label = self.table["label"].to_numpy()
         self.key = self.table["key"].to_pylist()
         truth = pa.array([f"<b>true</b> {label % 3}" for label in self.label])
@@ -89,7 +88,7 @@ def settle(tab):
 
 def pixels(tab):
     """What the frame shows, without the names of classes, int64[height, width, 3]."""
-    tab.add_style_tag(content=".map-labels { visibility: hidden }")
+    tab.add_style_tag(content=".map-labels, .map-zoom { visibility: hidden }")
     picture = tab.locator(".map-frame > canvas").first.screenshot()
     return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)
 

@@ -35,7 +35,7 @@ function mapElements(root, colourings, hasPictures) {
     by,
     closer: button("+", "Zoom in (key +)", { "aria-label": "Zoom in" }),
     farther: button("−", "Zoom out (key -)", { "aria-label": "Zoom out" }),
-    whole: button("Whole map", "Show all of it (key 0)"),
+    whole: button("⤢", "Show the whole map (key 0)", { "aria-label": "Show the whole map" }),
     lasso: toggle("Lasso", "Draw around images to list them; or hold Shift and drag"),
     listed: button("List images in view", "All images of the part of the map that is seen"),
     pictures: toggle("Pictures", "Show small pictures where there is room"),
@@ -55,11 +55,13 @@ function mapElements(root, colourings, hasPictures) {
   parts.frame = make("div", { class: "map-frame", tabindex: "0", role: "application", "aria-label": name });
   parts.frame.append(parts.canvas, parts.tiles, parts.labels, parts.ring, parts.tip);
   const tools = make("div", { class: "tools map-tools" }, make("label", {}, "Colour by ", by));
-  tools.append(parts.closer, parts.farther, parts.whole, parts.lasso, parts.listed);
+  tools.append(parts.lasso, parts.listed);
   if (hasPictures) tools.append(parts.pictures);
   tools.append(parts.save);
+  const zoom = make("div", { class: "map-zoom" }, parts.closer, parts.farther, parts.whole);
+  const stage = make("div", { class: "map-stage" }, parts.frame, zoom);
   const side = make("div", { class: "map-side" }, parts.legend);
-  root.append(tools, make("div", { class: "map-body" }, parts.frame, side), parts.said, parts.note, parts.printed);
+  root.append(tools, make("div", { class: "map-body" }, stage, side), parts.said, parts.note, parts.printed);
   return parts;
 }
 
@@ -109,7 +111,6 @@ function requestMap(map) {
 /** Takes colours anew: of the classes as they are decided, of the theme, of what is highlighted. */
 function recolourMap(map) {
   const { points, data, parts, highlighted } = map;
-  map.shown = points.label.map((label, point) => current.classOf(points.ids[point]) ?? label);
   const [ink, ground] = rgbOf(["--ink", "--ground"].map(colourNamed));
   map.theme = { ink, ground };
   map.colouring = mapColouring(parts.by.value, points, data, map.shown);
@@ -130,6 +131,13 @@ function recolourMap(map) {
 /** Colours and legend anew, after another way of colouring was chosen. */
 function chooseMapColours(map) {
   map.highlighted.clear();
+  relistMap(map);
+}
+
+/** Takes the classes of all points as people have decided, then colours and legend. */
+function reclassMap(map) {
+  const { label, ids } = map.points;
+  map.shown = label.map((own, point) => current.classOf(ids[point]) ?? own);
   relistMap(map);
 }
 
@@ -189,7 +197,7 @@ function connectMap(map) {
   parts.save.addEventListener("click", () => mapAsPicture(map).toBlob((blob) => saveFile("map.png", blob)));
   map.painter.onRestored(() => recolourMap(map));
   new ResizeObserver(() => (camera.touched ? requestMap(map) : camera.fit())).observe(parts.frame);
-  document.addEventListener("decisions", () => relistMap(map));
+  document.addEventListener("decisions", () => reclassMap(map));
   document.addEventListener("theme", () => relistMap(map));
   addEventListener("beforeprint", () => printMap(map));
 }
@@ -205,10 +213,7 @@ function followMapLink(map) {
   scrollTo(0, 0);
   parts.by.value = "class";
   highlighted.clear();
-  if (kind === "class") {
-    const point = points.label.indexOf(number);
-    highlighted.add(point < 0 ? number : map.shown[point]);
-  }
+  if (kind === "class") highlighted.add(current.classOfLabel(number));
   relistMap(map);
   const wanted = kind === "class" ? map.isShown : (point) => points.ids[point] === number;
   const found = map.grid.inside(map.extent, wanted);
@@ -268,7 +273,7 @@ async function initMap() {
   theMap = map;
   known.push(mapImage);
   connectMap(map);
-  chooseMapColours(map);
+  reclassMap(map);
   const follow = () => followMapLink(map);
   addEventListener("hashchange", follow);
   follow();

@@ -18,8 +18,7 @@ from icce_ray.report.map_data import NO_CLASS, NO_SHARE, map_section, on_grid, p
 from icce_ray.report.sprites import SIDE, spread, sprites
 from icce_ray.stages.truth import keep_map_truth, read_truth
 from icce_ray.store.artifacts import CONSENSUS, MAP_TRUTH, PREDICTIONS
-from jobs.bench.made_run import make_run
-from tests.mapped_run import with_map
+from jobs.bench.made_run import add_map, make_run
 from tests.unit.report.conftest import HOSTILE, source_of
 
 
@@ -28,7 +27,7 @@ def mapped(tmp_path_factory):
     """A run of 300 images in 5 classes, 10 of them rejected, with a map."""
     folder = tmp_path_factory.mktemp("mapped")
     store = make_run(str(folder / "run"), source_of(folder / "images", 300, HOSTILE), clusters=5, heads=2, rejects=10)
-    with_map(store)
+    add_map(store)
     return store
 
 
