@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from icce_ray.commands import evaluate, predict
     from icce_ray.estimator import ICCE
     from icce_ray.pipeline import run
+    from icce_ray.refining import refine
     from icce_ray.settings import Settings
     from icce_ray.settings import load as load_settings
 
-__all__ = ["ICCE", "Settings", "__version__", "evaluate", "load_settings", "predict", "run"]
+__all__ = ["ICCE", "Settings", "__version__", "evaluate", "load_settings", "predict", "refine", "run"]
 
 _WHERE = {
     "ICCE": ("icce_ray.estimator", "ICCE"),
@@ -28,6 +29,7 @@ _WHERE = {
     "evaluate": ("icce_ray.commands", "evaluate"),
     "load_settings": ("icce_ray.settings", "load"),
     "predict": ("icce_ray.commands", "predict"),
+    "refine": ("icce_ray.refining", "refine"),
     "run": ("icce_ray.pipeline", "run"),
 }
 

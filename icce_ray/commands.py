@@ -84,11 +84,14 @@ def update(
     """Embed and label what a source holds and neither the run nor its updates know, into `updates/` of the run.
 
     Updates that were interrupted, or labelled by a classifier that the run no longer has, are finished first, whatever
-    the source. Returns the figures of all that were worked on, none if there was nothing new; `alarms` among them say
-    why a new training is due. Raises as `pipeline.run` does.
+    the source. Of a version, its run is updated, and then all updates are labelled for it. Returns the figures of all
+    that were worked on, none if there was nothing new; `alarms` among them say why a new training is due. Raises as
+    `pipeline.run` does.
     """
-    run, kind, limits = Store(run_root), kind or ListSettings(), limits or ResourceSettings()
+    version, kind, limits = Store(run_root), kind or ListSettings(), limits or ResourceSettings()
+    run = Store(version.origin or version.root)
     settings = run.resolved(run.settings())
+    check_files(version, *artifacts.REFINED)
     run.require("predict")
     check_files(run, "list", "embed", "classifier", "predict")
     check_device(limits)
@@ -103,9 +106,19 @@ def update(
         done += [added] if added is not None and _finish(added, run, settings, display, lock) else []
         if done and run.storage.exists(artifacts.REPORT):
             write_report(run, display, lock)
+        if version.origin:
+            done = label_updates(version, limits, display, lock)
+            if done:
+                write_report(version, display, lock)
     for one in done:
         embed.check_budget(one.marker("embed"), settings.embed.reject_budget)
     return [one.require("list").summary | one.require("embed").summary | one.require("predict").summary for one in done]
+
+
+def label_updates(version: Store, limits: ResourceSettings, display: RunProgress, lock: RunLock) -> list[Store]:
+    """Label the updates of its run with the classifier of a version; those that were not yet labelled by it."""
+    settings = version.settings().model_copy(update={"resources": limits})
+    return [one for one in updates(version) if _finish(one, version, settings, display, lock)]
 
 
 def _list_new(images: Source, run: Store, settings: Settings, display: RunProgress, lock: RunLock) -> Store | None:
@@ -127,10 +140,11 @@ def _list_new(images: Source, run: Store, settings: Settings, display: RunProgre
 
 def _finish(one: Store, run: Store, settings: Settings, display: RunProgress, lock: RunLock) -> bool:
     """Do the stages of an update that are not complete; whether there were any."""
-    bind_update(one, run, one.images()[0])
+    source = Store(one.origin or one.root).images()[0]
+    bind_update(one, run, source)
     if one.marker("predict") is not None:
         return False
-    settings, digests = settings.model_copy(update={"source": one.images()[0]}), update_fingerprints(run)
+    settings, digests = settings.model_copy(update={"source": source}), update_fingerprints(run)
     with connected():
         available = resources(settings.resources, log=display.log_as("cluster"))
         if one.marker("embed") is None:
@@ -193,6 +207,10 @@ def sweep(
     from icce_ray.stages import sweep as trying  # Ray Tune and Plotly take a second that no other command should pay
 
     store = Store(run_root)
+    if store.origin:
+        raise RunError(
+            f"{store.root} is a refined version, whose classes no head was trained for; sweep {store.origin}"
+        )
     settings = store.resolved(store.settings())
     points = trials(settings, asked)
     check_trackers(settings)

@@ -16,6 +16,7 @@ from icce_ray.cli.interrupts import SIGNALLED, interruptible
 from icce_ray.cli.name import name
 from icce_ray.cli.options import EXIT_ADVICE, EXIT_ERROR, EXIT_REJECTS, EXIT_USAGE, EXIT_VIOLATIONS
 from icce_ray.cli.plan import plan
+from icce_ray.cli.refine import refine
 from icce_ray.cli.results import evaluate, export, predict, report, status, verify
 from icce_ray.cli.run import run, settings
 from icce_ray.cli.sweep import HELP, sweep
@@ -60,7 +61,7 @@ def _root(
     pass
 
 
-for _command in (run, predict, update, evaluate):
+for _command in (run, predict, update, evaluate, refine):
     app.command()(_command)
 app.command(help=HELP)(sweep)
 for _command in (status, verify, demo, settings, plan, doctor, report, name, export):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from icce_ray.cli.options import Quiet, Run, TakeOver
+from icce_ray.cli.options import Quiet, Run, TakeOver, Version
 from icce_ray.terminal import Terminal
 
 
@@ -23,6 +23,7 @@ def name(
     ] = 64,
     distinct: Annotated[bool, typer.Option("--distinct", metavar="", help="No two classes get the same name.")] = False,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    version: Version = None,
     take_over: TakeOver = False,
     quiet: Quiet = False,
 ) -> None:
@@ -42,7 +43,9 @@ def name(
     from icce_ray.settings import ResourceSettings, load_as
     from icce_ray.store import Store
     from icce_ray.store.artifacts import CLASS_NAMES
+    from icce_ray.store.versions import chosen_version
 
+    run = chosen_version(run, version)
     limits = load_as(ResourceSettings, {"device": device})
     guesses = commands.name(
         run,

@@ -33,6 +33,9 @@ TakeOver = Annotated[
     bool, typer.Option("--take-over", metavar="", help="End whoever else writes there: a run that you know is dead.")
 ]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Directory or URI of a run.")]
+Version = Annotated[
+    int | None, typer.Option("--version", metavar="N", min=0, help="A refined version of RUN instead of RUN itself.")
+]
 Source = Annotated[
     str,
     typer.Argument(

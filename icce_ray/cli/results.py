@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from icce_ray.cli.options import EXIT_REJECTS, EXIT_VIOLATIONS, Format, Quiet, Run, Source, TakeOver
+from icce_ray.cli.options import EXIT_REJECTS, EXIT_VIOLATIONS, Format, Quiet, Run, Source, TakeOver, Version
 from icce_ray.terminal import Terminal
 
 MEGABYTE = 1_000_000
@@ -20,6 +20,7 @@ def predict(
     column: Annotated[str | None, typer.Option(metavar="NAME", help="Of tables: what to read.")] = None,
     key_column: Annotated[str | None, typer.Option(metavar="NAME", help="Of tables: names an image.")] = None,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    version: Version = None,
     take_over: TakeOver = False,
     quiet: Quiet = False,
 ) -> None:
@@ -32,12 +33,19 @@ def predict(
     from icce_ray import commands
     from icce_ray.cli.tables import show_rejects
     from icce_ray.settings import PredictSettings, load_as
+    from icce_ray.store.versions import chosen_version
 
     listed = {"format": kind or "auto", "column": column, "key_column": key_column}
     values = {"source": source, "out": out, "list": listed, "resources": {"device": device}}
     settings = load_as(PredictSettings, values)
     summary = commands.predict(
-        run, source, out, kind=settings.list, limits=settings.resources, take_over=take_over, verbose=not quiet
+        chosen_version(run, version),
+        source,
+        out,
+        kind=settings.list,
+        limits=settings.resources,
+        take_over=take_over,
+        verbose=not quiet,
     )
     if not quiet:
         console = Terminal()
@@ -58,6 +66,7 @@ def evaluate(
     kmeans: Annotated[
         bool, typer.Option("--kmeans", metavar="", help="Also k-means on the same features (best of 10).")
     ] = False,
+    version: Version = None,
     take_over: TakeOver = False,
     quiet: Quiet = False,
 ) -> None:
@@ -71,7 +80,9 @@ def evaluate(
     from icce_ray.cli.tables import scores_table
     from icce_ray.report.labels import headline
     from icce_ray.store import Store
+    from icce_ray.store.versions import chosen_version
 
+    run = chosen_version(run, version)
     figures = commands.evaluate(
         run, labels, predictions=predictions, kmeans=kmeans, take_over=take_over, verbose=not quiet
     )
@@ -84,6 +95,7 @@ def status(run: Run) -> None:
 
     Example: icce status runs/photos
     """
+    from icce_ray.cli.refine import version_states
     from icce_ray.cli.sweep import sweeps_of
     from icce_ray.cli.tables import stages_table
     from icce_ray.cli.update import states
@@ -96,14 +108,14 @@ def status(run: Run) -> None:
     console.print(stages_table(store))
     for name, ended in sweeps_of(store).items():
         console.print_line(f"sweep {name}: {ended:,} trials have ended")
-    for line in states(store):
+    for line in [*states(store), *version_states(store)]:
         console.print_line(line)
     holder = holder_of(run)
     if holder is not None:
         console.print_line(holder.state())
 
 
-def verify(run: Run) -> None:
+def verify(run: Run, version: Version = None) -> None:
     """Check everything that `icce run` or `icce predict` has written.
 
     Checksums, counts, ids, names, lists, labels: one line for each violation, and exit status 4 if there is any.
@@ -112,8 +124,9 @@ def verify(run: Run) -> None:
     """
     from icce_ray.store import Store
     from icce_ray.store.verify import violations
+    from icce_ray.store.versions import chosen_version
 
-    console, count = Terminal(), 0
+    run, console, count = chosen_version(run, version), Terminal(), 0
     for line in violations(Store(run)):
         console.print_line(line)
         count += 1
@@ -125,6 +138,7 @@ def verify(run: Run) -> None:
 def report(
     run: Run,
     names: Annotated[str | None, typer.Option(metavar="FILE", help="CSV: label, name of classes.")] = None,
+    version: Version = None,
     take_over: TakeOver = False,
     quiet: Quiet = False,
 ) -> None:
@@ -137,8 +151,9 @@ def report(
     Example: icce report runs/photos --names names.csv
     """
     from icce_ray import commands
+    from icce_ray.store.versions import chosen_version
 
-    page = commands.report(run, names=names, take_over=take_over, verbose=not quiet)
+    page = commands.report(chosen_version(run, version), names=names, take_over=take_over, verbose=not quiet)
     Terminal().print_line(page)
 
 
@@ -151,6 +166,7 @@ def export(
     link: Annotated[bool, typer.Option("--link", help="Link to files of a local folder.")] = False,
     shard_mb: Annotated[int | None, typer.Option(help="Of webdataset: megabytes a tar (1,000).")] = None,
     shard_images: Annotated[int | None, typer.Option(help="Of webdataset: images a tar (10,000).")] = None,
+    version: Version = None,
     quiet: Quiet = False,
 ) -> None:
     """Write the labelled images of RUN, or its classifier, for other tools.
@@ -175,8 +191,9 @@ def export(
     from icce_ray.export.images import UNREADABLE, Exported
     from icce_ray.progress import stage_progress
     from icce_ray.store import Store
+    from icce_ray.store.versions import chosen_version
 
-    store, done = Store(run), Exported()
+    store, done = Store(chosen_version(run, version)), Exported()
     check_options(form, link, {"images": shard_images, "mb": shard_mb}, names, superclasses=superclasses)
     with stage_progress("export", verbose=not quiet) as progress:
         if form in PREDICTORS:
@@ -192,6 +209,7 @@ def export(
             limits["superclasses"] = superclasses
             done = export_predictions(store, form, out, progress, names=names, link=link, **limits)
             what = f"{done.images:,} images"
+            what += f" ({done.rejected:,} of rejected classes left out)" if done.rejected else ""
     if not quiet:
         Terminal().print_line(f"{what}: {out}")
     if done.unreadable:

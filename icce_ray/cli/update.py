@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from icce_ray.cli.options import EXIT_ADVICE, Format, Quiet, Run, Source, TakeOver
+from icce_ray.cli.options import EXIT_ADVICE, Format, Quiet, Run, Source, TakeOver, Version
 from icce_ray.store import Store
 from icce_ray.terminal import Terminal
 
@@ -18,6 +18,7 @@ def update(
     column: Annotated[str | None, typer.Option(metavar="NAME", help="Of Parquet files: what to read.")] = None,
     key_column: Annotated[str | None, typer.Option(metavar="NAME", help="Of Parquet files: names an image.")] = None,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    version: Version = None,
     take_over: TakeOver = False,
     quiet: Quiet = False,
 ) -> None:
@@ -25,6 +26,7 @@ def update(
 
     Each update is a folder in RUN/updates; the run itself is not changed.
     A known image of another size is a new version. A killed update goes on.
+    With --version all updates are labelled for a refined version too.
 
     Exit status 5: all are labelled, but a new training is advised, because
     they are unsure, share out among the classes in another way, or lie
@@ -35,10 +37,12 @@ def update(
     from icce_ray import commands
     from icce_ray.cli.tables import show_rejects
     from icce_ray.settings import PredictSettings, load_as
+    from icce_ray.store.versions import chosen_version
 
     listed = {"format": kind or "auto", "column": column, "key_column": key_column}
     values = {"source": source, "out": run, "list": listed, "resources": {"device": device}}
     settings = load_as(PredictSettings, values)
+    run = chosen_version(run, version)
     done = commands.update(
         run, source, kind=settings.list, limits=settings.resources, take_over=take_over, verbose=not quiet
     )

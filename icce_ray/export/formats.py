@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from icce_ray.io.user_tables import without_formulas
 from icce_ray.progress import Progress
 from icce_ray.spelling import did_you_mean
 from icce_ray.store import RunError, Store, UsageError, check_files
-from icce_ray.store.updates import generations
+from icce_ray.store.updates import Generation, generations
 
 LINKING = ("imagefolder", "fiftyone")
 FORMATS = (*TABLES, *LINKING, "webdataset", *LABELLED_TABLES)
@@ -58,6 +58,8 @@ def export_predictions(
     source. The shard limits are those of `webdataset`; `superclasses` adds a column to TABLES. `out` is whole or not
     there. Tables hold every prediction; of the others, images that cannot be read any more are left out, counted in the
     result and listed in `unreadable.csv`.
+    Images of classes that a refined version has rejected are left out and counted, but for LABELLED_TABLES, which have
+    every row of a user's own table.
 
     Raises UsageError for an unknown form and an option that is not the form's; RunError for a run without predictions,
     an `out` that is there already or is no local path, and as `read_names`, `generations`, `samples` and
@@ -80,7 +82,7 @@ def export_predictions(
     if not total:
         raise RunError(f"{store.root} has no predictions to export: every input was rejected")
     progress.begin(total, unit="images")
-    done = Exported()
+    done = Exported(rejected=0 if form in LABELLED_TABLES else _rejected(found))
     with whole(target) as path:
         if form in (*TABLES, *LABELLED_TABLES):
             if form in TABLES:
@@ -100,6 +102,11 @@ def export_predictions(
             write = _write_imagefolder if form == "imagefolder" else _write_fiftyone
             write(labelled, path, named, classes)
     return done
+
+
+def _rejected(found: Sequence[Generation]) -> int:
+    """Images of classes that are left out, those included that an update has in another version."""
+    return sum(one.marker.summary["class_sizes"][label] for one in found for label in one.rejected)
 
 
 def check_options(

@@ -172,9 +172,10 @@ class Sample:
 
 @dataclass
 class Exported:
-    """What has been written: how many images, and how many could not be read any more, by reason."""
+    """What has been written: how many images, how many are of rejected classes, how many unreadable, by reason."""
 
     images: int = 0
+    rejected: int = 0
     unreadable: Counter[str] = field(default_factory=Counter)
 
 

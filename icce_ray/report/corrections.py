@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 from typing import Any
 
 from icce_ray.store import Store
+from icce_ray.store.versions import labelling
 
 
 def correctable(store: Store, names: str | None = None) -> dict[str, Any] | None:
@@ -17,12 +17,9 @@ def correctable(store: Store, names: str | None = None) -> dict[str, Any] | None
 
     predictions, version, classes: `run` of the file of decisions. images: image_ids are below. command: the next one.
     """
-    marker = store.marker("predict")
-    if marker is None:
+    if store.marker("predict") is None:
         return None
-    digest = hashlib.sha256("".join(info.sha256 for info in marker.files).encode()).hexdigest()[:16]
-    whose = {"predictions": digest, "version": 0, "classes": len(marker.summary["class_sizes"])}
-    command = f"icce refine {shlex.quote(store.root)} --decisions decisions.json"
+    command = f"icce refine {shlex.quote(store.origin or store.root)} --decisions decisions.json"
     if names is not None:
         command += f" --names {shlex.quote(names if '://' in names else os.path.abspath(names))}"
-    return whose | {"images": store.require("embed").summary["images"], "command": command}
+    return labelling(store) | {"images": store.require("embed").summary["images"], "command": command}

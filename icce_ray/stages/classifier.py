@@ -18,10 +18,14 @@ from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.stages import StageResult
 from icce_ray.stages.cluster import Resources
-from icce_ray.stages.features import FeatureRows, classifier_inputs, read_column, wide
+from icce_ray.stages.features import FeatureRows, classifier_inputs, matrix, read_column, wide
 from icce_ray.stages.remote_progress import Report, flush, remote_progress
 from icce_ray.store import Store, check_content
-from icce_ray.store.artifacts import CLASSIFIER_DESCRIPTION, CLASSIFIER_GRID, CLASSIFIER_WEIGHTS, CONSENSUS
+from icce_ray.store.artifacts import CLASSIFIER_DESCRIPTION, CLASSIFIER_GRID, CLASSIFIER_WEIGHTS, CONSENSUS, FEATURES
+from icce_ray.store.versions import refinement_of
+
+#: An image whose label people gave counts as so many more.
+GIVEN = 10
 
 
 def run(settings: Settings, store: Store, resources: Resources, progress: Progress) -> StageResult:
@@ -42,8 +46,12 @@ def _train(settings: Settings, root: str, device: str, threads: int, actor: Any)
     store = Store(root)
     rows = FeatureRows.training(store)
     columns, inputs = grid_inputs(rows, rows.features())
-    features = torch.from_numpy(columns).to(device)
     label, agreement = (read_column(store, CONSENSUS, name) for name in ("label", "agreement"))
+    more, of_more = given_rows(store)
+    if len(more):
+        columns, label = np.concatenate([columns, more]), np.concatenate([label, of_more])
+        agreement = np.concatenate([agreement, np.ones(len(more), agreement.dtype)])
+    features = torch.from_numpy(columns).to(device)
     fitted = fit_grid(features, label, agreement, inputs, settings, lambda done, _: actor.report.remote(Report(done)))
     flush(actor)
     winner, chosen = fitted.winner, fitted.classifier
@@ -67,6 +75,26 @@ def _train(settings: Settings, root: str, device: str, threads: int, actor: Any)
     ]
     summary = {key: description[key] for key in ("input", "learning_rate", "heldout_accuracy", "heldout_images")}
     return files, summary | {"classifiers": len(fitted.points)}
+
+
+def given_rows(store: Store) -> tuple[np.ndarray, np.ndarray]:
+    """All features float16[n, W] and labels int32[n] of images whose label people gave, GIVEN times; of a run none.
+
+    They are learned from beside the sample, whether they are in there or not.
+    """
+    refinement = refinement_of(store)
+    fixed = {} if refinement is None else refinement.fixed
+    if not fixed:
+        return np.empty((0, 0), np.float16), np.empty(0, np.int32)
+    ids, pieces, labels = np.array(sorted(fixed), np.int64), [], []
+    ends = np.cumsum([info.rows or 0 for info in store.require("list").files])
+    for shard in np.unique(np.searchsorted(ends, ids, side="right")).tolist():
+        table = store.storage.read_table(FEATURES.part(shard))
+        table = table.filter(pa.array(np.isin(table["image_id"].to_numpy(), ids)))
+        blocks = matrix(table["cls_blocks"]) if "cls_blocks" in table.column_names else None
+        pieces.append(wide(matrix(table["features"]), blocks))
+        labels += [fixed[image] for image in table["image_id"].to_pylist()]
+    return np.repeat(np.concatenate(pieces), GIVEN, axis=0), np.repeat(np.array(labels, np.int32), GIVEN)
 
 
 def grid_inputs(rows: FeatureRows, main: np.ndarray) -> tuple[np.ndarray, dict[str, list[tuple[int, int]]]]:
@@ -111,6 +139,16 @@ class Labels(NamedTuple):
     """int32[n]"""
     runner_up_confidence: np.ndarray
     """float32[n]"""
+
+    def given(self, ids: np.ndarray, fixed: Mapping[int, int]) -> Labels:
+        """With the labels of `fixed` for those of the images `ids` int64[n]: people are sure, and next is the other."""
+        label, places = self.label.copy(), np.flatnonzero(np.isin(ids, np.array(list(fixed), np.int64)))
+        label[places] = [fixed[image] for image in ids[places].tolist()]
+        other = label != self.label
+        confidence = self.confidence.copy()
+        confidence[places] = 1.0
+        second = np.where(other, self.label, self.runner_up)
+        return Labels(label, confidence, second, np.where(other, self.confidence, self.runner_up_confidence))
 
     def beside(self, table: pa.Table) -> pa.Table:
         """The table of these images with these columns at its end."""

@@ -22,6 +22,7 @@ from icce_ray.stages.spans import of_source
 from icce_ray.stages.stream import Stream
 from icce_ray.store import RunError, Store
 from icce_ray.store.artifacts import FEATURES, PREDICTION_REJECTS, PREDICTIONS
+from icce_ray.store.versions import refinement_of
 from icce_ray.store.views import is_precomputed
 
 
@@ -111,12 +112,17 @@ def _widths_in(layout: dict[str, list[int]]) -> str:
 @ray.remote(num_cpus=0.5)
 def _label_shards(root: str, shards: list[tuple[int, str]], classifier: str) -> list[FileInfo]:
     """Predictions of some shards, (number, path) of their features, by a classifier that is loaded once."""
-    storage, labeller = Store(root).storage, Labeller(classifier, device="cpu")
+    store, labeller = Store(root), Labeller(classifier, device="cpu")
+    storage, refinement = store.storage, refinement_of(store)
+    fixed = {} if refinement is None or classifier != root else refinement.fixed
     written = []
     for index, path in shards:
         table = storage.read_table(path)
         blocks = matrix(table["cls_blocks"]) if "cls_blocks" in table.column_names else None
-        part = labeller(matrix(table["features"]), blocks).beside(table.select(["image_id", "uri", "key"]))
+        found = labeller(matrix(table["features"]), blocks)
+        if fixed:
+            found = found.given(table["image_id"].to_numpy(), fixed)
+        part = found.beside(table.select(["image_id", "uri", "key"]))
         written.append(PREDICTIONS.write(storage, part, index))
     return written
 

@@ -283,6 +283,10 @@ MAP_TRUTH = "evaluation/map_labels.parquet"
 SWEEPS, SWEEP_FILE, SWEEP_TABLE, SWEEP_PLOT = "sweeps", "sweep.yaml", "results.parquet", "plot.html"
 #: Updates of a run, a folder each: a prediction of images that were not there before, with their features.
 UPDATES = "updates"
+#: Refined versions of a run, a folder each: what was decided, what follows from it, and the labels made anew.
+VERSIONS, DECISIONS_FILE, REFINEMENT_FILE = "versions", "decisions.json", "refinement.json"
+#: Stages that a version has for itself; the others are those of its run.
+REFINED = ("consensus", "classifier", "predict")
 #: Labellings of the methods that have ended, until the stage is complete.
 CANDIDATES = "consensus/candidates"
 

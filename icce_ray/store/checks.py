@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from icce_ray.store.markers import RunError
 from icce_ray.store.run import Store
+from icce_ray.store.versions import check_version
 
 
 def check_files(store: Store, *stages: str) -> None:
     """Raise RunError if a file of these stages, where complete, is missing or has another length than it had.
 
     One listing a folder, and nothing is read: whatever was cut or exchanged is named before work starts.
+    RunError too for a version whose run was repeated since.
     """
+    check_version(store)
     for stage in stages:
         marker = store.marker(stage)
         written = {} if marker is None else {info.path: info.bytes for info in marker.files}

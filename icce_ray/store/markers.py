@@ -185,6 +185,11 @@ def fingerprint(settings: Settings, stage: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def fingerprints(settings: Settings) -> dict[str, str]:
+    """`fingerprint` of every stage."""
+    return {stage: fingerprint(settings, stage) for stage in STAGES}
+
+
 def _value(values: dict[str, Any], name: str) -> Any:
     """The setting of a dotted name."""
     for part in name.split("."):

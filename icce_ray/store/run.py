@@ -18,14 +18,16 @@ from icce_ray.documents import (
     sealed_yaml,
     shaped,
 )
-from icce_ray.io.storage import FileInfo, Storage
+from icce_ray.io.storage import FileInfo
 from icce_ray.settings import EmbedSettings, Settings, SettingsError, load
 from icce_ray.settings.choosing import with_numbers, with_papers
 from icce_ray.store.artifacts import (
+    DECISIONS_FILE,
     MANIFEST,
     MARKER,
     METRICS_FILE,
     PREDICTION_FILE,
+    REFINED,
     REPORT,
     RUN_FILE,
     STAGES,
@@ -38,7 +40,8 @@ from icce_ray.store.artifacts import (
     stage_of,
     stages_before,
 )
-from icce_ray.store.markers import Marker, RunError, check_figures, differences, fingerprint
+from icce_ray.store.markers import Marker, RunError, check_figures, differences, fingerprints
+from icce_ray.store.places import storage_of
 from icce_ray.store.shards import in_order, shard_number
 from icce_ray.version import __version__
 
@@ -48,10 +51,14 @@ _PARTITIONERS = ("pymetis", "mtkahypar")
 
 
 class Store:
-    """Artifacts and markers of one run."""
+    """Artifacts and markers of one run, of what `icce predict` wrote, of an update, or of a refined version.
+
+    What a version has not for itself is read from its run, whose root is `origin`, and what its updates have not from
+    the run's updates; of anything else `origin` is None.
+    """
 
     def __init__(self, root: str) -> None:
-        self.storage = Storage(root, remedy=self.remedy)
+        self.storage, self.origin = storage_of(root, self.remedy)
 
     @property
     def root(self) -> str:
@@ -91,7 +98,8 @@ class Store:
         """The marker of a stage that must be complete. Raises RunError if it is not."""
         marker = self.marker(stage)
         if marker is None:
-            name = "run" if not self.holds_prediction() else "update" if self._is_update() else "predict"
+            name = "predict" if self.holds_prediction() else "refine" if self.origin else "run"
+            name = "update" if self._is_update() else name
             raise RunError(
                 f"stage {stage} of {self.root} is not complete: {marker_path(stage)} is missing; run the same "
                 f"`icce {name}` command again to finish it"
@@ -121,6 +129,8 @@ class Store:
         """What to do about a file of the run that is damaged or missing."""
         if self.holds_prediction():
             return f"delete {self.root} and update again" if self._is_update() else f"{_OTHER_PLACE} to `icce predict`"
+        if self.origin and stage_of(path) in REFINED:
+            return f"delete {self.root} and refine again with its {DECISIONS_FILE}"
         if path.startswith(f"{SWEEPS}/"):
             return f"delete {'/'.join(path.split('/')[:2])} and sweep again"
         stage = stage_of(path)
@@ -154,9 +164,11 @@ class Store:
         With `redo`, artifacts from that stage on are deleted and only what earlier stages depend on must agree.
         Raises RunError that names every setting that differs, or what else lies there.
         """
+        if self.origin:
+            raise RunError(f"{self.root} is a refined version of {self.origin}: run that, or refine it again")
         if not self.storage.exists(RUN_FILE):
             self._check_free()
-            self._write_run_file(settings)
+            self.write_run_file(settings, fingerprints(settings))
             return True
         before = self.settings()
         changed = differences(before.defining(), settings.defining())
@@ -172,7 +184,9 @@ class Store:
         if redo is not None:
             self.discard_from(redo)
         if redo is not None or before.model_copy(update={"out": settings.out}) != settings:
-            self._write_run_file(settings)  # resources or the reject budget may change between attempts
+            self.write_run_file(
+                settings, fingerprints(settings)
+            )  # resources or the reject budget may change between attempts
         return False
 
     def claim_prediction(self, purpose: dict[str, str]) -> None:
@@ -268,12 +282,13 @@ class Store:
         there = run.storage.exists(RUN_FILE)
         return content["source"], run.settings().embed if there else EmbedSettings()
 
-    def _write_run_file(self, settings: Settings) -> None:
+    def write_run_file(self, settings: Settings, fingerprints: dict[str, str]) -> None:
+        """Write `run.yaml`, which says what the directory is bound to."""
         content = {
             "icce_ray": __version__,
             "created": now(),
             "settings": settings.model_dump(mode="json"),
-            "fingerprints": {stage: fingerprint(settings, stage) for stage in STAGES},
+            "fingerprints": fingerprints,
             "versions": {"python": platform.python_version()}
             | {name: _installed(name) for name in (*_PACKAGES, *_PARTITIONERS)},
         }

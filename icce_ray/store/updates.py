@@ -22,6 +22,7 @@ from icce_ray.io.stores import is_local, resolve
 from icce_ray.store.artifacts import PREDICTION_FILE, PREDICTIONS, UPDATES
 from icce_ray.store.markers import Marker, RunError
 from icce_ray.store.run import Store
+from icce_ray.store.versions import refinement_of
 
 _arrow: Any = pc  # the stubs know few of its functions
 #: Endings of sources that are one file, whose images are named from the folder of that file.
@@ -88,6 +89,8 @@ class Generation:
     """Of stage `predict`."""
     replaced: pa.Array
     """Full names of images of which later updates may have another version."""
+    rejected: tuple[int, ...] = ()
+    """Classes of a refined version whose images are left out."""
 
     @property
     def files(self) -> list[FileInfo]:
@@ -95,8 +98,14 @@ class Generation:
         return PREDICTIONS.files(self.marker.files)
 
     def table(self, info: FileInfo, columns: Sequence[str]) -> pa.Table:
-        """The rows of a file, `uri` among its columns, whose images no later update has in another version."""
+        """The rows of a file, `uri` and `label` among its columns, less those of rejected classes.
+
+        Images that a later update has in another version are left out too.
+        """
         table = self.store.storage.read_table(info.path, columns)
+        if self.rejected:
+            rejected = pa.array(self.rejected, table["label"].type)
+            table = table.filter(_arrow.invert(_arrow.is_in(table["label"], value_set=rejected)))
         if not len(self.replaced):
             return table
         names = full_names(table["uri"], place_of(self.store.images()[0]))
@@ -112,9 +121,10 @@ def generations(store: Store) -> list[Generation]:
     if len(stores) > 1:
         check_updates(store)
     markers = [_current(store, number, one) for number, one in enumerate(stores)]
-    found, replaced = [], pa.array([], pa.string())
+    refinement, found, replaced = refinement_of(store), [], pa.array([], pa.string())
+    rejected = () if refinement is None else tuple(refinement.rejected)
     for number, one in reversed(list(enumerate(stores))):
-        found.append(Generation(number, one, markers[number], replaced))
+        found.append(Generation(number, one, markers[number], replaced, rejected))
         listed = one.require("list") if number else None
         if listed is not None and listed.summary["changed"]:
             place = place_of(one.images()[0])
@@ -130,7 +140,8 @@ def _current(run: Store, number: int, one: Store) -> Marker:
     marker = one.marker("predict")
     if marker is None or marker.fingerprint != update_fingerprints(run)["predict"]:
         state = "is not complete" if marker is None else "has labels of a classifier that the run had before"
-        raise RunError(f"update {number} of {run.root} {state}; `icce update` finishes it, with any source")
+        more = " with --version" if run.origin else ""
+        raise RunError(f"update {number} of {run.root} {state}; `icce update`{more} finishes it, with any source")
     return marker
 
 

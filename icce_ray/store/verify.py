@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
 
 from icce_ray.core.sampling import uniform_rows
 from icce_ray.documents import DocumentError, opened_yaml
@@ -19,35 +18,36 @@ from icce_ray.store.artifacts import (
     FEATURES,
     MANIFEST,
     METRICS_FILE,
-    NEIGHBORS,
     PREDICTION_FILE,
     PREDICTION_REJECTS,
     PREDICTIONS,
+    REFINED,
     REJECTS,
     RUN_FILE,
     SAMPLE,
     STAGES,
+    VERSIONS,
     Table,
     declared,
     folders_of,
 )
-from icce_ray.store.contents import Contents, Rows, filled, numbers
-from icce_ray.store.markers import Marker, RunError, fingerprint
+from icce_ray.store.contents import Contents
+from icce_ray.store.markers import Marker, RunError
 from icce_ray.store.run import Store
 from icce_ray.store.updates import update_fingerprints, update_folder, updates
-from icce_ray.store.views import View, figures_of, seen, spaces_of, views_of
-
-#: Pairs whose similarity is computed again, spread over all shards; and how far it may be off: a search in half
-#: precision has been seen to be off by 5e-4.
-PAIRS, TOLERANCE = 1024, 2e-3
+from icce_ray.store.verify_neighbors import neighbor_violations
+from icce_ray.store.versions import check_version, expected_fingerprints, versions
+from icce_ray.store.views import spaces_of
 
 
-def violations(store: Store) -> Iterator[str]:
+def violations(store: Store, known: dict[str, np.ndarray] | None = None) -> Iterator[str]:
     """One line for each violation, naming the file: checksums, counts, ids, names, features, lists, labels, weights.
 
-    For a run, or for what `icce predict` has written. What hangs on something broken is not looked at: fix the first
-    lines first. Of the features one shard is held at a time, of the images their ids. Raises RunError if the directory
-    is neither.
+    For a run with its updates and versions, for one version, or for what `icce predict` has written. What hangs on
+    something broken is not looked at: fix the first lines first. Of the features one shard is held at a time, of the
+    images their ids. Raises RunError if the directory is neither.
+
+    `known` are the ids of images of a version, where its run was looked at before.
 
     Not looked at is what is no result and made again by its command: the report, metrics.jsonl and TensorBoard's files,
     sweeps, the lock.
@@ -59,6 +59,7 @@ def violations(store: Store) -> Iterator[str]:
         settings = None if prediction else store.settings()
         classifier = store.prediction_file()["classifier"] if prediction else ""
         noted = {} if prediction else store.run_file()["fingerprints"]
+        check_version(store)
     except RunError as error:
         yield f"run: {error}"
         return
@@ -69,8 +70,9 @@ def violations(store: Store) -> Iterator[str]:
             "with the version that wrote it"
         )
         return
-    stages = ("list", "predict") if prediction else tuple(STAGES)
-    expected = {stage: fingerprint(settings, stage) if settings else classifier for stage in stages}
+    expected = dict.fromkeys(("list", "predict"), classifier)
+    if settings:
+        expected = expected_fingerprints(store, settings)
     markers: dict[str, Marker] = {}
     lines = [
         *_seal(store, PREDICTION_FILE if prediction else RUN_FILE),
@@ -82,12 +84,27 @@ def violations(store: Store) -> Iterator[str]:
         *_markers(store, expected, markers),
     ]
     lines += _files(store, markers, prediction=prediction)
-    lines += _metrics(store, markers) if settings else ()
+    lines += _metrics(store, _own(store, markers)) if settings else ()
     yield from lines
-    if not lines and "list" in markers:
-        yield from _contents(Contents(store, markers, settings))
-    if settings and not lines and "predict" in markers:
+    if lines or "list" not in markers:
+        return
+    if store.origin:  # neighbours and heads are of its run's classes
+        markers = {stage: one for stage, one in markers.items() if stage not in ("neighbors", "heads")}
+    contents = Contents(store, markers, settings)
+    if known is not None:
+        contents.ids |= known
+        contents.markers = _own(store, markers)
+    yield from _contents(contents)
+    if settings and "predict" in markers:
         yield from _updates(store, store.resolved(settings))
+    if settings and not store.origin:
+        for number, one in versions(store).items():
+            yield from (f"{VERSIONS}/{number}: {line}" for line in violations(one, contents.ids))
+
+
+def _own(store: Store, markers: dict[str, Marker]) -> dict[str, Marker]:
+    """The markers of what a store has written itself; a version reads the rest from its run."""
+    return {stage: one for stage, one in markers.items() if stage in REFINED} if store.origin else markers
 
 
 def _updates(run: Store, settings: Settings) -> Iterator[str]:
@@ -141,14 +158,14 @@ def _files(store: Store, markers: dict[str, Marker], *, prediction: bool) -> Ite
     leaves out) and checkpoints.
     """
     every = declared(spaces_of(markers["embed"].summary if "embed" in markers else {}))
-    for stage, marker in markers.items():
+    for stage, marker in _own(store, markers).items():
         folders = folders_of(stage, prediction=prediction)
-        own = [one for one in every if one.stage == stage and one.path.partition("/")[0] in folders]
+        artifacts = [one for one in every if one.stage == stage and one.path.partition("/")[0] in folders]
         times = Counter(info.path for info in marker.files)
         for path, count in times.items():
             if count > 1:
                 yield f"{stage}: its marker lists {path} {count} times"
-            if not any(one.holds(path) for one in own):
+            if not any(one.holds(path) for one in artifacts):
                 yield f"{stage}: its marker lists {path}, which is none of its files"
         for info in {info.path: info for info in marker.files}.values():
             try:
@@ -200,13 +217,15 @@ def _contents(contents: Contents) -> Iterator[str]:
         elif stage == "sample":
             lines = list(_sample(contents))
         elif stage == "neighbors":
-            lines = list(dict.fromkeys(line for space in contents.spaces for line in _neighbors(contents, space)))
+            lines = list(
+                dict.fromkeys(line for space in contents.spaces for line in neighbor_violations(contents, space))
+            )
         elif stage == "predict" and contents.settings is None:
             lines = list(_images(contents, PREDICTIONS, PREDICTION_REJECTS))
         else:
             every = declared(contents.spaces)
-            own = [one for one in every if one.stage == stage and one != PREDICTION_REJECTS]
-            lines = [line for artifact in own for line in contents.artifact(artifact)]
+            artifacts = [one for one in every if one.stage == stage and one != PREDICTION_REJECTS]
+            lines = [line for artifact in artifacts for line in contents.artifact(artifact)]
         yield from lines
         if lines and stage in ("list", "embed", "sample"):
             return
@@ -248,95 +267,3 @@ def _sample(contents: Contents) -> Iterator[str]:
         yield from contents.table(SAMPLE)[0]
     elif files:
         yield f"sample: has {len(files)} files, but heads.max_images allows all {len(ids)} images"
-
-
-def _neighbors(contents: Contents, space: str) -> Iterator[str]:
-    """Each list on its own (paper 3.1), then similarities of some pairs, the same ones every time."""
-    lists = NEIGHBORS.of(space)
-    files = lists.files(contents.markers["neighbors"].files)
-    share, random = -(-PAIRS // max(1, len(files))), np.random.default_rng(0)
-    pairs: dict[str, np.ndarray] = {}
-
-    def check(path: str, shard: pa.Table) -> Iterator[str]:
-        own, (offsets, neighbor), (ends, similarity) = _lists(shard)
-        if not np.array_equal(offsets, ends):
-            yield "has lists of neighbours and of similarities that differ in length"
-            return
-        wrong = list(_wrong_lists(contents, space, own, offsets, neighbor, similarity))
-        yield from wrong
-        if not wrong and len(own):
-            row = np.repeat(own, np.diff(offsets))
-            chosen = random.choice(len(row), min(share, len(row)), replace=False)
-            pairs[path] = np.stack([row[chosen], neighbor[chosen], similarity[chosen].astype(np.float64)])
-
-    beside = [one for one in declared([space]) if one.stage == "neighbors" and one != lists]
-    lines = [line for artifact in beside for line in contents.artifact(artifact)] + contents.table(lists, check)[0]
-    yield from lines
-    if not lines and pairs:
-        yield from _wrong_similarities(contents, space, pairs)
-
-
-def _wrong_lists(
-    contents: Contents,
-    space: str,
-    own: np.ndarray,
-    offsets: np.ndarray,
-    neighbor: np.ndarray,
-    similarity: np.ndarray,
-) -> Iterator[str]:
-    """What is wrong with the lists of one shard."""
-    assert contents.settings is not None, "a prediction has no neighbours"
-    ids, limits = contents.ids["learned"], figures_of(contents.markers["neighbors"].summary, space)
-    counts = np.diff(offsets)
-    row = np.repeat(np.arange(len(own)), counts)
-    rank = np.arange(len(row)) - offsets[row]
-    place = np.minimum(np.searchsorted(ids, neighbor), len(ids) - 1)
-    if (ids[place] != neighbor).any():
-        yield "names images that heads do not learn from"
-    elif len(np.unique(row * len(ids) + place)) != len(row):
-        yield "has a neighbour twice in one list"
-    if (neighbor == own[row]).any():
-        yield "has an image among its own neighbours"
-    if (~(np.diff(similarity) <= 0) & (np.diff(row) == 0)).any() or not np.isfinite(similarity).all():
-        yield "has lists that are not descending"
-    if contents.settings.neighbors.mode != "ground_truth":
-        fewest = min(limits["k_min"], len(ids) - 1)
-        if (counts < fewest).any() or (counts > limits["k_max"]).any():
-            yield f"has lists outside k_min {fewest} to k_max {limits['k_max']}"
-        if (similarity[rank >= limits["k_min"]] < limits["threshold"]).any():
-            yield f"has neighbours beyond k_min below the threshold {limits['threshold']}"
-
-
-def _views(contents: Contents, space: str) -> tuple[View, ...]:
-    """What neighbours and heads see of the features in a space."""
-    figures = contents.markers["neighbors"].summary.get("by_space", {})
-    figures = figures if space else {"": {"components": contents.dimensions["components"]}}
-    return views_of(contents.markers["embed"].summary, space, figures)
-
-
-def _wrong_similarities(contents: Contents, space: str, pairs: dict[str, np.ndarray]) -> Iterator[str]:
-    """Shards of which the sampled similarities are not the cosine of the two features."""
-    features = Rows(contents, SAMPLE if contents.markers["sample"].files else FEATURES, ["features"])
-    wanted = np.unique(np.concatenate([sample[:2].ravel() for sample in pairs.values()]).astype(np.int64))
-    rows = features.take(np.searchsorted(contents.ids["learned"], wanted))
-    view = seen(contents.store.storage, _views(contents, space))
-    unit = view(numbers(rows["features"])).astype(np.float64)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    for path, sample in pairs.items():
-        first, second = (np.searchsorted(wanted, side.astype(np.int64)) for side in sample[:2])
-        cosine = (unit[first] * unit[second]).sum(axis=1)
-        off = abs(cosine - sample[2])
-        worst = int(off.argmax())
-        if off[worst] > TOLERANCE:
-            yield (
-                f"neighbors: {path} has similarities that are not the cosine of the two features: of images "
-                f"{int(sample[0, worst])} and {int(sample[1, worst])} it says {sample[2, worst]:.4f}, the features "
-                f"give {cosine[worst]:.4f} ({int((off > TOLERANCE).sum())} of {len(off)} looked at)"
-            )
-
-
-def _lists(shard: pa.Table) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """image_ids; offsets from 0 and all values of the lists of neighbours, and of similarities."""
-    columns = (shard[name].combine_chunks() for name in ("neighbor_ids", "similarities"))
-    pairs = [(column.offsets.to_numpy() - column.offsets[0].as_py(), filled(column.flatten())) for column in columns]
-    return shard["image_id"].to_numpy(), pairs[0], pairs[1]

@@ -51,16 +51,18 @@ LAYERS = {
     ),
     "stages": Layer(names("stages"), names(f"core settings store tracking trackers {FILES}")),
     "pipeline": Layer(
-        names("pipeline commands planning"),
+        names("pipeline commands planning refining"),
         names(f"core settings store report stages {FILES}"),
         banned=names("ray"),
     ),
     "cli": Layer(
         names("cli"),
-        names(f"core settings store planning export report stages pipeline commands {FILES}"),
+        names(f"core settings store planning export report stages pipeline commands refining {FILES}"),
         banned=names("ray"),
     ),
-    "face": Layer(names("__init__"), names("version estimator settings pipeline commands"), packages=names("")),
+    "face": Layer(
+        names("__init__"), names("version estimator settings pipeline commands refining"), packages=names("")
+    ),
 }
 #: In no module: code that runs what it reads.
 BANNED_MODULES = names("pickle cPickle cloudpickle dill marshal shelve")

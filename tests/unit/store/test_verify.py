@@ -8,7 +8,7 @@ import pytest
 
 from icce_ray.documents import opened_json, opened_yaml, sealed_json, sealed_yaml
 from icce_ray.io.storage import Storage
-from icce_ray.store import RunError, Store, artifacts, verify
+from icce_ray.store import RunError, Store, artifacts, verify_neighbors
 from icce_ray.store.artifacts import MARKER, METRICS_FILE, PREDICTION_FILE, RUN_FILE, STAGES
 from icce_ray.store.verify import violations
 from tests import small_run
@@ -66,7 +66,7 @@ def test_what_is_unusual_but_right_has_no_violations(run):
     replaced(run, "consensus", artifacts.CONSENSUS.part(2), agreed([], []))
     replaced(run, "neighbors", artifacts.NEIGHBORS.part(2), neighbors([], []))
     table = run.storage.read_table(N0)  # half precision rounds
-    near = [[value - 0.9 * verify.TOLERANCE for value in row] for row in table["similarities"].to_pylist()]
+    near = [[value - 0.9 * verify_neighbors.TOLERANCE for value in row] for row in table["similarities"].to_pylist()]
     replaced(run, "neighbors", N0, neighbors([0, 1, 2], table["neighbor_ids"].to_pylist(), near))
     run.storage.write_bytes("heads/checkpoint.safetensors", b"state")  # of a killed attempt
     run.storage.write_bytes("features/status=ok/.0123abcd.tmp", b"half a shard")
