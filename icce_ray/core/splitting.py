@@ -1,8 +1,14 @@
-"""One class in parts: heads trained on its images alone, and the consensus of these (see `core.in_memory`)."""
+"""One class in parts, by what the heads of the run say of its images, or by heads trained on these alone.
+
+Where the heads of a run divide a class alike, their consensus finds its parts without a training. Where they do not, a
+short training on the images of the class does. Which of them serves is told by the ANMI of the former, without labels;
+measured on digits and CIFAR-10 in jobs/bench/RESULTS.md, "Parts of a class".
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +26,8 @@ from icce_ray.core.search import mine
 
 #: Images that the heads are trained on; of a larger class the others are labelled by them.
 MOST_IMAGES = 50_000
+#: ANMI of the consensus of the run's heads in a class from which on they are taken to know its parts.
+KNOWN = 0.3
 
 
 @dataclass(frozen=True)
@@ -33,41 +41,39 @@ class Parts:
 
 
 def split(
-    features: Tensor,
-    parts: int,
-    *,
-    seed: int,
-    partitioners: Partitioners,
-    votes: NDArray[np.int32] | None = None,
+    votes: NDArray[np.int32], features: Callable[[], Tensor], parts: int, *, seed: int, partitioners: Partitioners
 ) -> Parts:
-    """The rows of `features` [n, D], n >= 2 * parts, in so many parts; the same seed gives the same.
+    """A class of n >= 2 * parts images in so many parts; the same seed gives the same.
 
-    All is as in a run of these images alone with nothing set: the projection too, as what tells the parts apart is
-    little of what tells the classes of the run apart. `votes` int32[n, H] are labels of other heads, such as the run's
-    own, that have a say in the consensus: where they divide the class, each in its own way, they know of its parts.
+    `votes` int32[n, H] are the labels of the heads of the run. `features()` is [n, D], asked for only if these do not
+    know the parts. Raises ValueError as `Seen.of` does.
+    """
+    found = None
+    if len(np.unique(votes, axis=0)) >= parts:
+        found = consensus(votes, parts, partitioners, seed=seed)
+    if found is None or found.anmi < KNOWN:
+        found = consensus(_trained(features(), parts, seed, partitioners), parts, partitioners, seed=seed)
+    order = np.argsort(-np.bincount(found.label, minlength=parts), kind="stable")
+    return Parts(np.argsort(order).astype(np.int32)[found.label], found.agreement)
+
+
+def _trained(features: Tensor, parts: int, seed: int, partitioners: Partitioners) -> NDArray[np.int32]:
+    """Labels int32[n, h] of heads trained on these images, all as in a run of them alone with nothing set.
+
+    With a projection of their own: what tells the parts apart is little of what tells the classes of the run apart.
     """
     seen = Seen.of(features, _choose)
     if len(seen.rows) > MOST_IMAGES:
         chosen = torch.zeros(len(features), dtype=torch.bool)
         chosen[torch.from_numpy(uniform_rows(len(features), MOST_IMAGES, seed))] = True
-        used = seen.directed & chosen.to(features.device)
-        seen = dataclasses.replace(seen, directed=used, facts=seen.facts | {"n_images": int(used.sum())})
+        taken = seen.directed & chosen.to(features.device)
+        seen = dataclasses.replace(seen, directed=taken, facts=seen.facts | {"n_images": int(taken.sum())})
     choice = _choose(parts, seen.facts)
     values = asdict(Recipe()) | asdict(choice)
     recipe = Recipe(**{field.name: values[field.name] for field in dataclasses.fields(Recipe)})
     limits = LimitsOf(choice, parts, None, recipe, seed, partitioners).of(seen.rows)
-    labels, _ = train(
-        [(seen, mine(seen.rows, limits), recipe.heads)],
-        n_clusters=parts,
-        recipe=recipe,
-        seed=seed,
-        on_epoch=lambda done, temi: None,
-    )
-    if votes is not None:
-        labels = np.concatenate([labels, votes], axis=1)
-    found = consensus(labels, parts, partitioners, seed=seed)
-    order = np.argsort(-np.bincount(found.label, minlength=parts), kind="stable")
-    return Parts(np.argsort(order).astype(np.int32)[found.label], found.agreement)
+    used = [(seen, mine(seen.rows, limits), recipe.heads)]
+    return train(used, n_clusters=parts, recipe=recipe, seed=seed, on_epoch=lambda done, temi: None)[0]
 
 
 def _choose(n_clusters: int, facts: dict[str, Any]) -> Choice:
