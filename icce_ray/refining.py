@@ -17,6 +17,7 @@ from icce_ray.settings import ResourceSettings, Settings
 from icce_ray.stages import classifier, complete, evaluate, predict, relabel
 from icce_ray.stages.cluster import check_device, resources
 from icce_ray.stages.connection import connected
+from icce_ray.stages.inspect import hierarchy
 from icce_ray.stages.truth import read_truth
 from icce_ray.store import RunError, Store, UsageError, artifacts, check_files
 from icce_ray.store.decisions import Decisions, read_decisions
@@ -170,6 +171,11 @@ def _complete(
                     done = functools.partial(work[stage], progress)
                     marker = complete(stage, version, refinement.digest(), done, lock.check)
                 version.record(stage, marker.summary | {"seconds": marker.seconds})
+        with display.stage("inspect") as progress:
+            if version.marker("inspect") is not None and not version.storage.exists(artifacts.HIERARCHY.path):
+                hierarchy.run(resolved, version, available, progress)
+            lock.check()
+            relabel.write_changes(base, version)
         labels = base.metrics().get(EVALUATION, {}).get("labels")
         if labels is None or EVALUATION in version.metrics():
             return

@@ -11,7 +11,10 @@ from icce_ray.stages.features import list_column
 from icce_ray.store import Store, fingerprint
 from icce_ray.store import artifacts as a
 from icce_ray.store.artifacts import STAGES
+from icce_ray.store.decisions import Decisions
+from icce_ray.store.refinement import planned
 from icce_ray.store.verify import violations
+from icce_ray.store.versions import bind_version, labelling, refinement_of, version_of
 
 INPUTS, CLUSTERS, HEADS, HIDDEN, BOTTLENECK, EPOCHS, DIM = 6, 2, 2, 5, 4, 3, 3
 OVERRIDES = ["neighbors.k_min=2", "neighbors.k_max=3", "neighbors.threshold=0.5", f"heads.heads={HEADS}"]
@@ -194,6 +197,23 @@ def predicted(root):
         infos = [written(store, *one) for one in files.items()]
         store.commit(stage, infos, fingerprint="c" * 16, summary=summaries[stage], seconds=0)
     return store
+
+
+def decided(run, **what):
+    """Decisions about the classes of a run or of a version."""
+    return Decisions.model_validate({"format": "icce-decisions", "version": 1, "run": labelling(run), **what})
+
+
+def refined(run, number=1, **what):
+    """A version of a run, by default with class 1 rejected, with every artifact as the stages would write it."""
+    version = version_of(run, number)
+    bind_version(version, run, planned(run, run, decided(run, **what or {"reject": [1]}), {}, []), {})
+    for stage in a.REFINED:
+        infos = [written(version, *one) for one in FILES[stage].items()]
+        summary, digest = SUMMARIES.get(stage, {}), refinement_of(version).digest()
+        version.commit(stage, infos, fingerprint=digest, summary=summary, seconds=0)
+        version.record(stage, summary | {"seconds": 0.5})
+    return version
 
 
 def replaced(store, stage, path, content, **summary):

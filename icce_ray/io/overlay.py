@@ -10,22 +10,28 @@ from icce_ray.io.storage import Storage, StorageError
 
 
 class Overlay(Storage):
-    """A `Storage` whose `folders` are those of the root `below`; whatever else is read and written lies in its own.
+    """A `Storage` whose `folders` are those of the root `below`, less the files `own`; all else lies in its own root.
 
     Writing to those folders, and deleting them, is a StorageError: what lies below belongs to others too.
     """
 
     def __init__(
-        self, root: str, below: str, folders: frozenset[str], *, remedy: Callable[[str], str] | None = None
+        self,
+        root: str,
+        below: str,
+        folders: frozenset[str],
+        own: frozenset[str] = frozenset(),
+        *,
+        remedy: Callable[[str], str] | None = None,
     ) -> None:
         super().__init__(root, **({} if remedy is None else {"remedy": remedy}))
-        self._below, self._folders = Storage(below, remedy=self.remedy), folders
+        self._below, self._folders, self._own = Storage(below, remedy=self.remedy), folders, own
 
     def __reduce__(self) -> tuple[type[Storage], tuple[object, ...]]:
-        return Overlay, (self.root, self._below.root, self._folders)
+        return Overlay, (self.root, self._below.root, self._folders, self._own)
 
     def _is_below(self, path: str) -> bool:
-        return path.partition("/")[0] in self._folders
+        return path.partition("/")[0] in self._folders and path not in self._own
 
     def full_path(self, path: str = "") -> str:
         """As of the root that holds it."""

@@ -17,6 +17,7 @@ from plotly.offline import get_plotlyjs
 from icce_ray.export.names import chosen_names
 from icce_ray.export.superclasses import MISSING, hierarchy_of
 from icce_ray.progress import Progress
+from icce_ray.report.changes import changes
 from icce_ray.report.charts import charts
 from icce_ray.report.corrections import correctable
 from icce_ray.report.findings import findings
@@ -120,6 +121,7 @@ def _parts(store: Store, source: Labelled, classes: Hierarchy | None, progress: 
     parts = {
         "findings": findings(store),
         "tree": Section(tree, np.empty(0, np.int64)),
+        "changes": changes(store),
         "map": map_section(store, source, progress),
     }
     return {name: part for name, part in parts.items() if part is not None}

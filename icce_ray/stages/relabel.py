@@ -8,6 +8,7 @@ tasks.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from icce_ray.core.consensus.tally import Tally, agreeing, tally
 from icce_ray.core.metrics import head_contingency
 from icce_ray.core.splitting import Parts, split
+from icce_ray.documents import sealed_json
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.search.partition import PARTITIONERS_BESIDE_RAY
@@ -27,7 +29,7 @@ from icce_ray.stages import StageResult
 from icce_ray.stages.cluster import Resources, completed, completed_groups
 from icce_ray.stages.features import FeatureRows, matrix, read_column
 from icce_ray.store import RunError, Store
-from icce_ray.store.artifacts import CONSENSUS, CONSENSUS_SCORES, HEAD_LABELS
+from icce_ray.store.artifacts import CHANGES_FILE, CONSENSUS, CONSENSUS_SCORES, HEAD_LABELS, PREDICTIONS
 from icce_ray.store.versions import Refinement
 from icce_ray.store.views import spaces_of
 
@@ -218,3 +220,33 @@ def relabelled(
         share[rows] *= found.agreement[place]
     share[np.isin(ids, np.array(list(refinement.fixed), np.int64))] = 1.0
     return new, share
+
+
+# -- what changed --------------------------------------------------------------------------------------------------
+
+
+def write_changes(base: Store, version: Store) -> None:
+    """Write CHANGES_FILE: images by their class in the predictions of the base and of the version, largest first."""
+    stores = (base, version)
+    files = [[info.path for info in PREDICTIONS.files(one.require("predict").files)] for one in stores]
+    counted: Counter[tuple[int, int]] = Counter()
+    for flows in completed_groups(
+        lambda group: _flows.remote(base.root, version.root, group), list(zip(*files, strict=True)), cpus=0.25
+    ):
+        counted.update(flows)
+    rows = [[*pair, images] for pair, images in sorted(counted.items(), key=lambda one: (-one[1], one[0]))]
+    version.storage.write_bytes(CHANGES_FILE, sealed_json({"flows": rows}))
+
+
+@ray.remote(num_cpus=0.25)
+def _flows(base: str, version: str, group: Sequence[tuple[str, str]]) -> dict[tuple[int, int], int]:
+    """Images by both labels, in some shards of the same images."""
+    counted: Counter[tuple[int, int]] = Counter()
+    for pair in group:
+        tables = (
+            Store(root).storage.read_table(path, ["label"]) for root, path in zip((base, version), pair, strict=True)
+        )
+        labels = np.stack([table["label"].to_numpy() for table in tables])
+        pairs, counts = np.unique(labels, axis=1, return_counts=True)
+        counted.update({(int(one), int(other)): int(images) for one, other, images in zip(*pairs, counts, strict=True)})
+    return dict(counted)

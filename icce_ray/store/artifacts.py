@@ -285,6 +285,8 @@ SWEEPS, SWEEP_FILE, SWEEP_TABLE, SWEEP_PLOT = "sweeps", "sweep.yaml", "results.p
 UPDATES = "updates"
 #: Refined versions of a run, a folder each: what was decided, what follows from it, and the labels made anew.
 VERSIONS, DECISIONS_FILE, REFINEMENT_FILE = "versions", "decisions.json", "refinement.json"
+#: How many images of each class of its base a version has in each of its own: from, to, images.
+CHANGES_FILE = "changes.json"
 #: Stages that a version has for itself; the others are those of its run.
 REFINED = ("consensus", "classifier", "predict")
 #: Labellings of the methods that have ended, until the stage is complete.

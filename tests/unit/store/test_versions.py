@@ -10,37 +10,17 @@ from icce_ray.progress import Progress
 from icce_ray.settings import load
 from icce_ray.store import RunError, check_files
 from icce_ray.store import artifacts as a
-from icce_ray.store.decisions import Decisions
-from icce_ray.store.refinement import check_labelling, planned
+from icce_ray.store.refinement import check_labelling
 from icce_ray.store.updates import update_of
 from icce_ray.store.verify import violations
 from icce_ray.store.versions import (
-    bind_version,
     chosen_version,
     labelling,
     number_of,
     refinement_of,
-    version_of,
     versions,
 )
-from tests.small_run import FILES, SCORES, SUMMARIES, finds, labels, made, replaced, written
-
-
-def decided(run, **what):
-    return Decisions.model_validate({"format": "icce-decisions", "version": 1, "run": labelling(run), **what})
-
-
-def refined(run, number=1):
-    """A version in which class 1 is rejected, with every artifact as the stages would write it."""
-    version = version_of(run, number)
-    bind_version(version, run, planned(run, run, decided(run, reject=[1]), {}, []), {})
-    digest = refinement_of(version).digest()
-    for stage in a.REFINED:
-        infos = [written(version, *one) for one in FILES[stage].items()]
-        summary = SUMMARIES.get(stage, {})
-        version.commit(stage, infos, fingerprint=digest, summary=summary, seconds=0)
-        version.record(stage, summary | {"seconds": 0.5})
-    return version
+from tests.small_run import FILES, SCORES, SUMMARIES, decided, finds, labels, made, refined, replaced, written
 
 
 @pytest.fixture
