@@ -150,8 +150,9 @@ def sets(digits: str, given: str, folder: Path) -> dict[str, Path]:
 
 def hog_features(images: list[np.ndarray]) -> np.ndarray:
     """HOG of grey images, float32[n, 324]."""
-    from icce_ray.backbones import describe_backbone, load_backbone
     from PIL import Image
+
+    from icce_ray.backbones import describe_backbone, load_backbone
 
     backbone = load_backbone(describe_backbone("hog", "hog"))
     pixels = [np.asarray(Image.fromarray(one.astype(np.uint8)).convert("RGB").resize((32, 32))) for one in images]

@@ -32,7 +32,9 @@ class Layer(NamedTuple):
 FILES = "documents spelling terminal version io backbones search progress doctor"
 #: From the lowest up.
 LAYERS = {
-    "core": Layer(names("core"), packages=names("torch numpy scipy openTSNE"), banned=names("os io pathlib shutil tempfile")),
+    "core": Layer(
+        names("core"), packages=names("torch numpy scipy openTSNE"), banned=names("os io pathlib shutil tempfile")
+    ),
     "io": Layer(names(FILES), names("core"), banned=names("ray")),
     "settings": Layer(
         names("settings"), names("core.automatic core.recipe io.locations documents spelling"), names("pydantic")

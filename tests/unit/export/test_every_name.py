@@ -19,8 +19,8 @@ from icce_ray.export.tables import FORMS as LABELLED_TABLES
 from icce_ray.io.filenames import to_bytes, to_text
 from icce_ray.io.user_tables import read_user_table
 from icce_ray.progress import Progress
-from icce_ray.report.pool import LONGEST_NAME
 from icce_ray.report.page import write_report
+from icce_ray.report.pool import LONGEST_NAME
 from icce_ray.store.artifacts import REPORT
 from jobs.bench.made_run import make_run
 from tests.labelled_runs import labelled, run_of
