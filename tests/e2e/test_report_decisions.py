@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from icce_ray.documents import shaped
 from icce_ray.progress import Progress
 from icce_ray.report.corrections import correctable
 from icce_ray.report.page import write_report
+from icce_ray.store.decisions import Decisions, read_decisions
 from jobs.bench.made_run import make_run
 from tests.browser import chromium, grave_faults, opened, scrolls_sideways
 from tests.unit.report.conftest import HOSTILE, source_of
@@ -73,6 +75,7 @@ def saved(tab):
     with tab.expect_download() as download:
         tab.click("#corrections button:text-is('Save')")
     assert download.value.suggested_filename == "decisions.json"
+    read_decisions(str(download.value.path()))  # `icce refine` takes it
     return json.loads(Path(download.value.path()).read_text())
 
 
@@ -369,7 +372,7 @@ def test_any_order_of_decisions_gives_a_valid_file(browser, whose):
         move: () => ({ type: "move", images: [{ image_id: any(30), key: "k" }], to: any(6) }),
       };
       const kinds = Object.keys(steps);
-      const faults = [];
+      const [faults, files] = [[], new Set()];
       let applied = 0;
       for (let round = 0; round < 1000; round += 1) {
         const step = steps[kinds[any(kinds.length)]]();
@@ -380,6 +383,7 @@ def test_any_order_of_decisions_gives_a_valid_file(browser, whose):
         }
         if (!any(5)) decisions.undo();
         const text = JSON.stringify(decisions.document());
+        files.add(text);
         const read = readDecisions(text, run, () => "");
         const again = make();
         if (!read.fault) again.apply({ type: "replace", decisions: read.decisions });
@@ -387,10 +391,12 @@ def test_any_order_of_decisions_gives_a_valid_file(browser, whose):
         if (read.fault || read.gone.length || !same) faults.push([step, text, read]);
       }
       while (decisions.undo());
-      return [faults.slice(0, 3), applied, decisions.count()];
+      return [faults.slice(0, 3), [...files], applied, decisions.count()];
     }"""
     with browser.new_page() as tab:
-        faults, applied, left = tab.evaluate(trial, [DECISIONS.read_text(), whose["run"]])
+        faults, files, applied, left = tab.evaluate(trial, [DECISIONS.read_text(), whose["run"]])
     assert faults == []
+    for text in files:
+        shaped(Decisions, json.loads(text))
     assert applied > 500
     assert left == 0
