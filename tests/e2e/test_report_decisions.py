@@ -28,10 +28,10 @@ def browser():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A made-up run of 80 images in a folder whose name a shell would split."""
+    """A made-up run of 200 images in a folder whose name a shell would split."""
     folder = tmp_path_factory.mktemp("a run")
     return make_run(
-        str(folder / "run"), source_of(folder / "images", 80, (*HOSTILE, LONG)), clusters=CLASSES, heads=4, epochs=5
+        str(folder / "run"), source_of(folder / "images", 200, (*HOSTILE, LONG)), clusters=CLASSES, heads=4, epochs=5
     )
 
 
@@ -111,6 +111,9 @@ def test_classes_are_corrected_on_their_cards(browser, page, whose):
         assert not tab.locator("#class-4").is_visible()
         assert tab.inner_text("#found") == "5 of 5 classes"
         tool(tab, 2, "split").click()
+        tool(tab, 2, "split").fill("90")
+        tab.keyboard.press("Enter")
+        assert "and 90 parts need 900" in tab.inner_text("#corrections .said")
         tool(tab, 2, "split").fill("3")
         tab.keyboard.press("Enter")
         tool(tab, 5, "reject").click()
@@ -358,7 +361,7 @@ def test_any_order_of_decisions_gives_a_valid_file(browser, whose):
     trial = """([source, run]) => {
       const part = new Function(`"use strict"; ${source}; return { makeDecisions, readDecisions };`);
       const { makeDecisions, readDecisions } = part();
-      const original = { name: (label) => (label === 2 ? "two" : ""), label: (id) => id % run.classes };
+      const original = { name: (label) => (label === 2 ? "two" : ""), label: (id) => id % run.classes, size: () => 30, part: 10 };
       const make = () => makeDecisions(run, original, () => {});
       let seed = 1;
       const any = (below) => (seed = (seed * 48271) % 2147483647) % below;

@@ -130,7 +130,7 @@ const classTools = (() => {
     const field = make("input", { ...attributes, "aria-label": `Split class ${label} into` });
     field.addEventListener("change", () => {
       if (field.valueAsNumber >= 2) split(label, Math.round(field.valueAsNumber));
-      else field.value = count;
+      field.value = decisions.partsOf(label);
     });
     return make("label", { class: "badge" }, "Split into ", field);
   };

@@ -3,7 +3,7 @@
 let decisions = null; // of this run, where its labels can be corrected; made by corrections.init
 
 const corrections = (() => {
-  let run; // {predictions, version, classes, images, command}
+  let run; // {predictions, version, classes, images, part, command}
   let kept = true; // whether the browser keeps what is decided
   let saved = ""; // the text of the file that was saved last
   let gone = []; // decisions of a file that could not be taken up
@@ -259,7 +259,8 @@ const corrections = (() => {
   function init() {
     run = read("run");
     const { predictions, version, classes: count } = run;
-    const original = { name: current.nameOf, label: (id) => imageOf(id)?.label };
+    const size = (label) => classes[label].size;
+    const original = { name: current.nameOf, size, label: (id) => imageOf(id)?.label, part: run.part };
     decisions = makeDecisions({ predictions, version, classes: count }, original, changed);
     const { nameOf, classOf, classOfLabel, groupOf, movedTo } = decisions;
     Object.assign(current, { nameOf, classOf, classOfLabel, groupOf, movedTo });

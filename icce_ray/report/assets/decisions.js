@@ -45,9 +45,11 @@ const { makeDecisions, readDecisions } = (() => {
       const rest = freed(state, group);
       return { ...rest, merge: byFirst([...rest.merge, group]) };
     },
-    split(state, { label, parts }) {
+    split(state, { label, parts }, original) {
       if (groupOf(state, label).length > 1) throw new Error(`class ${label} is merged; take the merge back first`);
       if (!isParts(parts)) throw new Error(`a class is split into 2 to ${MOST_PARTS} parts`);
+      const [has, needs] = [original.size(label), parts * original.part];
+      if (has < needs) throw new Error(`class ${label} has ${has} images, and ${parts} parts need ${needs}`);
       const rest = freed(state, [label]);
       return { ...rest, split: { ...rest.split, [label]: parts } };
     },
@@ -80,8 +82,9 @@ const { makeDecisions, readDecisions } = (() => {
   /**
    * The decisions about one run, with undo and redo.
    *
-   * run: {predictions, version, classes}, as in the file. original: {name(label), label(image_id)}, what the page
-   * shows without any decision. changed(): called after every change.
+   * run: {predictions, version, classes}, as in the file. original: {name(label), size(label), label(image_id)},
+   * what the page shows without any decision, and part, the fewest images of a part of a class. changed(): called after
+   * every change.
    */
   function makeDecisions(run, original, changed) {
     let state = NOTHING;
