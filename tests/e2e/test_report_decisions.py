@@ -201,7 +201,7 @@ def test_decisions_are_kept_until_they_are_discarded(browser, page):
         assert title(tab, 0) == "Class 0: kept"
         assert not tab.locator("#class-3").is_visible()
         assert not tab.locator("#corrections button:text-is('Undo')").is_enabled()
-        tab.click("#corrections .count")
+        tab.click("#corrections .total")
         assert listed(tab) == ["Name class 0 “kept”", "Merge classes 2, 3 into class 2"]
         tab.click("#decisions button:text-is('Discard all')")
         tab.click("#decisions button:text-is('No')")
@@ -223,7 +223,7 @@ def test_a_browser_that_keeps_nothing_says_so(browser, page):
         tab.add_init_script(refusing)
         tab.reload()
         rename(tab, 0, "lost")
-        tab.click("#corrections .count")
+        tab.click("#corrections .total")
         assert "keeps nothing" in tab.inner_text("#decisions .warning")
         tab.keyboard.press("Control+z")  # leaving asks, otherwise
 
@@ -351,7 +351,7 @@ def test_everything_has_a_name_and_fits_a_phone(browser, page, scheme):
         tab.locator("#sheet .tiles button").first.click()
         assert grave_faults(tab) == []
         tab.click("#corrections button:text-is('Done')")
-        tab.click("#corrections .count")
+        tab.click("#corrections .total")
         assert grave_faults(tab) == []
         assert not scrolls_sideways(tab)
 

@@ -30,11 +30,19 @@ function bar(name, share, text, kind) {
   return [make("dt", {}, name), make("dd", { class: "track" }, fill), make("dd", {}, text)];
 }
 
+/** A figure of a class, of classes that are merged the mean over their images; null where none has it. */
+function meanOf(label, name) {
+  const known = current.groupOf(label).map((one) => classes[one]).filter((one) => one.size && one[name] !== null);
+  const images = known.reduce((sum, { size }) => sum + size, 0);
+  return images ? known.reduce((sum, one) => sum + one.size * one[name], 0) / images : null;
+}
+
 function figuresOf(one) {
   const size = sizeOf(one.label);
   const list = make("dl", { class: "bars" }, ...bar("images", Math.min(1, size / LARGEST), size.toLocaleString("en"), "size"));
-  if (one.agreement !== null) list.append(...bar("agreement", one.agreement, percent(one.agreement), "sure"));
-  else if (one.confidence !== null) list.append(...bar("confidence", one.confidence, percent(one.confidence), "sure"));
+  const name = one.agreement !== null ? "agreement" : "confidence";
+  const sure = meanOf(one.label, name);
+  if (sure !== null) list.append(...bar(name, sure, percent(sure), "sure"));
   return list;
 }
 
@@ -53,7 +61,7 @@ function renew(card, one) {
   open.setAttribute("aria-label", `Open ${titleOf(one.label)}, ${counted(sizeOf(one.label), "image")}`);
   const dot = make("i", { class: "dot", style: `background:${colourOf(one.label)}` });
   const parts = [make("h3", {}, dot, titleOf(one.label)), figuresOf(one)];
-  if (one.truth) parts.push(make("p", {}, `${percent(one.truth.share)} are ${one.truth.class}`));
+  if (one.truth && current.groupOf(one.label).length === 1) parts.push(make("p", {}, `${percent(one.truth.share)} are ${one.truth.class}`));
   if (one.near.length) parts.push(nearOf(one));
   card.querySelector(".body").replaceChildren(...parts);
   card.hidden = current.classOfLabel(one.label) !== one.label;

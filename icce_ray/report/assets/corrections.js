@@ -197,14 +197,14 @@ const corrections = (() => {
   // ---- the bar, which stays in sight -------------------------------------------------------------------------------
   const makeBar = () => {
     const made = {
-      count: action("", show, { class: "count", "aria-haspopup": "dialog" }),
+      count: action("", show, { class: "total", "aria-haspopup": "dialog" }),
       undo: action("Undo", undo, { "aria-keyshortcuts": "Control+Z" }),
       redo: action("Redo", redo, { "aria-keyshortcuts": "Control+Shift+Z" }),
       save: action("Save", save, { class: "primary" }),
       said: make("p", { class: "said", role: "status" }),
-      images: make("span", { class: "group", hidden: true }),
+      images: make("span", { class: "steps", hidden: true }),
     };
-    made.history = make("span", { class: "group history" }, made.count, made.undo, made.redo, made.save);
+    made.history = make("span", { class: "steps history" }, made.count, made.undo, made.redo, made.save);
     const parts = [made.images, made.history, made.said];
     made.box = make("section", { id: "corrections", "aria-label": "Corrections" }, ...parts);
     return made;
