@@ -110,6 +110,8 @@ def test_classes_are_corrected_on_their_cards(browser, page, whose):
         assert title(tab, 1) == "Class 1: <i>cats</i> & dogs"
         assert not tab.locator("#class-4").is_visible()
         assert tab.inner_text("#found") == "5 of 5 classes"
+        sizes = [one["size"] for one in tab.evaluate("JSON.parse(document.getElementById('data-classes').textContent)")]
+        assert tab.locator("#class-1 .bars dd").nth(1).inner_text() == str(sizes[1] + sizes[4])
         tool(tab, 2, "split").click()
         tool(tab, 2, "split").fill("90")
         tab.keyboard.press("Enter")

@@ -31,7 +31,8 @@ const selection = (() => {
     dressAll();
     root.classList.toggle("selecting", active());
     bar.images.hidden = !active();
-    count.textContent = chosen.size ? `${counted(chosen.size, "image")} selected` : "Click images of a class to select them";
+    const none = "Click images of a class to select them";
+    count.textContent = chosen.size ? `${counted(chosen.size, "image")} selected` : none;
     move.disabled = !chosen.size;
     openers.forEach((one) => one.setAttribute("aria-pressed", String(on)));
     corrections.drawBar();
