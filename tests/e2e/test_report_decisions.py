@@ -308,6 +308,11 @@ def test_the_keyboard_does_it_all(browser, page, whose):
         assert held() == "Merge…: class 0"
         press("Tab")
         assert held() == "Unmerge: class 0"
+        tab.locator("#corrections button:text-is('Undo')").focus()
+        press("Enter", "Enter")  # name and merge
+        assert held() == "Redo"
+        press("Enter", "Enter")
+        assert held() == "Undo"
         tab.locator("#class-2 .cover").focus()
         press("ArrowRight")  # past the card that is merged
         assert held().startswith("Open Class 4")

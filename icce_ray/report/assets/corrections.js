@@ -133,8 +133,11 @@ const corrections = (() => {
     const count = decisions.count();
     bar.count.textContent = counted(count, "decision");
     opener.textContent = `Decisions (${count.toLocaleString("en")})`;
+    const held = document.activeElement;
     bar.undo.disabled = !decisions.canUndo();
     bar.redo.disabled = !decisions.canRedo();
+    if (held === bar.undo && held.disabled) bar.redo.focus(); // a button that is disabled holds no focus
+    if (held === bar.redo && held.disabled) bar.undo.focus();
     bar.save.hidden = !count;
     list.state.textContent = state();
     list.state.classList.toggle("warning", count > 0 && !kept);
