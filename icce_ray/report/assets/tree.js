@@ -150,7 +150,8 @@ function mergeButton(one, other) {
   if (decisions.classOfLabel(one) === decisions.classOfLabel(other)) return [" (merged)"];
   if (decisions.isRejected(one) || decisions.isRejected(other)) return [];
   const button = make("button", { type: "button", "aria-label": `Merge ${titleOf(one)} and ${titleOf(other)}` }, "Merge");
-  button.addEventListener("click", () => decisions.apply({ type: "merge", labels: [one, other] }));
+  const said = `Classes ${one} and ${other} are merged.`;
+  button.addEventListener("click", () => corrections.decide({ type: "merge", labels: [one, other] }, said));
   return [" ", button];
 }
 
