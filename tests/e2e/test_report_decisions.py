@@ -368,7 +368,8 @@ def test_any_order_of_decisions_gives_a_valid_file(browser, whose):
     trial = """([source, run]) => {
       const part = new Function(`"use strict"; ${source}; return { makeDecisions, readDecisions };`);
       const { makeDecisions, readDecisions } = part();
-      const original = { name: (label) => (label === 2 ? "two" : ""), label: (id) => id % run.classes, size: () => 30, part: 10 };
+      const name = (label) => (label === 2 ? "two" : "");
+      const original = { name, label: (id) => id % run.classes, size: () => 30, part: 10 };
       const make = () => makeDecisions(run, original, () => {});
       let seed = 1;
       const any = (below) => (seed = (seed * 48271) % 2147483647) % below;

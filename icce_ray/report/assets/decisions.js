@@ -222,7 +222,8 @@ const { makeDecisions, readDecisions } = (() => {
     const fault = faultOf(file);
     if (fault) return { fault };
     if (file.run.predictions !== run.predictions) {
-      return { fault: "it belongs to another run, or to labels that this run had before" };
+      const of = `it is of version ${file.run.version}, this page of version ${run.version}`;
+      return { fault: `it belongs to another run, or to other labels of this one (${of})` };
     }
     if (file.run.version !== run.version) {
       return { fault: `it belongs to version ${file.run.version} of the run; this page shows version ${run.version}` };
