@@ -18,7 +18,7 @@ function openSheet(title, parts, label = null) {
     if (part.note) section.append(make("p", { class: "about" }, part.note));
     if (part.ids) section.append(gridOf(part.ids, part.title));
     if (part.sides) {
-      const side = (one) => make("div", {}, make("h4", {}, one.title), gridOf(one.ids, one.title));
+      const side = (one) => make("div", {}, make("h4", {}, one.title), one.ids.length ? gridOf(one.ids, one.title) : make("p", { class: "about" }, "None among those looked at."));
       section.append(make("div", { class: "sides" }, ...part.sides.map(side)));
     }
     if (part.element) section.append(part.element);
@@ -79,7 +79,15 @@ function step(by) {
   if (next !== undefined) enlarge(next, ids);
 }
 
+/** Small originals are enlarged as far as one still sees what they show: all of a screen would be a wall of squares. */
+function limitSize() {
+  const picture = element("large-picture");
+  const most = `${Math.max(192, 12 * Math.max(picture.naturalWidth, picture.naturalHeight))}px`;
+  [picture.style.maxWidth, picture.style.maxHeight] = [most, most];
+}
+
 function initSheet() {
+  element("large-picture").addEventListener("load", limitSize);
   for (const dialog of [element("sheet"), element("large")]) {
     dialog.querySelector("[data-close]").addEventListener("click", () => dialog.close());
     dialog.addEventListener("click", (event) => {
