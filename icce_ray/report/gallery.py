@@ -27,6 +27,11 @@ COVER = 4
 LOOKED_AT_A_CLASS, LOOKED_AT = 100, 200_000
 #: How many of each kind a class shows at most.
 MOST_OF_A_KIND = 20
+#: What is said of a run of 0.1.0.
+NO_BORDERS = (
+    "Borders between classes need the second most probable class of each image, which an earlier version did not keep; "
+    "--redo predict with the command of the run adds it."
+)
 #: Images on each side of the border to the nearest class.
 ON_A_BORDER = 12
 
@@ -76,6 +81,8 @@ def gallery(store: Store, source: Labelled, classes: Hierarchy | None, names: di
     looked, every = int(picks.seen.sum()), int(source.sizes.sum())
     among = f"all {every:,} images" if looked == every else f"{looked:,} of {every:,} images, from shards evenly spread"
     text = f"Typical, least certain (by {source.share}) and random images of each class, among {among}."
+    if source.share == "confidence" and table["runner_up"].null_count:
+        text += f" {NO_BORDERS}"
     on_borders = [ids for one in border.values() for ids in one[1:]]
     of_truth = [ids for some in true.values() for _, ids in some]
     wanted = np.concatenate([in_turn(picks), by_rank(on_borders), by_rank(of_truth)])

@@ -156,6 +156,18 @@ def test_the_images_of_a_class_by_their_true_classes(run):
     assert page.data("data-images")[str(second)]["picture"]
 
 
+def test_a_run_of_an_earlier_version_says_what_its_predictions_lack(run):
+    assert "--redo predict" not in seen(page_of(run))
+    marker, path = run.marker("predict"), "predictions/part-000000.parquet"
+    table = run.storage.read_table(path).drop_columns(["runner_up", "runner_up_confidence"])
+    files = [run.storage.write_table(path, table)]
+    run.commit("predict", files, fingerprint=marker.fingerprint, summary=marker.summary, seconds=1.0)
+    page = page_of(run)
+    assert "--redo predict" in seen(page)
+    assert all(one["border"] is None and len(one["tiles"][0]) == 20 for one in page.data("data-classes"))
+    assert all("second" not in one for one in page.data("data-images").values())
+
+
 def test_a_run_that_has_only_features(run):
     for stage in ("inspection", "predictions", "classifier", "consensus", "head_labels", "heads", "neighbors"):
         run.storage.delete_tree(stage)
