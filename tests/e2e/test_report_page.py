@@ -194,9 +194,13 @@ def test_axe_finds_no_grave_fault(browser, report, scheme):
 
 
 def test_paper_has_every_card_with_its_pictures(browser, report):
-    with opened(browser, report) as tab:
+    with opened(browser, report, color_scheme="dark") as tab:
         tab.wait_for_function(PICTURES % ".cover img")
+        theme = "document.documentElement.dataset.theme"
+        tab.evaluate(f"addEventListener('beforeprint', () => {{ window.printed = {theme} }})")
         assert len(tab.pdf()) > 100_000
+        assert tab.evaluate("window.printed") == "light"
+        tab.wait_for_function(f"{theme} === 'dark'")
         every = len(data(tab, "classes"))
         assert tab.locator(".cover:has(img)").count() == every
         tab.emulate_media(media="print")

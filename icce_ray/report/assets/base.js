@@ -46,6 +46,12 @@ function initTheme() {
   set(asked.matches);
   asked.addEventListener("change", (event) => set(event.matches));
   button.addEventListener("click", () => set(root.dataset.theme !== "dark"));
+  let before = root.dataset.theme;
+  addEventListener("beforeprint", () => {
+    before = root.dataset.theme;
+    set(false);  // ink on paper
+  });
+  addEventListener("afterprint", () => set(before === "dark"));
 }
 
 // ---- tabs: a panel is shown by its tab, or by a link to anything in it ------------------------------------------------
