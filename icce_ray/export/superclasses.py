@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,7 +19,7 @@ def hierarchy_of(store: Store) -> Hierarchy | None:
     """What heads say of classes and of each other; None for a run that was not inspected."""
     marker = store.marker(HIERARCHY.stage)
     made = marker is not None and any(HIERARCHY.holds(info.path) for info in marker.files)
-    return store.document(HIERARCHY) if made else None
+    return cast(Hierarchy, store.document(HIERARCHY)) if made else None
 
 
 def superclasses(store: Store, classes: int, count: int) -> NDArray[np.int32]:

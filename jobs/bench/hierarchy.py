@@ -57,8 +57,8 @@ def main() -> None:
         kept = np.load(given.features)
         features, truth = kept["features"].astype(np.float32), kept["label"].astype(np.int64)
     else:
-        digits = load_digits()
-        features, truth = digits.data.astype(np.float32) - 8.0, digits.target
+        pixels, classes = load_digits(return_X_y=True)
+        features, truth = np.asarray(pixels, np.float32) - 8.0, np.asarray(classes, np.int64)
     for fine in given.fine:
         found: dict[str, list[str]] = {}
         for seed in given.seeds:

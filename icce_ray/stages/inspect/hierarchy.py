@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +34,7 @@ def run(settings: Settings, store: Store, resources: Resources, progress: Progre
     shards = Shards(store, lambda name: None)
     compared = _compared.remote(store.root, evenly(heads, COMPARED / max(1, shards.n_images)))
     paths = [[files[number].path for number in part] for part in shards.parts]  # written in blocks of the same rows
-    read = [_read.remote(store.root, *each, len(sizes)) for each in zip(paths, shards.index, strict=True)]
+    read: list[Any] = [_read.remote(store.root, *each, len(sizes)) for each in zip(paths, shards.index, strict=True)]
     agreed = np.sum(ray.get([total for _, total in read]), axis=0)
     together = shards.co_association([label for label, _ in read], len(sizes))
     content = document(together, sizes, agreed, *ray.get(compared))
