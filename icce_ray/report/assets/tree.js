@@ -3,6 +3,8 @@
 const TREE = { row: 24, gap: 8, width: 150, most: 80, few: 40 };
 /** Lowest merges of two classes that are shown, and the distance from which on two classes are no candidates. */
 const [CANDIDATES, TOO_FAR] = [5, 0.5];
+/** Classes of a superclass that are named where it is drawn as one. */
+const NAMED = 5;
 
 /** The merges [one, other, distance] of a run, nearest first, as nodes: classes, then `classes.length` + i. */
 function makeTree(merges) {
@@ -59,8 +61,11 @@ const svgOf = (tag, attributes = {}, ...children) => {
 /** The lines of the tree as an SVG element of the colours of now, those above the cut dashed. */
 function linesOf(tree, count, { places, height }) {
   // Half by distance, half by order: late merges are all far, and their order is what a cut goes by.
-  const highest = tree.merges.at(-1)[2] || 1;
-  const late = (node) => 0.5 * (tree.parts.get(node).distance / highest + (node - classes.length + 1) / tree.merges.length);
+  const hidden = tree.most - places.size;  // merges below what is drawn
+  const nearest = hidden ? tree.merges[hidden - 1][2] : 0;
+  const span = tree.merges.at(-1)[2] - nearest || 1;
+  const order = (node) => (node - classes.length - hidden + 1) / (places.size - 1);
+  const late = (node) => 0.5 * ((tree.parts.get(node).distance - nearest) / span + order(node));
   const across = (node) => Math.round(2 + (TREE.width - 2) * (1 - late(node)));
   const cutting = count < tree.most ? tree.root + 2 - count : Infinity;
   const [ink, soft] = [colourNamed("--ink"), colourNamed("--soft")];
@@ -77,7 +82,11 @@ function linesOf(tree, count, { places, height }) {
   return svgOf("svg", { width: TREE.width, height, viewBox: `0 0 ${TREE.width} ${height}` }, lines);
 }
 
-const namesOf = (labels) => labels.map((label) => current.nameOf(label) || String(label)).join(", ");
+/** The largest classes by name. */
+function namesOf(labels) {
+  const largest = [...labels].sort((a, b) => classes[b].size - classes[a].size || a - b).slice(0, NAMED);
+  return largest.map((label) => current.nameOf(label) || String(label)).join(", ") + (labels.length > NAMED ? ", …" : "");
+}
 const nodeTitle = ({ labels }, node) =>
   (node < classes.length ? titleOf(node) : `${counted(labels.length, "class", "classes")}: ${namesOf(labels)}`);
 const nodeColour = ({ labels }) =>
@@ -151,7 +160,12 @@ function mergeButton(one, other) {
   if (decisions.isRejected(one) || decisions.isRejected(other)) return [];
   const button = make("button", { type: "button", "aria-label": `Merge ${titleOf(one)} and ${titleOf(other)}` }, "Merge");
   const said = `Classes ${one} and ${other} are merged.`;
-  button.addEventListener("click", () => corrections.decide({ type: "merge", labels: [one, other] }, said));
+  button.addEventListener("click", () => {
+    const row = button.closest("li");
+    const [list, place] = [row.parentElement, [...row.parentElement.children].indexOf(row)];
+    corrections.decide({ type: "merge", labels: [one, other] }, said);
+    list.children[place].querySelector("a").focus();  // the button has gone
+  });
   return [" ", button];
 }
 
