@@ -26,12 +26,13 @@ function plotly() {
 function themed(figure) {
   const [ink, soft, line] = ["--ink", "--soft", "--line"].map(colourNamed);
   const changes = {
-    "font.family": FONT, "font.size": 13, "font.color": ink, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    "font.family": FONT, "font.size": 13, "font.color": ink,
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",  // a finger scrolls the page
   };
   for (const axis of ["xaxis", "yaxis", "yaxis2"].filter((name) => figure.layout[name])) {
-    Object.assign(changes, { [`${axis}.gridcolor`]: line, [`${axis}.zerolinecolor`]: line, [`${axis}.linecolor`]: soft });
-    Object.assign(changes, { [`${axis}.tickfont.color`]: soft, [`${axis}.tickfont.size`]: 12 });
+    const own = { gridcolor: line, zerolinecolor: line, linecolor: soft, "tickfont.color": soft, "tickfont.size": 12 };
+    for (const [name, value] of Object.entries(own)) changes[`${axis}.${name}`] = value;
   }
   return changes;
 }
@@ -50,11 +51,13 @@ async function drawChart(place) {
 async function chartFile(place, title) {
   const { data, layout } = structuredClone(figures[place.dataset.chart]);
   const Plotly = await plotly();
-  const square = Boolean(layout.yaxis?.scaleanchor);
-  const [width, height] = [square ? layout.height + FILE.title : Math.max(FILE.width, place.clientWidth), layout.height + FILE.title];
+  const height = layout.height + FILE.title;
+  const width = layout.yaxis?.scaleanchor ? height : Math.max(FILE.width, place.clientWidth);
   const stage = make("div");  // never in the page: what is shown stays as it is
   const margin = { ...layout.margin, t: layout.margin.t + FILE.title };
-  const heading = { text: title, x: 0, xref: "paper", xanchor: "left", y: 1, yref: "container", yanchor: "top", pad: { t: 14 }, font: { size: 16 } };
+  const across = { x: 0, xref: "paper", xanchor: "left" };
+  const down = { y: 1, yref: "container", yanchor: "top", pad: { t: 14 } };
+  const heading = { text: title, font: { size: 16 }, ...across, ...down };
   await Plotly.newPlot(stage, data, { ...layout, width, height, margin, title: heading }, { staticPlot: true });
   const ground = colourNamed("--ground");
   await Plotly.relayout(stage, { ...themed({ layout }), paper_bgcolor: ground, plot_bgcolor: ground });
@@ -67,8 +70,9 @@ async function chartFile(place, title) {
 async function pngOf(text) {
   const picture = make("img", { src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}` });
   await picture.decode();
-  const canvas = make("canvas", { width: FILE.scale * picture.naturalWidth, height: FILE.scale * picture.naturalHeight });
-  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+  const [width, height] = [picture.naturalWidth, picture.naturalHeight].map((side) => FILE.scale * side);
+  const canvas = make("canvas", { width, height });
+  canvas.getContext("2d").drawImage(picture, 0, 0, width, height);
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
 
@@ -76,7 +80,8 @@ async function pngOf(text) {
 function fileButtons(name, title, text) {
   const kinds = { svg: (svg) => new Blob([svg], { type: "image/svg+xml" }), png: pngOf };
   const buttons = Object.entries(kinds).map(([kind, made]) => {
-    const button = make("button", { type: "button", "aria-label": `Save ${title} as ${kind.toUpperCase()}` }, kind.toUpperCase());
+    const word = kind.toUpperCase();
+    const button = make("button", { type: "button", "aria-label": `Save ${title} as ${word}` }, word);
     button.addEventListener("click", async () => saveFile(`${name}.${kind}`, await made(await text())));
     return button;
   });
@@ -100,6 +105,8 @@ function initCharts() {
     near.observe(place);
   }
   document.addEventListener("theme", () => {
-    for (const place of places) if (place.dataset.drawn) window.Plotly.relayout(place, themed(figures[place.dataset.chart]));
+    for (const place of places.filter((one) => one.dataset.drawn)) {
+      window.Plotly.relayout(place, themed(figures[place.dataset.chart]));
+    }
   });
 }

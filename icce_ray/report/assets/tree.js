@@ -1,5 +1,5 @@
 // ---- the tree of the classes: a dendrogram, cut into superclasses --------------------------------------------------
-/** Pixels: height of a class, gap between superclasses, width of the lines; of more classes only superclasses are drawn. */
+/** Pixels: height of a class, gap between superclasses, width of the lines. Of more classes superclasses are drawn. */
 const TREE = { row: 24, gap: 8, width: 150, most: 80, few: 40 };
 /** Lowest merges of two classes that are shown, and the distance from which on two classes are no candidates. */
 const [CANDIDATES, TOO_FAR] = [5, 0.5];
@@ -23,7 +23,7 @@ function makeTree(merges) {
     const below = (node) => (node < lowest ? [node] : [...below(parts.get(node).one), ...below(parts.get(node).other)]);
     return below(first + merges.length - 1);
   };
-  /** {node, labels} of each superclass, in the order of the tree; its number is that of its smallest class among all. */
+  /** {node, labels} of each superclass, in the order of the tree; numbered by their smallest class. */
   const superclasses = (count) => {
     const found = cutAt(count).map((node) => ({ node, labels: leavesOf(node) }));
     const smallest = (one) => one.labels.reduce((a, b) => Math.min(a, b));
@@ -85,7 +85,8 @@ function linesOf(tree, count, { places, height }) {
 /** The largest classes by name. */
 function namesOf(labels) {
   const largest = [...labels].sort((a, b) => classes[b].size - classes[a].size || a - b).slice(0, NAMED);
-  return largest.map((label) => current.nameOf(label) || String(label)).join(", ") + (labels.length > NAMED ? ", …" : "");
+  const names = largest.map((label) => current.nameOf(label) || String(label));
+  return [...names, ...(labels.length > NAMED ? ["…"] : [])].join(", ");
 }
 const nodeTitle = ({ labels }, node) =>
   (node < classes.length ? titleOf(node) : `${counted(labels.length, "class", "classes")}: ${namesOf(labels)}`);
@@ -111,9 +112,8 @@ function treeFile(tree, count) {
   const [width, height] = [TREE.width + 40 + Math.ceil(7.6 * longest), rows.height + 2 * TREE.gap];
   svg.append(texts);
   svg.prepend(svgOf("rect", { x: -TREE.gap, y: -TREE.gap, width, height, fill: colourNamed("--ground") }));
-  for (const [name, value] of Object.entries({ width, height, viewBox: `${-TREE.gap} ${-TREE.gap} ${width} ${height}` })) {
-    svg.setAttribute(name, value);
-  }
+  const frame = { width, height, viewBox: `${-TREE.gap} ${-TREE.gap} ${width} ${height}` };
+  for (const [name, value] of Object.entries(frame)) svg.setAttribute(name, value);
   return new XMLSerializer().serializeToString(svg);
 }
 
@@ -128,7 +128,7 @@ function stopsOf(most) {
 function listOf(rows, isCut) {
   const rowOf = (group, node) => {
     const labels = node < classes.length ? [node] : group.labels;
-    const href = node < classes.length ? `#class-${node}` : isCut ? `#superclass-${group.number}` : `#class-${labels[0]}`;
+    const href = labels.length > 1 && isCut ? `#superclass-${group.number}` : `#class-${labels[0]}`;
     const dot = make("i", { class: "dot", style: `background:${nodeColour({ labels })}` });
     const title = nodeTitle(group, node);
     return make("li", {}, make("a", { href, title, "data-labels": labels.join(" ") }, dot, title));
@@ -144,10 +144,12 @@ function listOf(rows, isCut) {
 
 /** Pairs of single classes that are joined lowest: may be one class, split in two. */
 function candidatesOf(tree) {
-  const pairs = tree.merges.filter(([one, other, distance]) => Math.max(one, other) < classes.length && distance < TOO_FAR);
+  const single = ([one, other]) => Math.max(one, other) < classes.length;
+  const pairs = tree.merges.filter((merge) => single(merge) && merge[2] < TOO_FAR);
   return pairs.slice(0, CANDIDATES).map(([one, other]) => {
     const chance = classes[one].near.find(([label]) => label === other)?.[1];
-    const words = [make("a", { href: `#class-${one}` }, titleOf(one)), " and ", make("a", { href: `#class-${other}` }, titleOf(other))];
+    const linkTo = (label) => make("a", { href: `#class-${label}` }, titleOf(label));
+    const words = [linkTo(one), " and ", linkTo(other)];
     if (chance !== undefined) words.push(`: heads put ${percent(chance)} of their images together`);
     return make("li", {}, ...words, ...mergeButton(one, other));
   });
@@ -158,7 +160,8 @@ function mergeButton(one, other) {
   if (typeof decisions === "undefined" || !decisions) return [];
   if (decisions.classOfLabel(one) === decisions.classOfLabel(other)) return [" (merged)"];
   if (decisions.isRejected(one) || decisions.isRejected(other)) return [];
-  const button = make("button", { type: "button", "aria-label": `Merge ${titleOf(one)} and ${titleOf(other)}` }, "Merge");
+  const label = `Merge ${titleOf(one)} and ${titleOf(other)}`;
+  const button = make("button", { type: "button", "aria-label": label }, "Merge");
   const said = `Classes ${one} and ${other} are merged.`;
   button.addEventListener("click", () => {
     const row = button.closest("li");
@@ -169,7 +172,7 @@ function mergeButton(one, other) {
   return [" ", button];
 }
 
-/** Cards below headings of their superclasses, in the order of the numbers; a class that is not in the tree has none. */
+/** Cards below headings of their superclasses, in the order of the numbers; those of empty classes last. */
 function headed(groups, entries) {
   const numbers = new Map(groups.flatMap(({ number, labels }) => labels.map((label) => [label, number])));
   const byNumber = new Map();
@@ -182,9 +185,17 @@ function headed(groups, entries) {
     if (!own) return make("h3", { class: "superclass" }, "Classes without images");
     const images = own.labels.reduce((sum, label) => sum + classes[label].size, 0);
     const about = `${counted(own.labels.length, "class", "classes")}, ${counted(images, "image")}`;
-    return make("h3", { class: "superclass", id: `superclass-${number}` }, `Superclass ${number} `, make("small", {}, about));
+    const attributes = { class: "superclass", id: `superclass-${number}` };
+    return make("h3", attributes, `Superclass ${number} `, make("small", {}, about));
   };
   return [...byNumber.keys()].sort((a, b) => a - b).flatMap((number) => [heading(number), ...byNumber.get(number)]);
+}
+
+/** Mark the cards of the name that the pointer is on. */
+function lightCards(event) {
+  const name = event.type === "pointerleave" ? null : event.target.closest("[data-labels]");
+  for (const card of document.querySelectorAll(".card.lit")) card.classList.remove("lit");
+  for (const label of name?.dataset.labels.split(" ") ?? []) element(`class-${label}`)?.classList.add("lit");
 }
 
 function initTree() {
@@ -196,8 +207,10 @@ function initTree() {
   }
   const tree = makeTree(merges);
   const stops = stopsOf(tree.most);
-  const slider = make("input", { type: "range", id: "superclasses", min: 0, max: stops.length - 1, value: stops.length - 1 });
-  const [shown, drawing, pairs] = [make("output", { for: "superclasses" }), make("div", { class: "drawing" }), make("ul", { class: "pairs" })];
+  const last = stops.length - 1;
+  const slider = make("input", { type: "range", id: "superclasses", min: 0, max: last, value: last });
+  const [drawing, pairs] = [make("div", { class: "drawing" }), make("ul", { class: "pairs" })];
+  const shown = make("output", { for: "superclasses" });
   const count = () => stops[Number(slider.value)];
   const draw = () => {
     const [rows, isCut] = [rowsOf(tree, count()), count() < tree.most];
@@ -214,14 +227,9 @@ function initTree() {
     arrangeCards = count() < tree.most ? headed.bind(null, tree.superclasses(count())) : null;
     document.dispatchEvent(new Event("arrange"));
   };
-  const light = (event) => {
-    const lit = new Set(event.type === "pointerleave" ? [] : (event.target.closest("[data-labels]")?.dataset.labels.split(" ") ?? []));
-    for (const card of document.querySelectorAll(".card.lit")) card.classList.remove("lit");
-    for (const label of lit) element(`class-${label}`)?.classList.add("lit");
-  };
   slider.addEventListener("input", cut);
-  drawing.addEventListener("pointerover", light);
-  drawing.addEventListener("pointerleave", light);
+  drawing.addEventListener("pointerover", lightCards);
+  drawing.addEventListener("pointerleave", lightCards);
   document.addEventListener("decisions", draw);
   document.addEventListener("theme", draw);
   draw();

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from icce_ray.export.formats import export_predictions
+from icce_ray.export.superclasses import superclasses
 from icce_ray.progress import Progress
 from icce_ray.store import RunError, Store, UsageError
 from icce_ray.store.artifacts import HIERARCHY, PREDICTIONS
@@ -41,6 +42,12 @@ def test_the_tree_cut_is_a_column(inspected, tmp_path, form, read):
     found = read(out)
     assert found.column_names == ["uri", "key", "label", "confidence", "superclass"]
     assert found["superclass"].to_pylist() == [0, 1, 0, 1]
+
+
+def test_a_prediction_has_the_tree_of_its_run(inspected, tmp_path):
+    prediction = Store(str(tmp_path / "predicted"))
+    prediction.claim_prediction({"run": inspected.root, "classifier": "c" * 16, "source": "photos"})
+    assert superclasses(prediction, 4, 2).tolist() == [0, 1, -1, 0]
 
 
 @pytest.mark.parametrize("count", [0, 4])

@@ -168,6 +168,14 @@ def test_a_run_of_an_earlier_version_says_what_its_predictions_lack(run):
     assert all("second" not in one for one in page.data("data-images").values())
 
 
+def test_a_run_that_was_not_inspected_says_how_to_get_its_tree(run):
+    run.storage.delete_tree("inspection")
+    page = page_of(run)
+    assert page.data("data-tree").keys() == {"missing"}
+    assert "icce run` command again" in page.data("data-tree")["missing"]
+    assert {one["agreement"] for one in page.data("data-classes")} == {None}
+
+
 def test_a_run_that_has_only_features(run):
     for stage in ("inspection", "predictions", "classifier", "consensus", "head_labels", "heads", "neighbors"):
         run.storage.delete_tree(stage)
