@@ -25,7 +25,7 @@ def picture_hash(grey: NDArray[np.number]) -> bytes:
         grey: [HASH_PIXELS, HASH_PIXELS], the whole picture, of any range.
     """
     lowest = (_COSINES @ grey.astype(np.float32) @ _COSINES.T).ravel()
-    lowest[0] = np.median(lowest[1:])  # the mean brightness says nothing
+    lowest[0] = np.sort(lowest[1:])[len(lowest) // 2 - 1]  # the mean brightness says nothing
     return np.packbits(lowest > lowest[0]).tobytes()
 
 

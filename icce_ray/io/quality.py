@@ -1,13 +1,15 @@
 """Figures of one picture that say whether it is good to look at, measured beside decoding, and of its file.
 
 Cheap on purpose: a grid of some 128 x 128 points of the picture is looked at, whatever its size, so that figures of
-large and small pictures compare, and a photograph costs about a tenth of a millisecond. Points are taken, not means of
-what lies between: blur stays blur, and what is sharp may look sharper than it is.
+large and small pictures compare, and a photograph costs about a third of a millisecond beside its digest. Points are
+taken, not means of what lies between: blur stays blur, and what is sharp may look sharper than it is.
 """
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import math
 from typing import NamedTuple
 
@@ -52,22 +54,16 @@ def measured(image: Image.Image, size: tuple[int, int], data: bytes) -> Figures:
     step = max(1, round(math.sqrt(image.width * image.height) / GRID))
     points = (max(1, image.width // step), max(1, image.height // step))
     grey = (image if step == 1 else image.resize(points, Image.Resampling.NEAREST)).convert("L")
-    below = np.cumsum(grey.histogram())
-    dark, bright = (int(np.searchsorted(below, share * below[-1])) for share in (0.01, 0.99))
+    below = list(itertools.accumulate(grey.histogram()))
+    dark, bright = (bisect.bisect_left(below, share * below[-1]) for share in (0.01, 0.99))
     return Figures(
         *size,
         hashlib.blake2b(data, digest_size=16).digest(),
         (dark + bright) / 510,
         (bright - dark) / 255,
         sharpness(np.asarray(grey, np.float32)),
-        picture_hash(np.asarray(_whole(image))),
+        picture_hash(np.asarray(grey.resize((HASH_PIXELS, HASH_PIXELS), Image.Resampling.BILINEAR))),
     )
-
-
-def _whole(image: Image.Image) -> Image.Image:
-    """The picture in HASH_PIXELS a side, grey: means of what lies between, as copies have of other sizes too."""
-    side = (HASH_PIXELS, HASH_PIXELS)
-    return image.convert("L").resize(side, Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
 def sharpness(grey: np.ndarray) -> float:
