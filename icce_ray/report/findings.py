@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from icce_ray.report.pool import Section
 from icce_ray.store import Store
-from icce_ray.store.artifacts import DUPLICATE_PAIRS, DUPLICATES, LABEL_ISSUES, OUTLIERS, Table
+from icce_ray.store.artifacts import DUPLICATE_PAIRS, DUPLICATES, LABEL_ISSUES, OUTLIERS, QUALITY, Table
 
 #: Of each part that many are on the page, the worst first; the export has all.
-PAIRS, GROUPS, SHOWN = 1000, 100, 200
+PAIRS, GROUPS, SHOWN, OF_PROBLEM = 1000, 100, 200, 48
 #: Images of one group of exact copies that are on the page.
 MEMBERS = 12
 
@@ -29,6 +29,7 @@ def findings(store: Store) -> Section | None:
     for name, data in {
         "duplicates": _duplicates(store, figures),
         "outliers": _outliers(store, figures),
+        "quality": _quality(store, figures),
         "labels": _label_issues(store),
     }.items():
         if data is not None:
@@ -73,6 +74,21 @@ def _outliers(store: Store, figures: Mapping[str, Any]) -> tuple[dict[str, Any],
     ids = table["image_id"].to_numpy()
     scores = [round(score, 2) for score in table["score"].to_pylist()]
     return figures["outliers"] | {"found": list(zip(ids.tolist(), scores, strict=True))}, ids
+
+
+def _quality(store: Store, figures: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray] | None:
+    """Images of each problem, the worst first: of the bright ones those of the highest value, of others the lowest."""
+    if "quality" not in figures:
+        return None
+    every, problems, wanted = _table(store, QUALITY), {}, [np.empty(0, np.int64)]
+    for name, one in figures["quality"]["problems"].items():
+        table = every.filter(pa.array([problem == name for problem in every["problem"].to_pylist()], pa.bool_()))
+        order = "descending" if name == "bright" else "ascending"
+        table = table.sort_by([("value", order), ("image_id", "ascending")]).slice(0, OF_PROBLEM)
+        wanted.append(table["image_id"].to_numpy())
+        values = [round(value, 3) for value in table["value"].to_pylist()]
+        problems[name] = one | {"found": list(zip(wanted[-1].tolist(), values, strict=True))}
+    return figures["quality"] | {"flagged": len(every), "problems": problems}, np.concatenate(wanted)
 
 
 def _label_issues(store: Store) -> tuple[dict[str, Any], np.ndarray] | None:

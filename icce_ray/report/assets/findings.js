@@ -127,8 +127,34 @@ function labelsPart(data) {
   return findingPart("labels", "Suspicious labels", data.flagged, about, "label-issues", captioned(data.found.map(words), "Suspicious labels"));
 }
 
-/** Parts by their data, in the order in which they stand; `quality` is drawn by its own function where there is one. */
-const findingParts = { duplicates: duplicatesPart, outliers: outliersPart, labels: labelsPart };
+/** What each problem means, and what its figure is. */
+const problemWords = {
+  blank: ["Blank", "contrast"],
+  dark: ["Dark", "brightness of the brightest hundredth"],
+  bright: ["Bright", "brightness of the darkest hundredth"],
+  blurred: ["Blurred", "sharpness"],
+  small: ["Small", "pixels a side"],
+  narrow: ["Narrow", "shorter side by the longer one"],
+};
+
+function qualityPart(data) {
+  const unmeasured = data.unmeasured ? ` ${counted(data.unmeasured, "image")} were not measured: features from elsewhere, or of an earlier version (--redo embed measures those).` : "";
+  const content = Object.entries(data.problems).filter(([, one]) => one.images).flatMap(([name, one]) => {
+    const [title, figure] = problemWords[name] ?? [name, "value"];
+    const short = (value) => value.toLocaleString("en", { maximumSignificantDigits: 3 });
+    const sense = name === "bright" ? "above" : "below";
+    return [
+      make("h3", {}, title, " ", make("span", { class: "count" }, one.images.toLocaleString("en"))),
+      make("p", { class: "about" }, `${figure} ${sense} ${short(one.limit)}`),
+      captioned(one.found.map(([id, value]) => [id, short(value)]), title),
+    ];
+  });
+  const about = `Images that are blank, dark, bright, blurred, small or narrow for this collection; the worst of each.${unmeasured}`;
+  return findingPart("quality", "Quality", data.flagged, about, "quality", ...content);
+}
+
+/** Parts by their data, in the order in which they stand. */
+const findingParts = { duplicates: duplicatesPart, outliers: outliersPart, quality: qualityPart, labels: labelsPart };
 
 function initFindings() {
   const there = Object.entries(findingParts).filter(([name]) => foundData[name]);
