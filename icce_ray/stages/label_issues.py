@@ -8,6 +8,7 @@ class stands for: two witnesses, of which the second keeps most errors of the cl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +29,8 @@ PURITY, AGREEMENT = 0.7, 0.7
 def write_label_issues(store: Store, truth: pa.Table) -> int:
     """Write the suspicious labels among the images that heads have learned from, and count them."""
     rows = FeatureRows.training(store)
-    given, stands_for = _classes.options(num_returns=2).remote(rows, truth)
+    counting: Any = _classes
+    given, stands_for = counting.options(num_returns=2).remote(rows, truth)
     lists = NEIGHBORS.of(spaces_of(store.require("embed").summary)[-1])
     paths = [info.path for info in lists.files(store.require("neighbors").files)]
     tasks = (_suspicious.remote(rows, path, given, stands_for, class_names(truth)) for path in paths)

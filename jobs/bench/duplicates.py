@@ -94,7 +94,8 @@ def files(paths: Sequence[str], rows: int) -> list[bytes]:
     from sklearn.datasets import load_digits
 
     found = []
-    for grey in load_digits().images[:rows]:
+    digits: Any = load_digits()
+    for grey in digits.images[:rows]:
         sink = io.BytesIO()
         Image.fromarray((grey * 15.9).astype(np.uint8)).save(sink, "PNG")
         found.append(sink.getvalue())
@@ -175,8 +176,9 @@ def score_copies(data: list[bytes], asked: Any, random: np.random.Generator) -> 
         wrong = int((flagged & ~planted).sum())
         precision = 1.0 - wrong / max(1, int(flagged.sum()))
         row(name, f"{limit:.3f}", *recall, int(flagged.sum()), wrong, f"{precision:.3f}", int(sizes.max()))
-    others = np.flatnonzero((origin[pairs[:, 0]] != origin[pairs[:, 1]]) & (pairs[:, 0] < pairs[:, 1]))
     if asked.sheet:
+        pairs, distance, _ = rules["128 components and hash"]()
+        others = np.flatnonzero((origin[pairs[:, 0]] != origin[pairs[:, 1]]) & (pairs[:, 0] < pairs[:, 1]))
         draw(asked.sheet, every, pairs[others[np.argsort(distance[others])[:120]]])
 
 

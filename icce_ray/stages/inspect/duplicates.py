@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -44,12 +44,13 @@ def run(settings: Settings, store: Store, resources: Resources, progress: Progre
     features = batches([info.path for info in rows.files])
     lists = NEIGHBORS.of(spaces_of(store.require("embed").summary)[-1])
     neighbors = batches([info.path for info in lists.files(store.require("neighbors").files)])
-    near, wanted = _near.options(num_returns=2).remote(*_each(_lists, store.root, neighbors))
+    pairing, grouping = cast("Any", _near).options(num_returns=2), cast("Any", _grouped).options(num_returns=2)
+    near, wanted = pairing.remote(*_each(_lists, store.root, neighbors))
     witnesses = _each(_hashes, store.root, features, wanted)
     equal = _equal_images(store.root, features, len(rows))
     asked = settings.inspect.duplicates
     limit = None if asked == "auto" else 1.0 - asked
-    found, figures = _grouped.options(num_returns=2).remote(store.root, near, limit, witnesses, equal)
+    found, figures = grouping.remote(store.root, near, limit, witnesses, equal)
     tasks = (_write.remote(store.root, paths, number, found) for number, paths in enumerate(features))
     files = list(completed(tasks, room_for(0.5)))
     pairs, summary = ray.get(figures)
