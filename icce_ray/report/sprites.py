@@ -17,7 +17,7 @@ from icce_ray.report.pool import thumbnails
 from icce_ray.store import Store
 
 #: Side of a picture in pixels, pictures along a side of a sheet, bytes of all sheets before base64.
-SIDE, ACROSS, BUDGET = 40, 16, 1_500_000
+SIDE, ACROSS, BUDGET = 40, 16, 1_000_000
 A_SHEET = ACROSS**2
 #: Quality of WebP, of 100; bytes of a picture in a file of its own for one on a sheet.
 _QUALITY, _ALONE = 50, 1.5
@@ -53,13 +53,14 @@ def sprites(
 
 
 def _sheet(files: list[bytes]) -> bytes:
-    """WebP of small pictures, each whole in the middle of its square; a picture much smaller is enlarged as it is."""
+    """WebP of small pictures, each whole in the middle of its square and as large as that."""
     lines = -(-len(files) // ACROSS)
     sheet = Image.new("RGBA", (ACROSS * SIDE, lines * SIDE))
     for slot, data in enumerate(files):
         with Image.open(io.BytesIO(data)) as image:
-            times = max(1, SIDE // max(image.size))
-            picture = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+            times = SIDE / max(image.size)
+            kind = Image.Resampling.NEAREST if times >= 2 else Image.Resampling.BICUBIC  # pixels of tiny ones are seen
+            picture = image.resize([max(1, round(times * side)) for side in image.size], kind)
         left, top = (slot % ACROSS) * SIDE, (slot // ACROSS) * SIDE
         sheet.paste(picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2))
     sink = io.BytesIO()

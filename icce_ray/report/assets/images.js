@@ -40,33 +40,12 @@ function tilesOf(label, kind) {
   return ranks.flat().filter((id) => id !== undefined);
 }
 
-const colours = new Map();
+/** Each far from those before it, also for people who cannot tell red from green, and clear on light and on dark. */
+const COLOURS = [
+  "#3880d6", "#e18c22", "#bc225c", "#e584fb", "#38a017", "#6cb1ac", "#a7758c", "#2a6f7a",
+  "#7e46c6", "#fa5e75", "#8f6b09", "#9f76fa", "#2a7714", "#ba4ab4", "#50a7fc", "#879463",
+  "#dc9297", "#ab96d3", "#746996", "#169db7", "#308a75", "#b2ad69", "#e15aae", "#db6700",
+];
 
-/** A colour for each class as #rrggbb, clear on light and dark; neighbouring numbers differ most. */
-function colourOf(label) {
-  if (!colours.has(label)) {
-    const hue = (label * 137.508 + 250) * Math.PI / 180;
-    colours.set(label, fromOklch([0.66, 0.6, 0.72][label % 3], 0.14, hue));
-  }
-  return colours.get(label);
-}
-
-/** Oklab's lightness, chroma and hue as #rrggbb (Ottosson 2020). */
-function fromOklch(lightness, chroma, hue) {
-  const [a, b] = [chroma * Math.cos(hue), chroma * Math.sin(hue)];
-  const [l, m, s] = [
-    lightness + 0.3963377774 * a + 0.2158037573 * b,
-    lightness - 0.1055613458 * a - 0.0638541728 * b,
-    lightness - 0.0894841775 * a - 1.291485548 * b,
-  ].map((root) => root ** 3);
-  const linear = [
-    4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s,
-    -1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s,
-    -0.0041960863 * l - 0.7034186147 * m + 1.707614701 * s,
-  ];
-  const bytes = linear.map((value) => {
-    const part = Math.min(1, Math.max(0, value));
-    return Math.round(255 * (part <= 0.0031308 ? 12.92 * part : 1.055 * part ** (1 / 2.4) - 0.055));
-  });
-  return `#${bytes.map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
-}
+/** The colour of a class as #rrggbb, clear on light and dark. */
+const colourOf = (label) => COLOURS[label % COLOURS.length];

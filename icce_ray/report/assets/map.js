@@ -68,7 +68,7 @@ function mapElements(root, colourings, hasPictures) {
 /** The painter of the map's canvas: WebGL where there is any. */
 function mapPainter(parts) {
   if (isWebglFast()) return webglPainter(parts.canvas);
-  parts.note.append("Drawn without graphics hardware (no fast WebGL here). ");
+  parts.note.append("Drawn without graphics hardware, as this browser has no fast WebGL. ");
   return pixelPainter(parts.canvas);
 }
 
@@ -256,7 +256,8 @@ function makeMap(root, data, points) {
   parts.canvas.setAttribute("aria-label", `Scatter of ${shown} images; those near each other look alike to the model.`);
   const which = shown === all ? `All ${all} images` : `${shown} of ${all} images, drawn at random`;
   parts.note.append(`${which}. Those near each other look alike to the model; how far groups lie apart says little.`);
-  if (sprites.count) parts.note.append(` ${sprites.count.toLocaleString("en")} of them have a small picture here.`);
+  const withPicture = sprites.count === data.images ? "All" : sprites.count.toLocaleString("en");
+  if (sprites.count) parts.note.append(` ${withPicture} have a small picture here.`);
   return map;
 }
 

@@ -105,7 +105,7 @@ const discOf = (side, diameter) => Array.from({ length: side * side }, (_, place
 
 /** Draws into the pixels of a 2-D canvas: for browsers without fast WebGL, and for what is printed. */
 const pixelPainter = (canvas) => {
-  const context = canvas.getContext("2d", { alpha: false });
+  const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
   let [scene, flat, image] = [];
   const packed = ([red, green, blue]) => (255 << 24) | (blue << 16) | (green << 8) | red;
 

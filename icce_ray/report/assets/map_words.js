@@ -10,7 +10,7 @@ function showMapLegend(place, colouring, highlighted, toggled) {
     ramp.style.background = `linear-gradient(to right, ${MAP_RAMP.map(cssOf).join(", ")})`;
     const ends = make("div", { class: "map-ends" });
     ends.append(make("span", {}, `${percent(colouring.low)} or less`), make("span", {}, percent(colouring.high)));
-    place.replaceChildren(make("h3", {}, colouring.name), ramp, ends);
+    place.replaceChildren(make("h3", {}, colouring.name[0].toUpperCase() + colouring.name.slice(1)), ramp, ends);
     if (colouring.unknown) place.append(make("p", {}, `Grey: ${counted(colouring.unknown, "image")} without.`));
     return;
   }
