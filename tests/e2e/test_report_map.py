@@ -237,6 +237,26 @@ def test_a_card_leads_to_its_class_on_the_map(browser, mapped):
         assert tab.locator("#panel-map").is_visible()
 
 
+def test_decisions_change_the_map(browser, mapped):
+    with opened(browser, mapped.path) as tab:
+        shown(tab)
+        places, own = mapped.places(tab).round().astype(int), colours(tab)
+        show(tab, "classes")
+        tab.click("#class-1 [data-tool=rename]")
+        tab.keyboard.type("<i>cats</i>")
+        tab.keyboard.press("Enter")
+        tab.click("#class-3 [data-tool=merge]")
+        tab.fill("#choose input", "1")
+        tab.keyboard.press("Enter")
+        show(tab, "map")
+        tab.wait_for_function("document.querySelectorAll('.map-groups button').length === 3")
+        settle(tab)
+        assert colours(tab)[1] == (own[1][0], "Class 1: <i>cats</i>")
+        assert "<i>cats</i>" in tab.locator(".map-labels span").all_inner_texts()
+        found = pixels(tab)[places[:, 1], places[:, 0]]
+        assert len({tuple(row) for row in found[np.isin(mapped.label, [1, 3])].tolist()}) == 1
+
+
 def test_the_map_is_saved_and_printed(browser, mapped):
     with opened(browser, mapped.path) as tab:
         shown(tab)

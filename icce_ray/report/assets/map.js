@@ -61,7 +61,7 @@ function mapElements(root, colourings, hasPictures) {
   const zoom = make("div", { class: "map-zoom" }, parts.closer, parts.farther, parts.whole);
   const stage = make("div", { class: "map-stage" }, parts.frame, zoom);
   const side = make("div", { class: "map-side" }, parts.legend);
-  root.append(tools, make("div", { class: "map-body" }, stage, side), parts.said, parts.note, parts.printed);
+  root.append(tools, parts.printed, make("div", { class: "map-body" }, stage, side), parts.said, parts.note);
   return parts;
 }
 
@@ -162,7 +162,10 @@ function listMapImages(map, found, where) {
 function connectMap(map) {
   const { parts, camera, grid, points } = map;
   const pressed = (button) => button.getAttribute("aria-pressed") === "true";
-  const press = (button, on = !pressed(button)) => button.setAttribute("aria-pressed", String(on));
+  const press = (button, on = !pressed(button)) => {
+    button.setAttribute("aria-pressed", String(on));
+    parts.frame.classList.toggle("lassoing", pressed(parts.lasso));
+  };
   const nearest = (px, py) => grid.nearest(...camera.toMap([px, py]), MAP_REACH / camera.scale, map.isShown);
   let hover = 0;
   steerMap(parts.frame, camera, {
