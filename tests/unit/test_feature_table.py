@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from icce_ray.cli.main import app
+from icce_ray.export.atlas import ATLAS
 from icce_ray.export.findings import FINDINGS
 from icce_ray.export.formats import FORMATS, PREDICTORS
 from icce_ray.settings import Settings
@@ -44,7 +45,7 @@ def test_every_row_names_a_test():
         ("Commands", [f"icce {name}" for name in typer.main.get_command(app).commands]),
         ("Settings", Settings.model_fields),
         ("Sources", get_args(Format)),
-        ("Exports", (*FORMATS, *PREDICTORS, *FINDINGS)),
+        ("Exports", (*FORMATS, ATLAS, *PREDICTORS, *FINDINGS)),
         ("Trackers", get_args(Tracker)),
         ("Report", re.findall(r'<section id="(\w+)"', PAGE) + re.findall(r'\("(\w+)", "\w+"\)', PAGE)),
     ],

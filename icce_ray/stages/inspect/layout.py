@@ -47,7 +47,7 @@ def run(settings: Settings, store: Store, resources: Resources, progress: Progre
     cpus = max(1, min(resources.cores, _MOST_CPUS))
     place: Any = _place.options(num_cpus=cpus, memory=int(needed))
     with remote_progress(progress, sum(STEPS.values()), unit="steps") as actor:
-        info = ray.get(place.remote(store.root, settings.seed, cpus, actor, *parts))
+        info: Any = ray.get(place.remote(store.root, settings.seed, cpus, actor, *parts))
     return [info], summary
 
 
