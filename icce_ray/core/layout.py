@@ -49,10 +49,10 @@ class Layout:
 
 
 def layout_bytes(n: int, dim: int) -> float:
-    """Bytes that `lay_out` needs beside float16 features [n, dim], about."""
+    """Bytes that reading float16 features [n, dim] in parts, joining them and `lay_out` need, about."""
     search = base_bytes(n, dim, "torch") + work_bytes(dim, rows=_BLOCK_ROWS, k_max=NEAREST, device="cpu")
     components = 8.0 * dim * (2 * dim + min(n, _COMPONENT_ROWS))
-    return max(search, components) + 100.0 * n * NEAREST
+    return 4.0 * n * dim + max(search, components) + 100.0 * n * NEAREST
 
 
 def lay_out(features: Tensor, *, seed: int, threads: int, on_progress: OnProgress = lambda done: None) -> Layout:

@@ -11,6 +11,7 @@ import math
 from icce_ray.backbones import CPU_SLICE
 from icce_ray.core.consensus import graphs, mcla
 from icce_ray.core.consensus.ensemble import HEADS_PER_ARRAY, IMAGES_PER_SHARD, MAX_VOTES
+from icce_ray.core.layout import NEAREST, layout_bytes
 from icce_ray.core.linear import grid_flops
 from icce_ray.core.search import base_bytes, parts_needed, score_bytes, work_bytes
 from icce_ray.planning.job import Bucket, Job, Machines, Part, Plan, StagePlan, in_turn, streamed
@@ -251,13 +252,14 @@ def _predict(job: Job) -> StagePlan:
 
 
 def _inspect(job: Job) -> StagePlan:
-    """Reads what is known of every image beside its features, and the features of those on the map."""
+    """Reads what is known of every image beside its features, and shards of features with images of the map."""
     mapped = min(job.images, job.settings.inspect.map_images)
-    size = job.images * (LABEL_BYTES + job.names) + 12.0 * job.n * job.k_max + mapped * job.row
+    features = min(job.images, mapped * job.settings.embed.rows_per_shard) * job.row
+    size = job.images * (LABEL_BYTES + job.names) + 12.0 * job.n * job.k_max + features
     read, download = job.cpu("read", size, "parquet_read"), job.network(size, "network in")
-    return job.stage(
-        "inspect", read, download, seconds=streamed(read, download), storage=40.0 * mapped, host_memory=12.0 * mapped
-    )
+    storage, memory = mapped * (LABEL_BYTES + job.names + 12.0 * NEAREST), layout_bytes(mapped, job.seen)
+    seconds = streamed(read, download)
+    return job.stage("inspect", read, download, seconds=seconds, storage=storage, host_memory=memory)
 
 
 STAGES = {

@@ -38,7 +38,7 @@ def run(settings: Settings, store: Store, resources: Resources, progress: Progre
     summary = {"images": size, "of": len(rows)}
     if not size:
         return [], summary
-    needed = 4.0 * size * rows.width() + layout_bytes(size, rows.width())  # as read, and joined
+    needed = layout_bytes(size, rows.width())
     _check_memory(size, needed)
     labels = FeatureRows(store.root, tuple(PREDICTIONS.files(store.require("predict").files)))
     wanted = ray.get(ray.remote(num_cpus=0.5)(uniform_rows).remote(len(rows), size, settings.seed))
