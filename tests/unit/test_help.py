@@ -19,7 +19,7 @@ ASKED = ["", *COMMANDS]
 #: (columns, most lines): usual terminals, and what the longest lists of options need.
 SCREEN, LARGEST = (80, 24), (100, 40)
 #: Need the larger screen, because of the number of their options. Every other command fits the smaller one.
-LONG = {"", "evaluate", "export", "name", "plan", "predict", "run", "sweep", "update"}
+LONG = {"", "evaluate", "export", "name", "plan", "predict", "refine", "run", "sweep", "update"}
 
 
 def help_of(command, columns=100):
