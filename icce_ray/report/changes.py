@@ -21,7 +21,7 @@ SHOWN = 20
 def changes(store: Store) -> Section | None:
     """Values of the tab "Changes"; None for a run, and for a version that is not complete.
 
-    base: what was decided about, `decisions`: (kind, classes before, classes now, images now), `moved` and `changed`:
+    base: what was decided about, `decisions`: (kind, classes before, classes now, images of each), `moved` and `changed`:
     images that were moved by hand, and those that are in no class that theirs has become, `flows` of the latter: (class
     before, class now, images), `shown` of them all, `left_out`: lines, `scores`: (what, before, after) in percent.
     """
@@ -32,7 +32,7 @@ def changes(store: Store) -> Section | None:
     sizes = store.require("predict").summary["class_sizes"]
     data = {
         "base": f"version {refinement.base}" if refinement.base else "the run",
-        "decisions": [[*row, sum(sizes[label] for label in row[2])] for row in _decisions(refinement)],
+        "decisions": [[*row, [sizes[label] for label in row[2]]] for row in _decisions(refinement)],
         "names": {str(label): name for label, name in refinement.names.items()},
         "moved": len(refinement.moved),
         "changed": sum(row[2] for row in others),

@@ -30,7 +30,7 @@ def version(tmp_path):
 def test_what_was_decided_and_what_else_moved(version):
     data = changes(version).data
     assert data["base"] == "the run"
-    assert data["decisions"] == [["rejected", [1], [1], 3]]
+    assert data["decisions"] == [["rejected", [1], [1], [3]]]
     assert (data["flows"], data["changed"], data["images"], data["more"]) == ([[1, 0, 1]], 1, 5, 0)
     assert data["scores"] == [("classifier", 50.0, 75.0), ("consensus", 50.0, 75.0)]
 
@@ -39,7 +39,7 @@ def test_the_panel_shows_it_as_text(version):
     assets = PackageLoader("icce_ray.report", "assets")
     page = Environment(loader=assets, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     text = page.get_template("changes.html").render(data={"changes": changes(version).data})
-    assert "1 of 5 images are in a class that theirs has not become" in " ".join(text.split())
+    assert "Of 5 images 1 changed class beside what was decided about it" in " ".join(text.split())
     assert "<td>1 (rejected)</td>" in text
     assert "0 (&lt;b&gt;)" in text
 
