@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 
@@ -27,7 +28,7 @@ class Overlay(Storage):
         super().__init__(root, **({} if remedy is None else {"remedy": remedy}))
         self._below, self._folders, self._own = Storage(below, remedy=self.remedy), folders, own
 
-    def __reduce__(self) -> tuple[type[Storage], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[type[Storage], tuple[Any, ...]]:
         return Overlay, (self.root, self._below.root, self._folders, self._own)
 
     def _is_below(self, path: str) -> bool:

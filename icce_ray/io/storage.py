@@ -91,7 +91,7 @@ class Storage:
         self._path = path.rstrip("/") or path
         self.root = self._path if self.local else given
 
-    def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
+    def __reduce__(self) -> tuple[type[Storage], tuple[Any, ...]]:
         return Storage, (self.root,)
 
     def __repr__(self) -> str:

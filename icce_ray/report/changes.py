@@ -21,9 +21,10 @@ SHOWN = 20
 def changes(store: Store) -> Section | None:
     """Values of the tab "Changes"; None for a run, and for a version that is not complete.
 
-    base: what was decided about, `decisions`: (kind, classes before, classes now, images of each), `moved` and `changed`:
-    images that were moved by hand, and those that are in no class that theirs has become, `flows` of the latter: (class
-    before, class now, images), `shown` of them all, `left_out`: lines, `scores`: (what, before, after) in percent.
+    `base`: what was decided about; `decisions`: (kind, classes before, classes now, images of each); `moved`: images
+    moved by hand; `changed`: of all `images` those in no class that theirs has become; `flows` of these, the largest:
+    (class before, class now, images), and how many `more`; `left_out`: lines; `scores`: (what, before, after) in
+    percent.
     """
     refinement = refinement_of(store)
     if refinement is None or not store.storage.exists(CHANGES_FILE):

@@ -181,8 +181,8 @@ def _relabel(
     for number, (path, head_path) in group:
         table = source.read_table(path, list(CONSENSUS.columns)).combine_chunks()
         heads = None if mapping is None else matrix(source.read_table(head_path, ["labels"])["labels"])
-        columns = (table[name].to_numpy() for name in ("image_id", "label", "agreement"))
-        label, agreement = relabelled(*columns, refinement, parts, mapping, heads)
+        ids, label, agreement = (table[name].to_numpy() for name in ("image_id", "label", "agreement"))
+        label, agreement = relabelled(ids, label, agreement, refinement, parts, mapping, heads)
         table = table.set_column(table.column_names.index("label"), "label", pa.array(label))
         table = table.set_column(table.column_names.index("agreement"), "agreement", pa.array(agreement))
         files.append(CONSENSUS.write(target, table, number))

@@ -46,7 +46,7 @@ def gone_images(base: Store, moves: Sequence[Move]) -> set[int]:
         if path not in there:
             return {}
         table = base.storage.read_table(path, ["image_id", "key"])
-        table = table.filter(pa.compute.is_in(table["image_id"], value_set=pa.array(ids[shards == shard])))
+        table = table.filter(pa.array(np.isin(table["image_id"].to_numpy(), ids[shards == shard])))
         return dict(zip(table["image_id"].to_pylist(), table["key"].to_pylist(), strict=True))
 
     known: dict[int, str] = {}

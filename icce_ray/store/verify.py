@@ -70,7 +70,7 @@ def violations(store: Store, known: dict[str, np.ndarray] | None = None) -> Iter
             "with the version that wrote it"
         )
         return
-    expected = dict.fromkeys(("list", "predict"), classifier)
+    expected: dict[str, str] = {"list": classifier, "predict": classifier}
     if settings:
         expected = expected_fingerprints(store, settings)
     markers: dict[str, Marker] = {}

@@ -32,7 +32,7 @@ TWO = 0.25
 
 def main() -> None:
     """One row for each number of clusters and seed."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     arguments.add_argument("--out", default="bench-refine")
     arguments.add_argument("--clusters", default="9,12")
     arguments.add_argument("--seeds", default="0,1,2")
