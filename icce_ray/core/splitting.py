@@ -1,14 +1,12 @@
-"""One class in parts, by what the heads of the run say of its images, or by heads trained on these alone.
+"""One class in parts: by heads trained on its images alone, and what the heads of the run say of these.
 
-Where the heads of a run divide a class alike, their consensus finds its parts without a training. Where they do not, a
-short training on the images of the class does. Which of them serves is told by the ANMI of the former, without labels;
-measured on digits and CIFAR-10 in jobs/bench/RESULTS.md, "Parts of a class".
+Some heads of a run divide a class where its parts are, others do not; heads trained on its images see what tells only
+these apart. The consensus of all is better than either: jobs/bench/RESULTS.md, "Parts of a class".
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,8 +24,6 @@ from icce_ray.core.search import mine
 
 #: Images that the heads are trained on; of a larger class the others are labelled by them.
 MOST_IMAGES = 50_000
-#: ANMI of the consensus of the run's heads in a class from which on they are taken to know its parts.
-KNOWN = 0.3
 
 
 @dataclass(frozen=True)
@@ -40,19 +36,14 @@ class Parts:
     """float32[n] in [0, 1]: share of the heads that agree with it."""
 
 
-def split(
-    votes: NDArray[np.int32], features: Callable[[], Tensor], parts: int, *, seed: int, partitioners: Partitioners
-) -> Parts:
+def split(features: Tensor, votes: NDArray[np.int32], parts: int, *, seed: int, partitioners: Partitioners) -> Parts:
     """A class of n >= 2 * parts images in so many parts; the same seed gives the same.
 
-    `votes` int32[n, H] are the labels of the heads of the run. `features()` is [n, D], asked for only if these do not
-    know the parts. Raises ValueError as `Seen.of` does.
+    `features` [n, D] are those of its images, `votes` int32[n, H] their labels under the heads of the run. Raises
+    ValueError as `Seen.of` does.
     """
-    found = None
-    if len(np.unique(votes, axis=0)) >= parts:
-        found = consensus(votes, parts, partitioners, seed=seed)
-    if found is None or found.anmi < KNOWN:
-        found = consensus(_trained(features(), parts, seed, partitioners), parts, partitioners, seed=seed)
+    labels = np.concatenate([_trained(features, parts, seed, partitioners), votes], axis=1)
+    found = consensus(labels, parts, partitioners, seed=seed)
     order = np.argsort(-np.bincount(found.label, minlength=parts), kind="stable")
     return Parts(np.argsort(order).astype(np.int32)[found.label], found.agreement)
 

@@ -1,8 +1,7 @@
 """Stage `consensus` of a refined version: the labels of its base, and what people decided about them.
 
 Classes are merged and numbered anew, moved images have the class that they were given, and a class to be split is cut
-by what the heads say of its images (`core.splitting`), a task a class. Labels are read and written shard by shard in
-tasks.
+by a training on its images (`core.splitting`), a task a class. Labels are read and written shard by shard in tasks.
 """
 
 from __future__ import annotations
@@ -136,8 +135,8 @@ def _split(
     if len(chosen) < 2 * parts:
         raise RunError(f"class {label} has {len(chosen)} images once others are moved out of it; leave its split out")
     found = split(
+        torch.from_numpy(_learned(store).taken(chosen)).to(device),
         read_column(store, HEAD_LABELS, "labels")[chosen],
-        lambda: torch.from_numpy(_learned(store).taken(chosen)).to(device),
         parts,
         seed=settings.seed,
         partitioners=PARTITIONERS_BESIDE_RAY,
