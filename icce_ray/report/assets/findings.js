@@ -5,7 +5,7 @@ const GROUPS_AT_ONCE = 40;
 
 /** A part of the panel: heading with a count, a sentence, how to get all of it as a file, and its content. */
 function findingPart(id, title, count, about, form, ...content) {
-  const command = form ? make("p", { class: "about" }, "All of them as a table: ", exportCommand(form)) : "";
+  const command = form && count ? make("p", { class: "about" }, "All of them as a table: ", exportCommand(form)) : "";
   const heading = make("h2", {}, title, " ", make("span", { class: "count" }, count.toLocaleString("en")));
   return make("section", { id: `found-${id}`, class: "finding" }, heading, make("p", { class: "about" }, about), command, ...content);
 }
@@ -87,7 +87,7 @@ function nearPart(data) {
   const label = make("label", { for: "similarity" }, "Similarity");
   const scale = make("div", { class: "similarity-scale", "aria-hidden": "true" }, make("span", {}, "0: unrelated"), make("span", {}, "1: equal"));
   const about = `Bars: all ${data.compared.toLocaleString("en")} images that were compared, by the similarity to their nearest (heights by the square root of the number). `
-    + "To keep another limit, run again with "; 
+    + "To keep another limit, run again with ";
   const setting = make("code", {}, "--set inspect.duplicates=0.8");
   return make("div", {}, make("div", { class: "similarity-box" }, box, scale), make("div", { class: "tools" }, label, slider, said),
     make("p", { class: "about" }, about, setting, "."), place);
