@@ -38,8 +38,13 @@ def map_section(store: Store, source: Labelled, progress: Progress) -> Section |
     if marker is None or not MAP.files(marker.files):
         return None
     table = store.storage.read_table(MAP.path).sort_by("image_id")
-    ids = table["image_id"].to_numpy()
-    columns, names = of_images(store, source, ids), None
+    label = _read(store, source.files, table["image_id"].to_numpy(), "label")
+    known = ~np.isnan(label)  # of a consensus without a classifier only those of the sample
+    if not known.any():
+        return None
+    table = table.filter(pa.array(known))
+    ids, names = table["image_id"].to_numpy(), None
+    columns = {"label": label[known].astype(np.uint32)} | all_shares(store, source, ids)
     if (truth := true_classes(store, ids)) is not None:
         columns["truth"], names = truth
     places = np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
@@ -89,11 +94,10 @@ def on_grid(places: NDArray[np.float32]) -> NDArray[np.uint16]:
     return np.round((places - (low + high) / 2) * scale + middle).clip(0, PLACES - 1).astype(np.uint16)
 
 
-def of_images(store: Store, source: Labelled, ids: NDArray[np.int64]) -> Columns:
-    """`label` (uint32[n]) and the shares (uint8[n]) of some images, by the ascending `ids`: of the labels, their own
-    share, and how many heads agree where there is a consensus on the image."""
-    label = _read(store, source.files, ids, "label").astype(np.uint32)
-    columns = {"label": label, source.share: shares_of(store, source.files, ids, source.share)}
+def all_shares(store: Store, source: Labelled, ids: NDArray[np.int64]) -> Columns:
+    """uint8[n] by name, of some images, by the ascending `ids`: the share of their labels, and how many heads agree
+    where there is a consensus on the image."""
+    columns = {source.share: shares_of(store, source.files, ids, source.share)}
     consensus = store.marker(CONSENSUS.stage)
     if consensus is not None and source.share != "agreement":
         columns["agreement"] = shares_of(store, CONSENSUS.files(consensus.files), ids, "agreement")
@@ -109,7 +113,7 @@ def shares_of(store: Store, files: Sequence[FileInfo], ids: NDArray[np.int64], n
 def _read(store: Store, files: Sequence[FileInfo], ids: NDArray[np.int64], name: str) -> NDArray[np.float64]:
     """float64[n], NaN for images that the files do not have."""
     values = np.full(len(ids), np.nan)
-    for info in files:
+    for info in files if len(ids) else ():
         table = store.storage.read_table(info.path, ["image_id", name])
         own = table["image_id"].to_numpy()
         place = np.searchsorted(ids, own).clip(max=len(ids) - 1)

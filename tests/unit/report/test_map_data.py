@@ -4,6 +4,7 @@ import base64
 import gzip
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -137,6 +138,11 @@ def test_true_classes_are_those_of_the_evaluation(mapped, tmp_path):
         if image_id in some:
             assert data["truth"][number] == f"true <{image_id % 4}>"
     mapped.storage.delete(MAP_TRUTH)
+
+
+def test_a_map_of_images_without_labels_is_none(mapped):
+    """As where there is only a consensus, on a sample without any of them."""
+    assert map_section(mapped, replace(labelled(mapped), files=[]), Progress()) is None
 
 
 def test_a_run_without_a_map_has_none(made):
