@@ -1,11 +1,12 @@
 """The map of the page: frames per second while it is dragged, in Chromium without graphics hardware.
 
     python jobs/bench/report_map.py                     # 50,000 points, windows of 1,600 x 900 and 375 x 900
-    python jobs/bench/report_map.py --images 10000 --clusters 100 --passes 3
+    python jobs/bench/report_map.py --no-gpu-process    # as Playwright starts Chromium
 
 The run is made up (`made_run.py`). `pixels` is what the page does without hardware, `WebGL` what it would do if it took
 the software of the browser (SwiftShader) for hardware. A frame is one of the page's: from one call of
 `requestAnimationFrame` to the next, the pointer being moved in each. The best of the passes is shown, and the others.
+Without `--no-gpu-process` SwiftShader also puts the page together, whatever is on it.
 """
 
 from __future__ import annotations
