@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-Value = TypeVar("Value", float, NDArray[np.float64])
+Value = TypeVar("Value", float, NDArray[np.floating])
 Figures = Mapping[str, NDArray[np.number]]
 """Columns width, height, brightness, contrast and sharpness of n images, as `io.quality` measures them."""
 
@@ -52,8 +52,8 @@ PROBLEMS = {
 _OF_BLANK = ("blank", "small", "narrow")
 
 
-def values(figures: Figures) -> dict[str, NDArray[np.float64]]:
-    """What is judged, by problem, float64[n]: logarithms to base 2 but of the contrast."""
+def values(figures: Figures) -> dict[str, NDArray[np.floating]]:
+    """What is judged, by problem, [n]: logarithms to base 2 but of the contrast."""
     width, height, brightness, contrast, sharpness = (
         np.asarray(figures[name], np.float64) for name in ("width", "height", "brightness", "contrast", "sharpness")
     )
@@ -63,7 +63,7 @@ def values(figures: Figures) -> dict[str, NDArray[np.float64]]:
         "bright": np.log2(np.maximum(1 - (brightness - contrast / 2), _BLACK)),
         "blurred": np.log2(sharpness),
         "small": np.log2(width * height) / 2,
-        "narrow": -abs(np.log2(width / height)),
+        "narrow": -np.abs(np.log2(width / height)),
     }
 
 

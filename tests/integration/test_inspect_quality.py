@@ -37,9 +37,13 @@ def found(root, measured):
     store, lines = Store(str(root)), []
     files = [FEATURES.write(store.storage, shard(part, measured=one), part) for part, one in enumerate(measured)]
     store.commit("embed", files, fingerprint="", summary={}, seconds=0)
-    settings, progress = load({"source": "photos", "clusters": 2, "out": store.root}), Progress()
-    progress.log = lines.append
-    written, figures = quality.run(settings, store, resources(settings.resources), progress)
+    settings = load({"source": "photos", "clusters": 2, "out": store.root})
+
+    class Logged(Progress):
+        def log(self, text):
+            lines.append(text)
+
+    written, figures = quality.run(settings, store, resources(settings.resources), Logged())
     return store, written, figures, lines
 
 

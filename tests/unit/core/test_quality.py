@@ -35,8 +35,8 @@ def joined(*parts):
 
 def found(figures):
     """{problem: image numbers}, with limits from histograms that are added up."""
-    halves = ({name: column[start::2] for name, column in figures.items()} for start in range(2))
-    which = flagged(figures, limits(sum(map(histograms, halves))))
+    one, other = ({name: column[start::2] for name, column in figures.items()} for start in range(2))
+    which = flagged(figures, limits(histograms(one) + histograms(other)))
     return {name: np.flatnonzero(one).tolist() for name, one in which.items() if one.any()}
 
 
