@@ -15,7 +15,6 @@ from typing import Any, cast
 import numpy as np
 import ray
 
-from icce_ray.core import hierarchy
 from icce_ray.core.consensus import mcla, tally, votes
 from icce_ray.core.consensus.clusters import Partitioner, check_labels, collapse, head_offsets, row_keys
 from icce_ray.core.consensus.ensemble import HEADS_PER_ARRAY, IMAGES_PER_SHARD
@@ -114,12 +113,6 @@ class Shards:
             for of, counts, columns in zip(label, self.counts, self.columns, strict=True)
         ]
         return np.sum(ray.get(parts), axis=0)
-
-    def co_association(self, label: Label, n_clusters: int) -> np.ndarray:
-        """One task per block of heads, `hierarchy.co_association` of all."""
-        self.on_step("classes that heads mix")
-        parts = ray.get(self._of_heads(hierarchy.co_association, label, n_clusters))
-        return np.average(parts, axis=0, weights=[len(heads) for heads in self.arrays])
 
     def _of_shards(self, function: Callable[..., np.ndarray], *shared: Any) -> Label:
         """A task per shard, on its labels under all heads and arguments that all shards share."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
+from scipy import sparse
 
 from icce_ray.core import hierarchy
-from icce_ray.core.metrics import pairwise_nmi
+from icce_ray.core.metrics import head_contingency, pairwise_nmi
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
 from icce_ray.settings import Settings
 from icce_ray.stages import StageResult
-from icce_ray.stages.cluster import Resources
-from icce_ray.stages.ensemble import Shards
+from icce_ray.stages.cluster import Resources, completed_groups
 from icce_ray.stages.features import matrix
 from icce_ray.store import Store
 from icce_ray.store.artifacts import CONSENSUS, HEAD_LABELS, HIERARCHY, Hierarchy
@@ -27,21 +28,35 @@ COMPARED = 50_000
 
 
 def run(settings: Settings, store: Store, resources: Resources, progress: Progress) -> StageResult:
-    """Write the document of a run whose consensus is complete; the driver sees no labels."""
+    """Write the document of a run, or of a version, whose consensus is complete; the driver sees no labels."""
     consensus = store.require("consensus")
     sizes = np.array(consensus.summary["cluster_sizes"])
     files, heads = CONSENSUS.files(consensus.files), HEAD_LABELS.files(store.require("heads").files)
-    shards = Shards(store, lambda name: None)
-    compared = _compared.remote(store.root, evenly(heads, COMPARED / max(1, shards.n_images)))
-    paths = [[files[number].path for number in part] for part in shards.parts]  # written in blocks of the same rows
-    read: list[Any] = [_read.remote(store.root, *each, len(sizes)) for each in zip(paths, shards.index, strict=True)]
-    agreed = np.sum(ray.get([total for _, total in read]), axis=0)
-    together = shards.co_association([label for label, _ in read], len(sizes))
-    content = document(together, sizes, agreed, *ray.get(compared))
+    compared = _compared.remote(store.root, evenly(heads, COMPARED / max(1, sum(info.rows or 0 for info in heads))))
+    # Both are written in blocks of the same rows.
+    pairs = [(one.path, other.path) for one, other in zip(files, heads, strict=True)]
+    tables: list[sparse.csr_matrix] = []
+    agreed: dict[str, np.ndarray] = {}
+    for first, counts, total in completed_groups(
+        lambda group: _counted.remote(store.root, group, len(sizes)), pairs, cpus=0.5
+    ):
+        tables = [_sum(*both) for both in zip(tables, counts, strict=True)] if tables else counts
+        agreed[first] = total
     if len(sizes) > hierarchy.MOST_CLASSES:
         progress.log(f"no tree of {len(sizes):,} classes: it is made of at most {hierarchy.MOST_CLASSES:,}")
+    total = np.sum([agreed[first] for first in sorted(agreed)], axis=0)
+    content = ray.get(_document.remote(tables, sizes, total, compared))
     store.storage.write_bytes(HIERARCHY.path, json.dumps(content).encode())
     return [store.storage.describe(HIERARCHY.path)], {"merges": len(content["merges"])}
+
+
+def _sum(one: sparse.csr_matrix, other: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Of tables of a head, which have as many rows as clusters were seen."""
+    rows, classes = max(one.get_shape()[0], other.get_shape()[0]), one.get_shape()[1]
+    one, other = one.copy(), other.copy()
+    one.resize(rows, classes)
+    other.resize(rows, classes)
+    return sparse.csr_matrix(one + other)
 
 
 def document(
@@ -58,18 +73,20 @@ def document(
     }
 
 
-@ray.remote(num_cpus=1, num_returns=2)
-def _read(root: str, paths: list[str], index: np.ndarray | None, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of the rows of one shard, of which images of one row share theirs, and the agreement of each class."""
-    tables = [Store(root).storage.read_table(path, ["label", "agreement"]) for path in paths]
-    table = pa.concat_tables(tables)
+@ray.remote(num_cpus=0.5)
+def _counted(root: str, group: Sequence[tuple[str, str]], classes: int) -> tuple[str, list[Any], np.ndarray]:
+    """The first file of some shards, each head's table of clusters and classes, and the agreement summed by class."""
+    storage = Store(root).storage
+    table = pa.concat_tables([storage.read_table(path, ["label", "agreement"]) for path, _ in group])
+    labels = np.concatenate([matrix(storage.read_table(path, ["labels"])["labels"]) for _, path in group])
     label = table["label"].to_numpy()
-    agreed = np.bincount(label, table["agreement"].to_numpy(), classes)
-    if index is None:
-        return label, agreed
-    rows = np.empty(int(index.max()) + 1, np.int32)
-    rows[index] = label
-    return rows, agreed
+    counts = head_contingency(labels, label, labels.max(axis=0, initial=0) + 1, classes)
+    return group[0][0], counts, np.bincount(label, table["agreement"].to_numpy(), classes)
+
+
+@ray.remote(num_cpus=1)
+def _document(tables: list[Any], sizes: np.ndarray, agreed: np.ndarray, compared: tuple[np.ndarray, int]) -> Hierarchy:
+    return document(hierarchy.co_association(tables), sizes, agreed, *compared)
 
 
 @ray.remote(num_cpus=1)
