@@ -157,7 +157,8 @@ def binned(values: NDArray[np.integer]) -> tuple[NDArray[np.float64], NDArray[np
     low, high = int(values.min()), int(values.max())
     width = -(-(high - low + 1) // BINS)
     counts = np.bincount((values - low) // width)
-    return low + width * np.arange(len(counts)) + (width - 1) / 2, counts, width
+    middles = low + width * np.arange(len(counts), dtype=np.float64) + (width - 1) / 2
+    return middles, counts, width
 
 
 def agreement(classes: Hierarchy | None) -> Iterator[Chart]:
