@@ -69,6 +69,7 @@ ELSEWHERE = {
     "icce run list.txt -k 20 --out RUN": FORMS,
     "icce run photos/ -k 20 --backbone facebook/dinov2-base --backbone hog": "tests/integration/test_spaces.py",
     "icce update runs/photos photos/": "tests/integration/test_updates.py",
+    "icce refine runs/photos --decisions decisions.json": "tests/integration/test_refine.py",
     "icce export runs/photos --format onnx --out predictor": "tests/unit/export/test_predictors.py",
     "icce name runs/photos --vocabulary words.txt --model DIRECTORY": "tests/integration/test_naming.py",
     "icce run features.npy -k 20 --out RUN": FORMS,
