@@ -41,6 +41,7 @@ ARGUMENTS = {
     ],
     "status": [["NAME"]],
     "verify": [["NAME"]],
+    "refine": [["NAME", "--decisions", "NAME"]],
     "report": [["NAME", "--names", "NAME"]],
     "name": [["NAME", "--vocabulary", "NAME", "--model", "NAME"]],
     "export": [["NAME", "--out", "NAME"], ["NAME", "--out", "NAME", "--format", "NAME"]],
