@@ -20,6 +20,7 @@ from PIL import Image
 
 from icce_ray.core.hierarchy import co_association
 from icce_ray.core.metrics import head_contingency, pairwise_nmi
+from icce_ray.core.sampling import uniform_rows
 from icce_ray.io.sources import SourceSpec, find_source
 from icce_ray.io.storage import FileInfo
 from icce_ray.progress import Progress
@@ -251,9 +252,13 @@ def _inspected(store: Store, settings: Settings, label: np.ndarray) -> None:
 
 
 def add_map(store: Store, places: np.ndarray | None = None) -> pa.Table:
-    """Give a run a map of all its images, at `places` float32[n, 2] or around a place of their class; returns it."""
+    """Give a run a map of its images, or of as many as a map has; returns it.
+
+    They lie at `places` float32[n, 2], or around a place of their class.
+    """
     files = PREDICTIONS.files(store.require("predict").files)
     table = pa.concat_tables([store.storage.read_table(info.path) for info in files]).sort_by("image_id")
+    table = table.take(uniform_rows(len(table), min(len(table), store.settings().inspect.map_images), seed=0))
     if places is None:
         random, label = np.random.default_rng(0), table["label"].to_numpy()
         middles = random.normal(0, 10, (label.max() + 1, 2))
