@@ -57,7 +57,10 @@ def settings_of(store, **changes):
 
 NAMES = {"image_id": pa.int64(), "uri": pa.string(), "key": pa.string()}
 SCHEMAS = {
-    "features/status=ok": NAMES | {"features": pa.list_(pa.float16(), D)},
+    "features/status=ok": NAMES
+    | {"features": pa.list_(pa.float16(), D), "digest": pa.binary(16), "picture_hash": pa.binary(32)}
+    | {"width": pa.int32(), "height": pa.int32()}
+    | dict.fromkeys(("brightness", "contrast", "sharpness"), pa.float32()),
     "neighbors": {
         "image_id": pa.int64(),
         "key": pa.string(),
@@ -125,7 +128,7 @@ def test_a_second_run_starts_no_work(finished, monkeypatch, capsys):
         monkeypatch.setitem(pipeline.STAGES, stage, forbidden)
     monkeypatch.setattr(pipeline, "connected", forbidden)
     metrics = pipeline.run(settings_of(finished))
-    assert "nothing to do: embed to predict" in capsys.readouterr().err
+    assert "nothing to do: embed to inspect" in capsys.readouterr().err
     assert metrics == finished.metrics()
     assert stamps(finished) == before
 
@@ -190,7 +193,7 @@ def test_until_and_then_the_rest(finished, copy):
     copy.discard_from("consensus")
     settings = settings_of(copy)
     pipeline.run(settings, last="consensus", verbose=False)
-    assert [stage for stage in STAGES if not copy.marker(stage)] == ["classifier", "predict"]
+    assert [stage for stage in STAGES if not copy.marker(stage)] == ["classifier", "predict", "inspect"]
     with fails(RunError, "stage classifier", copy.root):
         pipeline.run(settings, first="predict", verbose=False)
     before = stamps(copy, "features", "consensus")
