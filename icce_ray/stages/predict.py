@@ -91,7 +91,7 @@ def check_source(source: Source, run_store: Store) -> None:
         has, wants = (_spaces_in(one) for one in (layout, embedded["layout"]))
         raise RunError(
             f"{source.spec.location} has {has}, the classifier of {run_store.root} reads {wants}; name them in this "
-            "order with --set list.column=NAME,NAME"
+            "order with --column NAME,NAME"
         )
     if layout != embedded["layout"]:
         raise RunError(
