@@ -4,7 +4,7 @@
 # and
 #   make test-all    every test; SHARD=1/4 a quarter of them, TIER=slow only those that make test leaves out
 #   make test-faults    the fast ones that kill something, TIMES=20 times
-#   make docs    the API reference from the docstrings, in build/docs
+#   make docs    the documentation as a site, with settings, commands, artifacts and API, in build/docs
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -34,9 +34,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs icce_ray jobs tests
 
 docs: $(READY)
-	$(BIN)/python docs/reference.py build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # The tables of jobs/bench/RESULTS.md at reduced sizes, in under ten minutes on two cores.
 bench: $(READY)

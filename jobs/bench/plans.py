@@ -1,9 +1,9 @@
-"""The plans of the README: ImageNet's size, 100 million and a billion images, side by side.
+"""The plans of docs/web-scale.md: ImageNet's size, 100 million and a billion images, side by side.
 
     python jobs/bench/plans.py [--gpus 8 --gpu-type h200]
 
 Prints Markdown. K = 1,000, 50 heads, 400 epochs, ViT-L, images of 100 kB, 16 cores a GPU, 25 Gbit/s. Nothing is run;
-`tests/unit/planning/test_command.py` holds the README's table against it.
+`tests/unit/planning/test_command.py` holds that page's table against it.
 """
 
 from __future__ import annotations

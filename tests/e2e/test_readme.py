@@ -1,4 +1,4 @@
-"""Every command of the README: run here as it is written, or in a table with where it is run, or why it cannot be.
+"""Every command of the README and of docs/: run here as written, or in a table with where, or why it cannot be.
 
 The reader's folders are tiny here, DINOv2 is one with random weights, and trainings are short: settings under those
 that a command gives. All commands share a run and a local Ray.
@@ -26,6 +26,8 @@ from icce_ray.settings.sweep import Sweep, trials
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+#: What a reader may copy a command from; features.md is a table of tests.
+PAGES = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")) if path.stem != "features")]
 TINY = [
     "heads.heads=3",
     "heads.hidden=16",
@@ -49,9 +51,10 @@ RUN = [
     "icce export runs/photos --format imagefolder --out sorted",
     "icce plan --images 1000000000 --model facebook/dinov2-large --gpus 8 --gpu-type h200",
     "icce sweep --help",
-    "icce settings heads",
 ]
 FORMS, SWEEPS = "tests/integration/test_forms.py", "tests/integration/test_sweep.py"
+SPACES, EXPORTS = "tests/integration/test_spaces.py", "tests/unit/export"
+FINDINGS = "tests/integration/test_inspect_findings.py"
 HAND = "a study of minutes to hours, run by hand: its figures in the README and in jobs/bench/RESULTS.md"
 AWS, INSTALLS = "needs AWS; tests/unit/test_deploy.py", "changes the environment; tests/unit/test_packaging.py"
 #: Command, or how it begins, and where it is run or why it is not. `icce` and jobs/ are parsed here in any case.
@@ -67,11 +70,40 @@ ELSEWHERE = {
     "icce run train.parquet -k 20 --out RUN": FORMS,
     "icce run photos.lance -k 20 --out RUN": FORMS,
     "icce run list.txt -k 20 --out RUN": FORMS,
-    "icce run photos/ -k 20 --backbone facebook/dinov2-base --backbone hog": "tests/integration/test_spaces.py",
-    "icce update runs/photos photos/": "tests/integration/test_updates.py",
-    "icce refine runs/photos --decisions decisions.json": "tests/integration/test_refine.py",
-    "icce export runs/photos --format onnx --out predictor": "tests/unit/export/test_predictors.py",
-    "icce name runs/photos --vocabulary words.txt --model DIRECTORY": "tests/integration/test_naming.py",
+    "icce refine ": "tests/integration/test_refine.py",
+    "icce run photos/ --clusters 20 --backbone facebook/vit-mae-base": "tests/integration/test_backbones.py",
+    "icce run photos/ --clusters 20 --backbone weights/dinov3": "tests/integration/test_backbones.py",
+    "icce run photos/ --clusters 20 --backbone facebook/dinov2-base --backbone hog": SPACES,
+    "icce run features.parquet --clusters 20 --set list.column=hog,effnet": SPACES,
+    "icce run features/ --clusters 20 --set list.column=hog,effnet": SPACES,
+    "icce predict runs/features new.parquet": SPACES,
+    "icce run photos/ --clusters 20 --out runs/photos": "with --backbone above",
+    "icce run s3://bucket/images -k 1000": "tests/integration/test_embed.py",
+    "icce run train/ -k 20 --out RUN": FORMS,
+    "icce run photos --clusters 10 --out runs/photos --set inspect.duplicates=0.85": FINDINGS,
+    "icce export RUN --format FORMAT --out OUT": EXPORTS,
+    "icce export RUN --format datasets --out labelled": FORMS,
+    "icce export RUN --format lance --out labelled.lance": FORMS,
+    "icce export runs/photos --format imagefolder --names names.csv": EXPORTS,
+    "icce export runs/photos --format atlas": "tests/unit/export/test_atlas.py",
+    "icce export runs/photos --format onnx": "tests/unit/export/test_predictors.py",
+    "icce export runs/photos --format duplicates": FINDINGS,
+    "icce export runs/photos --format outliers": FINDINGS,
+    "icce export runs/photos --format quality": FINDINGS,
+    "icce export runs/photos --format label-issues": FINDINGS,
+    "icce export runs/photos --superclasses 10": "tests/unit/export/test_superclasses.py",
+    "icce export runs/photos --version 1": "tests/integration/test_refine.py",
+    "icce export runs/photos --out photos.csv": EXPORTS,
+    "icce evaluate runs/photos --labels labels.csv": FINDINGS,
+    "icce evaluate RUN --labels FILE": FINDINGS,
+    "icce update ": "tests/integration/test_updates.py",
+    "icce name runs/photos --vocabulary words.txt": "tests/integration/test_naming.py",
+    "icce report runs/photos --names": "tests/unit/report/test_page.py",
+    "icce predict runs/photos new-photos/ --out new --version 1": "tests/integration/test_refine.py",
+    "icce plan --images 1000000000 --gpus 8": "with --model above",
+    "icce verify RUN": "tests/unit/store/test_verify.py",
+    "python jobs/paper.py": HAND,
+    "python -m nltk.downloader": "fetches WordNet; tests/unit/io/test_vocabulary.py",
     "icce run features.npy -k 20 --out RUN": FORMS,
     "icce run 's3://bucket/photos?endpoint_override=": "tests/integration/test_kills.py",
     "icce sweep runs/photos --param neighbors.threshold=0.1:1.0:0.1": SWEEPS,
@@ -90,22 +122,33 @@ ELSEWHERE = {
     "pip ": INSTALLS,
     "pytest tests/numerics/test_parallel.py": "tests/numerics/test_parallel.py",
     "python jobs/bench/gpu_day.py": "tests/e2e/test_gpu_dry_run.py, and on a GPU tests/gpu/test_on_gpu.py",
-    "pytest -m gpu": "tests/gpu/test_on_gpu.py",
     "python jobs/bench/": HAND,
-    "python jobs/examples/": "tests/integration/test_examples.py",
     "icce doctor --cluster": "tests/integration/test_gpus.py",
-    "make docs": "tests/unit/test_reference.py",
+    "make docs": "tests/unit/test_site.py",
 }
 PROGRAM = r"(?:[A-Z_]+=\S+ )*(?:icce|make|python|ray|pip|pytest|kubectl) "
 
 
+def _blocks():
+    """Lines of prose and of command blocks, which are indented or fenced without a language, of all pages."""
+    prose, commands, fence = [], [], None
+    for line in "\n".join(PAGES).replace("\\\n", " ").splitlines():
+        if line.startswith("```"):
+            fence = line[3:] if fence is None else None
+        elif fence is None and not line.startswith("    "):
+            prose.append(line)
+        elif not fence:
+            commands.append(line.strip())
+    return prose, commands
+
+
 def commands():
     """Commands on lines of their own, and those in backticks that say more than a command's name."""
-    text = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL).replace("\\\n", " ")
-    lines = [line[4:].split(" # ")[0].strip() for line in text.splitlines() if line.startswith("    ")]
-    prose = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
+    prose, lines = _blocks()
+    lines, prose = [line.split(" # ")[0].strip() for line in lines], "\n".join(prose)
     inline = [span.replace("\n", " ") for span in re.findall(r"`([^`]+)`", prose)]
-    names = {f"icce {name}" for name in typer.main.get_command(app).commands} | {"ray job submit"}
+    names = {f"icce {name}" for name in (*typer.main.get_command(app).commands, "--help")} | {"ray job submit"}
+    names |= {"ray dashboard"}
     found = [" ".join(one.removeprefix(".venv/bin/").split()) for one in (*lines, *inline)]
     return [one for one in dict.fromkeys(found) if re.match(PROGRAM, one) and one not in names]
 
@@ -129,7 +172,7 @@ def icce_words(command):
     """The arguments of `icce` in a command, also where a job's script stands for it; None in others."""
     words = shlex.split(command)
     script = next((word for word in words if re.fullmatch(r"jobs/\w+\.py", word)), None)
-    if script is not None:
+    if script is not None and Path(script).stem in typer.main.get_command(app).commands:
         return [Path(script).stem, *words[words.index(script) + 1 :]]
     return words[1:] if words[0] == "icce" else None
 
@@ -159,7 +202,7 @@ def test_files_and_targets_of_other_commands_exist():
 
 
 def test_the_settings_file_of_the_readme_is_one(tmp_path):
-    (text,) = re.findall(r"```yaml\n(# mnist\.yaml\n.*?)```", README, re.DOTALL)
+    (text,) = re.findall(r"```yaml\n(# mnist\.yaml\n.*?)```", "".join(PAGES), re.DOTALL)
     (tmp_path / "mnist.yaml").write_text(text)
     found = settings.load({"source": "mnist", "out": "run", "clusters": 10}, config=str(tmp_path / "mnist.yaml"))
     assert found.heads.heads == yaml.safe_load(text)["heads"]["heads"]
@@ -188,9 +231,9 @@ def tiny(place):
 
     def small(values, *, config=None, overrides=None):
         backbone = f"embed.backbone={place / 'weights'}"
-        given = [backbone if one.startswith("embed.backbone=facebook/") else one for one in overrides or []]
+        values = {name: value for name, value in values.items() if name != "embed"}  # the backbone of the command
         size = ["embed.image_size=28"]
-        return load(values, config=config, overrides=[backbone, *size, *TINY, *given])
+        return load(values, config=config, overrides=[backbone, *size, *TINY, *(overrides or [])])
 
     def icce(**given):
         few = {"heads": 3, "epochs": 2, "warmup_epochs": 0, "iterations": 20, "k_min": 5, "batch_size": 40}
