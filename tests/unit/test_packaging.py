@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = (
     *("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile"),
     *("Dockerfile", ".dockerignore", "cluster.yaml", "constraints.txt", "docs", "icce_ray", "jobs", "tests"),
+    *("mkdocs.yml", "CITATION.cff", "SECURITY.md"),
 )
 NAME = f"icce_ray-{icce_ray.__version__}"
 WHEEL = f"{NAME}-py3-none-any.whl"
