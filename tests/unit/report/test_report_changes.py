@@ -42,6 +42,7 @@ def test_the_panel_shows_it_as_text(version):
     assert "Of 5 images 1 changed class beside what was decided about it" in " ".join(text.split())
     assert "<td>1 (rejected)</td>" in text
     assert "0 (&lt;b&gt;)" in text
+    assert "<li>0: &lt;b&gt;</li>" in text
 
 
 def test_a_run_and_a_version_that_is_not_complete_have_none(version):
