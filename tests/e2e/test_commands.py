@@ -46,7 +46,7 @@ def test_a_day_with_icce(place, icce):
     assert "INFO" not in text + error
     status, text, _ = icce("status", run)
     assert status == 0
-    assert [text.count(state) for state in ("complete", "not begun")] == [4, 4]
+    assert [text.count(state) for state in ("complete", "not begun")] == [4, 5]
     status, _, error = icce("predict", run, place / "more", "--out", out)
     assert (status, "stage classifier of" in error) == (1, True)
 
@@ -71,7 +71,7 @@ def test_a_day_with_icce(place, icce):
     assert (status, "no such file" in error) == (1, True)
 
     status, text, _ = icce("status", run)
-    assert (status, text.count("complete")) == (0, 8)
+    assert (status, text.count("complete")) == (0, 9)
     status, text, _ = icce("verify", run)
     assert (status, "no violations" in text) == (0, True)
     part = run / "consensus/part-000001.parquet"
