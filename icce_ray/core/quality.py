@@ -2,7 +2,7 @@
 
 A figure is trouble where it is beyond a fixed limit and, where collections differ in what is usual, also far from the
 collection's median: a collection of night skies is not all dark, scans of 32 pixels are not all blurred. How far is
-usual is told by the better half of the images alone, so that much trouble does not make trouble usual.
+usual is taken from the better half of the images alone, so that much trouble does not make trouble usual.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ function nearPart(data) {
 function duplicatesPart(data) {
   const how = data.chosen ? "as it was set" : "found from how similar all images are to their nearest";
   const sample = data.compared < data.images ? ` Near ones were sought among ${data.compared.toLocaleString("en")} images that were drawn, exact ones among all.` : "";
-  const witness = data.hashed ? "" : " Pictures had no hashes, so that images that are merely alike are told less well; --redo embed measures them.";
+  const witness = data.hashed ? "" : " Pictures had no hashes, so that more images that are merely alike are among them; --redo embed measures hashes.";
   const about = `${counted(data.exact, "image")} with an equal one, ${counted(data.near, "image")} with a near one (similarity from ${data.limit.toFixed(2)} on, ${how}), in ${counted(data.groups, "group")}.${sample}${witness}`;
   const content = [];
   if (data.exact_groups.length) {

@@ -29,7 +29,7 @@ Shards = Sequence[tuple[int, str]]
 
 
 def run(settings: Settings, store: Store, resources: Resources, progress: Progress) -> StageResult:
-    """Write the images that have trouble, a shard for each of the features whose pictures were measured.
+    """Write the images that have trouble, one shard for each of the features whose pictures were measured.
 
     Figures: images that were measured and that were not, and of each problem the limit and how many images have it.
     """
